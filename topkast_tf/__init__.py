@@ -1,0 +1,30 @@
+"""Sparse training for TensorFlow: Top-KAST as a variable custom getter.
+
+>>> import keras
+>>> from topkast_tf import summary, topkast_scope
+>>> with topkast_scope(fwd=0.9, bwd=0.8):
+...     model = keras.Sequential([keras.Input((64,)), keras.layers.Dense(10)])
+>>> model.compile("sgd", "mse")  # and `fit`: nothing else to call
+>>> print(summary(model).rows[0].kept)
+64
+"""
+
+import keras as _keras
+
+from topkast_tf import layers
+from topkast_tf.export import strip
+from topkast_tf.hooks import dense_reads
+from topkast_tf.report import refresh, sparse_weights, summary
+from topkast_tf.scope import topkast_scope
+
+__version__ = "0.1.0"
+__all__ = [
+    "dense_reads",
+    "refresh",
+    "sparse_weights",
+    "strip",
+    "summary",
+    "topkast_scope",
+]
+
+layers.register_for_loading(_keras)

@@ -1,0 +1,135 @@
+"""Kernels as matrices of inputs by outputs, and their division into blocks. Pure."""
+
+import dataclasses
+import math
+
+import tensorflow as tf
+
+REDUCTIONS = ("sum", "max")
+
+
+@dataclasses.dataclass(frozen=True)
+class MatrixView:
+    """The 2-D view (inputs x outputs) of a kernel of any rank.
+
+    The axes that index outputs are moved behind the others, and both groups are
+    flattened: a convolution kernel ``[height, width, in, out]`` becomes
+    ``[height * width * in, out]``.
+
+    Attributes:
+      shape: the kernel's shape.
+      output_axes: which axes index outputs; by default the last one.
+
+    >>> view = MatrixView((3, 3, 16, 32))
+    >>> view.rows, view.cols
+    (144, 32)
+    """
+
+    shape: tuple[int, ...]
+    output_axes: tuple[int, ...] = (-1,)
+
+    @property
+    def _permutation(self) -> list[int]:
+        rank = len(self.shape)
+        outputs = sorted(axis % rank for axis in self.output_axes)
+        return [axis for axis in range(rank) if axis not in outputs] + outputs
+
+    @property
+    def cols(self) -> int:
+        """How many outputs."""
+        return math.prod(self.shape[axis] for axis in self.output_axes)
+
+    @property
+    def rows(self) -> int:
+        """How many inputs."""
+        return math.prod(self.shape) // max(self.cols, 1)
+
+    def to_matrix(self, kernel: tf.Tensor) -> tf.Tensor:
+        """The kernel as a matrix ``[rows, cols]``."""
+        return tf.reshape(
+            tf.transpose(kernel, self._permutation), [self.rows, self.cols]
+        )
+
+    def from_matrix(self, matrix: tf.Tensor) -> tf.Tensor:
+        """The inverse of `to_matrix`."""
+        order = self._permutation
+        permuted = tf.reshape(matrix, [self.shape[axis] for axis in order])
+        inverse = [order.index(axis) for axis in range(len(order))]
+        return tf.transpose(permuted, inverse)
+
+
+@dataclasses.dataclass(frozen=True)
+class Blocks:
+    """The division of a kernel's 2-D view into blocks, each ranked as one.
+
+    ``score(block) = sum |theta|`` or ``max |theta|`` over the block. Where the block
+    does not divide the view, the blocks at the lower and right edge are smaller: they
+    count as one block each, and ``"sum"`` adds only the entries that exist.
+
+    Attributes:
+      view: the kernel's 2-D view.
+      block: ``(rows, cols)`` of a block, each at least 1.
+      reduce: ``"sum"`` or ``"max"``.
+
+    >>> blocks = Blocks(MatrixView((4, 6)), (2, 4), "max")
+    >>> blocks.grid
+    (2, 2)
+    """
+
+    view: MatrixView
+    block: tuple[int, int]
+    reduce: str = "sum"
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """How many blocks, down and across."""
+        rows, cols = self.block
+        return -(-self.view.rows // rows), -(-self.view.cols // cols)
+
+    @property
+    def count(self) -> int:
+        """How many blocks."""
+        return math.prod(self.grid)
+
+    def scores(self, kernel: tf.Tensor) -> tf.Tensor:
+        """One float32 score per block, flat, in row-major order."""
+        (rows, cols), (down, across) = self.block, self.grid
+        matrix = tf.abs(tf.cast(self.view.to_matrix(kernel), tf.float32))
+        padding = [
+            [0, down * rows - self.view.rows],
+            [0, across * cols - self.view.cols],
+        ]
+        tiles = tf.reshape(tf.pad(matrix, padding), [down, rows, across, cols])
+        reduce = tf.reduce_sum if self.reduce == "sum" else tf.reduce_max
+        return tf.reshape(reduce(tiles, axis=[1, 3]), [-1])
+
+    def expand(self, codes: tf.Tensor) -> tf.Tensor:
+        """One code per block to one code per entry, in the kernel's shape."""
+        (rows, cols), grid = self.block, self.grid
+        tiles = tf.broadcast_to(
+            tf.reshape(codes, [grid[0], 1, grid[1], 1]), [grid[0], rows, grid[1], cols]
+        )
+        matrix = tf.reshape(tiles, [grid[0] * rows, grid[1] * cols])
+        return self.view.from_matrix(matrix[: self.view.rows, : self.view.cols])
+
+
+def validate_block(block: object, reduce: object) -> None:
+    """Raises a ValueError unless this is a block and a reduction.
+
+    >>> validate_block((4, 1), "sum")
+    """
+    sizes_are_integers = (
+        isinstance(block, tuple | list)
+        and len(block) == 2
+        and all(type(size) is int and size >= 1 for size in block)
+    )
+    if block is not None and not sizes_are_integers:
+        raise ValueError(
+            "`block` must be None or (rows, cols), two integers of at least 1. "
+            f"Received: block={block!r}"
+        )
+    if reduce not in REDUCTIONS:
+        raise ValueError(
+            f"`block_reduce` must be one of {list(REDUCTIONS)}. "
+            f"Received: block_reduce={reduce!r}"
+        )

@@ -1,0 +1,79 @@
+"""The door for variables made outside Keras layers: a variable creator.
+
+`tf.Module`s in custom loops come through here. A variable creator is TensorFlow 2's
+custom getter: it sees each variable as it is made.
+"""
+
+import contextlib
+import sys
+from typing import Any
+
+import tensorflow as tf
+
+from topkast_tf import variables
+from topkast_tf.blocks import MatrixView
+from topkast_tf.planning import SparsityScope, is_matrix_name
+
+
+def creating_sparse(scope: SparsityScope) -> contextlib.AbstractContextManager:
+    """A context in which variables that are made outside Keras join a scope."""
+    return tf.variable_creator_scope(_creator(scope))
+
+
+def _creator(scope: SparsityScope) -> Any:
+    def create(next_creator, **kwargs):
+        variable = next_creator(**kwargs)
+        if not _made_by_keras():
+            _consider(variable, scope)
+        return variable
+
+    return create
+
+
+def _made_by_keras() -> bool:
+    """Whether a Keras library asks for the variable; its layers join by themselves.
+
+    Only the call stack tells: a creator is not told who wants the variable.
+    """
+    frame = sys._getframe(1)
+    while frame is not None:
+        package = frame.f_globals.get("__name__", "").split(".")[0]
+        if package in ("keras", "tf_keras"):
+            return True
+        if package not in ("tensorflow", "topkast_tf", "contextlib"):
+            return False
+        frame = frame.f_back  # type: ignore[assignment]
+    return False
+
+
+def _consider(variable: Any, scope: SparsityScope) -> None:
+    is_weight = variable.trainable and variable.dtype.is_floating
+    if not is_weight or (scope.placement.include is None and variable.shape.rank < 2):
+        return
+    name = variable.name.split(":")[0]
+    weight = scope.consider(
+        variable,
+        name,
+        MatrixView(tuple(variable.shape)),
+        is_matrix=is_matrix_name(name),
+        within_keras=False,
+    )
+    if weight is None:
+        return
+    if not tf.executing_eagerly():
+        raise ValueError(
+            "Expected a variable to be made eagerly, before the `tf.function` that uses "
+            "it, or in TensorFlow 1 style by `topkast_getter`. Received: "
+            f"{name}, which is being made in a graph"
+        )
+    weight.attach(theta=variable)
+    theta = variables.components(variable)[0].read_value()
+    state = {
+        "trainable": False,
+        "aggregation": tf.VariableAggregation.ONLY_FIRST_REPLICA,
+    }
+    weight.attach(
+        sets=tf.Variable(weight.initial_sets(theta), name=f"{name}_sets", **state),
+        clock=tf.Variable(weight.initial_clock, name=f"{name}_clock", **state),
+    )
+    variables.make_sparse(weight)

@@ -1,0 +1,83 @@
+"""The exploration loss of Top-KAST."""
+
+import math
+import numbers
+
+import tensorflow as tf
+
+from topkast_tf.selection import BACKWARD_ONLY, FORWARD
+
+NORMS = ("l2", "l1")
+
+
+def exploration_loss(
+    theta: tf.Tensor,
+    sets: tf.Tensor,
+    density: tf.Tensor,
+    coefficient: float,
+    norm: str = "l2",
+) -> tf.Tensor:
+    r"""Keeps the active weights small, so that others may enter.
+
+    ``"l2"``: ``c * (1/2 sum_A theta^2 + 1/(2D) sum_{B\A} theta^2)``, whose gradient is
+    ``c * theta`` on A, ``c * theta / D`` on B \ A and 0 on C.
+    ``"l1"``: ``c * (sum_A |theta| + 1/D sum_{B\A} |theta|)``, whose gradient is
+    ``c * sign(theta)`` on A and ``c * sign(theta) / D`` on B \ A.
+
+    Args:
+      theta: the dense parameter, floating, any shape.
+      sets: uint8 set codes (`topkast_tf.selection`), in theta's shape.
+      density: scalar in (0, 1], the layer's forward density D (kept entries / entries).
+      coefficient: c, at least 0.
+      norm: ``"l2"`` or ``"l1"``.
+
+    Returns:
+      A float32 scalar (float64 for a float64 theta).
+
+    >>> theta = tf.constant([2.0, 1.0, 3.0])
+    >>> sets = tf.constant([2, 1, 0], tf.uint8)
+    >>> float(exploration_loss(theta, sets, density=0.5, coefficient=1.0))
+    3.0
+
+    Source: Top-KAST, section 2.3. The formula printed there is the l1 form, the text
+    calls it an L2 regularisation; the squared l2 form, which is weight decay with a
+    higher rate on B \ A, is the default here.
+    """
+    dtype = tf.float64 if theta.dtype == tf.float64 else tf.float32
+    theta, sets = tf.cast(theta, dtype), tf.convert_to_tensor(sets)
+    density = tf.cast(density, dtype)
+
+    @tf.custom_gradient
+    def weighted(theta):
+        # One weighted copy serves the value and the gradient: autodiff would keep three.
+        base = theta if norm == "l2" else tf.sign(theta)
+        zero = tf.zeros([], dtype)
+        scaled = tf.where(
+            sets == FORWARD,
+            base * coefficient,
+            tf.where(sets == BACKWARD_ONLY, base * (coefficient / density), zero),
+        )
+        value = tf.reduce_sum(scaled * theta)
+        return value / 2 if norm == "l2" else value, lambda upstream: upstream * scaled
+
+    return weighted(theta)
+
+
+def validate_exploration(coefficient: object, norm: object) -> None:
+    """Raises a ValueError unless this is a coefficient and a norm.
+
+    >>> validate_exploration(1e-4, "l2")
+    """
+    is_number = isinstance(coefficient, numbers.Real) and not isinstance(
+        coefficient, bool
+    )
+    if not is_number or not 0 <= coefficient < math.inf:  # type: ignore[operator]
+        raise ValueError(
+            "`exploration` must be a number of at least 0. "
+            f"Received: exploration={coefficient!r}"
+        )
+    if norm not in NORMS:
+        raise ValueError(
+            f"`exploration_norm` must be one of {list(NORMS)}. "
+            f"Received: exploration_norm={norm!r}"
+        )

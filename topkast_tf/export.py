@@ -1,0 +1,87 @@
+"""From a sparse model to a plain one."""
+
+from typing import Any
+
+from topkast_tf import layers, variables
+from topkast_tf.report import sparse_weights
+
+
+def strip(model: Any) -> Any:
+    """A plain Keras model with the same outputs, and zeros in its kernels.
+
+    ``kernel = alpha = theta on A, 0 elsewhere``. It is made of the layer classes that
+    the model was written with, so that it saves and loads without this library; the
+    given model is not changed. Its optimizer and metrics are left behind: compile it
+    anew to evaluate or train it (training would fill the zeros).
+
+    Args:
+      model: a built Keras 3 or tf_keras model or layer. A subclassed one must define
+        `get_config`, as for any saving by Keras.
+
+    Returns:
+      The plain model.
+
+    Raises:
+      TypeError: for anything but a Keras model or layer.
+      ValueError: if the model is not built, or cannot be made again from its config.
+
+    >>> import keras
+    >>> from topkast_tf import strip, topkast_scope
+    >>> with topkast_scope(fwd=0.9, bwd=0.8):
+    ...     model = keras.Sequential([keras.Input((20,)), keras.layers.Dense(5)])
+    >>> plain = strip(model)
+    >>> int((plain.layers[0].kernel.numpy() != 0).sum()), len(plain.weights)
+    (10, 2)
+    """
+    library = layers.library_of(model)
+    if library is None:
+        raise TypeError(f"Expected a Keras model or layer. Received: {model!r}")
+    weights = {id(weight.variable): weight for weight in sparse_weights(model)}
+    try:
+        config = library.saving.serialize_keras_object(model)
+    except NotImplementedError as error:
+        raise ValueError(
+            "Expected a model that can be made again from its configuration: give it a "
+            f"`get_config`. Received: {model!r} ({error})"
+        ) from error
+    with library.saving.custom_object_scope(_classes(model)):
+        plain = library.saving.deserialize_keras_object(_without_scopes(config))
+    state = {id(v) for weight in weights.values() for v in (weight.sets, weight.clock)}
+    sources = [v for v in model.weights if id(variables.raw_variable(v)) not in state]
+    if not model.built or len(sources) != len(plain.weights):
+        raise ValueError(
+            "Expected a built model, which its configuration makes again. Received: "
+            f"{model!r} with {len(sources)} weights, and {len(plain.weights)} of them "
+            "when made again"
+        )
+    for source, target in zip(sources, plain.weights, strict=True):
+        weight = weights.get(id(variables.raw_variable(source)))
+        target.assign(source.numpy() if weight is None else weight.effective())
+    return plain
+
+
+def _without_scopes(config: Any) -> Any:
+    """A serialised model without scopes, and without how it was compiled."""
+    if isinstance(config, list | tuple):
+        return type(config)(map(_without_scopes, config))
+    if not isinstance(config, dict):
+        return config
+    inner = config.get("config")
+    if isinstance(inner, dict) and layers.SAVED_KEY in inner:
+        config = {**config, **layers.without_scope(inner)}
+    return {
+        key: _without_scopes(value)
+        for key, value in config.items()
+        if key != "compile_config"
+    }
+
+
+def _classes(model: Any) -> dict[str, type]:
+    """The classes that the model's author wrote, by the names they are saved under."""
+    library = layers.library_of(model)
+    found = {}
+    for layer in layers.all_layers(model):
+        cls = layers.dense_class(layer)
+        if cls.__module__.split(".")[0] != library.__name__:
+            found[library.saving.get_registered_name(cls)] = cls
+    return found

@@ -1,0 +1,164 @@
+"""Knows whether a forward pass or an optimizer's update is under way.
+
+A sparse variable is read by forward passes, which must see alpha, and by optimizers,
+savers and distribution strategies, which must see theta. TensorFlow does not tell them
+apart, so two public methods of each Keras library are wrapped once, when the first
+sparse variable is made: ``Layer.__call__`` and the optimizer's ``apply``. The wrappers
+only mark the current thread; without sparse variables they change nothing.
+"""
+
+import contextlib
+import functools
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from tensorflow.python.distribute import distribute_lib
+
+
+class _Depths(threading.local):
+    forward = 0
+    update = 0
+    dense = 0
+
+
+_depths = _Depths()
+_wrapped: set[type] = set()
+_lock = threading.Lock()
+
+
+@contextlib.contextmanager
+def _deeper(name: str) -> Iterator[None]:
+    setattr(_depths, name, getattr(_depths, name) + 1)
+    try:
+        yield
+    finally:
+        setattr(_depths, name, getattr(_depths, name) - 1)
+
+
+def in_forward_pass() -> bool:
+    """Whether the call of a Keras layer is under way in this thread."""
+    return _depths.forward > 0
+
+
+def in_update() -> bool:
+    """Whether an optimizer's update is under way.
+
+    Under a strategy the optimizer hands the updates to another thread, which TensorFlow
+    marks itself (there is no public way to ask for that mark).
+    """
+    return _depths.update > 0 or distribute_lib.get_update_replica_id() is not None
+
+
+@contextlib.contextmanager
+def dense_reads() -> Iterator[None]:
+    """Within it, every sparse variable reads as theta, its dense parameter.
+
+    Needed only in code of one's own that reads a `tf.Variable` of a scope outside Keras
+    layers and means theta, such as a hand-written weight decay.
+
+    >>> import tensorflow as tf
+    >>> from topkast_tf import dense_reads, topkast_scope
+    >>> with topkast_scope(fwd=0.5, bwd=0.5):
+    ...     w = tf.Variable([[1.0, 2.0]], name="w")
+    >>> (w * 1.0).numpy()
+    array([[0., 2.]], dtype=float32)
+    >>> with dense_reads():
+    ...     (w * 1.0).numpy()
+    array([[1., 2.]], dtype=float32)
+    """
+    with _deeper("dense"):
+        yield
+
+
+def dense_reads_requested() -> bool:
+    """Whether `dense_reads` is in force in this thread."""
+    return _depths.dense > 0
+
+
+after_update: list[Callable[[Sequence[Any]], None]] = []
+"""Called with the trainable variables after each optimizer step."""
+
+after_outermost_call: list[Callable[[], None]] = []
+"""Called when the outermost call of a Keras layer has returned."""
+
+
+def install() -> None:
+    """Wraps the Keras libraries that are loaded; those already wrapped are left alone."""
+    with _lock:
+        for library in loaded_keras_libraries():
+            optimizer = library.optimizers.Optimizer
+            method = "apply" if hasattr(optimizer, "apply") else "apply_gradients"
+            _wrap_layer(library.layers.Layer)
+            _wrap_optimizer(optimizer, method)
+
+
+def loaded_keras_libraries() -> list[Any]:
+    """The modules `keras` and `tf_keras`, as far as they have been imported."""
+    modules = [sys.modules.get(name) for name in ("keras", "tf_keras")]
+    return [module for module in modules if hasattr(module, "optimizers")]
+
+
+def _wrap_layer(layer_class: type) -> None:
+    if layer_class in _wrapped:
+        return
+    original = layer_class.__call__  # type: ignore[operator]
+
+    @functools.wraps(original)
+    def call(self, *args, **kwargs):
+        with _deeper("forward"):
+            outputs = original(self, *args, **kwargs)
+        if not _depths.forward:
+            for callback in after_outermost_call:
+                callback()
+        return outputs
+
+    layer_class.__call__ = call  # type: ignore[operator]
+    _wrapped.add(layer_class)
+
+
+def _wrap_optimizer(optimizer_class: type, method: str) -> None:
+    # The method may be inherited: it is wrapped where it is defined, for all who call it.
+    owner = next(cls for cls in optimizer_class.__mro__ if method in vars(cls))
+    if owner in _wrapped:
+        return
+    original = getattr(owner, method)
+
+    @functools.wraps(original)
+    def apply(self, *args, **kwargs):
+        args, kwargs, variables = _updated_variables(self, method, args, kwargs)
+        with _deeper("update"):
+            result = original(self, *args, **kwargs)
+        for callback in after_update:
+            callback(variables)
+        return result
+
+    setattr(owner, method, apply)
+    _wrapped.add(owner)
+
+
+def _updated_variables(optimizer, method, args, kwargs):
+    """The variables of one call, which may be given as an iterator to be read once."""
+    args, kwargs = list(args), dict(kwargs)
+    if method == "apply_gradients":
+        pairs = list(args[0] if args else kwargs["grads_and_vars"])
+        if args:
+            args[0] = pairs
+        else:
+            kwargs["grads_and_vars"] = pairs
+        return args, kwargs, [variable for _, variable in pairs]
+    given = args[1] if len(args) > 1 else kwargs.get("trainable_variables")
+    if given is None:
+        # Keras keeps the variables it was built with only under a private name.
+        return (
+            args,
+            kwargs,
+            list(getattr(optimizer, "_trainable_variables", None) or ()),
+        )
+    given = list(given)
+    if len(args) > 1:
+        args[1] = given
+    else:
+        kwargs["trainable_variables"] = given
+    return args, kwargs, given

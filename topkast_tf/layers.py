@@ -1,0 +1,420 @@
+"""The Keras door: layers constructed in a scope make their weights sparse.
+
+While a scope is active, constructing a layer gives an instance of a subclass of its
+class (`sparse_layer_class`) that remembers the scope. Whenever such a layer makes a
+weight, then or when it builds later, the scope decides whether it is sparsified; and
+what the layer saves restores the scope around it, so that a saved model comes back
+sparse. The same code serves Keras 3 and tf_keras.
+"""
+
+import contextlib
+import functools
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from topkast_tf import hooks, variables
+from topkast_tf.blocks import MatrixView
+from topkast_tf.planning import (
+    SparsityScope,
+    activated,
+    active_scope,
+    is_matrix_name,
+)
+from topkast_tf.weights import SparseWeight
+
+PACKAGE = "topkast_tf"
+SAVED_NAME = "SparseLayer"
+SAVED_KEY = "topkast"
+
+_WEIGHTLESS = (
+    "BatchNormalization",
+    "LayerNormalization",
+    "GroupNormalization",
+    "RMSNormalization",
+    "Add",
+    "Average",
+    "Concatenate",
+    "Dot",
+    "Maximum",
+    "Minimum",
+    "Multiply",
+    "Subtract",
+    "PReLU",
+    "InputLayer",
+)
+_lock = threading.RLock()
+_open_doors: dict[Any, int] = {}
+
+
+@contextlib.contextmanager
+def constructing_sparse(library: Any) -> Iterator[None]:
+    """While it is open, layers of a Keras library are constructed for the active scope.
+
+    Args:
+      library: the module `keras` or `tf_keras`.
+    """
+    layer_class = library.layers.Layer
+    with _lock:
+        _open_doors[layer_class] = _open_doors.get(layer_class, 0) + 1
+        if _open_doors[layer_class] == 1:
+            _hook_construction(layer_class, library)
+    try:
+        yield
+    finally:
+        with _lock:
+            _open_doors[layer_class] -= 1
+            if not _open_doors[layer_class]:
+                layer_class.__new__ = layer_class.__new__.original
+
+
+@contextlib.contextmanager
+def _reentered(scope: SparsityScope, library: Any) -> Iterator[None]:
+    """A scope, for the layers that are constructed late or from a file."""
+    with activated(scope), constructing_sparse(library):
+        yield
+
+
+def _hook_construction(layer_class: type, library: Any) -> None:
+    original = layer_class.__new__
+
+    def new(cls, *args, **kwargs):
+        scope = active_scope()  # of this thread: others are not affected
+        if scope is None or not _is_of_interest(cls, library):
+            return original(cls, *args, **kwargs)
+        layer = original(sparse_layer_class(cls, library), *args, **kwargs)
+        # Keras tracks what is set as an attribute; this is not for it to see.
+        object.__setattr__(layer, "_topkast_scope", scope)
+        scope.record_layer(layer)
+        return layer
+
+    new.original = original  # type: ignore[attr-defined]
+    layer_class.__new__ = new  # type: ignore[method-assign,assignment]
+
+
+def _is_of_interest(cls: type, library: Any) -> bool:
+    """Whether a layer class may make a kernel, or layers that do."""
+    if issubclass(cls, _SparseLayer):
+        return True
+    root = cls.__module__.split(".")[0]
+    if root != library.__name__:
+        return True  # a user's own
+    models = (library.Model, library.Sequential)
+    if issubclass(cls, models):
+        return False  # their layers join by themselves
+    named = {getattr(library.layers, name, None) for name in _WEIGHTLESS}
+    builds = cls.build is not library.layers.Layer.build
+    return builds and cls not in named
+
+
+class _SparseLayer:
+    """Mixed into a layer's class by `sparse_layer_class`."""
+
+    _topkast_scope: SparsityScope | None = None
+    _topkast_library: Any = None
+    _topkast_dense_class: type
+
+    def add_weight(self, *args, **kwargs):
+        variable = super().add_weight(*args, **kwargs)
+        if self._topkast_scope is not None:
+            _consider(self, variable, self._topkast_scope, super().add_weight)
+        return variable
+
+    def get_config(self):
+        scope, saving = self._topkast_scope, self._topkast_library.saving
+        with _as_dense_class(self) as layer:
+            if scope is None:
+                return layer.get_config()
+            saved = saving.serialize_keras_object(layer)
+        # The layer's own configuration stays flat: wrappers such as Bidirectional read
+        # and change it.
+        return {**saved.pop("config"), SAVED_KEY: _saved_scope(self, scope, saved)}
+
+    @classmethod
+    def from_config(cls, config, *args, **kwargs):
+        if SAVED_KEY not in config:
+            return cls._topkast_dense_class.from_config(config, *args, **kwargs)
+        scope = SparsityScope.from_config(config[SAVED_KEY]["scope"])
+        with _reentered(scope, cls._topkast_library):
+            return cls._topkast_library.saving.deserialize_keras_object(
+                without_scope(config)
+            )
+
+    # Some layers save just the variables that they know of, by position. So each saves
+    # and loads as its dense class does, and the state stands beside it by name.
+
+    def save_own_variables(self, store):
+        with _state_hidden(self):
+            super().save_own_variables(store)
+        for name, variable in _state(self).items():
+            store[_STATE_KEY + name] = variable
+
+    def load_own_variables(self, store):
+        state = _state(self)
+        keys = list(store.keys())
+        saved = {key.removeprefix(_STATE_KEY) for key in keys if _STATE_KEY in key}
+        if saved != set(state):
+            raise ValueError(
+                f"Layer {self.name!r} expected the sets of {sorted(state)}. A model that "
+                "was saved dense is to be loaded into a dense one, and a sparse one with "
+                "the same arguments of the scope. "
+                f"Received: a file with the sets of {sorted(saved) or 'nothing'}"
+            )
+        loaded = {name: np.asarray(store[_STATE_KEY + name]) for name in state}
+        for weight in _weights_of(self):
+            weight.check_clock(loaded[f"{weight.local_name}_clock"])
+        with _state_hidden(self):
+            own = {key: store[key] for key in keys if _STATE_KEY not in key}
+            super().load_own_variables(own)
+        for name, variable in state.items():
+            variable.assign(loaded[name])
+
+
+_STATE_KEY = "topkast:"
+
+
+def _saved_scope(layer: Any, scope: SparsityScope, saved: dict) -> dict:
+    kind = {key: saved[key] for key in ("module", "class_name", "registered_name")}
+    return {"layer": kind, "scope": scope.get_config(layer.weights)}
+
+
+def without_scope(config: dict) -> dict:
+    """The serialised dense layer that a sparse layer's configuration stands for."""
+    own = {key: value for key, value in config.items() if key != SAVED_KEY}
+    return {**config[SAVED_KEY]["layer"], "config": own}
+
+
+def _weights_of(layer: Any) -> list[SparseWeight]:
+    return list(vars(layer).get("_topkast_weights", ()))
+
+
+def _state(layer: Any) -> dict[str, Any]:
+    """The state variables that a layer itself holds, by name."""
+    return {
+        name: variable
+        for weight in _weights_of(layer)
+        for name, variable in weight.state_variables().items()
+    }
+
+
+@contextlib.contextmanager
+def _state_hidden(layer: Any) -> Iterator[None]:
+    """While it is open, the state is not among the layer's own variables."""
+    keras_3 = hasattr(layer, "_non_trainable_variables")
+    own = getattr(
+        layer, "_non_trainable_variables" if keras_3 else "_non_trainable_weights"
+    )
+    everything = list(own)
+    state = {id(variable) for variable in _state(layer).values()}
+    own[:] = [variable for variable in everything if id(variable) not in state]
+    try:
+        yield
+    finally:
+        own[:] = everything
+
+
+@contextlib.contextmanager
+def _as_dense_class(layer: Any) -> Iterator[Any]:
+    """The layer with the class that its author gave it."""
+    with _lock:
+        sparse_class = layer.__class__
+        layer.__class__ = sparse_class._topkast_dense_class
+        try:
+            yield layer
+        finally:
+            layer.__class__ = sparse_class
+
+
+def sparse_layer_class(cls: type, library: Any) -> type:
+    """The subclass of a layer class that makes sparse weights; made once for each class.
+
+    Args:
+      cls: a layer class of Keras or of the user.
+      library: the module `keras` or `tf_keras`.
+    """
+    if issubclass(cls, _SparseLayer):
+        return cls
+    return _sparse_layer_class(cls, library)
+
+
+@functools.cache
+def _sparse_layer_class(cls: type, library: Any) -> type:
+    @functools.wraps(cls.build)
+    def build(self, *args, **kwargs):
+        scope = self._topkast_scope
+        if scope is None:
+            return cls.build(self, *args, **kwargs)
+        # Layers that are constructed only now belong to the scope too; and inside a
+        # `tf.function` the sets can be selected only from weights that hold values.
+        with _reentered(scope, library), tf.init_scope():
+            return cls.build(self, *args, **kwargs)
+
+    body = {
+        "build": build,
+        "__module__": __name__,
+        "__qualname__": cls.__qualname__,
+        "__doc__": cls.__doc__,
+        "_topkast_dense_class": cls,
+        "_topkast_library": library,
+    }
+    sparse = type(cls)(cls.__name__, (_SparseLayer, cls), body)
+    # All share one saved name: whichever class is found, `from_config` is the same.
+    library.saving.register_keras_serializable(PACKAGE, SAVED_NAME)(sparse)
+    return sparse
+
+
+def register_for_loading(library: Any) -> None:
+    """Lets a Keras library load sparse layers before any has been made."""
+    _sparse_layer_class(library.layers.Layer, library)
+
+
+def _consider(layer: Any, variable: Any, scope: SparsityScope, add_weight: Any) -> None:
+    if not variable.trainable or not tf.as_dtype(variable.dtype).is_floating:
+        return
+    if scope.placement.include is None and len(variable.shape) < 2:
+        return  # biases and scales are not worth a word
+    name = variable.name.split("/")[-1].split(":")[0]
+    path = getattr(variable, "path", variable.name).split(":")[0]
+    weight = scope.consider(
+        variable,
+        path,
+        MatrixView(tuple(variable.shape), _output_axes(layer, variable)),
+        is_matrix=is_matrix_name(name),
+        within_keras=True,
+    )
+    if weight is not None:
+        _add_state(layer, variable, name, weight, add_weight)
+
+
+def _add_state(
+    layer: Any, variable: Any, name: str, weight: SparseWeight, add_weight: Any
+) -> None:
+    """Adds the sets and the clock as weights of the layer, saved and restored with it."""
+
+    weight.attach(theta=variable, local_name=name)
+
+    def first_sets(shape, dtype=None, **_):
+        theta = variables.components(weight.variable)[0]
+        return tf.cast(weight.initial_sets(theta.read_value()), dtype or tf.uint8)
+
+    def first_clock(shape, dtype=None, **_):
+        variables.make_sparse(weight)
+        return tf.cast(tf.constant(weight.initial_clock), dtype or tf.int64)
+
+    # Keras may make variables now and their values later (it builds models
+    # symbolically). It then makes the values in the order of the variables, so whatever
+    # needs theta's value goes into an initializer.
+    placement = _state_placement(layer)
+    sets = add_weight(
+        name=f"{name}_sets",
+        shape=tuple(variable.shape),
+        dtype="uint8",
+        initializer=_unless_symbolic(variable, first_sets),
+        trainable=False,
+        **placement,
+    )
+    weight.attach(sets=sets)
+    clock = add_weight(
+        name=f"{name}_clock",
+        shape=(variables.CLOCK_SIZE,),
+        dtype="int64",
+        initializer=_unless_symbolic(variable, first_clock),
+        trainable=False,
+        **placement,
+    )
+    weight.attach(clock=clock)
+    setattr(layer, f"{name}_sets", sets)
+    setattr(layer, f"{name}_clock", clock)
+    if "_topkast_weights" not in vars(layer):
+        object.__setattr__(layer, "_topkast_weights", [])
+    layer._topkast_weights.append(weight)
+    _add_penalty(layer, variable, weight)
+
+
+def _unless_symbolic(variable: Any, initializer: Any) -> Any:
+    """The initializer, or zeros while Keras only asks for the shape."""
+
+    def initialize(shape, dtype=None, **kwargs):
+        if variables.raw_variable(variable) is None:
+            return tf.zeros(shape, dtype)
+        return initializer(shape, dtype, **kwargs)
+
+    return initialize
+
+
+def _state_placement(layer: Any) -> dict:
+    if layer._topkast_library.__name__ == "keras":
+        return {"autocast": False, "aggregation": "only_first_replica"}
+    return {
+        "synchronization": tf.VariableSynchronization.ON_READ,
+        "aggregation": tf.VariableAggregation.ONLY_FIRST_REPLICA,
+        "experimental_autocast": False,
+    }
+
+
+def _add_penalty(layer: Any, variable: Any, weight: SparseWeight) -> None:
+    if layer._topkast_library.__name__ != "keras":
+        layer.add_loss(weight.penalty)
+        return
+    own = variable.regularizer
+
+    # Older Keras 3 takes an instance of this class only, not any callable.
+    class Penalty(layer._topkast_library.regularizers.Regularizer):
+        def __call__(self, _):
+            if not weight.is_ready:  # Keras is building symbolically
+                return tf.zeros([])
+            penalty = weight.penalty()
+            return penalty if own is None else penalty + own(variable)
+
+    variable.regularizer = Penalty()
+
+
+def _output_axes(layer: Any, variable: Any) -> tuple[int, ...]:
+    """Which axes of a kernel index outputs."""
+    layers = layer._topkast_library.layers
+    kind = {
+        name: getattr(layers, name)
+        for name in dir(layers)
+        if name.startswith(("Conv", "Depthwise", "Separable", "EinsumDense"))
+    }
+    transposed = tuple(cls for name, cls in kind.items() if "Transpose" in name)
+    if isinstance(layer, transposed):
+        return (-2,)
+    depthwise = tuple(cls for name, cls in kind.items() if name.startswith("Depth"))
+    if isinstance(layer, depthwise) or "depthwise" in variable.name:
+        return (-2, -1)
+    if isinstance(layer, kind["EinsumDense"]):
+        return _einsum_output_axes(layer.equation)
+    return (-1,)
+
+
+def _einsum_output_axes(equation: str) -> tuple[int, ...]:
+    """The kernel axes that the input of an einsum does not have.
+
+    >>> _einsum_output_axes("abc,cde->abde")
+    (1, 2)
+    """
+    inputs, kernel = equation.replace(" ", "").split("->")[0].split(",")
+    axes = tuple(i for i, letter in enumerate(kernel) if letter not in inputs)
+    return axes or (len(kernel) - 1,)
+
+
+def library_of(layer: Any) -> Any:
+    """The Keras library (a module) of a layer, or None if it is not a layer."""
+    for library in hooks.loaded_keras_libraries():
+        if isinstance(layer, library.layers.Layer):
+            return library
+    return None
+
+
+def dense_class(layer: Any) -> type:
+    """The class that a layer's author gave it."""
+    return getattr(layer, "_topkast_dense_class", type(layer))
+
+
+def all_layers(layer: Any) -> list[Any]:
+    """A layer and, depth first, all layers within it."""
+    return list(layer._flatten_layers(include_self=True, recursive=True))

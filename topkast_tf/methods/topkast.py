@@ -1,0 +1,111 @@
+"""Top-KAST: both sets are the largest weights by magnitude, B reaching further than A."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import ClassVar
+
+import tensorflow as tf
+
+from topkast_tf import selection
+from topkast_tf.blocks import Blocks, MatrixView, validate_block
+from topkast_tf.distributions import validate_sparsities
+from topkast_tf.exploration import exploration_loss, validate_exploration
+from topkast_tf.methods.base import Method, Selection, register
+from topkast_tf.schedules import RefreshSchedule
+
+BACKWARDS = ("topk", "random")
+
+
+@register
+@dataclasses.dataclass(frozen=True)
+class TopKAST(Method):
+    """Top-KAST (Jayakumar et al., NeurIPS 2020): always sparse, no schedule to tune.
+
+    ``A = top_fwd(|theta|)``, ``B = top_bwd(|theta|)``; with ``backward="random"`` B is A
+    and entries drawn by lot at each refresh. From step `stop_exploring_at` on, B = A.
+
+    Attributes: see `topkast_tf.topkast_scope`.
+    """
+
+    name: ClassVar[str] = "topkast"
+
+    fwd: float
+    bwd: float
+    refresh_every: int = 1
+    exploration: float = 1e-4
+    exploration_norm: str = "l2"
+    backward: str = "topk"
+    stop_exploring_at: int | None = None
+    block: tuple[int, int] | None = None
+    block_reduce: str = "sum"
+
+    def __post_init__(self) -> None:
+        validate_sparsities(self.fwd, self.bwd)
+        validate_exploration(self.exploration, self.exploration_norm)
+        validate_block(self.block, self.block_reduce)
+        if self.block is not None:  # a list, when it comes from a saved configuration
+            object.__setattr__(self, "block", tuple(self.block))
+        if self.backward not in BACKWARDS:
+            raise ValueError(
+                f"`backward` must be one of {list(BACKWARDS)}. "
+                f"Received: backward={self.backward!r}"
+            )
+        _ = self.schedule  # validates the steps
+
+    @property
+    def schedule(self) -> RefreshSchedule:
+        return RefreshSchedule(self.refresh_every, self.stop_exploring_at)
+
+    def blocks(self, view: MatrixView) -> Blocks | None:
+        if self.block is None:
+            return None
+        return Blocks(view, self.block, self.block_reduce)
+
+    def select(
+        self, weights: Sequence[Selection], step: tf.Tensor
+    ) -> tuple[list[tf.Tensor], tf.Tensor]:
+        keys = [
+            selection.magnitude_keys(
+                weight.blocks.scores(weight.theta) if weight.blocks else weight.theta
+            )
+            for weight in weights
+        ]
+        kept_forward = _total([weight.kept_forward for weight in weights])
+        kept_backward = tf.where(
+            self.schedule.explores(step),
+            _total([weight.kept_backward for weight in weights]),
+            kept_forward,
+        )
+        if self.backward == "random":
+            lottery = [
+                selection.random_keys(
+                    key.shape[0], tf.stack([weight.seed, tf.cast(step, tf.int64)])
+                )
+                for key, weight in zip(keys, weights, strict=True)
+            ]
+            codes = selection.forward_and_random_sets(
+                keys, kept_forward, kept_backward, lottery
+            )
+        else:
+            codes = selection.nested_sets(keys, kept_forward, kept_backward)
+        shaped = [
+            weight.blocks.expand(code)
+            if weight.blocks
+            else tf.reshape(code, tf.shape(weight.theta))
+            for code, weight in zip(codes, weights, strict=True)
+        ]
+        finite = ~tf.reduce_any(tf.stack([selection.has_nan(key) for key in keys]))
+        return shaped, finite
+
+    def penalty(
+        self, theta: tf.Tensor, sets: tf.Tensor, density: tf.Tensor
+    ) -> tf.Tensor | None:
+        if not self.exploration:
+            return None
+        return exploration_loss(
+            theta, sets, density, self.exploration, self.exploration_norm
+        )
+
+
+def _total(counts: Sequence[tf.Tensor]) -> tf.Tensor:
+    return tf.add_n([tf.cast(count, tf.int32) for count in counts])

@@ -1,0 +1,416 @@
+"""Which weights a scope makes sparse, how sparse, and when that is known.
+
+A scope meets parameters one by one, as they are made, and decides on each; how the
+sparsity is spread over them can depend on all of them, so the plan is made anew when
+one has joined.
+"""
+
+import contextlib
+import dataclasses
+import re
+import threading
+import uuid
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from absl import logging
+
+from topkast_tf import hooks
+from topkast_tf.blocks import MatrixView
+from topkast_tf.distributions import resolve, validate_distribution
+from topkast_tf.methods import METHODS, Method
+from topkast_tf.weights import SparseWeight
+
+ENDS = ("first", "last")
+_NOT_MATRICES = frozenset(
+    ("bias", "gamma", "beta", "scale", "offset", "alpha", "embedding", "embeddings")
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Placement:
+    """Which weights are sparsified, and how the sparsity is spread over them."""
+
+    distribution: Any = "uniform"
+    exempt: tuple[str, ...] = ()
+    include: tuple[str, ...] | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        validate_distribution(self.distribution)
+        object.__setattr__(self, "exempt", _patterns("exempt", self.exempt))
+        if self.include is not None:
+            object.__setattr__(self, "include", _patterns("include", self.include))
+        if not isinstance(self.seed, int):
+            raise ValueError(f"`seed` must be an integer. Received: seed={self.seed!r}")
+
+
+class Budget:
+    """Weights that are selected from together, as under the global distribution."""
+
+    def __init__(self):
+        self.weights: list[SparseWeight] = []
+
+
+@dataclasses.dataclass(frozen=True)
+class _Decision:
+    variable: Any
+    path: str
+    shape: tuple[int, ...]
+    weight: SparseWeight | None
+    dense: str | None  # why it stays dense
+
+
+class SparsityScope:
+    """What the weights made in one `topkast_scope` have in common.
+
+    Attributes:
+      method: how their sets are selected (`topkast_tf.methods`).
+      placement: which weights are sparsified.
+      weights: the sparsified weights so far, in the order in which they were made.
+      left_dense: path -> why, of the matrices that were left dense.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        placement: Placement,
+        uid: str | None = None,
+        resolved: Sequence[Mapping] | None = None,
+    ):
+        self.method = method
+        self.placement = placement
+        self.uid = uid or uuid.uuid4().hex
+        self.weights: list[SparseWeight] = []
+        self.left_dense: dict[str, str] = {}
+        self._resolved = list(resolved) if resolved is not None else None
+        self._decisions: list[_Decision] = []
+        self._has_first = False
+        self._used_patterns: set[str] = set()
+        self._layers: list[weakref.ref] = []
+        self._planned = True
+        self._finished = False
+        self.budget: Budget | None = None
+        if placement.distribution == "global":
+            self.budget = _budget(self.uid, renew=False)
+
+    # Joining.
+
+    def record_layer(self, layer: Any) -> None:
+        """Remembers a layer that was constructed in the scope; it may build later."""
+        self._layers.append(weakref.ref(layer))
+        self._finished = False
+        _unfinished.add(self)
+
+    def consider(
+        self,
+        variable: Any,
+        path: str,
+        view: MatrixView,
+        *,
+        is_matrix: bool,
+        within_keras: bool,
+    ) -> SparseWeight | None:
+        """Decides whether a parameter is sparsified.
+
+        Args:
+          variable: the parameter.
+          path: its path.
+          view: its 2-D view.
+          is_matrix: whether it is a matmul or convolution kernel.
+          within_keras: whether it belongs to a Keras layer.
+
+        Returns:
+          Its sparse weight, still without variables, or None if it stays dense.
+        """
+        saved = self._next_saved(path, view.shape)
+        why = saved["dense"] if saved else self._reason_to_stay_dense(path, is_matrix)
+        weight = None
+        if why is None:
+            weight = self._join(path, view, within_keras)
+            if saved:
+                weight.plan(saved["fwd"], saved["bwd"], saved["exempt"])
+        else:
+            self.left_dense[path] = why
+        self._decisions.append(_Decision(variable, path, view.shape, weight, why))
+        return weight
+
+    def _reason_to_stay_dense(self, path: str, is_matrix: bool) -> str | None:
+        include = self.placement.include
+        if include is None and not is_matrix:
+            return "not a matmul or convolution kernel"
+        if include is not None and not self._any_matches(include, path):
+            return "not in `include`"
+        if self._any_matches(self.placement.exempt, path):
+            return "in `exempt`"
+        is_first = not self._has_first
+        self._has_first = True
+        if is_first and "first" in self.placement.exempt:
+            return "`exempt` names the first"
+        return None
+
+    def _any_matches(self, patterns: Sequence[str], path: str) -> bool:
+        matching = [p for p in patterns if p not in ENDS and re.search(p, path)]
+        self._used_patterns.update(matching)
+        return bool(matching)
+
+    def _join(self, path: str, view: MatrixView, within_keras: bool) -> SparseWeight:
+        taken = {weight.path for weight in self.weights}
+        unique, number = path, 1
+        while unique in taken:
+            number += 1
+            unique = f"{path}#{number}"
+        weight = SparseWeight(
+            path=unique,
+            view=view,
+            scope=self,
+            seed=self.placement.seed,
+            within_keras=within_keras,
+        )
+        self.weights.append(weight)
+        self._planned = False
+        if self.budget is not None:
+            if any(other.path == unique for other in self.budget.weights):
+                # The same model once more, from a file: a budget of its own.
+                self.budget = _budget(self.uid, renew=True)
+            self.budget.weights.append(weight)
+        return weight
+
+    def reasons_left_dense(self) -> list[tuple[Any, str]]:
+        """Each parameter that stays dense, and why."""
+        self.ensure_planned()
+        return [
+            (made.variable, made.dense or "`exempt` names the last")
+            for made in self._decisions
+            if made.dense or (made.weight and made.weight.exempt)
+        ]
+
+    def _next_saved(self, path: str, shape: Sequence[int]) -> Mapping | None:
+        if self._resolved is None:
+            return None
+        if not self._resolved:
+            raise ValueError(
+                "Expected the weights that the saved model has, and no more. Received: "
+                f"one more, {path} of shape {tuple(shape)}"
+            )
+        saved = self._resolved.pop(0)
+        if tuple(saved["shape"]) != tuple(shape):
+            raise ValueError(
+                f"Expected a weight of shape {tuple(saved['shape'])}, as in the saved "
+                f"model. Received: {path} of shape {tuple(shape)}"
+            )
+        return saved
+
+    # Planning.
+
+    def ensure_planned(self) -> None:
+        """Spreads the sparsity over the weights that have joined, if any are new."""
+        if not self._planned:
+            self._planned = True
+            try:
+                self._plan()
+            except BaseException:
+                self._planned = False
+                raise
+
+    def _plan(self) -> None:
+        planned = list(self.weights)
+        exempt = [planned.pop()] if "last" in self.placement.exempt and planned else []
+        shapes = {weight.path: weight.shape for weight in planned}
+        if self._resolved is None and shapes:
+            sparsities = self._resolve(shapes)
+            changed = [w for w in planned if sparsities[w.path] != (w.fwd, w.bwd)]
+            changed += [weight for weight in exempt if not weight.exempt]
+            started = [w for w in changed if w.is_ready and w.step > 0]
+            if started:
+                raise ValueError(
+                    "Expected all weights to be made before training starts, because "
+                    f"distribution={self.placement.distribution!r} is spread over all of "
+                    "them. Build the whole model first. Received: a new weight after "
+                    f"{started[0].step} steps"
+                )
+            for weight in planned:
+                weight.plan(*sparsities[weight.path])
+            for weight in exempt:
+                weight.plan(0.0, 0.0, exempt=True)
+        if self.budget is not None and self.budget.weights:
+            members = [w for w in self.budget.weights if not w.exempt]
+            if all(member.is_ready and member.step == 0 for member in members):
+                members[0].refresh()
+
+    def _resolve(self, shapes: Mapping) -> Mapping[str, tuple[float, float]]:
+        fwd, bwd = self.method.fwd, self.method.bwd
+        try:
+            return resolve(self.placement.distribution, shapes, fwd, bwd)
+        except ValueError:
+            # More weights may be to come, with which the distribution can be reached or
+            # its regexes match. Until then the nominal sparsities serve.
+            if self._finished:
+                raise
+            return dict.fromkeys(shapes, (fwd, bwd))
+
+    def peers(self, weight: SparseWeight) -> list[SparseWeight]:
+        """The weights that share one budget with a weight, itself among them."""
+        if self.budget is None or weight.exempt:
+            return [weight]
+        return [member for member in self.budget.weights if not member.exempt]
+
+    # Finishing.
+
+    def finish(self) -> None:
+        """Once everything is built: the checks that need to know all weights."""
+        if self._finished or self._layers_are_unbuilt():
+            return
+        self._finished = True
+        _unfinished.discard(self)
+        if self._resolved is not None:
+            return  # the checks were made when the model was made
+        if not self.weights:
+            raise ValueError(
+                "Expected something to sparsify: a weight that is a matmul or "
+                "convolution kernel. Received: a scope with "
+                + (
+                    "only these, left dense: "
+                    + ", ".join(f"{p} ({why})" for p, why in self.left_dense.items())
+                    if self.left_dense
+                    else "none. Is the model built inside the `with` block?"
+                )
+            )
+        for argument in ("exempt", "include"):
+            for pattern in getattr(self.placement, argument) or ():
+                if pattern not in self._used_patterns and pattern not in ENDS:
+                    paths = [w.path for w in self.weights] + list(self.left_dense)
+                    raise ValueError(
+                        f"Expected each regex of `{argument}` to match a weight. "
+                        f"Received: {pattern!r}, which matches none of {paths[:8]}"
+                    )
+        self._planned = False
+        self.ensure_planned()
+        logging.info(
+            "%s: %d weights sparsified, left dense: %s",
+            self.method.name,
+            len(self.weights),
+            self.left_dense or "no matrix",
+        )
+
+    def _layers_are_unbuilt(self) -> bool:
+        layers = [layer for ref in self._layers if (layer := ref()) is not None]
+        return not all(layer.built for layer in layers)
+
+    # Saving.
+
+    def get_config(self, variables_of_layer: Sequence[Any]) -> dict:
+        """What makes this scope again for a layer with these variables.
+
+        Decisions are saved, not the rules that led to them: one layer does not know what
+        the first of all weights is, or what ERK gives it.
+        """
+        self.ensure_planned()
+        ids = {id(variable) for variable in variables_of_layer}
+        made = [
+            decision for decision in self._decisions if id(decision.variable) in ids
+        ]
+        distribution = self.placement.distribution
+        depends_on_others = not (
+            distribution == "uniform" or isinstance(distribution, Mapping)
+        ) or set(ENDS) & set(self.placement.exempt)
+        if not ids and depends_on_others and self._layers_are_unbuilt():
+            raise ValueError(
+                "Expected a model that is built before it is saved, because "
+                "`distribution` or `exempt` depend on all of its weights. Received: a "
+                "model with layers that have no weights yet"
+            )
+        if callable(distribution):
+            distribution = "uniform"  # its decisions are saved
+        placement = dataclasses.asdict(
+            dataclasses.replace(self.placement, distribution="uniform")
+        )
+        return {
+            "method": self.method.name,
+            "arguments": self.method.get_config(),
+            "placement": {**placement, "distribution": distribution},
+            "uid": self.uid,
+            "weights": [_decision_config(decision) for decision in made] or None,
+        }
+
+    @classmethod
+    def from_config(cls, config: Mapping) -> "SparsityScope":
+        """The inverse of `get_config`."""
+        method = METHODS[config["method"]](**config["arguments"])
+        placement = Placement(**config["placement"])
+        return cls(method, placement, config["uid"], config["weights"])
+
+
+def is_matrix_name(name: str) -> bool:
+    """Whether a weight of two or more axes is a matmul or convolution kernel by its name.
+
+    >>> is_matrix_name("recurrent_kernel"), is_matrix_name("position_embedding")
+    (True, False)
+    """
+    return _NOT_MATRICES.isdisjoint(name.split("/")[-1].split("_"))
+
+
+class _Active(threading.local):
+    def __init__(self):
+        self.scopes: list[SparsityScope] = []
+
+
+_active = _Active()
+_unfinished: "weakref.WeakSet[SparsityScope]" = weakref.WeakSet()
+_budgets: "weakref.WeakValueDictionary[str, Budget]" = weakref.WeakValueDictionary()
+
+
+def active_scope() -> SparsityScope | None:
+    """The innermost scope that is active in this thread, or None."""
+    return _active.scopes[-1] if _active.scopes else None
+
+
+@contextlib.contextmanager
+def activated(scope: SparsityScope) -> Iterator[None]:
+    """Makes a scope the innermost one of this thread."""
+    _active.scopes.append(scope)
+    try:
+        yield
+    finally:
+        _active.scopes.pop()
+
+
+def finish_scopes() -> None:
+    """Finishes the scopes whose layers have all been built by now."""
+    for scope in list(_unfinished):
+        scope.finish()
+
+
+hooks.after_outermost_call.append(finish_scopes)
+
+
+def _budget(uid: str, renew: bool) -> Budget:
+    budget = None if renew else _budgets.get(uid)
+    if budget is None:
+        budget = _budgets[uid] = Budget()
+    return budget
+
+
+def _decision_config(decision: _Decision) -> dict:
+    weight = decision.weight
+    return {
+        "shape": list(decision.shape),
+        "dense": decision.dense,
+        "fwd": weight and weight.fwd,
+        "bwd": weight and weight.bwd,
+        "exempt": weight and weight.exempt,
+    }
+
+
+def _patterns(argument: str, patterns: Any) -> tuple[str, ...]:
+    patterns = (patterns,) if isinstance(patterns, str) else tuple(patterns)
+    for pattern in patterns:
+        try:
+            re.compile(pattern)
+        except (re.error, TypeError) as error:
+            raise ValueError(
+                f"`{argument}` must hold regular expressions ({error}). "
+                f"Received: {pattern!r}"
+            ) from error
+    return patterns

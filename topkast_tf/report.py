@@ -1,0 +1,267 @@
+"""What is sparse in a model, as objects and as a table."""
+
+import dataclasses
+import math
+from typing import Any
+
+from topkast_tf import variables
+from topkast_tf.weights import SparseWeight
+
+
+def sparse_weights(model: Any) -> list[SparseWeight]:
+    """The sparsified weights of a model, in the order of its weights.
+
+    Args:
+      model: a Keras model or layer, a `tf.Module`, or an iterable of variables.
+
+    Returns:
+      A list of `SparseWeight`, each with `path`, `shape`, `dense()` (theta),
+      `effective()` (alpha), `forward_mask()` (A), `backward_mask()` (B), and the achieved
+      `forward_sparsity` and `backward_sparsity`.
+
+    >>> import keras
+    >>> from topkast_tf import sparse_weights, topkast_scope
+    >>> with topkast_scope(fwd=0.5, bwd=0.25):
+    ...     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    >>> [weight.forward_sparsity for weight in sparse_weights(model)]
+    [0.5]
+    """
+    found = {}
+    for variable in _variables(model):
+        raw = variables.raw_variable(variable)
+        if raw is None:
+            continue
+        component = getattr(variables.components(raw)[0], "_topkast", None)
+        if component is not None:
+            found[id(component.weight)] = component.weight
+    return list(found.values())
+
+
+def _variables(model: Any) -> list[Any]:
+    for attribute in ("weights", "variables"):
+        if hasattr(model, attribute):
+            return list(getattr(model, attribute))
+    try:
+        return list(model)
+    except TypeError:
+        raise TypeError(
+            "Expected a model, a layer, a `tf.Module` or an iterable of variables. "
+            f"Received: {model!r}"
+        ) from None
+
+
+def refresh(model: Any) -> None:
+    """Selects the sets of all sparse weights of a model anew, from theta as it is.
+
+    Training does this by itself, every `refresh_every` steps.
+
+    Args:
+      model: as for `sparse_weights`.
+
+    Raises:
+      ValueError: if nothing in the model is sparse, or a weight holds NaN.
+
+    >>> import keras
+    >>> from topkast_tf import refresh, topkast_scope
+    >>> with topkast_scope(fwd=0.5, bwd=0.25):
+    ...     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    >>> refresh(model)
+    """
+    done = set()
+    for weight in _some_sparse_weights(model):
+        peers = weight.peers()
+        if id(peers[0]) not in done:
+            weight.refresh()
+            done.update(id(peer) for peer in peers)
+
+
+def _some_sparse_weights(model: Any) -> list[SparseWeight]:
+    weights = sparse_weights(model)
+    if not weights:
+        raise ValueError(
+            "Expected a model that was built in a sparsity scope. Received: "
+            f"{model!r}, in which nothing is sparse"
+        )
+    return weights
+
+
+@dataclasses.dataclass(frozen=True)
+class WeightRow:
+    """One sparsified weight in a `Summary`.
+
+    Attributes:
+      path, shape: which weight.
+      fwd, bwd: its nominal sparsities.
+      forward_sparsity, backward_sparsity: the achieved ones.
+      kept: how many entries A keeps.
+      size: how many entries theta has.
+    """
+
+    path: str
+    shape: tuple[int, ...]
+    fwd: float
+    bwd: float
+    forward_sparsity: float
+    backward_sparsity: float
+    kept: int
+    size: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """What is sparse in a model; `str` gives the table.
+
+    Attributes:
+      rows: the sparsified weights.
+      left_dense: (path, shape, why) of each matrix that was left dense.
+      dense_parameters: trainable parameters of the model, all told.
+      kept_parameters: those that a forward pass uses.
+      state_bytes: memory of the sets, in bytes (one a weight entry, and the clocks).
+    """
+
+    rows: tuple[WeightRow, ...]
+    left_dense: tuple[tuple[str, tuple[int, ...], str], ...]
+    dense_parameters: int
+    kept_parameters: int
+    state_bytes: int
+
+    @property
+    def forward_sparsity(self) -> float:
+        """Achieved over all sparsified weights together."""
+        return 1 - sum(r.kept for r in self.rows) / max(
+            1, sum(r.size for r in self.rows)
+        )
+
+    @property
+    def backward_sparsity(self) -> float:
+        """Achieved over all sparsified weights together."""
+        size = max(1, sum(row.size for row in self.rows))
+        return sum(row.backward_sparsity * row.size for row in self.rows) / size
+
+    def __str__(self) -> str:
+        header = (
+            "weight",
+            "shape",
+            "fwd",
+            "achieved",
+            "bwd",
+            "achieved",
+            "kept",
+            "dense",
+        )
+        body = [
+            (
+                row.path,
+                "x".join(map(str, row.shape)),
+                f"{row.fwd:.4g}",
+                f"{row.forward_sparsity:.4f}",
+                f"{row.bwd:.4g}",
+                f"{row.backward_sparsity:.4f}",
+                f"{row.kept:,}",
+                f"{row.size:,}",
+            )
+            for row in self.rows
+        ]
+        body.append(
+            (
+                "all sparsified",
+                "",
+                "",
+                f"{self.forward_sparsity:.4f}",
+                "",
+                f"{self.backward_sparsity:.4f}",
+                f"{sum(row.kept for row in self.rows):,}",
+                f"{sum(row.size for row in self.rows):,}",
+            )
+        )
+        lines = _table([header, *body])
+        lines.append(
+            f"whole model: {self.kept_parameters:,} of {self.dense_parameters:,} "
+            f"parameters kept; sets and clocks take {self.state_bytes:,} bytes"
+        )
+        if self.left_dense:
+            lines.append("left dense:")
+            lines += [
+                f"  {path} {'x'.join(map(str, shape))}: {why}"
+                for path, shape, why in self.left_dense
+            ]
+        return "\n".join(lines)
+
+
+def summary(model: Any) -> Summary:
+    """What is sparse in a model: nominal and achieved sparsities, kept parameters.
+
+    Args:
+      model: as for `sparse_weights`.
+
+    Returns:
+      A `Summary`; print it for a table.
+
+    >>> import keras
+    >>> from topkast_tf import summary, topkast_scope
+    >>> with topkast_scope(fwd=0.5, bwd=0.25):
+    ...     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    >>> summary(model).kept_parameters  # 4 of the kernel's 8, and the bias
+    6
+    """
+    rows, sparse, state_bytes = [], set(), 0
+    for weight in sparse_weights(model):
+        size = math.prod(weight.shape)
+        kept = int(weight.forward_mask().sum())
+        state_bytes += size + 8 * variables.CLOCK_SIZE
+        sparse.add(id(weight.variable))
+        if weight.exempt:
+            continue
+        rows.append(
+            WeightRow(
+                weight.path,
+                weight.shape,
+                weight.fwd,
+                weight.bwd,
+                1 - kept / size,
+                weight.backward_sparsity,
+                kept,
+                size,
+            )
+        )
+    reasons = _reasons(model)
+    dense, total = [], 0
+    for variable in _variables(model):
+        if not variable.trainable:
+            continue
+        shape = tuple(variable.shape)
+        total += math.prod(shape)
+        raw = variables.raw_variable(variable)
+        path = getattr(variable, "path", variable.name).split(":")[0]
+        if id(raw) in reasons:
+            dense.append((path, shape, reasons[id(raw)]))
+        elif len(shape) > 1 and id(raw) not in sparse:
+            dense.append(
+                (path, shape, "made outside the scope, or not by `add_weight`")
+            )
+    dropped = sum(row.size - row.kept for row in rows)
+    return Summary(tuple(rows), tuple(dense), total, total - dropped, state_bytes)
+
+
+def _reasons(model: Any) -> dict[int, str]:
+    """id of a `tf.Variable` -> why its scope left it dense."""
+    scopes = {id(w.scope): w.scope for w in sparse_weights(model)}
+    return {
+        id(variables.raw_variable(variable)): why
+        for scope in scopes.values()
+        for variable, why in scope.reasons_left_dense()
+    }
+
+
+def _table(rows: list[tuple[str, ...]]) -> list[str]:
+    """Lines with the columns aligned: the first two to the left, the others right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    aligned = [
+        "  ".join(
+            cell.ljust(width) if column < 2 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+    rule = "-" * max(map(len, aligned))
+    return [aligned[0], rule, *aligned[1:-1], rule, aligned[-1]]

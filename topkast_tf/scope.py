@@ -1,0 +1,119 @@
+"""`topkast_scope`: makes the weights of any model that is built in it sparse."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from topkast_tf import creators, hooks, layers
+from topkast_tf.methods import Method, TopKAST
+from topkast_tf.planning import Placement, SparsityScope, activated
+
+
+@contextlib.contextmanager
+def open_scope(method: Method, placement: Placement) -> Iterator[SparsityScope]:
+    """The scope of any method: what is made in it joins it.
+
+    Args:
+      method: how the sets are selected, such as `topkast_tf.methods.TopKAST`.
+      placement: which weights are sparsified.
+
+    Yields:
+      The `SparsityScope`.
+    """
+    scope = SparsityScope(method, placement)
+    hooks.install()
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(activated(scope))
+        for library in hooks.loaded_keras_libraries():
+            layers.register_for_loading(library)
+            stack.enter_context(layers.constructing_sparse(library))
+        stack.enter_context(creators.creating_sparse(scope))
+        yield scope
+    scope.finish()
+
+
+def topkast_scope(
+    fwd: float,
+    bwd: float,
+    *,
+    refresh_every: int = 1,
+    distribution: str | Mapping | Callable = "uniform",
+    exploration: float = 1e-4,
+    exploration_norm: str = "l2",
+    backward: str = "topk",
+    stop_exploring_at: int | None = None,
+    block: tuple[int, int] | None = None,
+    block_reduce: str = "sum",
+    exempt: str | Sequence[str] = (),
+    include: str | Sequence[str] | None = None,
+    seed: int = 0,
+) -> contextlib.AbstractContextManager[SparsityScope]:
+    r"""Makes the weights of any model that is built in it sparse, by Top-KAST.
+
+    With theta the dense parameter, A the ``kept(n, fwd)`` and B the ``kept(n, bwd)``
+    largest of its n entries by magnitude, and C the rest::
+
+        alpha_i = theta_i if i in A, else 0               (every forward pass)
+        update_i = update_i if i in B, else 0             (every optimizer step)
+        loss += c * (1/2 sum_A theta^2 + 1/(2D) sum_{B\A} theta^2),   D = |A| / n
+
+    Nothing else is to be called: no callback, no optimizer wrapper. Layers constructed
+    in the scope may build later. Entries of C keep their bits; an optimizer's own slots
+    (momentum, second moments) are left to it: outside B they see a zero gradient, so
+    they decay, and an entry that returns to B starts from what is left of its momentum.
+
+    Args:
+      fwd: forward sparsity, the fraction of zeros in alpha, in [0, 1).
+      bwd: backward sparsity, the fraction of entries not updated, in [0, fwd].
+      refresh_every: N, in optimizer steps: the sets are selected at steps 0, N, 2N, ...
+      distribution: ``"uniform"`` (each weight the same), ``"er"`` or ``"erk"``
+        (Erdos-Renyi, -Kernel), ``"global"`` (one threshold for all weights), a mapping
+        from regexes on paths to a sparsity or a pair (fwd, bwd), or a function from
+        {path: shape} to such a mapping on paths.
+      exploration: c, the coefficient of the exploration loss, at least 0. It is the
+        weight decay of the sparse weights: give them no other.
+      exploration_norm: ``"l2"``, as above, or ``"l1"``, c * (sum_A |theta| + 1/D
+        sum_{B\A} |theta|).
+      backward: ``"topk"``, or ``"random"``: B \ A is drawn by lot at each refresh.
+      stop_exploring_at: the step from which on B = A, or None.
+      block: (rows, cols): whole blocks of the kernel's 2-D view (inputs x outputs) are
+        kept or dropped. At the edges blocks may be smaller.
+      block_reduce: ``"sum"`` (of magnitudes) or ``"max"``: how a block is scored.
+      exempt: regexes on weight paths that stay dense; also ``"first"`` and ``"last"``,
+        in the order in which the weights are made.
+      include: regexes on weight paths: if given, exactly the weights they match are
+        sparsified, also embeddings. By default each matmul or convolution kernel is.
+      seed: of the random choices.
+
+    Returns:
+      A context manager, which gives the `SparsityScope`.
+
+    Raises:
+      ValueError: for an argument out of range, a regex that matches nothing, or a scope
+        in which there is nothing to sparsify.
+
+    >>> import keras
+    >>> from topkast_tf import sparse_weights, topkast_scope
+    >>> with topkast_scope(fwd=0.9, bwd=0.8):
+    ...     model = keras.Sequential([keras.Input((20,)), keras.layers.Dense(5)])
+    >>> [kernel] = sparse_weights(model)
+    >>> int(kernel.forward_mask().sum()), int(kernel.backward_mask().sum())
+    (10, 20)
+
+    Source: Jayakumar et al., Top-KAST, NeurIPS 2020. Here the update is masked, and not
+    only the gradient, so that momentum and weight decay do not move C; what the paper
+    does about them is not known.
+    """
+    return open_scope(
+        TopKAST(
+            fwd=fwd,
+            bwd=bwd,
+            refresh_every=refresh_every,
+            exploration=exploration,
+            exploration_norm=exploration_norm,
+            backward=backward,
+            stop_exploring_at=stop_exploring_at,
+            block=block,
+            block_reduce=block_reduce,
+        ),
+        Placement(distribution=distribution, exempt=exempt, include=include, seed=seed),
+    )

@@ -1,0 +1,230 @@
+"""Exact selection of the largest entries of tensors, by counting instead of sorting.
+
+The one question that every sparse-training method asks is: *which k of these n entries
+are the largest?* Sorting answers more than was asked and is slow (``tf.math.top_k`` takes
+seconds for ten million entries). Here each entry becomes a non-negative 31-bit integer
+key whose order is the order wanted, and four histograms, of eight bits of the key each,
+find the k-th largest key exactly. Entries above it are in, entries below are
+out, and of the entries equal to it the ones with the lowest index are taken, so that
+exactly k are selected whatever the ties.
+
+Everything in this file is a pure function of tensors; it runs eagerly, in a graph and
+under XLA, and gives the same bits in each.
+"""
+
+from collections.abc import Sequence
+
+import tensorflow as tf
+
+RESERVOIR = 0
+"""Code of an entry of C: not used, not updated."""
+BACKWARD_ONLY = 1
+"""Code of an entry of B \\ A: zero in the forward pass, updated."""
+FORWARD = 2
+"""Code of an entry of A: used in the forward pass, updated."""
+
+_INFINITY_KEY = 0x7F800000  # the bits of float32 infinity: any larger key is a NaN
+_BITS = 8  # of a key that one histogram looks at
+_OUTSIDE = 2**_BITS  # the digit of entries that a histogram leaves out
+
+
+def magnitude_keys(x: tf.Tensor) -> tf.Tensor:
+    """Flat int32 keys that are ordered as ``|x|`` is.
+
+    The bits of a non-negative IEEE-754 number, read as an integer, are ordered as the
+    numbers are. Whatever the dtype, entries are ranked in float32.
+
+    Args:
+      x: floating tensor of any shape.
+
+    Returns:
+      int32 tensor of shape ``[size of x]``, each entry >= 0. NaN has a key above that of
+      infinity; see `has_nan`.
+
+    >>> magnitude_keys(tf.constant([-2.0, 1.0])) > magnitude_keys(tf.constant([1.5, 1.5]))
+    <tf.Tensor: shape=(2,), dtype=bool, numpy=array([ True, False])>
+    """
+    flat = tf.reshape(tf.cast(x, tf.float32), [-1])
+    return tf.bitcast(tf.abs(flat), tf.int32)
+
+
+def has_nan(keys: tf.Tensor) -> tf.Tensor:
+    """Whether any of the magnitude keys belongs to a NaN (a boolean scalar).
+
+    >>> bool(has_nan(magnitude_keys(tf.constant([1.0, float("nan")]))))
+    True
+    """
+    return tf.reduce_any(keys > _INFINITY_KEY)
+
+
+def random_keys(size: int, seed: tf.Tensor) -> tf.Tensor:
+    """Flat int32 keys in random order, a pure function of the seed.
+
+    Args:
+      size: how many.
+      seed: integer tensor of shape ``[2]``.
+
+    Returns:
+      int32 tensor of shape ``[size]``, each entry in [1, 2^31 - 1].
+
+    >>> bool(tf.reduce_all(random_keys(4, [1, 2]) == random_keys(4, [1, 2])))
+    True
+    """
+    # Philox by name: the automatic choice differs between XLA and the op-by-op kernels.
+    return tf.random.stateless_uniform(
+        [size], seed, minval=1, maxval=2**31 - 1, dtype=tf.int32, alg="philox"
+    )
+
+
+def _histogram(digit_lists: Sequence[tf.Tensor]) -> tf.Tensor:
+    """How often each digit occurs; `_OUTSIDE` counts nowhere."""
+    counts = [
+        tf.raw_ops.DenseBincount(
+            input=digits,
+            size=_OUTSIDE + 1,
+            weights=tf.zeros([0], tf.int32),
+            binary_output=False,
+        )
+        for digits in digit_lists
+    ]
+    return (tf.add_n(counts) if len(counts) > 1 else counts[0])[:_OUTSIDE]
+
+
+def kth_largest_key(
+    keys: Sequence[tf.Tensor], k: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """The k-th largest key of several tensors taken together.
+
+    Args:
+      keys: flat int32 tensors of non-negative keys.
+      k: int32 scalar, 0 <= k <= total number of keys.
+
+    Returns:
+      ``(threshold, needed, tied)``: the k-th largest key; how many of the entries equal
+      to it belong to the k largest; how many entries are equal to it.
+
+    >>> threshold, needed, tied = kth_largest_key([tf.constant([5, 7, 5, 1])], 2)
+    >>> int(threshold), int(needed), int(tied)
+    (5, 1, 2)
+    """
+
+    def find_digit(
+        shift: tf.Tensor, prefix: tf.Tensor, rank: tf.Tensor, tied: tf.Tensor
+    ) -> tuple[tf.Tensor, ...]:
+        del tied
+        digits = []
+        for key in keys:
+            upper = tf.bitwise.right_shift(key, shift)
+            digit = tf.bitwise.bitwise_and(upper, _OUTSIDE - 1)
+            same_prefix = tf.bitwise.right_shift(upper, _BITS) == prefix
+            digits.append(tf.where(same_prefix, digit, _OUTSIDE))
+        counts = _histogram(digits)
+        at_or_above = tf.cumsum(counts, reverse=True)
+        found = tf.reduce_sum(tf.cast(at_or_above >= rank, tf.int32)) - 1
+        found = tf.maximum(found, 0)
+        tied = counts[found]
+        prefix = tf.bitwise.bitwise_or(tf.bitwise.left_shift(prefix, _BITS), found)
+        return shift - _BITS, prefix, rank - (at_or_above[found] - tied), tied
+
+    # A loop and not four calls in a row: XLA would fuse them into one kernel that finds
+    # the earlier digits anew for each entry.
+    _, threshold, needed, tied = tf.while_loop(
+        lambda shift, *_: shift >= 0,
+        find_digit,
+        (tf.constant(32 - _BITS), tf.constant(0), tf.cast(k, tf.int32), tf.constant(0)),
+    )
+    return threshold, needed, tied
+
+
+def largest(keys: Sequence[tf.Tensor], k: tf.Tensor) -> list[tf.Tensor]:
+    """Masks of the k largest keys of several tensors taken together.
+
+    Exactly k entries are True. Ties are broken by the lower index, and between tensors
+    by the earlier tensor.
+
+    Args:
+      keys: flat int32 tensors of non-negative keys (`magnitude_keys`, `random_keys`).
+      k: int32 scalar, 0 <= k <= total number of keys.
+
+    Returns:
+      One boolean tensor per tensor of keys.
+
+    >>> [mask.numpy().tolist() for mask in largest([tf.constant([5, 7, 5, 1])], 2)]
+    [[True, True, False, False]]
+    """
+    threshold, needed, tied = kth_largest_key(keys, k)
+
+    def with_all_ties() -> list[tf.Tensor]:
+        return [key >= threshold for key in keys]
+
+    def with_first_ties() -> list[tf.Tensor]:
+        masks = []
+        before = tf.constant(0)
+        for key in keys:
+            tie = key == threshold
+            rank = before + tf.cumsum(tf.cast(tie, tf.int32))
+            masks.append((key > threshold) | (tie & (rank <= needed)))
+            before = rank[-1] if key.shape[0] else before
+        return masks
+
+    # Counting through the ties costs more than all the rest, and is seldom needed.
+    return tf.cond(needed == tied, with_all_ties, with_first_ties)
+
+
+def nested_sets(
+    keys: Sequence[tf.Tensor], kept_forward: tf.Tensor, kept_backward: tf.Tensor
+) -> list[tf.Tensor]:
+    """Set codes with A the `kept_forward` and B the `kept_backward` largest keys.
+
+    ``A = top(kept_forward)``, ``B = top(kept_backward)``; as ties are broken one way,
+    A is a subset of B.
+
+    Args:
+      keys: flat int32 tensors of keys; the counts are over all of them together.
+      kept_forward: int32 scalar, the size of A.
+      kept_backward: int32 scalar, the size of B, at least that of A.
+
+    Returns:
+      One flat uint8 tensor of codes (`RESERVOIR`, `BACKWARD_ONLY`, `FORWARD`) per tensor.
+
+    >>> nested_sets([tf.constant([1, 4, 3, 2])], 1, 3)[0].numpy().tolist()
+    [0, 2, 1, 1]
+    """
+    forward = largest(keys, kept_forward)
+    backward = largest(keys, kept_backward)
+    return [_codes(a, b) for a, b in zip(forward, backward, strict=True)]
+
+
+def forward_and_random_sets(
+    keys: Sequence[tf.Tensor],
+    kept_forward: tf.Tensor,
+    kept_backward: tf.Tensor,
+    lottery: Sequence[tf.Tensor],
+) -> list[tf.Tensor]:
+    """Set codes with A the largest keys, and B of A and entries drawn by lot.
+
+    Args:
+      keys: flat int32 tensors of keys; the counts are over all of them together.
+      kept_forward: int32 scalar, the size of A.
+      kept_backward: int32 scalar, the size of B, at least that of A.
+      lottery: `random_keys`, one tensor per tensor of keys; the largest outside A win.
+
+    Returns:
+      One flat uint8 tensor of codes per tensor of keys.
+
+    >>> tickets = [tf.constant([9, 9, 1, 5])]
+    >>> forward_and_random_sets([tf.constant([1, 4, 3, 2])], 1, 2, tickets)[0].numpy()
+    array([1, 2, 0, 0], dtype=uint8)
+    """
+    forward = largest(keys, kept_forward)
+    # A has no ticket (0), and every other entry has one of at least 1.
+    tickets = [
+        tf.where(mask, 0, ticket) for mask, ticket in zip(forward, lottery, strict=True)
+    ]
+    extra = largest(tickets, tf.cast(kept_backward, tf.int32) - kept_forward)
+    return [_codes(a, a | b) for a, b in zip(forward, extra, strict=True)]
+
+
+def _codes(forward: tf.Tensor, backward: tf.Tensor) -> tf.Tensor:
+    # FORWARD = 2 is BACKWARD_ONLY + 1, and A is a subset of B.
+    return tf.cast(forward, tf.uint8) + tf.cast(backward, tf.uint8)

@@ -1,0 +1,323 @@
+"""The custom getter: what a read of a sparse variable returns, what an update may touch.
+
+A `tf.Variable` becomes sparse by taking on a subclass of its own type. It stays the
+same variable, so optimizers, savers and strategies keep working on it, but
+
+* in a forward pass it reads as alpha: theta on A, zero elsewhere. The gradient passes
+  through on B and is zero on C;
+* any assignment by an optimizer reaches B only: C keeps its bits, whatever momentum,
+  decoupled weight decay or averaging would have done to it;
+* everywhere else it reads as theta.
+
+Under a strategy each device's copy (component) is such a variable, with its own copy of
+the state; as theta and the state are the same on all, so are the sets.
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import tensorflow as tf
+
+from topkast_tf import hooks
+from topkast_tf.methods.base import Selection
+from topkast_tf.selection import FORWARD, RESERVOIR
+
+if TYPE_CHECKING:
+    from topkast_tf.weights import SparseWeight
+
+STEP, PENDING, KEPT_FORWARD, KEPT_BACKWARD, SEED, FAULTY = range(6)
+"""The entries of a weight's `clock`, the int64 vector of what changes beside its sets:
+optimizer steps taken; whether an update waits to be counted; units kept in A and in B;
+the random seed; whether a refresh has met a NaN."""
+CLOCK_SIZE = 6
+
+NAN_MESSAGE = (
+    "Expected finite weights when the sparse sets are selected, but the weight holds "
+    "NaN. Lower the learning rate or clip the gradients, and resume from a checkpoint "
+    "from before. Received: NaN in"
+)
+
+
+def components(variable: Any) -> tuple[tf.Variable, ...]:
+    """The per-device variables of a variable (the variable itself without a strategy)."""
+    if isinstance(variable, tf.distribute.DistributedValues):
+        return tuple(variable.values)
+    return (variable,)
+
+
+@tf.custom_gradient
+def sparse_view(theta: tf.Tensor, sets: tf.Tensor):
+    """Alpha: theta on A, zero elsewhere; its gradient is masked by B.
+
+    ``alpha_i = theta_i if i in A else 0``; ``d/dtheta_i = d/dalpha_i if i in B else 0``.
+
+    Args:
+      theta: floating tensor.
+      sets: uint8 set codes in theta's shape.
+
+    Returns:
+      A tensor like theta.
+
+    >>> sparse_view(tf.constant([1.0, 2.0]), tf.constant([0, 2], tf.uint8)).numpy()
+    array([0., 2.], dtype=float32)
+
+    Source: Top-KAST, section 2.
+    """
+    # `where` and not a product: a NaN or infinity outside the set stays out.
+    alpha = tf.where(sets == FORWARD, theta, tf.zeros([], theta.dtype))
+
+    def gradient(upstream):
+        upstream = tf.convert_to_tensor(upstream)
+        return tf.where(sets != RESERVOIR, upstream, tf.zeros([], upstream.dtype)), None
+
+    return alpha, gradient
+
+
+class Component:
+    """One device's copy of a sparse weight: theta, and the state that belongs to it."""
+
+    def __init__(self, weight: "SparseWeight", index: int):
+        self.weight = weight
+        self.index = index
+
+    @property
+    def theta(self) -> tf.Variable:
+        return components(self.weight.variable)[self.index]
+
+    @property
+    def sets(self) -> tf.Variable:
+        return components(self.weight.sets)[self.index]
+
+    @property
+    def clock(self) -> tf.Variable:
+        return components(self.weight.clock)[self.index]
+
+    def reads_alpha(self) -> bool:
+        """Whether a read at this moment is part of a forward pass."""
+        if hooks.in_update() or hooks.dense_reads_requested():
+            return False
+        return hooks.in_forward_pass() or not self.weight.within_keras
+
+    def alpha(self, theta: tf.Tensor) -> tf.Tensor:
+        self.weight.prepare()
+        return sparse_view(theta, self.sets.read_value())
+
+    def on_backward_set(self, proposed: Any) -> tf.Tensor:
+        """The proposed value on B and the present one on C, to the bit."""
+        theta = self.theta.read_value()
+        proposed = tf.cast(proposed, theta.dtype)
+        return tf.where(self.sets.read_value() != RESERVOIR, proposed, theta)
+
+    def mark_updated(self) -> None:
+        _set_entry(self.clock, PENDING, 1)
+
+    def peers(self) -> list["Component"]:
+        """The components on the same device whose weights share this one's budget."""
+        return [weight.component(self.index) for weight in self.weight.peers()]
+
+    def selection(self) -> Selection:
+        clock = self.clock.read_value()
+        return Selection(
+            theta=self.theta.read_value(),
+            kept_forward=clock[KEPT_FORWARD],
+            kept_backward=clock[KEPT_BACKWARD],
+            seed=clock[SEED],
+            blocks=self.weight.blocks,
+        )
+
+
+def refresh(members: Sequence[Component]) -> None:
+    """Selects the sets of the components anew, from their thetas as they are.
+
+    A NaN leaves the sets as they are and is an error: at once, or, where compiled code
+    cannot raise (XLA), when the weight is next looked at from Python.
+    """
+    step = members[0].clock.read_value()[STEP]
+    method = members[0].weight.method
+    codes, finite = method.select([member.selection() for member in members], step)
+    paths = ", ".join(member.weight.path for member in members)
+    for member, code in zip(members, codes, strict=True):
+        _set_entry(member.clock, FAULTY, tf.where(finite, 0, 1))
+        # The sets have been selected from theta before anything may raise, and are
+        # written only if they mean something.
+        member.sets.assign(tf.where(finite, code, member.sets.read_value()))
+    tf.debugging.Assert(finite, [f"{NAN_MESSAGE} {paths}."], summarize=1)
+
+
+def count_step(members: Sequence[Component]) -> None:
+    """Counts an optimizer step if a theta was updated, and refreshes if it is due.
+
+    Whether it was updated is known only in the graph: an optimizer that accumulates
+    gradients, or scales the loss, updates in some of its calls.
+    """
+    clocks = [member.clock.read_value() for member in members]
+
+    def advance():
+        step = clocks[0][STEP] + 1
+        for member in members:
+            _set_entry(member.clock, STEP, step)
+            _set_entry(member.clock, PENDING, 0)
+        due = members[0].weight.method.schedule.due(step)
+        return tf.cond(due, lambda: done(refresh(members)), done)
+
+    pending = tf.reduce_any([clock[PENDING] > 0 for clock in clocks])
+    tf.cond(pending, advance, done)
+
+
+def count_steps_of(variables: Sequence[Any]) -> None:
+    """Counts one optimizer step of each sparse variable among these.
+
+    Called once per optimizer step, after all variables have been updated.
+    """
+    counted = set()
+    for variable in variables:
+        component = _local_component(variable)
+        if component is None or id(component) in counted:
+            continue
+        members = component.peers()
+        counted.update(map(id, members))
+        count_step(members)
+
+
+hooks.after_update.append(count_steps_of)
+
+
+def _local_component(variable: Any) -> Component | None:
+    raw = raw_variable(variable)
+    candidates = components(raw)
+    replica = tf.distribute.get_replica_context()
+    if len(candidates) > 1 and replica is not None:
+        local = candidates[int(replica.replica_id_in_sync_group) % len(candidates)]
+    else:
+        local = candidates[0]
+    return getattr(local, "_topkast", None)
+
+
+def raw_variable(variable: Any) -> Any:
+    """The `tf.Variable` of a Keras variable; a `tf.Variable` is returned as it is.
+
+    `keras.Variable.value` is the `tf.Variable` too, but inside a mixed-precision scope it
+    is a cast copy, hence the private name.
+    """
+    for wrapped in ("_value", "_variable"):  # Keras 3; tf_keras in mixed precision
+        variable = getattr(variable, wrapped, variable)
+    return variable
+
+
+def _set_entry(clock: tf.Variable, entry: int, value: Any) -> None:
+    clock.scatter_update(tf.IndexedSlices(tf.cast(value, tf.int64), entry))
+
+
+def done(*_: Any) -> tf.Tensor:
+    """What a branch of `tf.cond` returns that was run for its effects."""
+    return tf.constant(True)
+
+
+class _SparseReads:
+    """Mixed into the type of a variable to make it sparse (see `make_sparse`)."""
+
+    _topkast: Component
+
+    # TensorFlow's eager fast path reads a variable through this attribute, past every
+    # conversion. Without it, it converts as the graph does.
+    @property
+    def _handle(self):
+        return None
+
+    @_handle.setter
+    def _handle(self, handle):
+        self.__dict__["_handle"] = handle
+
+    @property
+    def handle(self):
+        return self.__dict__["_handle"]
+
+    def __tf_tracing_type__(self, context):
+        raise TypeError(
+            "Expected a sparse variable to be captured by a `tf.function`, not to be "
+            "passed to it as an argument, where it would be read dense. "
+            f"Received: {self._topkast.weight.path}"
+        )
+
+    def value(self):
+        theta = super().value()
+        if not self._topkast.reads_alpha():
+            return theta
+        return self._topkast.alpha(theta)
+
+    def sparse_read(self, indices, name=None):
+        if not self._topkast.reads_alpha():
+            return super().sparse_read(indices, name)
+        return tf.gather(self.value(), indices, name=name)
+
+    def gather_nd(self, indices, name=None):
+        if not self._topkast.reads_alpha():
+            return super().gather_nd(indices, name)
+        return tf.gather_nd(self.value(), indices, name=name)
+
+    def assign(self, value, use_locking=None, name=None, read_value=True):
+        component = self._topkast
+        if not hooks.in_update():
+            result = super().assign(value, use_locking, name, read_value)
+            component.weight.after_assignment(component)
+            return result
+        component.mark_updated()
+        value = component.on_backward_set(value)
+        return super().assign(value, use_locking, name, read_value)
+
+    def assign_add(self, delta, use_locking=None, name=None, read_value=True):
+        return self._step_by(delta, 1, use_locking, name, read_value)
+
+    def assign_sub(self, delta, use_locking=None, name=None, read_value=True):
+        return self._step_by(delta, -1, use_locking, name, read_value)
+
+    def _step_by(self, delta, sign, use_locking, name, read_value):
+        component = self._topkast
+        theta = self.read_value()
+        delta = tf.cast(delta, theta.dtype)
+        proposed = theta + delta if sign > 0 else theta - delta
+        value = component.on_backward_set(proposed)
+        component.mark_updated()
+        result = super().assign(value, use_locking, name, read_value)
+        if not hooks.in_update() and component is component.peers()[-1]:
+            count_step(component.peers())  # a step of a hand-written loop
+        return result
+
+    def _scatter_is_dense(self, *args, **kwargs):
+        raise NotImplementedError(
+            "Expected a dense update of a sparse variable, as its gradient is dense. "
+            f"Received: a scatter update of {self._topkast.weight.path}"
+        )
+
+    scatter_add = scatter_sub = scatter_update = scatter_min = _scatter_is_dense
+    scatter_max = scatter_mul = scatter_div = batch_scatter_update = _scatter_is_dense
+    scatter_nd_add = scatter_nd_sub = scatter_nd_update = _scatter_is_dense
+
+    def _trackable_children(self, save_type="checkpoint", **kwargs):
+        children = super()._trackable_children(save_type, **kwargs)
+        weight = self._topkast.weight
+        if weight.within_keras:
+            return children  # the layer tracks the state
+        return {**children, "topkast_sets": weight.sets, "topkast_clock": weight.clock}
+
+    def _lookup_dependency(self, name, *args, **kwargs):
+        weight = self._topkast.weight
+        own = {"topkast_sets": weight.sets, "topkast_clock": weight.clock}
+        if name in own and not weight.within_keras:
+            return own[name]
+        return super()._lookup_dependency(name, *args, **kwargs)
+
+
+@functools.cache
+def _sparse_type(base: type) -> type:
+    return type(base)(f"Sparse{base.__name__}", (_SparseReads, base), {})
+
+
+def make_sparse(weight: "SparseWeight") -> None:
+    """Makes the weight's variable sparse, in place."""
+    hooks.install()
+    for index, variable in enumerate(components(weight.variable)):
+        if not isinstance(variable, _SparseReads):
+            variable._topkast = Component(weight, index)
+            variable.__class__ = _sparse_type(type(variable))
