@@ -13,6 +13,7 @@ import keras as _keras
 
 from topkast_tf import layers
 from topkast_tf.export import strip
+from topkast_tf.getter import topkast_getter
 from topkast_tf.hooks import dense_reads
 from topkast_tf.report import refresh, sparse_weights, summary
 from topkast_tf.scope import topkast_scope
@@ -24,6 +25,7 @@ __all__ = [
     "sparse_weights",
     "strip",
     "summary",
+    "topkast_getter",
     "topkast_scope",
 ]
 

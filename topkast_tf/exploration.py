@@ -53,9 +53,11 @@ def exploration_loss(
         base = theta if norm == "l2" else tf.sign(theta)
         zero = tf.zeros([], dtype)
         scaled = tf.where(
-            sets == FORWARD,
+            tf.equal(sets, FORWARD),
             base * coefficient,
-            tf.where(sets == BACKWARD_ONLY, base * (coefficient / density), zero),
+            tf.where(
+                tf.equal(sets, BACKWARD_ONLY), base * (coefficient / density), zero
+            ),
         )
         value = tf.reduce_sum(scaled * theta)
         return value / 2 if norm == "l2" else value, lambda upstream: upstream * scaled

@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import tensorflow as tf
 from tensorflow.python.distribute import distribute_lib
 
 
@@ -108,7 +109,8 @@ def _wrap_layer(layer_class: type) -> None:
     @functools.wraps(original)
     def call(self, *args, **kwargs):
         with _deeper("forward"):
-            outputs = original(self, *args, **kwargs)
+            # A variable that is returned itself would be read after the pass.
+            outputs = _read_variables(original(self, *args, **kwargs))
         if not _depths.forward:
             for callback in after_outermost_call:
                 callback()
@@ -116,6 +118,15 @@ def _wrap_layer(layer_class: type) -> None:
 
     layer_class.__call__ = call  # type: ignore[operator]
     _wrapped.add(layer_class)
+
+
+def _read_variables(outputs: Any) -> Any:
+    if type(outputs) in (list, tuple):
+        return type(outputs)(map(_read_variables, outputs))
+    if type(outputs) is dict:
+        return {key: _read_variables(value) for key, value in outputs.items()}
+    is_variable = isinstance(getattr(outputs, "_value", outputs), tf.Variable)
+    return tf.convert_to_tensor(outputs) if is_variable else outputs
 
 
 def _wrap_optimizer(optimizer_class: type, method: str) -> None:

@@ -9,6 +9,7 @@ sparse. The same code serves Keras 3 and tf_keras.
 
 import contextlib
 import functools
+import inspect
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -96,7 +97,7 @@ def _hook_construction(layer_class: type, library: Any) -> None:
 
 
 def _is_of_interest(cls: type, library: Any) -> bool:
-    """Whether a layer class may make a kernel, or layers that do."""
+    """Whether a layer class may make a kernel, or layers that do, or random numbers."""
     if issubclass(cls, _SparseLayer):
         return True
     root = cls.__module__.split(".")[0]
@@ -106,8 +107,10 @@ def _is_of_interest(cls: type, library: Any) -> bool:
     if issubclass(cls, models):
         return False  # their layers join by themselves
     named = {getattr(library.layers, name, None) for name in _WEIGHTLESS}
+    if cls in named:
+        return False
     builds = cls.build is not library.layers.Layer.build
-    return builds and cls not in named
+    return builds or "seed" in inspect.signature(cls.__init__).parameters
 
 
 class _SparseLayer:
@@ -143,6 +146,18 @@ class _SparseLayer:
                 without_scope(config)
             )
 
+    def _trackable_children(self, save_type="checkpoint", **kwargs):
+        children = super()._trackable_children(save_type, **kwargs)
+        if save_type != "checkpoint":
+            return children
+        return {**children, **_random_state(self)}
+
+    def _lookup_dependency(self, name, *args, **kwargs):
+        found = _random_state(self).get(name)
+        if found is not None:
+            return found
+        return super()._lookup_dependency(name, *args, **kwargs)
+
     # Some layers save just the variables that they know of, by position. So each saves
     # and loads as its dense class does, and the state stands beside it by name.
 
@@ -156,12 +171,12 @@ class _SparseLayer:
         state = _state(self)
         keys = list(store.keys())
         saved = {key.removeprefix(_STATE_KEY) for key in keys if _STATE_KEY in key}
-        if saved != set(state):
+        if saved != set(state) and self.built:
             raise ValueError(
-                f"Layer {self.name!r} expected the sets of {sorted(state)}. A model that "
+                f"Layer {self.name!r} expected the state {sorted(state)}. A model that "
                 "was saved dense is to be loaded into a dense one, and a sparse one with "
                 "the same arguments of the scope. "
-                f"Received: a file with the sets of {sorted(saved) or 'nothing'}"
+                f"Received: a file with the state {sorted(saved)}"
             )
         loaded = {name: np.asarray(store[_STATE_KEY + name]) for name in state}
         for weight in _weights_of(self):
@@ -192,12 +207,22 @@ def _weights_of(layer: Any) -> list[SparseWeight]:
 
 
 def _state(layer: Any) -> dict[str, Any]:
-    """The state variables that a layer itself holds, by name."""
-    return {
+    """The state variables that a layer itself holds, by name.
+
+    Among them is the state of its random numbers (dropout), which Keras does not save
+    and without which a resumed run is another one.
+    """
+    state = {
         name: variable
         for weight in _weights_of(layer)
         for name, variable in weight.state_variables().items()
     }
+    return {**state, **_random_state(layer)}
+
+
+def _random_state(layer: Any) -> dict[str, Any]:
+    generators = getattr(layer, "_seed_generators", ())  # tf_keras has none
+    return {f"random_{i}": made.state for i, made in enumerate(generators)}
 
 
 @contextlib.contextmanager
@@ -418,3 +443,11 @@ def dense_class(layer: Any) -> type:
 def all_layers(layer: Any) -> list[Any]:
     """A layer and, depth first, all layers within it."""
     return list(layer._flatten_layers(include_self=True, recursive=True))
+
+
+def scopes_of(model: Any) -> list[SparsityScope]:
+    """The scopes in which the layers of a model were made."""
+    if library_of(model) is None:
+        return []
+    made = [getattr(layer, "_topkast_scope", None) for layer in all_layers(model)]
+    return [scope for scope in made if scope is not None]

@@ -11,6 +11,7 @@ import re
 import threading
 import uuid
 import weakref
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -77,14 +78,17 @@ class SparsityScope:
         method: Method,
         placement: Placement,
         uid: str | None = None,
-        resolved: Sequence[Mapping] | None = None,
+        decisions: Sequence[Mapping] | None = None,
+        restored: bool = False,
     ):
         self.method = method
         self.placement = placement
         self.uid = uid or uuid.uuid4().hex
         self.weights: list[SparseWeight] = []
         self.left_dense: dict[str, str] = {}
-        self._resolved = list(resolved) if resolved is not None else None
+        self._restored = restored
+        self._resolved = list(decisions) if decisions is not None else None
+        self.is_open = False
         self._decisions: list[_Decision] = []
         self._has_first = False
         self._used_patterns: set[str] = set()
@@ -93,7 +97,17 @@ class SparsityScope:
         self._finished = False
         self.budget: Budget | None = None
         if placement.distribution == "global":
-            self.budget = _budget(self.uid, renew=False)
+            self._budget_key = f"{self.uid} restored" if restored else self.uid
+            self.budget = _budget(self._budget_key, renew=False)
+
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[None]:
+        """While it is open, more may be made in it than has been built."""
+        self.is_open = True
+        try:
+            yield
+        finally:
+            self.is_open = False
 
     # Joining.
 
@@ -165,7 +179,7 @@ class SparsityScope:
             path=unique,
             view=view,
             scope=self,
-            seed=self.placement.seed,
+            seed=seed_of(unique, self.placement.seed),
             within_keras=within_keras,
         )
         self.weights.append(weight)
@@ -173,7 +187,7 @@ class SparsityScope:
         if self.budget is not None:
             if any(other.path == unique for other in self.budget.weights):
                 # The same model once more, from a file: a budget of its own.
-                self.budget = _budget(self.uid, renew=True)
+                self.budget = _budget(self._budget_key, renew=True)
             self.budget.weights.append(weight)
         return weight
 
@@ -260,11 +274,11 @@ class SparsityScope:
 
     def finish(self) -> None:
         """Once everything is built: the checks that need to know all weights."""
-        if self._finished or self._layers_are_unbuilt():
+        if self._finished or self.is_open or self._layers_are_unbuilt():
             return
         self._finished = True
         _unfinished.discard(self)
-        if self._resolved is not None:
+        if self._restored:
             return  # the checks were made when the model was made
         if not self.weights:
             raise ValueError(
@@ -339,7 +353,7 @@ class SparsityScope:
         """The inverse of `get_config`."""
         method = METHODS[config["method"]](**config["arguments"])
         placement = Placement(**config["placement"])
-        return cls(method, placement, config["uid"], config["weights"])
+        return cls(method, placement, config["uid"], config["weights"], restored=True)
 
 
 def is_matrix_name(name: str) -> bool:
@@ -349,6 +363,16 @@ def is_matrix_name(name: str) -> bool:
     (True, False)
     """
     return _NOT_MATRICES.isdisjoint(name.split("/")[-1].split("_"))
+
+
+def seed_of(path: str, seed: int) -> int:
+    """A weight's own random seed: a digest of its path and of the user's seed.
+
+    >>> seed_of("dense/kernel", 0) == seed_of("dense/kernel", 1)
+    False
+    """
+    # Not `hash()`, which differs from process to process.
+    return zlib.crc32(path.encode()) ^ (seed & 0xFFFFFFFF)
 
 
 class _Active(threading.local):

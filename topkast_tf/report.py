@@ -4,7 +4,7 @@ import dataclasses
 import math
 from typing import Any
 
-from topkast_tf import variables
+from topkast_tf import layers, variables
 from topkast_tf.weights import SparseWeight
 
 
@@ -245,7 +245,8 @@ def summary(model: Any) -> Summary:
 
 def _reasons(model: Any) -> dict[int, str]:
     """id of a `tf.Variable` -> why its scope left it dense."""
-    scopes = {id(w.scope): w.scope for w in sparse_weights(model)}
+    scopes = {id(weight.scope): weight.scope for weight in sparse_weights(model)}
+    scopes.update((id(scope), scope) for scope in layers.scopes_of(model))
     return {
         id(variables.raw_variable(variable)): why
         for scope in scopes.values()

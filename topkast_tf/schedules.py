@@ -43,10 +43,12 @@ class RefreshSchedule:
 
     def due(self, step: Any) -> Any:
         """Whether the sets are selected anew at this step."""
-        due = step % self.every == 0
+        # Orders and not equalities: in a TensorFlow 1 graph `==` compares objects.
+        due = step % self.every < 1
         if self.stop_exploring_at is None:
             return due
-        return due | (step == self.stop_exploring_at)
+        stop = self.stop_exploring_at
+        return due | ((step >= stop) & (step <= stop))
 
     def explores(self, step: Any) -> Any:
         """Whether B is larger than A at this step."""

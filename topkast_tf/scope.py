@@ -23,6 +23,7 @@ def open_scope(method: Method, placement: Placement) -> Iterator[SparsityScope]:
     hooks.install()
     with contextlib.ExitStack() as stack:
         stack.enter_context(activated(scope))
+        stack.enter_context(scope.opened())
         for library in hooks.loaded_keras_libraries():
             layers.register_for_loading(library)
             stack.enter_context(layers.constructing_sparse(library))

@@ -9,7 +9,8 @@ out, and of the entries equal to it the ones with the lowest index are taken, so
 exactly k are selected whatever the ties.
 
 Everything in this file is a pure function of tensors; it runs eagerly, in a graph and
-under XLA, and gives the same bits in each.
+under XLA, and gives the same bits in each. (Equality is `tf.equal`: in a TensorFlow 1
+graph ``==`` compares objects.)
 """
 
 from collections.abc import Sequence
@@ -116,7 +117,7 @@ def kth_largest_key(
         for key in keys:
             upper = tf.bitwise.right_shift(key, shift)
             digit = tf.bitwise.bitwise_and(upper, _OUTSIDE - 1)
-            same_prefix = tf.bitwise.right_shift(upper, _BITS) == prefix
+            same_prefix = tf.equal(tf.bitwise.right_shift(upper, _BITS), prefix)
             digits.append(tf.where(same_prefix, digit, _OUTSIDE))
         counts = _histogram(digits)
         at_or_above = tf.cumsum(counts, reverse=True)
@@ -161,14 +162,14 @@ def largest(keys: Sequence[tf.Tensor], k: tf.Tensor) -> list[tf.Tensor]:
         masks = []
         before = tf.constant(0)
         for key in keys:
-            tie = key == threshold
+            tie = tf.equal(key, threshold)
             rank = before + tf.cumsum(tf.cast(tie, tf.int32))
             masks.append((key > threshold) | (tie & (rank <= needed)))
             before = rank[-1] if key.shape[0] else before
         return masks
 
     # Counting through the ties costs more than all the rest, and is seldom needed.
-    return tf.cond(needed == tied, with_all_ties, with_first_ties)
+    return tf.cond(tf.equal(needed, tied), with_all_ties, with_first_ties)
 
 
 def nested_sets(

@@ -65,11 +65,13 @@ def sparse_view(theta: tf.Tensor, sets: tf.Tensor):
     Source: Top-KAST, section 2.
     """
     # `where` and not a product: a NaN or infinity outside the set stays out.
-    alpha = tf.where(sets == FORWARD, theta, tf.zeros([], theta.dtype))
+    alpha = tf.where(tf.equal(sets, FORWARD), theta, tf.zeros([], theta.dtype))
 
     def gradient(upstream):
         upstream = tf.convert_to_tensor(upstream)
-        return tf.where(sets != RESERVOIR, upstream, tf.zeros([], upstream.dtype)), None
+        return tf.where(
+            tf.not_equal(sets, RESERVOIR), upstream, tf.zeros([], upstream.dtype)
+        ), None
 
     return alpha, gradient
 
@@ -107,7 +109,9 @@ class Component:
         """The proposed value on B and the present one on C, to the bit."""
         theta = self.theta.read_value()
         proposed = tf.cast(proposed, theta.dtype)
-        return tf.where(self.sets.read_value() != RESERVOIR, proposed, theta)
+        return tf.where(
+            tf.not_equal(self.sets.read_value(), RESERVOIR), proposed, theta
+        )
 
     def mark_updated(self) -> None:
         _set_entry(self.clock, PENDING, 1)
@@ -185,13 +189,16 @@ hooks.after_update.append(count_steps_of)
 
 def _local_component(variable: Any) -> Component | None:
     raw = raw_variable(variable)
-    candidates = components(raw)
-    replica = tf.distribute.get_replica_context()
-    if len(candidates) > 1 and replica is not None:
-        local = candidates[int(replica.replica_id_in_sync_group) % len(candidates)]
-    else:
-        local = candidates[0]
-    return getattr(local, "_topkast", None)
+    return getattr(components(raw)[local_index(raw)], "_topkast", None)
+
+
+def local_index(variable: Any) -> int:
+    """Which component of a variable belongs to the current replica."""
+    count, replica = len(components(variable)), tf.distribute.get_replica_context()
+    if count == 1 or replica is None:
+        return 0
+    # A replica's number is a constant, also where it is handed out as a tensor.
+    return int(tf.get_static_value(replica.replica_id_in_sync_group)) % count
 
 
 def raw_variable(variable: Any) -> Any:
@@ -297,8 +304,10 @@ class _SparseReads:
     def _trackable_children(self, save_type="checkpoint", **kwargs):
         children = super()._trackable_children(save_type, **kwargs)
         weight = self._topkast.weight
-        if weight.within_keras:
-            return children  # the layer tracks the state
+        if weight.within_keras or save_type != "checkpoint":
+            # A layer tracks its state. And a SavedModel does not restore what hangs on
+            # a variable: there, TensorFlow asks the owner to hold the sets, too.
+            return children
         return {**children, "topkast_sets": weight.sets, "topkast_clock": weight.clock}
 
     def _lookup_dependency(self, name, *args, **kwargs):

@@ -1,7 +1,6 @@
 """A sparse weight: theta with its sets, and what one may ask of it."""
 
 import math
-import zlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -48,7 +47,7 @@ class SparseWeight:
         self.fwd, self.bwd = self.method.fwd, self.method.bwd
         self.exempt = False
         self.within_keras = within_keras
-        self.seed = zlib.crc32(path.encode()) ^ (seed & 0xFFFFFFFF)
+        self.seed = seed
         self.local_name = path
         self._theta: Any = None
         self._sets: Any = None
@@ -194,7 +193,7 @@ class SparseWeight:
         """
         step = component.clock.read_value()[variables.STEP]
         tf.cond(
-            step == 0,
+            step < 1,
             lambda: variables.done(variables.refresh(component.peers())),
             variables.done,
         )
@@ -210,7 +209,7 @@ class SparseWeight:
     def penalty(self) -> tf.Tensor:
         """What it adds to the loss, a scalar."""
         self.prepare()
-        component = self.component(_replica(self.variable))
+        component = self.component(variables.local_index(self.variable))
         value = None
         if not self.exempt:
             value = self.method.penalty(
@@ -278,9 +277,3 @@ class SparseWeight:
     def _raise_if_faulty(self) -> None:
         if self._numpy(lambda component: component.clock)[variables.FAULTY]:
             raise ValueError(f"{variables.NAN_MESSAGE} {self.path}.")
-
-
-def _replica(variable: Any) -> int:
-    replica = tf.distribute.get_replica_context()
-    count = len(variables.components(variable))
-    return int(replica.replica_id_in_sync_group) % count if replica and count > 1 else 0

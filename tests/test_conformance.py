@@ -1,0 +1,235 @@
+"""The one conformance table: every registered method, in every mode.
+
+A method is enrolled by registering it, and by an example of its arguments here.
+"""
+
+import dataclasses
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import topkast_tf as tk
+from tests import zoo
+from topkast_tf.methods import METHODS
+from topkast_tf.planning import Placement
+from topkast_tf.scope import open_scope
+
+EXAMPLES = {"topkast": {"fwd": 0.9, "bwd": 0.8, "refresh_every": 2}}
+METHOD = pytest.mark.parametrize("method", METHODS)
+LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+def build(method, builder=zoo.nested):
+    keras.utils.set_random_seed(0)
+    with open_scope(METHODS[method](**EXAMPLES[method]), Placement()):
+        model = builder()
+    model.compile(keras.optimizers.SGD(0.1, momentum=0.9), LOSS)
+    return model
+
+
+def train_by_fit(model, images, labels, **compile_arguments):
+    if compile_arguments:
+        model.compile(model.optimizer, LOSS, **compile_arguments)
+    model.fit(images, labels, batch_size=32, shuffle=False, verbose=0)
+
+
+def train_by_hand(model, images, labels, wrap=lambda step: step):
+    model.optimizer.build(model.trainable_variables)
+
+    @wrap
+    def step(x, y):
+        with tf.GradientTape() as tape:
+            loss = LOSS(y, model(x, training=True)) + sum(model.losses)
+        variables = model.trainable_variables
+        gradients = tape.gradient(loss, [v.value for v in variables])
+        model.optimizer.apply(gradients, variables)
+
+    for start in range(0, len(images), 32):
+        x, y = images[start : start + 32], labels[start : start + 32]
+        step(tf.constant(x), tf.constant(y))
+
+
+def train_mirrored(method, images, labels, builder=zoo.nested):
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    with strategy.scope():
+        model = build(method, builder)
+    train_by_fit(model, images, labels)
+    return model
+
+
+def state(model):
+    weights = tk.sparse_weights(model)
+    return [w.dense() for w in weights], [w.codes() for w in weights]
+
+
+def assert_close(model, reference):
+    """Same counts and steps, the same thetas but for rounding, nearly the same sets."""
+    for one, other in zip(
+        tk.sparse_weights(model), tk.sparse_weights(reference), strict=True
+    ):
+        assert one.step == other.step == 8
+        np.testing.assert_allclose(one.dense(), other.dense(), atol=1e-4)
+        assert np.mean(one.codes() != other.codes()) <= 0.01
+        for mask in ("forward_mask", "backward_mask"):
+            assert getattr(one, mask)().sum() == getattr(other, mask)().sum()
+
+
+@pytest.fixture(scope="module")
+def references(digits):
+    """Each method's model after one epoch of compiled `fit`, without XLA."""
+    trained = {}
+    for method in METHODS:
+        trained[method] = build(method)
+        before = state(trained[method])[0]
+        train_by_fit(trained[method], *digits, jit_compile=False)
+        assert all(
+            np.any(a != b)
+            for a, b in zip(before, state(trained[method])[0], strict=True)
+        )
+    return trained
+
+
+def test_every_method_has_an_example():
+    assert set(EXAMPLES) == set(METHODS)
+
+
+@METHOD
+def test_configuration_round_trips_field_by_field(method):
+    example = METHODS[method](**EXAMPLES[method])
+    again = METHODS[method](**example.get_config())
+    assert again == example
+    fields = {field.name for field in dataclasses.fields(example)}
+    assert set(example.get_config()) == fields
+
+
+@METHOD
+def test_fit_under_xla(method, digits, references):
+    model = build(method)
+    train_by_fit(model, *digits, jit_compile=True)
+    assert_close(model, references[method])
+
+
+@METHOD
+def test_custom_loop(method, digits, references):
+    model = build(method)
+    train_by_hand(model, *digits)
+    assert_close(model, references[method])
+
+
+@METHOD
+@pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])
+def test_tf_function(method, jit_compile, digits, references):
+    model = build(method)
+    train_by_hand(model, *digits, lambda f: tf.function(f, jit_compile=jit_compile))
+    assert_close(model, references[method])
+
+
+@METHOD
+def test_mixed_precision(method, digits):
+    keras.mixed_precision.set_global_policy("mixed_bfloat16")
+    model = build(method)
+    before = state(model)[0]
+    train_by_fit(model, *digits)
+    for weight, old in zip(tk.sparse_weights(model), before, strict=True):
+        assert weight.dense().dtype == np.float32 and weight.step == 8
+        assert np.any(weight.dense() != old)
+
+
+@METHOD
+def test_mirrored_on_two_devices(method, digits, references):
+    model = train_mirrored(method, *digits)
+    assert_close(model, references[method])
+    for weight in tk.sparse_weights(model):
+        for variable in (weight.variable, weight.sets, weight.clock):
+            first, second = (copy.numpy() for copy in variable.values)
+            np.testing.assert_array_equal(first, second)
+
+
+@METHOD
+def test_save_and_load(method, digits, references, tmp_path):
+    model = references[method]
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    for ours, theirs in zip(state(model), state(loaded), strict=True):
+        for one, other in zip(ours, theirs, strict=True):
+            np.testing.assert_array_equal(one, other)
+    np.testing.assert_array_equal(
+        model.predict(digits[0], verbose=0), loaded.predict(digits[0], verbose=0)
+    )
+
+
+@METHOD
+@pytest.mark.parametrize("mirrored", [False, True], ids=["one", "mirrored"])
+def test_interrupted_and_resumed_equals_undisturbed(method, mirrored, digits, tmp_path):
+    (images, labels), half = digits, 128
+
+    def run(model, *parts):
+        for part in parts:
+            train_by_fit(model, images[part], labels[part], jit_compile=False)
+        return state(model)
+
+    def make():
+        strategy = tf.distribute.get_strategy()
+        if mirrored:
+            strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+        with strategy.scope():
+            model = build(method)
+            model.optimizer.build(model.trainable_variables)
+        return model
+
+    first, second = slice(None, half), slice(half, None)
+    undisturbed = run(make(), first, second)
+    interrupted = make()
+    run(interrupted, first)
+    interrupted.save_weights(tmp_path / "half.weights.h5")
+    resumed = make()
+    resumed.load_weights(tmp_path / "half.weights.h5")
+    for ours, theirs in zip(undisturbed, run(resumed, second), strict=True):
+        for one, other in zip(ours, theirs, strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+@METHOD
+def test_strip(method, digits, references):
+    model = references[method]
+    plain = tk.strip(model)
+    np.testing.assert_allclose(
+        plain.predict(digits[0], verbose=0),
+        model.predict(digits[0], verbose=0),
+        rtol=1e-4,
+        atol=1e-5,
+    )
+    kernels = [w.numpy() for w in plain.weights if w.name == "kernel"]
+    for weight, kernel in zip(tk.sparse_weights(model), kernels, strict=True):
+        np.testing.assert_array_equal(kernel != 0, weight.effective() != 0)
+
+
+@METHOD
+def test_subclassed_model_built_late(method, digits, tmp_path):
+    model = build(method, zoo.Subclassed)
+    assert not tk.sparse_weights(model)
+    train_by_fit(model, *digits)
+    assert [w.step for w in tk.sparse_weights(model)] == [8, 8]
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(
+        model.predict(digits[0], verbose=0), loaded.predict(digits[0], verbose=0)
+    )
+    plain = tk.strip(model)
+    np.testing.assert_allclose(
+        plain.predict(digits[0], verbose=0),
+        model.predict(digits[0], verbose=0),
+        rtol=1e-4,
+        atol=1e-5,
+    )
+
+
+@METHOD
+def test_built_inside_a_tf_function(method, digits):
+    model = build(method, zoo.Subclassed)
+    inputs = tf.constant(digits[0][:4])
+    outputs = tf.function(model)(inputs)
+    np.testing.assert_allclose(outputs, model(inputs), rtol=1e-4, atol=1e-5)
+    assert len(tk.sparse_weights(model)) == 2

@@ -1,0 +1,228 @@
+"""A saved model comes back the same; an interrupted run goes on as if undisturbed."""
+
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers
+
+import topkast_tf as tk
+from tests import zoo
+
+LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+def build(**scope):
+    keras.utils.clear_session()
+    keras.utils.set_random_seed(0)
+    with tk.topkast_scope(**{"fwd": 0.8, "bwd": 0.5, "backward": "random", **scope}):
+        model = keras.Sequential(
+            [
+                keras.Input((8, 8, 1)),
+                layers.Conv2D(4, 3, activation="relu"),
+                layers.BatchNormalization(),
+                layers.Flatten(),
+                layers.Dropout(0.3),
+                layers.Dense(10),
+            ]
+        )
+    optimizer = keras.optimizers.AdamW(0.01, weight_decay=0.01)
+    model.compile(optimizer, LOSS)
+    return model
+
+
+def fit(model, digits, epochs, first=0, **kwargs):
+    model.fit(
+        *digits,
+        batch_size=64,
+        epochs=epochs,
+        initial_epoch=first,
+        shuffle=False,
+        verbose=0,
+        **kwargs,
+    )
+
+
+def assert_same(one, other):
+    for ours, theirs in zip(one.variables, other.variables, strict=True):
+        np.testing.assert_array_equal(ours.numpy(), theirs.numpy(), err_msg=ours.path)
+    ours, theirs = one.optimizer.variables, other.optimizer.variables
+    for a, b in zip(ours, theirs, strict=True):
+        np.testing.assert_array_equal(a.numpy(), b.numpy(), err_msg=a.path)
+    assert [w.step for w in tk.sparse_weights(one)] == [
+        w.step for w in tk.sparse_weights(other)
+    ]
+
+
+@pytest.fixture
+def undisturbed(digits):
+    model = build(refresh_every=3)
+    fit(model, digits, 4)
+    return model
+
+
+def test_resumed_from_keras_file(undisturbed, digits, tmp_path):
+    model = build(refresh_every=3)
+    fit(model, digits, 2)
+    model.save(tmp_path / "half.keras")
+    resumed = keras.models.load_model(tmp_path / "half.keras")
+    fit(resumed, digits, 4, first=2)
+    assert_same(undisturbed, resumed)
+
+
+def test_resumed_from_weights_file(undisturbed, digits, tmp_path):
+    model = build(refresh_every=3)
+    fit(model, digits, 2)
+    model.save_weights(tmp_path / "half.weights.h5")
+    resumed = build(refresh_every=3)
+    fit(resumed, digits, 1)  # the file must win over whatever is there
+    resumed.load_weights(tmp_path / "half.weights.h5")
+    fit(resumed, digits, 4, first=2)
+    assert_same(undisturbed, resumed)
+
+
+def test_resumed_from_tensorflow_checkpoint(undisturbed, digits, tmp_path):
+    model = build(refresh_every=3)
+    fit(model, digits, 2)
+    path = tf.train.Checkpoint(model=model, optimizer=model.optimizer).save(
+        str(tmp_path / "ckpt")
+    )
+    resumed = build(refresh_every=3)
+    resumed.optimizer.build(resumed.trainable_variables)
+    status = tf.train.Checkpoint(model=resumed, optimizer=resumed.optimizer).restore(
+        path
+    )
+    status.assert_existing_objects_matched()
+    fit(resumed, digits, 4, first=2)
+    assert_same(undisturbed, resumed)
+
+
+def test_resumed_by_backup_and_restore(undisturbed, digits, tmp_path):
+    class Interrupt(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 2:
+                raise KeyboardInterrupt
+
+    backup = keras.callbacks.BackupAndRestore(tmp_path / "backup")
+    with pytest.raises(KeyboardInterrupt):
+        fit(build(refresh_every=3), digits, 4, callbacks=[backup, Interrupt()])
+    resumed = build(refresh_every=3)
+    backup = keras.callbacks.BackupAndRestore(tmp_path / "backup")
+    fit(resumed, digits, 4, callbacks=[backup])
+    assert_same(undisturbed, resumed)
+
+
+@pytest.mark.parametrize("distribution", ["erk", "global", {"dense": (0.5, 0.5)}])
+def test_every_distribution_comes_back(distribution, digits, tmp_path):
+    def run(epochs):
+        model = build(distribution=distribution, exempt="conv", backward="topk")
+        fit(model, digits, epochs)
+        return model
+
+    model = run(1)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    fit(loaded, digits, 2, first=1)
+    assert_same(run(2), loaded)
+    assert len(tk.sparse_weights(loaded)) == 1
+
+
+def test_first_and_last_come_back(tmp_path):
+    with tk.topkast_scope(fwd=0.9, bwd=0.8, exempt=("first", "last")):
+        model = zoo.functional()
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    for each in (model, loaded):
+        table = tk.summary(each)
+        assert [row.path for row in table.rows] == ["conv2d_1/kernel"]
+        assert [why for *_, why in table.left_dense] == [
+            "`exempt` names the first",
+            "`exempt` names the last",
+        ]
+
+
+def test_the_same_file_loaded_twice_makes_two_models(digits, tmp_path):
+    model = build(distribution="global", backward="topk")
+    model.save(tmp_path / "model.keras")
+    one = keras.models.load_model(tmp_path / "model.keras")
+    two = keras.models.load_model(tmp_path / "model.keras")
+    before = [w.codes() for w in tk.sparse_weights(two)]
+    fit(one, digits, 1)
+    for codes, weight in zip(before, tk.sparse_weights(two), strict=True):
+        np.testing.assert_array_equal(codes, weight.codes())
+
+
+def test_exported_model_predicts_the_same(digits, tmp_path):
+    model = build()
+    fit(model, digits, 1)
+    expected = model.predict(digits[0], verbose=0)
+    model.export(tmp_path / "served", verbose=False)
+    served = tf.saved_model.load(str(tmp_path / "served"))
+    np.testing.assert_allclose(served.serve(digits[0]), expected, rtol=1e-5, atol=1e-5)
+    tf.saved_model.save(model, str(tmp_path / "saved"))
+    restored = tf.saved_model.load(str(tmp_path / "saved"))
+    out = restored.signatures["serving_default"](tf.constant(digits[0]))
+    np.testing.assert_allclose(next(iter(out.values())), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_cloned_model_is_sparse_too():
+    model = build()
+    clone = keras.models.clone_model(model)
+    assert [w.path for w in tk.sparse_weights(clone)] == [
+        w.path for w in tk.sparse_weights(model)
+    ]
+    clone.set_weights(model.get_weights())
+    for one, other in zip(
+        tk.sparse_weights(model), tk.sparse_weights(clone), strict=True
+    ):
+        np.testing.assert_array_equal(one.codes(), other.codes())
+
+
+def test_a_process_that_does_not_know_the_library_fails_loudly(tmp_path):
+    build().save(tmp_path / "model.keras")
+    code = f"import keras; keras.models.load_model({str(tmp_path / 'model.keras')!r})"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.returncode != 0
+    assert "topkast_tf" in run.stderr  # the package to import is named
+    code = "import topkast_tf; " + code
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+
+
+def test_sparse_weights_do_not_load_into_a_dense_model(tmp_path):
+    build().save_weights(tmp_path / "sparse.weights.h5")
+    dense = tk.strip(build())
+    before = dense.get_weights()
+    with pytest.raises(ValueError, match="expected 2 variables.*received 4"):
+        dense.load_weights(tmp_path / "sparse.weights.h5")
+    kernels = [before[0], before[-2]], [dense.get_weights()[i] for i in (0, -2)]
+    for old, new in zip(*kernels, strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+def test_dense_weights_do_not_load_into_a_sparse_model(tmp_path):
+    tk.strip(build()).save_weights(tmp_path / "dense.weights.h5")
+    model = build()
+    before = [w.dense() for w in tk.sparse_weights(model)]
+    with pytest.raises(ValueError, match="expected the state.*Received"):
+        model.load_weights(tmp_path / "dense.weights.h5")
+    for old, weight in zip(before, tk.sparse_weights(model), strict=True):
+        np.testing.assert_array_equal(old, weight.dense())
+
+
+def test_weights_of_other_sparsities_are_refused(tmp_path):
+    build(fwd=0.9).save_weights(tmp_path / "other.weights.h5")
+    with pytest.raises(ValueError, match=r"fwd=0.8, bwd=0.5\).*Received"):
+        build(fwd=0.8).load_weights(tmp_path / "other.weights.h5")
+
+
+def test_truncated_files_are_refused(tmp_path):
+    model = build()
+    model.save(tmp_path / "model.keras")
+    content = (tmp_path / "model.keras").read_bytes()
+    (tmp_path / "cut.keras").write_bytes(content[: len(content) // 2])
+    with pytest.raises(Exception, match="(?i)zip|not found|corrupt"):
+        keras.models.load_model(tmp_path / "cut.keras")

@@ -1,0 +1,313 @@
+"""The scope: which weights it takes, how it nests, and what it says to bad input."""
+
+import threading
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers
+
+import topkast_tf as tk
+from tests import zoo
+
+
+def scope(**arguments):
+    return tk.topkast_scope(**{"fwd": 0.9, "bwd": 0.8, **arguments})
+
+
+def three_layers():
+    return keras.Sequential(
+        [keras.Input((20,)), *(layers.Dense(n, name=f"d{n}") for n in (30, 20, 10))]
+    )
+
+
+def paths(model):
+    return [weight.path.split("/")[-2] for weight in tk.sparse_weights(model)]
+
+
+# Which weights.
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ({}, ["d30", "d20", "d10"]),
+        ({"exempt": "d20"}, ["d30", "d10"]),
+        ({"exempt": ("first",)}, ["d20", "d10"]),
+        ({"exempt": ("first", "last")}, ["d20"]),
+        ({"exempt": ["d30", "first"]}, ["d10"]),
+        ({"include": "d[12]0/kernel"}, ["d20", "d10"]),
+        ({"include": "kernel", "exempt": "d10"}, ["d30", "d20"]),
+    ],
+)
+def test_exempt_and_include(arguments, expected):
+    with scope(**arguments):
+        model = three_layers()
+    assert [row.path.split("/")[-2] for row in tk.summary(model).rows] == expected
+
+
+def test_exempt_last_trains_densely(digits):
+    with scope(exempt="last", exploration=1.0):
+        model = three_layers()
+    *_, last = tk.sparse_weights(model)
+    np.testing.assert_array_equal(last.effective(), last.dense())
+    assert [float(loss) for loss in model.losses][-1] == 0
+    assert tk.summary(model).left_dense[-1][2] == "`exempt` names the last"
+
+
+def test_embeddings_only_on_request():
+    def build():
+        return keras.Sequential(
+            [keras.Input((4,), dtype="int32"), layers.Embedding(30, 8), layers.Dense(4)]
+        )
+
+    with scope():
+        model = build()
+    assert paths(model) == ["dense"]
+    [(path, _, why)] = tk.summary(model).left_dense
+    assert "embedding" in path and why == "not a matmul or convolution kernel"
+    with scope(include="embeddings"):
+        model = build()
+    assert paths(model) == ["embedding"]
+    [weight] = tk.sparse_weights(model)
+    tokens = np.arange(4)[None]
+    np.testing.assert_array_equal(model.layers[0](tokens)[0], weight.effective()[:4])
+
+
+def test_biases_and_norms_stay_dense_and_are_not_mentioned():
+    with scope():
+        model = zoo.sequential()
+    table = tk.summary(model)
+    assert table.left_dense == () and len(table.rows) == 2
+
+
+def test_layers_made_outside_are_reported():
+    outside = layers.Dense(5)
+    with scope():
+        model = keras.Sequential([keras.Input((4,)), outside, layers.Dense(3)])
+    [(path, shape, why)] = tk.summary(model).left_dense
+    assert (path, shape) == ("sequential/dense/kernel", (4, 5)) and "outside" in why
+
+
+def test_distributions():
+    shapes = {"d30": 600, "d20": 600, "d10": 200}
+    with scope(distribution="erk"):
+        rows = tk.summary(three_layers()).rows
+    # density ~ (in + out) / (in * out): 50/600, 50/600, 30/200; total 140 of 1400.
+    scale = 140 / (50 + 50 + 30)
+    for row, density in zip(rows, (50 / 600, 50 / 600, 30 / 200), strict=True):
+        np.testing.assert_allclose(1 - row.fwd, scale * density, rtol=1e-9)
+    with scope(distribution={"d20": 0.5, "d10": (0.3, 0.1)}):
+        rows = tk.summary(three_layers()).rows
+    assert [(r.fwd, r.bwd) for r in rows] == [(0.9, 0.8), (0.5, 0.5), (0.3, 0.1)]
+
+    def by_size(given):
+        sizes = {p.split("/")[-2]: int(np.prod(s)) for p, s in given.items()}
+        assert sizes == shapes
+        return {p: 0.5 if np.prod(s) < 500 else 0.9 for p, s in given.items()}
+
+    with scope(distribution=by_size):
+        rows = tk.summary(three_layers()).rows
+    assert [row.kept for row in rows] == [60, 60, 100]
+
+
+def test_summary_counts_what_the_forward_pass_uses():
+    with scope():
+        model = three_layers()
+    table = tk.summary(model)
+    effective = sum(int((w.effective() != 0).sum()) for w in tk.sparse_weights(model))
+    assert effective == 60 + 60 + 20 == sum(row.kept for row in table.rows)
+    assert table.dense_parameters == 1400 + 60
+    assert table.kept_parameters == 140 + 60
+    assert table.state_bytes == 1400 + 3 * 48
+    np.testing.assert_allclose(table.forward_sparsity, 0.9)
+    np.testing.assert_allclose(table.backward_sparsity, 0.8)
+    assert "140" in str(table) and "1,400" in str(table)
+
+
+# Scopes themselves.
+
+
+def test_inner_scope_wins_and_outer_is_restored():
+    with scope():
+        a = layers.Dense(10)
+        with scope(fwd=0.5, bwd=0.5):
+            b = layers.Dense(10)
+        c = layers.Dense(10)
+        model = keras.Sequential([keras.Input((10,)), a, b, c])
+    assert [weight.fwd for weight in tk.sparse_weights(model)] == [0.9, 0.5, 0.9]
+
+
+def test_an_exception_closes_the_scope():
+    original = layers.Layer.__new__
+    with pytest.raises(RuntimeError, match="mine"), scope():
+        raise RuntimeError("mine")
+    assert layers.Layer.__new__ is original
+    model = three_layers()
+    assert tk.sparse_weights(model) == []
+    assert type(model.layers[0]) is layers.Dense
+
+
+def test_other_threads_are_not_affected():
+    made = []
+    with scope():
+        thread = threading.Thread(target=lambda: made.append(three_layers()))
+        thread.start()
+        thread.join()
+        three_layers()
+    assert tk.sparse_weights(made[0]) == []
+
+
+def test_refresh_selects_from_theta_as_it_is():
+    with scope(refresh_every=1000):
+        model = three_layers()
+    model.compile("sgd", "mse")
+    model.train_on_batch(np.ones((4, 20)), np.ones((4, 10)))
+    [weight, *_] = tk.sparse_weights(model)
+    theta = weight.dense()[::-1].copy()
+    model.layers[0].kernel.assign(theta)  # after the first step the sets stay
+    old = weight.forward_mask()
+    assert np.abs(theta)[old].min() < np.abs(theta)[~old].max()
+    tk.refresh(model)
+    new = weight.forward_mask()
+    assert np.abs(theta)[new].min() >= np.abs(theta)[~new].max()
+
+
+def test_sets_follow_weights_that_are_set_before_training():
+    with scope():
+        model = three_layers()
+    theta = np.random.default_rng(1).standard_normal((20, 30)).astype("float32")
+    model.layers[0].kernel.assign(theta)
+    [weight, *_] = tk.sparse_weights(model)
+    mask = weight.forward_mask()
+    assert np.abs(theta)[mask].min() >= np.abs(theta)[~mask].max()
+
+
+# Bad input: one clear sentence each.
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"fwd": 1.0}, r"fwd=1\.0"),
+        ({"fwd": -0.1}, r"fwd=-0\.1"),
+        ({"bwd": 1.5}, r"bwd=1\.5"),
+        ({"fwd": float("nan")}, "nan"),
+        ({"fwd": "0.9"}, "'0.9'"),
+        ({"fwd": 0.8, "bwd": 0.9}, r"fwd=0\.8, bwd=0\.9"),
+        ({"distribution": "erdos"}, "erdos"),
+        ({"distribution": 3}, "3"),
+        ({"refresh_every": 0}, "refresh_every=0"),
+        ({"refresh_every": 1.5}, r"refresh_every=1\.5"),
+        ({"stop_exploring_at": -1}, "stop_exploring_at=-1"),
+        ({"exploration": -1e-4}, "exploration=-0.0001"),
+        ({"exploration_norm": "l3"}, "exploration_norm='l3'"),
+        ({"backward": "all"}, "backward='all'"),
+        ({"block": 4}, "block=4"),
+        ({"block": (4, 0)}, r"block=\(4, 0\)"),
+        ({"block_reduce": "mean"}, "block_reduce='mean'"),
+        ({"exempt": "("}, r"'\('"),
+        ({"seed": "a"}, "seed='a'"),
+    ],
+)
+def test_arguments_out_of_range(arguments, message):
+    with pytest.raises(ValueError, match=f"(?s)Received: .*{message}"):
+        scope(**arguments)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"exempt": "d99"},
+        {"exempt": ("d30", "d99")},
+        {"include": ("d30", "d99")},
+        {"distribution": {"d99": 0.5}},
+    ],
+)
+def test_a_regex_that_matches_nothing(arguments):
+    with pytest.raises(ValueError, match="d99.*d30"), scope(**arguments):
+        three_layers()
+
+
+def test_a_scope_that_finds_nothing():
+    with (
+        pytest.raises(ValueError, match="something to sparsify.*Received.*none"),
+        scope(),
+    ):
+        pass
+    with pytest.raises(ValueError, match="something to sparsify.*embedding"), scope():
+        keras.Sequential([keras.Input((4,), dtype="int32"), layers.Embedding(3, 2)])
+
+
+def test_a_late_built_model_with_nothing_to_sparsify():
+    with scope():
+        model = keras.Sequential([layers.BatchNormalization(), layers.Embedding(5, 2)])
+    with pytest.raises(ValueError, match="something to sparsify"):
+        model(np.zeros((2, 3)))
+
+
+def test_an_unreachable_target_names_the_highest():
+    with (
+        pytest.raises(ValueError, match=r"0\.96.*Received"),
+        scope(fwd=0.99, bwd=0.9, distribution="erk"),
+    ):
+        keras.Sequential(
+            [keras.Input((5,)), layers.Dense(10), layers.Dense(2, name="x")]
+        )
+
+
+def test_nan_at_a_refresh():
+    with scope():
+        model = three_layers()
+    before = tk.sparse_weights(model)[0].codes()
+    theta = model.layers[0].kernel.numpy()
+    theta[3, 4] = np.nan
+    with pytest.raises(Exception, match="Expected finite weights.*d30/kernel"):
+        model.layers[0].kernel.assign(theta)
+    with pytest.raises(Exception, match="Expected finite weights.*d30/kernel"):
+        tk.refresh(model)
+    with pytest.raises(ValueError, match="Expected finite weights.*d30/kernel"):
+        tk.summary(model)
+    sets = tk.sparse_weights(model)[0].sets.numpy()
+    np.testing.assert_array_equal(sets, before)
+
+
+@pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])
+def test_nan_while_training(jit_compile):
+    with scope(refresh_every=2):
+        model = three_layers()
+    model.compile("sgd", "mse", jit_compile=jit_compile)
+    x, y = np.full((4, 20), np.nan, "float32"), np.ones((4, 10))
+    if jit_compile:  # compiled code cannot raise: the next look from Python does
+        model.fit(np.repeat(x, 2, 0), np.repeat(y, 2, 0), batch_size=4, verbose=0)
+        with pytest.raises(ValueError, match="Expected finite weights"):
+            tk.summary(model)
+    else:
+        with pytest.raises(tf.errors.InvalidArgumentError, match="Expected finite"):
+            model.fit(np.repeat(x, 2, 0), np.repeat(y, 2, 0), batch_size=4, verbose=0)
+
+
+def test_strip_and_refresh_refuse_what_is_not_sparse_or_no_model():
+    with pytest.raises(TypeError, match="Received: 3"):
+        tk.strip(3)
+    with pytest.raises(TypeError, match="Received: 3"):
+        tk.sparse_weights(3)
+    with pytest.raises(ValueError, match="nothing is sparse"):
+        tk.refresh(three_layers())
+
+
+def test_strip_refuses_a_model_without_a_configuration():
+    class NoConfig(keras.Model):
+        def __init__(self, inner):
+            super().__init__()
+            self.inner = inner
+
+        def call(self, x):
+            return self.inner(x)
+
+    with scope():
+        model = NoConfig(layers.Dense(4))
+    model(np.zeros((2, 8)))
+    with pytest.raises(ValueError, match="`get_config`.*Received"):
+        tk.strip(model)

@@ -1,0 +1,166 @@
+"""Selection: exactly the k largest, whatever the ties, in every mode."""
+
+import hypothesis
+import ml_dtypes
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from topkast_tf import selection
+from topkast_tf.blocks import Blocks, MatrixView
+
+SETTINGS = hypothesis.settings(max_examples=60, deadline=None)
+
+
+def oracle(x, kept_forward, kept_backward):
+    """By a stable sort: of equal magnitudes the lower index comes first."""
+    order = np.argsort(-np.abs(x.astype(np.float32).ravel()), kind="stable")
+    codes = np.zeros(x.size, np.uint8)
+    codes[order[:kept_backward]] = selection.BACKWARD_ONLY
+    codes[order[:kept_forward]] = selection.FORWARD
+    return codes
+
+
+def select(x, kept_forward, kept_backward):
+    keys = selection.magnitude_keys(tf.constant(x))
+    return selection.nested_sets([keys], kept_forward, kept_backward)[0].numpy()
+
+
+def test_by_hand():
+    x = np.array([[3.0, -1.0, 0.0], [-3.0, 2.0, -0.5]], np.float32)
+    np.testing.assert_array_equal(select(x, 1, 3), [2, 0, 0, 1, 1, 0])
+    np.testing.assert_array_equal(select(x, 2, 2), [2, 0, 0, 2, 0, 0])
+
+
+ARRAYS = st.sampled_from([np.float32, np.float16, ml_dtypes.bfloat16]).flatmap(
+    lambda dtype: hnp.arrays(
+        np.float32,
+        st.integers(1, 60),
+        elements=st.one_of(
+            st.sampled_from([0.0, -0.0, 1.0, -1.0, np.inf, 1e-40]),
+            st.floats(-4, 4, width=16),
+        ),
+    ).map(lambda x: x.astype(dtype))
+)
+
+
+@SETTINGS
+@hypothesis.given(ARRAYS, st.data())
+def test_equals_a_stable_sort(x, data):
+    kept_backward = data.draw(st.integers(1, x.size))
+    kept_forward = data.draw(st.integers(1, kept_backward))
+    codes = select(x, kept_forward, kept_backward)
+    # TensorFlow flushes denormals to zero when it converts, not when it compares bits.
+    np.testing.assert_array_equal(codes, oracle(x, kept_forward, kept_backward))
+
+
+@pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])
+@pytest.mark.parametrize("kind", ["random", "ties", "zeros", "equal", "one"])
+def test_compiled_equals_a_stable_sort(kind, jit_compile):
+    rng = np.random.default_rng(0)
+    x = {
+        "random": rng.standard_normal(5000),
+        "ties": rng.integers(-3, 4, 5000),
+        "zeros": np.zeros(5000),
+        "equal": np.full(5000, -7.0),
+        "one": np.ones(1),
+    }[kind].astype(np.float32)
+
+    @tf.function(jit_compile=jit_compile)
+    def compiled(x, kept_forward, kept_backward):
+        keys = selection.magnitude_keys(x)
+        return selection.nested_sets([keys], kept_forward, kept_backward)[0]
+
+    for forward, backward in [(1, 1), (1, x.size), (x.size, x.size), (500, 1000)]:
+        if backward <= x.size:
+            codes = compiled(x, forward, backward)
+            np.testing.assert_array_equal(codes, oracle(x, forward, backward))
+
+
+@SETTINGS
+@hypothesis.given(st.lists(ARRAYS, min_size=1, max_size=4), st.data())
+def test_several_tensors_are_ranked_as_one(parts, data):
+    parts = [part.astype(np.float32) for part in parts]
+    whole = np.concatenate(parts)
+    kept_backward = data.draw(st.integers(1, whole.size))
+    kept_forward = data.draw(st.integers(1, kept_backward))
+    keys = [selection.magnitude_keys(tf.constant(part)) for part in parts]
+    codes = selection.nested_sets(keys, kept_forward, kept_backward)
+    np.testing.assert_array_equal(
+        np.concatenate(codes), oracle(whole, kept_forward, kept_backward)
+    )
+
+
+@SETTINGS
+@hypothesis.given(ARRAYS, st.data(), st.integers(0, 2**31))
+def test_random_backward_sets_hold_a_and_the_right_number(x, data, seed):
+    kept_backward = data.draw(st.integers(1, x.size))
+    kept_forward = data.draw(st.integers(1, kept_backward))
+    keys = [selection.magnitude_keys(tf.constant(x))]
+    lottery = [selection.random_keys(x.size, [seed, 0])]
+    [codes] = selection.forward_and_random_sets(
+        keys, kept_forward, kept_backward, lottery
+    )
+    codes = codes.numpy()
+    assert (codes > 0).sum() == kept_backward
+    np.testing.assert_array_equal(
+        codes == 2, oracle(x, kept_forward, kept_forward) == 2
+    )
+
+
+def test_random_entries_are_drawn_evenly():
+    counts = np.zeros(20)
+    keys = [selection.magnitude_keys(tf.constant(np.arange(20.0, dtype=np.float32)))]
+    for draw in range(400):
+        lottery = [selection.random_keys(20, [3, draw])]
+        counts += selection.forward_and_random_sets(keys, 2, 8, lottery)[0].numpy() == 1
+    # 18 candidates for 6 places: each wins 1/3 of 400 draws, within 5 deviations.
+    np.testing.assert_array_equal(counts[18:], 0)
+    assert np.all(np.abs(counts[:18] - 400 / 3) < 5 * np.sqrt(400 * 2 / 9))
+
+
+def test_nan_is_noticed_and_infinity_is_not():
+    for x, expected in [([1, np.inf], False), ([1, np.nan], True), ([-np.nan], True)]:
+        keys = selection.magnitude_keys(tf.constant(x, tf.float32))
+        assert bool(selection.has_nan(keys)) == expected
+
+
+# Blocks
+
+
+@SETTINGS
+@hypothesis.given(
+    st.tuples(st.integers(1, 7), st.integers(1, 4), st.integers(1, 5)),
+    st.tuples(st.integers(1, 8), st.integers(1, 8)),
+    st.sampled_from(["sum", "max"]),
+    st.sampled_from([(-1,), (-2,), (-2, -1), (0,)]),
+)
+def test_blocks_against_loops(shape, block, reduce, output_axes):
+    view = MatrixView(shape, output_axes)
+    blocks = Blocks(view, block, reduce)
+    kernel = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    matrix = view.to_matrix(kernel).numpy()
+    assert matrix.shape == (view.rows, view.cols)
+    np.testing.assert_array_equal(view.from_matrix(matrix), kernel)
+    scores, codes = [], np.arange(blocks.count)
+    expanded = np.zeros_like(matrix)
+    for number in range(blocks.count):
+        row, col = divmod(number, blocks.grid[1])
+        rows = slice(row * block[0], (row + 1) * block[0])
+        cols = slice(col * block[1], (col + 1) * block[1])
+        tile = np.abs(matrix[rows, cols])
+        scores.append(tile.sum() if reduce == "sum" else tile.max())
+        expanded[rows, cols] = number
+    np.testing.assert_allclose(blocks.scores(kernel), scores, rtol=1e-5)
+    np.testing.assert_array_equal(
+        view.to_matrix(blocks.expand(tf.constant(codes))), expanded
+    )
+
+
+def test_matrix_view_of_a_transposed_convolution():
+    kernel = np.arange(24).reshape(1, 2, 3, 4)  # height, width, outputs, inputs
+    matrix = MatrixView((1, 2, 3, 4), (-2,)).to_matrix(kernel).numpy()
+    assert matrix.shape == (8, 3)
+    np.testing.assert_array_equal(matrix[:, 1], kernel[:, :, 1].ravel())
