@@ -164,6 +164,19 @@ def test_c_keeps_its_bits_whatever_the_optimizer(name, jit_compile, digits):
     assert {weight.step for weight in tk.sparse_weights(model)} == {steps}
 
 
+def test_averages_that_overwrite_weights_after_fit_leave_c_alone(digits):
+    model = small_model(refresh_every=100)
+    model.compile(optimizers.SGD(0.1, use_ema=True, ema_momentum=0.7), LOSS)
+    weights = tk.sparse_weights(model)
+    before = [(weight.dense(), weight.backward_mask()) for weight in weights]
+    model.fit(digits[0][:96], digits[1][:96], batch_size=16, verbose=0)
+    averages = [v for v in model.optimizer.variables if "average" in v.path]
+    averages = [v.numpy() for v in averages if "kernel" in v.path]
+    for weight, average, (theta, mask) in zip(weights, averages, before, strict=True):
+        np.testing.assert_array_equal(bits(weight.dense()[~mask]), bits(theta[~mask]))
+        np.testing.assert_array_equal(weight.dense()[mask], average[mask])
+
+
 def test_steps_are_counted_only_when_gradients_were_accumulated(digits):
     model = small_model(refresh_every=1)
     model.compile(OPTIMIZERS["accumulated"](), LOSS)

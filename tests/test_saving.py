@@ -226,3 +226,21 @@ def test_truncated_files_are_refused(tmp_path):
     (tmp_path / "cut.keras").write_bytes(content[: len(content) // 2])
     with pytest.raises(Exception, match="(?i)zip|not found|corrupt"):
         keras.models.load_model(tmp_path / "cut.keras")
+
+
+def test_loading_under_a_strategy_reaches_the_reservoir_too(digits, tmp_path):
+    model = build()
+    fit(model, digits, 1)
+    model.save_weights(tmp_path / "trained.weights.h5")
+    with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
+        mirrored = build(seed=3)
+        for variable in mirrored.trainable_variables:
+            variable.assign(tf.ones_like(variable) * 0.25)
+        mirrored.optimizer.build(mirrored.trainable_variables)
+        mirrored.load_weights(tmp_path / "trained.weights.h5")
+    for one, other in zip(
+        tk.sparse_weights(model), tk.sparse_weights(mirrored), strict=True
+    ):
+        for copy in other.variable.values:
+            np.testing.assert_array_equal(one.dense(), copy.numpy())
+        np.testing.assert_array_equal(one.codes(), other.codes())

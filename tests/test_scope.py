@@ -69,7 +69,7 @@ def test_embeddings_only_on_request():
     assert "embedding" in path and why == "not a matmul or convolution kernel"
     with scope(include="embeddings"):
         model = build()
-    assert paths(model) == ["embedding"]
+    assert [path.split("_")[0] for path in paths(model)] == ["embedding"]
     [weight] = tk.sparse_weights(model)
     tokens = np.arange(4)[None]
     np.testing.assert_array_equal(model.layers[0](tokens)[0], weight.effective()[:4])
@@ -226,7 +226,7 @@ def test_arguments_out_of_range(arguments, message):
     ],
 )
 def test_a_regex_that_matches_nothing(arguments):
-    with pytest.raises(ValueError, match="d99.*d30"), scope(**arguments):
+    with pytest.raises(ValueError, match="(?s)d30.*d99|d99.*d30"), scope(**arguments):
         three_layers()
 
 
@@ -249,7 +249,7 @@ def test_a_late_built_model_with_nothing_to_sparsify():
 
 def test_an_unreachable_target_names_the_highest():
     with (
-        pytest.raises(ValueError, match=r"0\.96.*Received"),
+        pytest.raises(ValueError, match=r"0\.97142.*Received"),
         scope(fwd=0.99, bwd=0.9, distribution="erk"),
     ):
         keras.Sequential(

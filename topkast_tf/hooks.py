@@ -25,8 +25,9 @@ class _Depths(threading.local):
 
 
 _depths = _Depths()
+_updates_under_way = 0  # in all threads
 _wrapped: set[type] = set()
-_lock = threading.Lock()
+_lock = threading.RLock()
 
 
 @contextlib.contextmanager
@@ -47,9 +48,24 @@ def in_update() -> bool:
     """Whether an optimizer's update is under way.
 
     Under a strategy the optimizer hands the updates to another thread, which TensorFlow
-    marks itself (there is no public way to ask for that mark).
+    marks itself (there is no public way to ask for that mark). It marks assignments
+    from outside alike, such as those of a checkpoint, but then no optimizer is waiting.
     """
-    return _depths.update > 0 or distribute_lib.get_update_replica_id() is not None
+    handed_over = distribute_lib.get_update_replica_id() is not None
+    return _depths.update > 0 or (handed_over and _updates_under_way > 0)
+
+
+@contextlib.contextmanager
+def _updating() -> Iterator[None]:
+    global _updates_under_way
+    with _lock:
+        _updates_under_way += 1
+    try:
+        with _deeper("update"):
+            yield
+    finally:
+        with _lock:
+            _updates_under_way -= 1
 
 
 @contextlib.contextmanager
@@ -139,13 +155,22 @@ def _wrap_optimizer(optimizer_class: type, method: str) -> None:
     @functools.wraps(original)
     def apply(self, *args, **kwargs):
         args, kwargs, variables = _updated_variables(self, method, args, kwargs)
-        with _deeper("update"):
+        with _updating():
             result = original(self, *args, **kwargs)
         for callback in after_update:
             callback(variables)
         return result
 
+    finalize = owner.finalize_variable_values
+
+    @functools.wraps(finalize)
+    def finalize_variable_values(self, *args, **kwargs):
+        # At the end of `fit` it overwrites weights by their averages: an update, too.
+        with _updating():
+            return finalize(self, *args, **kwargs)
+
     setattr(owner, method, apply)
+    owner.finalize_variable_values = finalize_variable_values
     _wrapped.add(owner)
 
 

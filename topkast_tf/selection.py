@@ -122,7 +122,8 @@ def kth_largest_key(
         counts = _histogram(digits)
         at_or_above = tf.cumsum(counts, reverse=True)
         found = tf.reduce_sum(tf.cast(at_or_above >= rank, tf.int32)) - 1
-        found = tf.maximum(found, 0)
+        # The first digit has no sign bit; for k = 0 this gives the largest key there is.
+        found = tf.minimum(found, tf.where(shift + _BITS < 32, _OUTSIDE - 1, 127))
         tied = counts[found]
         prefix = tf.bitwise.bitwise_or(tf.bitwise.left_shift(prefix, _BITS), found)
         return shift - _BITS, prefix, rank - (at_or_above[found] - tied), tied
