@@ -12,6 +12,7 @@
 import keras as _keras
 
 from topkast_tf import layers
+from topkast_tf.dynamics import MaskDynamics
 from topkast_tf.export import strip
 from topkast_tf.getter import topkast_getter
 from topkast_tf.hooks import dense_reads
@@ -20,6 +21,7 @@ from topkast_tf.scope import topkast_scope
 
 __version__ = "0.1.0"
 __all__ = [
+    "MaskDynamics",
     "dense_reads",
     "refresh",
     "sparse_weights",

@@ -1,0 +1,76 @@
+"""What the launcher knows of a data set: before it is read, and once it is."""
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageData:
+    """Images in memory, as they were stored, with how to prepare them.
+
+    Attributes:
+      train_images, test_images: uint8, [examples, height, width, channels].
+      train_labels, test_labels: int64, [examples].
+      classes: number of classes.
+      scale: the highest value a pixel can have.
+      mean, std: of the training set for each channel, of pixels divided by `scale`.
+      padding: pixels of zeros on each side before the random crop; 0: no crop.
+      flip: whether training images are mirrored left to right at random.
+    """
+
+    train_images: np.ndarray
+    train_labels: np.ndarray
+    test_images: np.ndarray
+    test_labels: np.ndarray
+    classes: int
+    scale: float
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    padding: int = 0
+    flip: bool = False
+
+    def subset(self, train_examples: int) -> "ImageData":
+        """The same data with the first N training examples of a fixed permutation.
+
+        The permutation does not depend on the run's seed, so that N examples are the
+        same N in every run.
+
+        Args:
+          train_examples: N, from 1 to the number of training examples; all of them
+            are left in their order.
+        """
+        if train_examples == len(self.train_images):
+            return self
+        order = np.random.RandomState(0).permutation(len(self.train_images))
+        chosen = order[:train_examples]
+        return dataclasses.replace(
+            self,
+            train_images=self.train_images[chosen],
+            train_labels=self.train_labels[chosen],
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A data set that can be read.
+
+    Attributes:
+      name: what `--dataset` calls it.
+      train_examples: images to train on.
+      image_shape: (height, width, channels).
+      classes: number of classes.
+      model: the model that is trained on it if none is named.
+      check: raises `UserError` with what to do if the data is not in `data_dir`
+        (None: the default place); quick and without a network.
+      load: reads all of it from `data_dir`; never touches a network.
+    """
+
+    name: str
+    train_examples: int
+    image_shape: tuple[int, int, int]
+    classes: int
+    model: str
+    check: Callable[[str | None], None]
+    load: Callable[[str | None], ImageData]

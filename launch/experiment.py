@@ -1,0 +1,161 @@
+"""The folder of a run: whose it is, and who may write to it.
+
+    RUN_DIR/flags.cfg       the resolved flags; --flagfile=RUN_DIR/flags.cfg goes on
+            results.csv     one line for each method that is finished
+            METHOD/         metrics.csv, events, checkpoints, model.keras
+
+A folder belongs to the flags it was made with. It is resumed with the same flags,
+refused with others, and never overwritten.
+"""
+
+import contextlib
+import json
+import os
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+from absl import flags
+
+from launch import files
+from launch import flags as launch_flags
+from launch.errors import UserError
+
+try:
+    import fcntl
+except ImportError:  # Windows: two processes in one folder go unnoticed there.
+    fcntl = None
+
+FLAGS_FILE = "flags.cfg"
+_LOCK_FILE = ".lock"
+_RESULT_FILE = "result.json"
+
+
+def check(run_dir: pathlib.Path, ours: flags.FlagValues) -> None:
+    """Raises `UserError` unless a run with these flags may start or go on here.
+
+    Looks only: nothing is created. A folder is accepted if it does not exist and can
+    be made, is empty, or holds a run with the same flags.
+
+    Args:
+      run_dir: the folder.
+      ours: the resolved flags of the run that wants it.
+    """
+    parent = run_dir
+    while not os.path.lexists(parent):
+        parent = parent.parent
+    if not parent.is_dir():
+        raise UserError(
+            f"--run_dir={run_dir} cannot be made, because {parent} is not a folder: "
+            "choose another --run_dir."
+        )
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise UserError(
+            f"--run_dir={run_dir} cannot be written to, because this user may not "
+            f"write to {parent}: choose another --run_dir."
+        )
+    if not run_dir.is_dir():
+        return
+    if (run_dir / FLAGS_FILE).is_file():
+        _check_same(run_dir, ours)
+    elif any(not _is_ours(path) for path in run_dir.iterdir()):
+        raise UserError(
+            f"--run_dir={run_dir} holds files and no {FLAGS_FILE}, so it is not a run "
+            "of this program: choose another --run_dir."
+        )
+
+
+@contextlib.contextmanager
+def claim(run_dir: pathlib.Path, ours: flags.FlagValues) -> Iterator[None]:
+    """Makes the folder this process's own for the time of the block.
+
+    The folder is created if need be and the flags are written to it if it is new.
+
+    Args:
+      run_dir: the folder.
+      ours: the resolved flags of the run.
+
+    Raises:
+      UserError: as `check`, or if another process has the folder.
+    """
+    check(run_dir, ours)
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        lock = open(run_dir / _LOCK_FILE, "a")
+    except OSError as error:
+        raise UserError(
+            f"--run_dir={run_dir} cannot be written to ({error.strerror}): choose "
+            "another --run_dir."
+        ) from None
+    with lock:
+        _lock(lock, run_dir)
+        # Whoever had the folder until now may have made it a run of its own.
+        check(run_dir, ours)
+        if not (run_dir / FLAGS_FILE).is_file():
+            files.write_text(run_dir / FLAGS_FILE, _flags_text(ours))
+        yield
+
+
+def finished(run_dir: pathlib.Path, method: str) -> dict[str, Any] | None:
+    """The result of a method that was trained to its end, or None."""
+    path = run_dir / method / _RESULT_FILE
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def write_result(folder: pathlib.Path, result: dict[str, Any]) -> None:
+    """Marks a method as finished; written last, when all else is there.
+
+    Args:
+      folder: of the method.
+      result: what the table at the end shows, as JSON can hold it.
+    """
+    files.write_text(folder / _RESULT_FILE, json.dumps(result, indent=2) + "\n")
+
+
+def _lock(lock, run_dir: pathlib.Path) -> None:
+    if fcntl is None:
+        return
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise UserError(
+            f"--run_dir={run_dir} is in use by another process: wait for it to end, "
+            "or choose another --run_dir."
+        ) from None
+    except OSError:
+        # Some network file systems have no locks; the run is not worse off than there.
+        return
+
+
+def _check_same(run_dir: pathlib.Path, ours: flags.FlagValues) -> None:
+    path = run_dir / FLAGS_FILE
+    try:
+        theirs = launch_flags.parse(["flags", f"--flagfile={path}"])
+    except UserError as error:
+        raise UserError(
+            f"{path} is not a flagfile of this version ({error}): choose another "
+            "--run_dir."
+        ) from None
+    different = launch_flags.differences(ours, theirs)
+    if different:
+        shown = "; ".join(
+            f"--{name} is {there!r} there, {here!r} now"
+            for name, here, there in different
+        )
+        raise UserError(
+            f"--run_dir={run_dir} belongs to a run with other flags ({shown}): choose "
+            "another --run_dir, or the same flags to go on with that run."
+        )
+
+
+def _flags_text(ours: flags.FlagValues) -> str:
+    head = (
+        "# The resolved flags of this run, written by launch/train.py.\n"
+        "# --flagfile=<this file> goes on with it, or shows its table once finished.\n"
+    )
+    return head + launch_flags.to_text(ours)
+
+
+def _is_ours(path: pathlib.Path) -> bool:
+    """What a run that was killed before it had written its flags leaves behind."""
+    return path.name == _LOCK_FILE or path.name.startswith(files.TEMPORARY)

@@ -1,0 +1,93 @@
+"""What the launcher asks of `topkast_tf`: a scope, the achieved sets, the counts."""
+
+import contextlib
+import pathlib
+from typing import Any
+
+import keras
+from absl import flags
+
+import topkast_tf
+from launch.errors import UserError
+from launch.flags import scope_arguments
+from topkast_tf import accounting, variables
+
+
+@contextlib.contextmanager
+def scope(method: str, settings: flags.FlagValues):
+    """The scope in which the model of a method is built; none for `dense`.
+
+    Raises:
+      UserError: what the scope has to say about its arguments.
+    """
+    if method == "dense":
+        yield
+        return
+    try:
+        with topkast_tf.topkast_scope(**scope_arguments(settings)):
+            yield
+    except ValueError as error:
+        raise UserError(" ".join(str(error).split())) from error
+
+
+def sparse_paths(model: keras.Model) -> set[str]:
+    """The paths of the weights that are made sparse."""
+    return {row.path for row in topkast_tf.summary(model).rows}
+
+
+def achieved(summary: topkast_tf.report.Summary) -> tuple[float, float]:
+    """Forward and backward sparsity over all sparsified weights together.
+
+    Zeros in the forward set, and entries outside the backward set, over the number of
+    entries; (0, 0) for a dense model.
+    """
+    if not summary.rows:
+        return 0.0, 0.0
+    return summary.forward_sparsity, summary.backward_sparsity
+
+
+def listeners(
+    model: keras.Model, folder: pathlib.Path, every: int
+) -> list[keras.callbacks.Callback]:
+    """The callbacks of a sparse model: mask dynamics, unless `every` is 0."""
+    if not every or not sparse_paths(model):
+        return []
+    return [
+        topkast_tf.MaskDynamics(
+            log_dir=folder / "events", csv=folder / "mask_dynamics.csv", every=every
+        )
+    ]
+
+
+def counted(model: keras.Model) -> dict[str, Any]:
+    """Parameters, achieved sparsities and counted FLOPs, for the results.
+
+    `parameters` are the trainable ones, biases and norms included, and the sparsities
+    of the whole network are over all of these. FLOPs are per image.
+    """
+    summary = topkast_tf.summary(model)
+    forward, backward = achieved(summary)
+    share = sum(row.size for row in summary.rows) / summary.dense_parameters
+    cost = accounting.count_flops(model)
+    return {
+        "parameters": summary.dense_parameters,
+        "kept_parameters": summary.kept_parameters,
+        "forward_sparsity": forward,
+        "backward_sparsity": backward,
+        "forward_sparsity_network": forward * share,
+        "backward_sparsity_network": backward * share,
+        "inference_flops": cost.sparse.forward,
+        "training_flops": cost.sparse.training,
+        "inference_flops_ratio": cost.inference_ratio,
+        "training_flops_ratio": cost.training_ratio,
+    }
+
+
+def met_nan(error: Exception) -> bool:
+    """Whether an error is that of a selection of the sets that met a NaN."""
+    return variables.NAN_MESSAGE in str(error)
+
+
+def plain(model: keras.Model) -> keras.Model:
+    """The model as one that loads without `topkast_tf`, with zeros in its kernels."""
+    return topkast_tf.strip(model) if sparse_paths(model) else model

@@ -1,0 +1,132 @@
+"""The command line that trains a model on real images, dense or sparse."""
+
+import pathlib
+import sys
+from collections.abc import Sequence
+
+if __name__ == "__main__":
+    # Run as a file, Python looks for modules in launch/ and not in the project.
+    sys.path[0] = str(pathlib.Path(__file__).resolve().parent.parent)
+
+from absl import flags
+
+from launch import data, experiment, models, report
+from launch import flags as launch_flags
+from launch.errors import UserError
+from launch.quiet import quiet_start
+
+_BAD_INPUT = 2
+_INTERRUPTED = 130
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the command line.
+
+    Args:
+      argv: the program's name, then its arguments.
+
+    Returns:
+      The exit code: 0; 2 for a mistake that one sentence on stderr explains; 130 after
+      an interrupt.
+    """
+    if any(argument in ("-h", "-help", "--help") for argument in argv[1:]):
+        print(launch_flags.help_text())
+        return 0
+    try:
+        run(resolved(launch_flags.parse(argv)))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return _BAD_INPUT
+    except OSError as error:
+        # A full disk, a permission, a file that is gone: nothing here can mend it, and
+        # every file was either replaced as a whole or left as it was.
+        print(
+            f"error: {error}: once that is mended, the same command goes on from the "
+            "last checkpoint.",
+            file=sys.stderr,
+        )
+        return _BAD_INPUT
+    except KeyboardInterrupt:
+        print(
+            "interrupted: the same command goes on from the last checkpoint.",
+            file=sys.stderr,
+        )
+        return _INTERRUPTED
+    return 0
+
+
+def resolved(settings: flags.FlagValues) -> flags.FlagValues:
+    """Fills in the defaults that depend on other flags and checks them together.
+
+    Raises:
+      UserError: for a name that is not registered, or more examples than there are.
+    """
+    source = data.find(settings.dataset)
+    settings.model = settings.model or source.model
+    models.find(settings.model)
+    settings.train_examples = settings.train_examples or source.train_examples
+    if settings.train_examples > source.train_examples:
+        raise UserError(
+            f"Expected --train_examples of at most {source.train_examples}, all that "
+            f"{source.name} has. Received: {settings.train_examples}"
+        )
+    if settings.batch_size > settings.train_examples:
+        raise UserError(
+            "Expected --batch_size of at most the number of training examples, "
+            f"{settings.train_examples}. Received: {settings.batch_size}"
+        )
+    settings.run_dir = settings.run_dir or "-".join(
+        (f"runs/{source.name}", settings.model, settings.method)
+    )
+    return settings
+
+
+def run(settings: flags.FlagValues) -> None:
+    """Trains what the flags ask for and prints the table; goes on where it stopped.
+
+    Everything that can be wrong is looked for before TensorFlow is imported, and
+    before anything is written.
+
+    Args:
+      settings: the resolved flags.
+
+    Raises:
+      UserError: see `main`.
+    """
+    run_dir = pathlib.Path(settings.run_dir)
+    methods = [settings.method]
+    if settings.compare_dense:
+        methods.insert(0, "dense")
+    experiment.check(run_dir, settings)
+    results = [experiment.finished(run_dir, method) for method in methods]
+    if not all(results):
+        results = _train(settings, run_dir, methods)
+    print(report.text(run_dir, results))
+
+
+def _train(
+    settings: flags.FlagValues, run_dir: pathlib.Path, methods: Sequence[str]
+) -> list[dict]:
+    source = data.find(settings.dataset)
+    source.check(settings.data_dir)
+    with quiet_start(settings.verbose):
+        import tensorflow as tf
+
+        from launch import training
+
+        if settings.deterministic:
+            tf.config.experimental.enable_op_determinism()
+        # What the scope refuses must not leave a folder behind.
+        training.build(settings, settings.method)
+    with experiment.claim(run_dir, settings):
+        images = source.load(settings.data_dir).subset(settings.train_examples)
+        results = []
+        for method in methods:
+            result = experiment.finished(run_dir, method)
+            results.append(result or training.train(settings, method, images))
+        report.write_results(run_dir, results)
+    return results
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

@@ -1,0 +1,226 @@
+"""Trains one method of a run with Keras `fit`, from wherever it stands."""
+
+import pathlib
+import sys
+from typing import Any, NamedTuple
+
+import keras
+import tensorflow as tf
+from absl import flags
+
+from launch import callbacks, checkpoints, data, experiment, files, models, sparsity
+from launch import flags as launch_flags
+from launch.data import pipeline
+from launch.errors import UserError
+from launch.schedules import learning_rate
+
+MODEL_FILE = "model.keras"
+
+
+class Stretch(NamedTuple):
+    """Epochs of equal length that one call of `fit` trains.
+
+    Args:
+      first_step: step of the first batch.
+      epoch_steps: batches in each of the epochs.
+      epochs: how many.
+    """
+
+    first_step: int
+    epoch_steps: int
+    epochs: int
+
+
+def stretches(done: int, total: int, per_epoch: int) -> list[Stretch]:
+    """Cuts the steps that are left into stretches.
+
+    Whole epochs, before them the rest of an epoch that was interrupted, after them the
+    epoch that the end of the run cuts short.
+
+    Args:
+      done: steps already taken.
+      total: steps of the whole run.
+      per_epoch: steps of a whole epoch.
+
+    >>> stretches(done=5, total=13, per_epoch=4)
+    [Stretch(first_step=5, epoch_steps=3, epochs=1), \
+Stretch(first_step=8, epoch_steps=4, epochs=1), \
+Stretch(first_step=12, epoch_steps=1, epochs=1)]
+    """
+    found = []
+    while done < total:
+        into = done % per_epoch
+        length = min(per_epoch - into, total - done)
+        epochs = (total - done) // per_epoch if length == per_epoch else 1
+        found.append(Stretch(done, length, epochs))
+        done += length * epochs
+    return found
+
+
+def build(settings: flags.FlagValues, method: str) -> keras.Model:
+    """A compiled model, made from the seed: the same initial weights for any method.
+
+    Raises:
+      UserError: if the sparse scope refuses its arguments.
+    """
+    source = data.find(settings.dataset)
+    keras.utils.set_random_seed(settings.seed)
+    policy = keras.config.dtype_policy()
+    if settings.mixed_precision:
+        keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        with sparsity.scope(method, settings):
+            model = models.find(settings.model)(
+                source.image_shape, source.classes, settings.width
+            )
+    finally:
+        keras.config.set_dtype_policy(policy)
+    model.compile(
+        keras.optimizers.SGD(
+            settings.learning_rate, settings.momentum, settings.nesterov
+        ),
+        keras.losses.CategoricalCrossentropy(
+            from_logits=True, label_smoothing=settings.label_smoothing
+        ),
+        metrics=[
+            keras.metrics.CategoricalAccuracy("accuracy"),
+            keras.metrics.CategoricalCrossentropy("cross_entropy", from_logits=True),
+        ],
+        jit_compile=settings.jit,
+    )
+    return model
+
+
+def add_weight_decay(model: keras.Model, weight_decay: float) -> None:
+    """Adds weight_decay / 2 * sum(w ** 2) to the loss, for each kernel left dense.
+
+    The gradient is weight_decay * w, as in He et al., and the same that the
+    exploration loss gives to a sparse kernel's forward set: that loss is the decay of
+    sparse kernels, so they get no second one. Biases and norms are not decayed.
+
+    Args:
+      model: a built model; the penalty is not saved with it.
+      weight_decay: at least 0.
+    """
+    if not weight_decay:
+        return
+    sparse = sparsity.sparse_paths(model)
+    for variable in model.trainable_variables:
+        if len(variable.shape) > 1 and variable.path not in sparse:
+            # Keras's L2(l) is l * sum(w ** 2), without the half.
+            variable.regularizer = keras.regularizers.L2(weight_decay / 2)
+
+
+def train(
+    settings: flags.FlagValues, method: str, images: data.ImageData
+) -> dict[str, Any]:
+    """Trains one method to its end, from its last checkpoint if there is one.
+
+    Args:
+      settings: the resolved flags.
+      method: `dense` or a sparse method.
+      images: what to train and to test on.
+
+    Returns:
+      The result, which is also written to METHOD/result.json.
+
+    Raises:
+      UserError: for damaged checkpoints, and if the loss is no longer a number.
+    """
+    folder = pathlib.Path(settings.run_dir) / method
+    folder.mkdir(exist_ok=True)
+    per_epoch = pipeline.steps_per_epoch(settings.train_examples, settings.batch_size)
+    total = settings.steps or settings.epochs * per_epoch
+
+    model, state = _start(folder, settings, method)
+    add_weight_decay(model, settings.weight_decay)
+    recorder = callbacks.Recorder(folder, state, per_epoch, settings.checkpoint_steps)
+    # A kill may have come between a checkpoint and the table that is made from it.
+    callbacks.write_metrics(folder / callbacks.METRICS_FILE, recorder.rows)
+    schedule = learning_rate(
+        settings.lr_schedule,
+        settings.learning_rate,
+        total,
+        warmup_steps=settings.warmup_steps,
+        drop_steps=launch_flags.drop_steps(settings),
+    )
+    listeners = [
+        callbacks.LearningRate(schedule),
+        callbacks.StopOnNaN(),
+        *sparsity.listeners(model, folder, settings.dynamics_every),
+        recorder,
+        callbacks.Progress(method, total, recorder, sys.stdout),
+    ]
+    test = pipeline.evaluation_batches(images)
+    for stretch in stretches(callbacks.steps_taken(model), total, per_epoch):
+        epoch = stretch.first_step // per_epoch
+        batches = pipeline.training_batches(
+            images,
+            batch_size=settings.batch_size,
+            seed=settings.seed,
+            first_step=stretch.first_step,
+            steps=stretch.epoch_steps * stretch.epochs,
+        )
+        try:
+            model.fit(
+                batches,
+                validation_data=test,
+                initial_epoch=epoch,
+                epochs=epoch + stretch.epochs,
+                steps_per_epoch=stretch.epoch_steps,
+                shuffle=False,
+                callbacks=listeners,
+                verbose=0,
+            )
+        except (FloatingPointError, ValueError, tf.errors.OpError) as error:
+            if not _diverged(error):
+                raise
+            raise UserError(
+                f"{method} training diverged at step {callbacks.steps_taken(model)}: "
+                "its weights or its loss are no longer finite; lower --learning_rate "
+                "or give it --warmup_steps, with another --run_dir."
+            ) from error
+    return _finish(folder, model, method, settings.batch_size, recorder)
+
+
+def _diverged(error: Exception) -> bool:
+    # A selection that meets NaN fails in the graph or, where that was compiled, later in
+    # Python. Every other error of these types is not the user's.
+    return isinstance(error, FloatingPointError) or sparsity.met_nan(error)
+
+
+def _start(
+    folder: pathlib.Path, settings: flags.FlagValues, method: str
+) -> tuple[keras.Model, dict[str, Any]]:
+    restored = checkpoints.restore(folder / "checkpoints")
+    if restored is None:
+        return build(settings, method), {}
+    model, state, damaged = restored
+    step = callbacks.steps_taken(model)
+    for sentence in damaged:
+        print(f"warning: {sentence}; going back to step {step}.", file=sys.stderr)
+    print(f"{method}: resumed after step {step}", flush=True)
+    return model, state
+
+
+def _finish(
+    folder: pathlib.Path,
+    model: keras.Model,
+    method: str,
+    batch_size: int,
+    recorder: callbacks.Recorder,
+) -> dict[str, Any]:
+    """Writes the trained model and the result of a method."""
+    last = recorder.rows[-1]
+    counts = sparsity.counted(model)
+    result = {
+        "method": method,
+        **{name: last[name] for name in callbacks.COLUMNS},
+        **counts,
+        "training_flops_total": counts["training_flops"] * batch_size * last["step"],
+    }
+    with files.replacing(folder / MODEL_FILE) as part:
+        sparsity.plain(model).save(part)
+    # Last, because its presence says that everything else is there.
+    experiment.write_result(folder, result)
+    return result

@@ -1,0 +1,40 @@
+"""Lets the tests import `launch` from a checkout that is not installed."""
+
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+if str(ROOT) not in sys.path:
+    sys.path.insert(0, str(ROOT))
+
+
+@pytest.fixture(scope="session")
+def root():
+    """The root of the checkout."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def command():
+    """The beginning of a command line that runs the launcher in a process."""
+    return [sys.executable, str(ROOT / "launch" / "train.py")]
+
+
+@pytest.fixture(scope="session")
+def launch(command):
+    """Runs the launcher as a user does and gives the finished process."""
+
+    def run(*arguments, cwd=None):
+        return subprocess.run(
+            [*command, *map(str, arguments)],
+            cwd=cwd,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+
+    return run

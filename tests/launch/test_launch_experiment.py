@@ -1,0 +1,143 @@
+"""Whose a run folder is: every case in which one is refused leaves it as it was."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from launch import experiment, files
+from launch import flags as launch_flags
+from launch.errors import UserError
+
+
+def settings(*arguments):
+    return launch_flags.parse(["train.py", *arguments])
+
+
+def contents(folder):
+    return {p.name: p.read_bytes() for p in sorted(folder.iterdir()) if p.is_file()}
+
+
+def refusal(folder, *arguments):
+    with (
+        pytest.raises(UserError) as caught,
+        experiment.claim(folder, settings(*arguments)),
+    ):
+        pass
+    said = str(caught.value)
+    assert "\n" not in said
+    assert str(folder) in said
+    return said
+
+
+def test_new_folder_gets_flags_that_are_a_flagfile(tmp_path):
+    folder = tmp_path / "a" / "b"
+    asked = settings("--fwd=0.95", f"--run_dir={folder}")
+    with experiment.claim(folder, asked):
+        pass
+    again = settings(f"--flagfile={folder / 'flags.cfg'}")
+    assert launch_flags.differences(asked, again) == []
+    assert again.run_dir == str(folder)
+
+
+def test_same_flags_resume_and_other_places_do_not_matter(tmp_path):
+    with experiment.claim(tmp_path, settings("--fwd=0.95")):
+        pass
+    before = contents(tmp_path)
+    with experiment.claim(tmp_path, settings("--fwd=0.95", "--data_dir=x")):
+        pass
+    assert contents(tmp_path) == before
+
+
+def test_other_flags_are_refused_and_named(tmp_path):
+    with experiment.claim(tmp_path, settings()):
+        pass
+    before = contents(tmp_path)
+    said = refusal(tmp_path, "--fwd=0.95", "--epochs=7")
+    assert "--fwd is 0.9 there, 0.95 now" in said
+    assert "--epochs is 30 there, 7 now" in said
+    assert "--bwd" not in said
+    assert contents(tmp_path) == before
+
+
+def test_folder_that_is_no_run_is_refused(tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    assert "not a run" in refusal(tmp_path)
+    assert contents(tmp_path)["thesis.tex"] == b"years of work"
+
+
+def test_what_a_kill_before_the_first_file_leaves_is_accepted(tmp_path):
+    (tmp_path / ".lock").touch()
+    (tmp_path / f"{files.TEMPORARY}-flags.cfg").write_text("--fw")
+    with experiment.claim(tmp_path, settings()):
+        assert (tmp_path / "flags.cfg").is_file()
+
+
+def test_flags_of_another_version_are_refused(tmp_path):
+    (tmp_path / "flags.cfg").write_text("--flag_of_tomorrow=1\n")
+    said = refusal(tmp_path)
+    assert "flag_of_tomorrow" in said and "not a flagfile of this version" in said
+
+
+@pytest.mark.parametrize("below", [".", "deep/er"])
+def test_file_in_the_place_of_the_folder_is_refused(tmp_path, below):
+    taken = tmp_path / "taken"
+    taken.write_text("x")
+    folder = taken / below
+    said = refusal(folder)
+    assert "is not a folder" in said
+    assert taken.read_text() == "x"
+
+
+@pytest.mark.skipif(
+    getattr(os, "geteuid", lambda: 1)() == 0, reason="root may write anywhere"
+)
+def test_folder_without_permission_is_refused(tmp_path):
+    tmp_path.chmod(0o500)
+    try:
+        assert "may not write" in refusal(tmp_path / "run")
+    finally:
+        tmp_path.chmod(0o700)
+
+
+def test_folder_in_use_by_another_process_is_refused(tmp_path, root):
+    holder = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "import pathlib\n"
+        "from launch import experiment, flags\n"
+        "with experiment.claim(pathlib.Path(sys.argv[2]), flags.parse(['x'])):\n"
+        "    print('held', flush=True)\n"
+        "    sys.stdin.read()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", holder, str(root), str(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout.readline() == "held\n"
+        assert "in use by another process" in refusal(tmp_path)
+        process.kill()
+    # The lock went with the process, however it ended.
+    with experiment.claim(tmp_path, settings()):
+        pass
+
+
+def test_result_marks_a_method_as_finished(tmp_path):
+    assert experiment.finished(tmp_path, "dense") is None
+    (tmp_path / "dense").mkdir()
+    experiment.write_result(tmp_path / "dense", {"test_accuracy": 0.25})
+    assert experiment.finished(tmp_path, "dense") == {"test_accuracy": 0.25}
+
+
+def test_interrupted_writing_leaves_the_old_file(tmp_path):
+    path = tmp_path / "file"
+    files.write_text(path, "old")
+    with pytest.raises(RuntimeError), files.replacing(path) as part:
+        part.write_text("half of the n")
+        raise RuntimeError
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+    files.write_text(path, "new")
+    assert path.read_text() == "new"

@@ -1,0 +1,78 @@
+"""The residual networks, counted by hand."""
+
+import keras
+import numpy as np
+import pytest
+
+from launch import models
+from launch.errors import UserError
+from launch.models.resnet import resnet
+
+
+def parameters(model):
+    return sum(int(np.prod(v.shape)) for v in model.trainable_variables)
+
+
+def test_resnet20_has_the_parameters_of_the_paper_and_of_its_shortcuts():
+    model = resnet(20, (32, 32, 3), 10)
+    convolutions = 9 * (3 * 16 + 6 * 16 * 16)
+    convolutions += 9 * (16 * 32 + 5 * 32 * 32) + 9 * (32 * 64 + 5 * 64 * 64)
+    norms = 2 * (7 * 16 + 6 * 32 + 6 * 64)
+    logits = 64 * 10 + 10
+    shortcuts = 16 * 32 + 32 * 64 + 2 * (32 + 64)
+    assert shortcuts == 2752
+    assert parameters(model) == convolutions + norms + logits + shortcuts
+    assert convolutions + norms + logits == 269_722
+
+
+@pytest.mark.parametrize("depth", [8, 20, 32, 56])
+def test_depth_counts_the_layers_on_the_longest_path(depth):
+    model = models.find(f"resnet{depth}")((16, 16, 3), 7, width=0.25)
+    weighted = [
+        layer
+        for layer in model.layers
+        if isinstance(layer, keras.layers.Conv2D | keras.layers.Dense)
+    ]
+    shortcuts = [layer for layer in weighted if "shortcut" in layer.name]
+    assert len(shortcuts) == 2
+    assert len(weighted) - len(shortcuts) == depth
+    assert model.output_shape == (None, 7)
+
+
+def test_small_images_end_as_two_by_two():
+    model = resnet(8, (8, 8, 1), 10)
+    assert model.get_layer("stage3_block1_relu").output.shape == (None, 2, 2, 64)
+
+
+def test_width_scales_every_stage():
+    model = resnet(8, (8, 8, 1), 10, width=0.5)
+    channels = [model.get_layer(f"stage{s}_block1_a_conv").filters for s in (1, 2, 3)]
+    assert channels == [8, 16, 32]
+    assert model.get_layer("stem_conv").filters == 8
+
+
+def test_block_is_the_equation_of_the_docstring():
+    keras.utils.set_random_seed(0)
+    model = resnet(8, (8, 8, 1), 10, width=0.25)
+    layer = model.get_layer
+    x = np.random.RandomState(0).rand(2, 8, 8, 1).astype("float32")
+    inside = keras.Model(model.inputs, layer("stem_relu").output)(x)
+    y = layer("stage1_block1_a_bn")(layer("stage1_block1_a_conv")(inside))
+    y = layer("stage1_block1_b_conv")(np.maximum(y, 0))
+    y = layer("stage1_block1_b_bn")(y)
+    expected = np.maximum(np.asarray(inside) + np.asarray(y), 0)
+    found = keras.Model(model.inputs, layer("stage1_block1_relu").output)(x)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_initial_kernels_have_the_variance_of_he():
+    keras.utils.set_random_seed(0)
+    kernel = resnet(8, (8, 8, 1), 10).get_layer("stage3_block1_b_conv").kernel
+    assert np.var(np.asarray(kernel)) == pytest.approx(2 / (9 * 64), rel=0.03)
+
+
+def test_wrong_depth_and_name_say_what_was_received():
+    with pytest.raises(ValueError, match="6 \\* n \\+ 2. Received: depth=18"):
+        resnet(18, (8, 8, 1), 10)
+    with pytest.raises(UserError, match="Received: 'resnet18'"):
+        models.find("resnet18")

@@ -1,0 +1,140 @@
+"""The command line as a user meets it: exit codes, sentences, the table."""
+
+import csv
+import os
+import time
+
+import pytest
+
+from launch import train
+
+
+def error(launch, *arguments, **options):
+    """The sentence on stderr of a command that must be refused."""
+    ended = launch(*arguments, **options)
+    assert ended.returncode == 2
+    assert ended.stdout == ""
+    assert ended.stderr.startswith("error: ")
+    assert ended.stderr.count("\n") == 1
+    assert "Traceback" not in ended.stderr
+    return ended.stderr
+
+
+def test_help_teaches_with_examples(launch):
+    ended = launch("--help")
+    assert ended.returncode == 0
+    assert ended.stdout.count("python launch/train.py --") >= 4
+    assert ended.stderr == ""
+
+
+def test_flagfile_with_an_unknown_flag(launch, tmp_path):
+    path = tmp_path / "mine.cfg"
+    path.write_text("--fwd=0.9\n--bakward=topk\n")
+    said = error(launch, f"--flagfile={path}")
+    assert said == (
+        f"error: unknown flag --bakward ({path}, line 2); did you mean --backward?\n"
+    )
+
+
+def test_missing_data_fails_within_a_second_and_leaves_nothing(launch, tmp_path):
+    folder = tmp_path / "none"
+    start = time.perf_counter()
+    said = error(launch, "--dataset=cifar10", f"--data_dir={folder}", cwd=tmp_path)
+    assert time.perf_counter() - start < 1
+    assert f"CIFAR-10 is not prepared in {folder}" in said
+    assert os.listdir(tmp_path) == []
+
+
+def test_unwritable_run_folder(launch, tmp_path):
+    (tmp_path / "taken").touch()
+    said = error(launch, f"--run_dir={tmp_path}/taken/run")
+    assert "cannot be made" in said and "choose another --run_dir" in said
+
+
+@pytest.mark.parametrize(
+    ("argument", "expected"),
+    [
+        ("--dataset=mnist", "one of digits, cifar10. Received: 'mnist'"),
+        ("--model=vgg", "one of resnet8, resnet20, resnet32, resnet56."),
+        ("--train_examples=1438", "at most 1437, all that digits has. Received: 1438"),
+        ("--batch_size=1438", "training examples, 1437. Received: 1438"),
+    ],
+)
+def test_names_and_sizes(capsys, argument, expected):
+    assert train.main(["train.py", argument]) == 2
+    assert expected in capsys.readouterr().err
+
+
+def test_what_the_scope_refuses_comes_without_noise(launch, tmp_path):
+    said = error(launch, "--fwd=0.8", "--bwd=0.9", f"--run_dir={tmp_path}/run")
+    assert said.rstrip().endswith("Received: fwd=0.8, bwd=0.9")
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "received"),
+    [
+        (["--bwd=-0.1"], "bwd=-0.1"),
+        (["--fwd=1"], "fwd=1"),
+        (["--refresh_every=0"], "refresh_every=0"),
+        (["--distribution=erdos"], "erdos"),
+        (["--exempt=no_such_layer"], "no_such_layer"),
+        (["--include=stem", "--exempt=stem"], "stem"),
+        (["--block=3"], "3"),
+    ],
+)
+def test_what_the_scope_refuses_is_one_sentence_and_leaves_no_folder(
+    capsys, tmp_path, arguments, received
+):
+    folder = tmp_path / "run"
+    flags = ["train.py", "--nodeterministic", f"--run_dir={folder}", *arguments]
+    assert train.main(flags) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and said.count("\n") == 1
+    assert received in said
+    assert not folder.exists()
+
+
+@pytest.fixture(scope="module")
+def reduced(launch, root, tmp_path_factory):
+    """The quickstart, narrower and shorter: the ended process and its folder."""
+    folder = tmp_path_factory.mktemp("quickstart")
+    flagfile = root / "launch" / "flagfiles" / "quickstart.cfg"
+    ended = launch(f"--flagfile={flagfile}", "--width=0.5", "--epochs=3", cwd=folder)
+    assert ended.returncode == 0, ended.stderr
+    return ended, folder / "runs" / "quickstart"
+
+
+@pytest.mark.slow
+def test_quickstart_prints_lines_and_a_table_and_no_noise(reduced):
+    ended, _ = reduced
+    assert ended.stderr == ""
+    assert sum("  epoch " in line for line in ended.stdout.splitlines()) == 6
+    (heads,) = [
+        x for x in ended.stdout.splitlines() if x.split() == ["dense", "topkast"]
+    ]
+    assert heads
+    for row in ("test accuracy", "sparsified layers: forward", "parameters kept"):
+        assert row in ended.stdout
+    assert "Sparsity is simulated" in ended.stdout
+    assert "FLOPs are counted, not measured" in ended.stdout
+
+
+@pytest.mark.slow
+def test_quickstart_leaves_the_files_that_it_names(reduced):
+    _, folder = reduced
+    with open(folder / "results.csv", newline="") as file:
+        dense, sparse = csv.DictReader(file)
+    assert float(dense["training_flops_ratio"]) == 1
+    assert float(dense["forward_sparsity"]) == 0
+    assert float(sparse["forward_sparsity"]) == pytest.approx(0.9, abs=0.01)
+    assert float(sparse["backward_sparsity"]) == pytest.approx(0.8, abs=0.01)
+    assert float(sparse["training_flops_ratio"]) < 0.35
+    assert int(sparse["kept_parameters"]) < int(dense["kept_parameters"]) / 4
+    for method in ("dense", "topkast"):
+        with open(folder / method / "metrics.csv", newline="") as file:
+            found = list(csv.DictReader(file))
+        assert [row["epoch"] for row in found] == ["1", "2", "3"]
+        assert (folder / method / "model.keras").is_file()
+        assert list((folder / method / "events").iterdir())
+    assert found[-1]["test_accuracy"] == sparse["test_accuracy"]

@@ -1,0 +1,199 @@
+"""Training: what is cut into epochs, what decays, and that a kill changes nothing."""
+
+import csv
+import json
+import shutil
+import signal
+import subprocess
+
+import keras
+import numpy as np
+import pytest
+
+from launch import flags as launch_flags
+from launch import train as launch_train
+from launch import training
+
+
+def settings(*arguments):
+    return launch_train.resolved(launch_flags.parse(["train.py", *arguments]))
+
+
+# --- Stretches -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("done", "total", "per_epoch", "expected"),
+    [
+        (0, 12, 4, [(0, 4, 3)]),
+        (4, 12, 4, [(4, 4, 2)]),
+        (5, 12, 4, [(5, 3, 1), (8, 4, 1)]),
+        (0, 3, 4, [(0, 3, 1)]),
+        (0, 10, 4, [(0, 4, 2), (8, 2, 1)]),
+        (9, 10, 4, [(9, 1, 1)]),
+        (1, 14, 4, [(1, 3, 1), (4, 4, 2), (12, 2, 1)]),
+        (12, 12, 4, []),
+    ],
+)
+def test_stretches(done, total, per_epoch, expected):
+    assert training.stretches(done, total, per_epoch) == expected
+
+
+# --- The model -----------------------------------------------------------------------
+
+
+def test_weight_decay_is_half_the_square_of_kernels_only():
+    model = training.build(settings("--method=dense", "--width=0.25"), "dense")
+    assert sum(model.losses, 0.0) == 0.0
+    training.add_weight_decay(model, 0.01)
+    kernels = [v.numpy() for v in model.trainable_variables if "kernel" in v.path]
+    expected = (
+        0.01 / 2 * sum((kernel.astype("float64") ** 2).sum() for kernel in kernels)
+    )
+    assert float(sum(model.losses)) == pytest.approx(expected, rel=1e-5)
+    assert len(model.losses) == len(kernels) == 10
+
+
+def test_sparse_kernels_have_no_second_decay():
+    asked = settings("--width=0.25", "--exempt=first,last", "--exploration=0")
+    model = training.build(asked, "topkast")
+    training.add_weight_decay(model, 0.01)
+    first, last = model.get_layer("stem_conv").kernel, model.get_layer("logits").kernel
+    decayed = [
+        v.path
+        for v in model.trainable_variables
+        if isinstance(v.regularizer, keras.regularizers.L2)
+    ]
+    assert sorted(decayed) == sorted([first.path, last.path])
+
+
+def test_twins_start_from_the_same_weights():
+    asked = settings("--width=0.25", "--seed=4")
+    dense = training.build(asked, "dense")
+    sparse = training.build(asked, "topkast")
+    for ours, theirs in zip(
+        dense.trainable_variables, sparse.trainable_variables, strict=True
+    ):
+        np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
+
+
+def test_mixed_precision_computes_in_bfloat16_and_leaves_the_policy():
+    before = keras.config.dtype_policy().name
+    asked = settings("--method=dense", "--width=0.25", "--mixed_precision")
+    model = training.build(asked, "dense")
+    assert model.get_layer("stem_conv").compute_dtype == "bfloat16"
+    assert model.get_layer("stem_conv").variable_dtype == "float32"
+    assert model.get_layer("logits").compute_dtype == "float32"
+    assert keras.config.dtype_policy().name == before
+
+
+# --- A kill changes nothing ----------------------------------------------------------
+
+SHORT = (
+    *("--width=0.25", "--epochs=3", "--batch_size=256", "--learning_rate=0.05"),
+    *("--checkpoint_steps=2", "--nesterov", "--label_smoothing=0.1"),
+    "--dynamics_every=2",
+)
+LAST = "step-00000015.keras"
+
+
+def rows(folder):
+    with open(folder / "metrics.csv", newline="") as file:
+        found = list(csv.DictReader(file))
+    for row in found:
+        del row["seconds"]
+    return found
+
+
+def variables(path):
+    model = keras.models.load_model(path)
+    return {
+        variable.path: variable.numpy()
+        for variable in model.variables + model.optimizer.variables
+    }
+
+
+def assert_same_run(ours, theirs):
+    assert len(rows(ours)) == 3
+    assert rows(ours) == rows(theirs)
+    masks = [run / "mask_dynamics.csv" for run in (ours, theirs)]
+    assert masks[0].exists() == (ours.name == "topkast")
+    if masks[0].exists():
+        assert masks[0].read_text().count("\n") > 1 + 7 * 10
+        assert masks[0].read_text() == masks[1].read_text()
+    here, there = (variables(run / "checkpoints" / LAST) for run in (ours, theirs))
+    assert here.keys() == there.keys()
+    for path, value in here.items():
+        assert value.tobytes() == there[path].tobytes(), path
+
+
+@pytest.fixture(scope="module", params=["dense", "topkast"])
+def undisturbed(request, launch, tmp_path_factory):
+    """A method and the folder of a run of it that nobody disturbed."""
+    folder = tmp_path_factory.mktemp(request.param) / "run"
+    ended = launch(f"--method={request.param}", *SHORT, f"--run_dir={folder}")
+    assert ended.returncode == 0, ended.stderr
+    return request.param, folder
+
+
+@pytest.mark.slow
+def test_killed_run_ends_as_if_it_had_not_been(undisturbed, command, launch, tmp_path):
+    method, whole = undisturbed
+    folder = tmp_path / "run"
+    arguments = [f"--method={method}", *SHORT, f"--run_dir={folder}"]
+    with subprocess.Popen(
+        [*command, *arguments], stdout=subprocess.PIPE, text=True
+    ) as process:
+        for line in process.stdout:
+            if "epoch   1 " in line:
+                process.send_signal(signal.SIGKILL)
+                break
+    assert process.returncode == -signal.SIGKILL
+    assert not (folder / method / "result.json").exists()
+    ended = launch(*arguments)
+    assert ended.returncode == 0, ended.stderr
+    assert "resumed after step" in ended.stdout
+    assert_same_run(folder / method, whole / method)
+
+
+@pytest.mark.slow
+def test_run_resumed_inside_an_epoch_ends_the_same(undisturbed, launch, tmp_path):
+    method, whole = undisturbed
+    folder = tmp_path / "run"
+    shutil.copytree(whole, folder)
+    (folder / method / "result.json").unlink()
+    (folder / method / "checkpoints" / LAST).unlink()
+    ended = launch(f"--flagfile={folder}/flags.cfg", f"--run_dir={folder}")
+    assert ended.returncode == 0, ended.stderr
+    assert "resumed after step 14" in ended.stdout
+    assert_same_run(folder / method, whole / method)
+
+
+@pytest.mark.slow
+def test_run_with_a_truncated_checkpoint_warns_and_ends_the_same(
+    undisturbed, launch, tmp_path
+):
+    method, whole = undisturbed
+    folder = tmp_path / "run"
+    shutil.copytree(whole, folder)
+    (folder / method / "result.json").unlink()
+    newest = folder / method / "checkpoints" / LAST
+    newest.write_bytes(newest.read_bytes()[:1000])
+    ended = launch(f"--flagfile={folder}/flags.cfg", f"--run_dir={folder}")
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stderr.startswith(f"warning: checkpoint {newest} is damaged")
+    assert ended.stderr.rstrip().endswith("going back to step 14.")
+    assert_same_run(folder / method, whole / method)
+
+
+@pytest.mark.slow
+def test_finished_run_shows_its_table_again_and_does_nothing(undisturbed, launch):
+    method, folder = undisturbed
+    before = {p: p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()}
+    ended = launch(f"--flagfile={folder}/flags.cfg")
+    assert ended.returncode == 0
+    result = json.loads((folder / method / "result.json").read_text())
+    assert f"{result['test_accuracy']:.2%}" in ended.stdout
+    assert ended.stderr == ""
+    after = {p: p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()}
+    assert before == after
