@@ -66,7 +66,7 @@ def test_arrays_of_different_shapes_are_an_error(function):
         function(np.zeros(2, bool), np.zeros((1, 2), bool))
 
 
-def small_model(seed=0, **compiled):
+def small_model(seed=0, jit_compile=False, **compiled):
     keras.utils.set_random_seed(seed)
     with topkast_scope(fwd=0.8, bwd=0.5, refresh_every=2, exploration=1e-2):
         model = keras.Sequential(
@@ -81,6 +81,7 @@ def small_model(seed=0, **compiled):
     model.compile(
         compiled.pop("optimizer", None) or keras.optimizers.SGD(0.1, momentum=0.9),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        jit_compile=jit_compile,
         **compiled,
     )
     return model
@@ -268,8 +269,10 @@ class Interrupt(keras.callbacks.Callback):
             raise KeyboardInterrupt
 
 
-def undisturbed(digits, tmp_path):
-    path = tmp_path / "undisturbed.csv"
+@pytest.fixture(scope="module")
+def undisturbed(digits, tmp_path_factory):
+    """The CSV of three epochs that nothing interrupted."""
+    path = tmp_path_factory.mktemp("undisturbed") / "masks.csv"
     fit(small_model(), digits, MaskDynamics(csv=path, every=5), epochs=3)
     return path.read_bytes()
 
@@ -288,13 +291,13 @@ def interrupted(digits, folder, after, backup_first=False):
     [(6, False), (14, False), (21, False), (21, True), (30, True)],
 )
 def test_interrupted_and_resumed_equals_undisturbed(
-    digits, tmp_path, after, backup_first
+    digits, undisturbed, tmp_path, after, backup_first
 ):
     path = tmp_path / "masks.csv"
     with pytest.raises(KeyboardInterrupt):
         interrupted(digits, tmp_path, after, backup_first)
     interrupted(digits, tmp_path, -1, backup_first)
-    assert path.read_bytes() == undisturbed(digits, tmp_path)
+    assert path.read_bytes() == undisturbed
 
 
 def test_a_checkpoint_made_before_the_measurement_of_its_step(digits, tmp_path):
@@ -320,32 +323,34 @@ def test_a_checkpoint_made_before_the_measurement_of_its_step(digits, tmp_path):
     assert path.read_bytes() == whole.read_bytes()
 
 
-def test_several_fits_go_on(digits, tmp_path):
+def test_several_fits_go_on(digits, undisturbed, tmp_path):
     path = tmp_path / "masks.csv"
     model = small_model()
     dynamics = MaskDynamics(csv=path, every=5)
     for _ in range(3):
         fit(model, digits, dynamics)
-    assert path.read_bytes() == undisturbed(digits, tmp_path)
+    assert path.read_bytes() == undisturbed
 
 
 @pytest.mark.parametrize("lost", [1, 40, 400])
-def test_files_that_a_kill_left_incomplete_are_repaired(digits, tmp_path, lost):
+def test_files_that_a_kill_left_incomplete_are_repaired(
+    digits, undisturbed, tmp_path, lost
+):
     path, memory = tmp_path / "masks.csv", tmp_path / "masks.csv.sets"
     with pytest.raises(KeyboardInterrupt):
         interrupted(digits, tmp_path, after=16)
     path.write_bytes(path.read_bytes()[:-7])
     memory.write_bytes(memory.read_bytes()[:-lost])
     interrupted(digits, tmp_path, after=-1)
-    assert path.read_bytes() == undisturbed(digits, tmp_path)
+    assert path.read_bytes() == undisturbed
 
 
-def test_the_memory_alone_restores_the_csv(digits, tmp_path):
+def test_the_memory_alone_restores_the_csv(digits, undisturbed, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         interrupted(digits, tmp_path, after=16)
     (tmp_path / "masks.csv").unlink()
     interrupted(digits, tmp_path, after=-1)
-    assert (tmp_path / "masks.csv").read_bytes() == undisturbed(digits, tmp_path)
+    assert (tmp_path / "masks.csv").read_bytes() == undisturbed
 
 
 def test_without_a_csv_the_memory_is_in_the_log_dir(digits, tmp_path):
@@ -409,7 +414,7 @@ def test_the_weight_that_the_scope_exempted_last_is_left_out(digits, tmp_path):
 def test_on_two_mirrored_devices(digits, tmp_path):
     path = tmp_path / "masks.csv"
     with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
-        model = small_model(jit_compile=False)
+        model = small_model()
     fit(model, digits, MaskDynamics(csv=path, every=6))
     rows = rows_of(path)
     assert column(rows, "step") == [0, 6, 12]

@@ -125,13 +125,14 @@ class MaskDynamics(keras.callbacks.Callback):
     weights are not in the mean. TensorBoard has the same as ``masks/churn/mean``,
     ``masks/churn/<path>`` and so on. Weights that the scope left dense are not in it.
 
-    Time is the optimizer step as the weights count it, not the batch: steps that
+    Time is the optimizer step as the weights count it, not the batch: steps that only
     accumulate gradients do not count. A measurement is made before the first step
-    (after it, if `fit` is what builds the model) and at the multiples of `every`. Where one call from Keras covers several steps
-    (`steps_per_execution`) it is made at the end of the call; `since` names the step
-    that it compares with. Between measurements nothing is computed. So an entry that
-    comes into A and leaves it between two measurements is not seen, and
-    `reservoir_used` is a lower bound; with ``every=refresh_every`` it is exact.
+    (after it, if `fit` is what builds the model) and at the multiples of `every`. Where
+    one call from Keras covers several steps (`steps_per_execution`) it is made at the
+    end of the call; `since` names the step that it is compared with. Between
+    measurements nothing is read or computed. So an entry that comes into A and leaves
+    it between two of them is not seen, and `reservoir_used` is a lower bound; it is
+    exact with ``every=refresh_every``.
 
     Next to the CSV a file with the suffix ``.sets`` (without a CSV,
     ``mask_dynamics.sets`` in `log_dir`) holds each measurement and, compressed, what
@@ -222,12 +223,16 @@ class MaskDynamics(keras.callbacks.Callback):
         """Measures, if it is time."""
         if not self._weights:
             self._start()
+            self._batch = batch
+            return
         # A batch is at most one step, so until enough of them have passed there is no
         # need to ask the device for the step. A call may cover several batches.
         self._batches += batch - self._batch if batch > self._batch else batch + 1
         self._batch = batch
         if self._asked + self._batches >= self._due:
-            self._measure_if_due()
+            step = self._read_step()
+            if step >= self._due:
+                self._measure(step)
 
     def on_train_end(self, logs=None):
         """Closes TensorBoard's file."""
@@ -249,16 +254,13 @@ class MaskDynamics(keras.callbacks.Callback):
             self._begin(step)
         else:
             self._resume(step, *past)
-        self._measure_if_due()
+        if step >= self._due:
+            self._measure(step)
 
     def _read_step(self) -> int:
         self._asked = max(weight.step for weight in self._weights)
         self._batches = 0
         return self._asked
-
-    def _measure_if_due(self) -> None:
-        if (step := self._read_step()) >= self._due:
-            self._measure(step)
 
     def _begin(self, step: int) -> None:
         if self._csv is not None and self._csv.exists():
