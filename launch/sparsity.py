@@ -76,8 +76,8 @@ def counted(model: keras.Model) -> dict[str, Any]:
         "backward_sparsity": backward,
         "forward_sparsity_network": forward * share,
         "backward_sparsity_network": backward * share,
-        "inference_flops": cost.sparse.forward,
-        "training_flops": cost.sparse.training,
+        "inference_flops": round(cost.sparse.forward),
+        "training_flops": round(cost.sparse.training),
         "inference_flops_ratio": cost.inference_ratio,
         "training_flops_ratio": cost.training_ratio,
     }

@@ -10,7 +10,7 @@ if __name__ == "__main__":
 
 from absl import flags
 
-from launch import data, experiment, models, report
+from launch import data, experiment, flag_table, models, report
 from launch import flags as launch_flags
 from launch.errors import UserError
 from launch.quiet import quiet_start
@@ -30,7 +30,7 @@ def main(argv: Sequence[str]) -> int:
       an interrupt.
     """
     if any(argument in ("-h", "-help", "--help") for argument in argv[1:]):
-        print(launch_flags.help_text())
+        print(flag_table.help_text())
         return 0
     try:
         run(resolved(launch_flags.parse(argv)))

@@ -133,8 +133,19 @@ OPTIMIZERS = {
 }
 
 
-@pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize(
+    ("name", "jit_compile"),
+    [
+        pytest.param(
+            name,
+            jit_compile,
+            marks=[pytest.mark.slow] if jit_compile and name != "adamw" else [],
+            id=f"{name}-{'xla' if jit_compile else 'graph'}",
+        )
+        for name in OPTIMIZERS
+        for jit_compile in (False, True)
+    ],
+)
 def test_c_keeps_its_bits_whatever_the_optimizer(name, jit_compile, digits):
     # Entries that have been in B and have left it carry momentum: they must not move.
     model = small_model(refresh_every=2)

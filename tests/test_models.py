@@ -8,7 +8,16 @@ import tensorflow as tf
 import topkast_tf as tk
 from tests import zoo
 
+_SLOW = (zoo.application, zoo.recurrent)  # to compile, by Keras itself
 BUILDERS = pytest.mark.parametrize("builder", zoo.KERNELS, ids=lambda b: b.__name__)
+TRAINED = pytest.mark.parametrize(
+    "builder",
+    [
+        pytest.param(builder, marks=[pytest.mark.slow] if builder in _SLOW else [])
+        for builder in zoo.KERNELS
+    ],
+    ids=lambda b: b.__name__,
+)
 
 
 def sparse(builder, **kwargs):
@@ -43,7 +52,7 @@ def test_reads_outside_a_forward_pass_are_dense(builder):
         assert np.count_nonzero(theta) > np.count_nonzero(weight.effective())
 
 
-@BUILDERS
+@TRAINED
 def test_training_moves_b_and_leaves_c_bit_for_bit(builder):
     inputs, labels = zoo.images(builder), zoo.labels()
     model = sparse(builder, refresh_every=100)
@@ -64,7 +73,7 @@ def test_training_moves_b_and_leaves_c_bit_for_bit(builder):
         assert np.all(changed[mask]), weight.path  # weight decay reaches all of B
 
 
-@BUILDERS
+@TRAINED
 def test_saved_model_comes_back_the_same(builder, tmp_path):
     inputs, labels = zoo.images(builder), zoo.labels()
     model = sparse(builder)

@@ -160,7 +160,7 @@ def test_exported_model_predicts_the_same(digits, tmp_path):
     model = build()
     fit(model, digits, 1)
     expected = model.predict(digits[0], verbose=0)
-    model.export(tmp_path / "served", verbose=False)
+    model.export(tmp_path / "served")
     served = tf.saved_model.load(str(tmp_path / "served"))
     np.testing.assert_allclose(served.serve(digits[0]), expected, rtol=1e-5, atol=1e-5)
     tf.saved_model.save(model, str(tmp_path / "saved"))

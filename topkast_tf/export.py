@@ -3,7 +3,7 @@
 from typing import Any
 
 from topkast_tf import layers, variables
-from topkast_tf.report import sparse_weights
+from topkast_tf.report import planned_weights
 
 
 def strip(model: Any) -> Any:
@@ -36,16 +36,16 @@ def strip(model: Any) -> Any:
     library = layers.library_of(model)
     if library is None:
         raise TypeError(f"Expected a Keras model or layer. Received: {model!r}")
-    weights = {id(weight.variable): weight for weight in sparse_weights(model)}
+    weights = {id(weight.variable): weight for weight in planned_weights(model)}
     try:
         config = library.saving.serialize_keras_object(model)
-    except NotImplementedError as error:
+        with library.saving.custom_object_scope(_classes(model)):
+            plain = library.saving.deserialize_keras_object(_without_scopes(config))
+    except (NotImplementedError, TypeError) as error:
         raise ValueError(
             "Expected a model that can be made again from its configuration: give it a "
             f"`get_config`. Received: {model!r} ({error})"
         ) from error
-    with library.saving.custom_object_scope(_classes(model)):
-        plain = library.saving.deserialize_keras_object(_without_scopes(config))
     state = {id(v) for weight in weights.values() for v in (weight.sets, weight.clock)}
     sources = [v for v in model.weights if id(variables.raw_variable(v)) not in state]
     if not model.built or len(sources) != len(plain.weights):

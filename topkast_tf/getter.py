@@ -95,6 +95,11 @@ def topkast_getter(
 
 
 def _is_kernel(variable: Any) -> bool:
+    if not hasattr(variable, "trainable"):
+        raise ValueError(
+            "Expected a variable in one piece. "
+            f"Received: {variable!r}, made with a partitioner"
+        )
     is_weight = variable.trainable and variable.dtype.is_floating
     return is_weight and variable.shape.rank > 1 and is_matrix_name(variable.op.name)
 

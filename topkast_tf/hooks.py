@@ -49,10 +49,14 @@ def in_update() -> bool:
 
     Under a strategy the optimizer hands the updates to another thread, which TensorFlow
     marks itself (there is no public way to ask for that mark). It marks assignments
-    from outside alike, such as those of a checkpoint, but then no optimizer is waiting.
+    from outside alike, such as those of a checkpoint, but no optimizer waits for them.
     """
-    handed_over = distribute_lib.get_update_replica_id() is not None
-    return _depths.update > 0 or (handed_over and _updates_under_way > 0)
+    return _depths.update > 0 or (handed_over() and _updates_under_way > 0)
+
+
+def handed_over() -> bool:
+    """Whether a strategy carries out an assignment, by an optimizer or by others."""
+    return distribute_lib.get_update_replica_id() is not None
 
 
 @contextlib.contextmanager
@@ -109,6 +113,12 @@ def install() -> None:
             method = "apply" if hasattr(optimizer, "apply") else "apply_gradients"
             _wrap_layer(library.layers.Layer)
             _wrap_optimizer(optimizer, method)
+            if hasattr(library.optimizers, "legacy"):
+                _refuse_sparse(
+                    getattr(library.optimizers.legacy, "Optimizer", None),
+                    f"{library.__name__}.optimizers.Optimizer",
+                )
+        _refuse_sparse(tf.compat.v1.train.Optimizer, "a Keras optimizer")
 
 
 def loaded_keras_libraries() -> list[Any]:
@@ -134,6 +144,31 @@ def _wrap_layer(layer_class: type) -> None:
 
     layer_class.__call__ = call  # type: ignore[operator]
     _wrapped.add(layer_class)
+
+
+def _refuse_sparse(optimizer_class: type | None, instead: str) -> None:
+    """Makes an optimizer that writes past assignments refuse sparse variables."""
+    if optimizer_class is None or "apply_gradients" not in vars(optimizer_class):
+        return
+    if optimizer_class in _wrapped:
+        return
+    original = optimizer_class.apply_gradients
+
+    @functools.wraps(original)
+    def apply_gradients(self, grads_and_vars, *args, **kwargs):
+        pairs = list(grads_and_vars)
+        for _, variable in pairs:
+            if hasattr(variable, "_topkast"):
+                raise ValueError(
+                    "Expected an optimizer that assigns to variables. This one writes to "
+                    "them by fused kernels, where the update cannot be masked: use "
+                    f"{instead}, or `topkast_getter` in a TensorFlow 1 graph. "
+                    f"Received: {type(self).__module__}.{type(self).__name__}"
+                )
+        return original(self, pairs, *args, **kwargs)
+
+    optimizer_class.apply_gradients = apply_gradients  # type: ignore[attr-defined]
+    _wrapped.add(optimizer_class)
 
 
 def _read_variables(outputs: Any) -> Any:

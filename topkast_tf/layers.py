@@ -132,9 +132,23 @@ class _SparseLayer:
             if scope is None:
                 return layer.get_config()
             saved = saving.serialize_keras_object(layer)
+        if "config" not in saved:
+            raise ValueError(
+                "Expected one of the formats that can hold a sparse tf_keras model: "
+                "`.keras`, weights, or a `tf.train.Checkpoint`; or `strip` it first. "
+                f"Received: {self.name!r}, to be saved in another"
+            )
         # The layer's own configuration stays flat: wrappers such as Bidirectional read
         # and change it.
         return {**saved.pop("config"), SAVED_KEY: _saved_scope(self, scope, saved)}
+
+    def enable_lora(self, *args, **kwargs):
+        if self._topkast_scope is None:
+            return super().enable_lora(*args, **kwargs)
+        raise ValueError(
+            "Expected a dense layer for LoRA: `strip` the model first. "
+            f"Received: the sparse layer {self.name!r}"
+        )
 
     @classmethod
     def from_config(cls, config, *args, **kwargs):
@@ -162,6 +176,8 @@ class _SparseLayer:
     # and loads as its dense class does, and the state stands beside it by name.
 
     def save_own_variables(self, store):
+        for weight in _weights_of(self):
+            weight.raise_if_faulty()
         with _state_hidden(self):
             super().save_own_variables(store)
         for name, variable in _state(self).items():

@@ -25,7 +25,17 @@ from topkast_tf.weights import SparseWeight
 
 ENDS = ("first", "last")
 _NOT_MATRICES = frozenset(
-    ("bias", "gamma", "beta", "scale", "offset", "alpha", "embedding", "embeddings")
+    (
+        "bias",
+        "gamma",
+        "beta",
+        "scale",
+        "offset",
+        "alpha",
+        "embedding",
+        "embeddings",
+        "lora",
+    )
 )
 
 
@@ -179,7 +189,8 @@ class SparsityScope:
             path=unique,
             view=view,
             scope=self,
-            seed=seed_of(unique, self.placement.seed),
+            # By its place and not by its path, which has Keras's running numbers.
+            seed=seed_of(str(len(self.weights)), self.placement.seed),
             within_keras=within_keras,
         )
         self.weights.append(weight)
@@ -428,6 +439,11 @@ def _decision_config(decision: _Decision) -> dict:
 
 
 def _patterns(argument: str, patterns: Any) -> tuple[str, ...]:
+    if not isinstance(patterns, str | list | tuple | set | frozenset):
+        raise ValueError(
+            f"`{argument}` must be a regular expression or several. "
+            f"Received: {argument}={patterns!r}"
+        )
     patterns = (patterns,) if isinstance(patterns, str) else tuple(patterns)
     for pattern in patterns:
         try:

@@ -26,6 +26,11 @@ def sparse_weights(model: Any) -> list[SparseWeight]:
     >>> [weight.forward_sparsity for weight in sparse_weights(model)]
     [0.5]
     """
+    return [weight for weight in planned_weights(model) if not weight.exempt]
+
+
+def planned_weights(model: Any) -> list[SparseWeight]:
+    """As `sparse_weights`, and those that hold sets but keep all, by ``exempt="last"``."""
     found = {}
     for variable in _variables(model):
         raw = variables.raw_variable(variable)
@@ -114,7 +119,7 @@ class Summary:
     Attributes:
       rows: the sparsified weights.
       left_dense: (path, shape, why) of each matrix that was left dense.
-      dense_parameters: trainable parameters of the model, all told.
+      dense_parameters: trainable parameters, and sparsified ones that are frozen.
       kept_parameters: those that a forward pass uses.
       state_bytes: memory of the sets, in bytes (one a weight entry, and the clocks).
     """
@@ -205,7 +210,7 @@ def summary(model: Any) -> Summary:
     6
     """
     rows, sparse, state_bytes = [], set(), 0
-    for weight in sparse_weights(model):
+    for weight in planned_weights(model):
         size = math.prod(weight.shape)
         kept = int(weight.forward_mask().sum())
         state_bytes += size + 8 * variables.CLOCK_SIZE
@@ -227,11 +232,11 @@ def summary(model: Any) -> Summary:
     reasons = _reasons(model)
     dense, total = [], 0
     for variable in _variables(model):
-        if not variable.trainable:
+        raw = variables.raw_variable(variable)
+        if not variable.trainable and id(raw) not in sparse:
             continue
         shape = tuple(variable.shape)
         total += math.prod(shape)
-        raw = variables.raw_variable(variable)
         path = getattr(variable, "path", variable.name).split(":")[0]
         if id(raw) in reasons:
             dense.append((path, shape, reasons[id(raw)]))
@@ -245,7 +250,7 @@ def summary(model: Any) -> Summary:
 
 def _reasons(model: Any) -> dict[int, str]:
     """id of a `tf.Variable` -> why its scope left it dense."""
-    scopes = {id(weight.scope): weight.scope for weight in sparse_weights(model)}
+    scopes = {id(weight.scope): weight.scope for weight in planned_weights(model)}
     scopes.update((id(scope), scope) for scope in layers.scopes_of(model))
     return {
         id(variables.raw_variable(variable)): why

@@ -56,4 +56,5 @@ class RefreshSchedule:
 
 
 def _is_integer(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    # Steps are counted in 64 bits.
+    return isinstance(value, int) and not isinstance(value, bool) and value < 2**62

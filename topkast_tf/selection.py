@@ -124,9 +124,15 @@ def kth_largest_key(
         found = tf.reduce_sum(tf.cast(at_or_above >= rank, tf.int32)) - 1
         # The first digit has no sign bit; for k = 0 this gives the largest key there is.
         found = tf.minimum(found, tf.where(shift + _BITS < 32, _OUTSIDE - 1, 127))
-        tied = counts[found]
+        # `gather` and not an index: XLA would compile anew for each value of an index.
+        tied = tf.gather(counts, found)
         prefix = tf.bitwise.bitwise_or(tf.bitwise.left_shift(prefix, _BITS), found)
-        return shift - _BITS, prefix, rank - (at_or_above[found] - tied), tied
+        return (
+            shift - _BITS,
+            prefix,
+            rank - (tf.gather(at_or_above, found) - tied),
+            tied,
+        )
 
     # A loop and not four calls in a row: XLA would fuse them into one kernel that finds
     # the earlier digits anew for each entry.

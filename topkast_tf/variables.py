@@ -146,7 +146,10 @@ def refresh(members: Sequence[Component]) -> None:
         # The sets have been selected from theta before anything may raise, and are
         # written only if they mean something.
         member.sets.assign(tf.where(finite, code, member.sets.read_value()))
-    tf.debugging.Assert(finite, [f"{NAN_MESSAGE} {paths}."], summarize=1)
+    message = f"{NAN_MESSAGE} {paths}."
+    if tf.executing_eagerly() and not finite:
+        raise ValueError(message)
+    tf.debugging.Assert(finite, [message], summarize=1)
 
 
 def count_step(members: Sequence[Component]) -> None:
@@ -213,7 +216,8 @@ def raw_variable(variable: Any) -> Any:
 
 
 def _set_entry(clock: tf.Variable, entry: int, value: Any) -> None:
-    clock.scatter_update(tf.IndexedSlices(tf.cast(value, tf.int64), entry))
+    here = tf.one_hot(entry, CLOCK_SIZE, on_value=True, off_value=False)
+    clock.assign(tf.where(here, tf.cast(value, tf.int64), clock.read_value()))
 
 
 def done(*_: Any) -> tf.Tensor:
@@ -284,6 +288,11 @@ class _SparseReads:
         theta = self.read_value()
         delta = tf.cast(delta, theta.dtype)
         proposed = theta + delta if sign > 0 else theta - delta
+        if not hooks.in_update() and (
+            component.weight.within_keras or hooks.handed_over()
+        ):
+            # Not a step but arithmetic with theta, as when Keras swaps in an average.
+            return self.assign(proposed, use_locking, name, read_value)
         value = component.on_backward_set(proposed)
         component.mark_updated()
         result = super().assign(value, use_locking, name, read_value)

@@ -241,7 +241,7 @@ class SparseWeight:
     def codes(self) -> np.ndarray:
         """The set codes: 0 for C, 1 for B \\ A, 2 for A (uint8)."""
         self.prepare()
-        self._raise_if_faulty()
+        self.raise_if_faulty()
         return self._numpy(lambda component: component.sets)
 
     @property
@@ -274,6 +274,7 @@ class SparseWeight:
             )
         return read(self.component()).numpy()
 
-    def _raise_if_faulty(self) -> None:
+    def raise_if_faulty(self) -> None:
+        """Raises a ValueError if a refresh has met a NaN that could not be raised then."""
         if self._numpy(lambda component: component.clock)[variables.FAULTY]:
             raise ValueError(f"{variables.NAN_MESSAGE} {self.path}.")

@@ -2,6 +2,7 @@
 
 import pytest
 
+from launch import flag_table
 from launch import flags as launch_flags
 from launch.errors import UserError
 
@@ -121,6 +122,7 @@ def test_scope_arguments_have_the_types_of_the_scope():
         "refresh_every": 1,
         "distribution": {"stage1": 0.5, "stage2": (0.9, 0.8)},
         "exploration": 1e-4,
+        "exploration_norm": "l2",
         "backward": "topk",
         "stop_exploring_at": 50,
         "block": (4, 2),
@@ -137,8 +139,8 @@ def test_broken_mapping_is_one_sentence():
 
 
 def test_every_flag_is_in_the_help():
-    said = launch_flags.help_text()
-    for name in launch_flags.new_flags():
+    said = flag_table.help_text()
+    for name in flag_table.new_flags():
         assert f"--{name}" in said
 
 

@@ -56,12 +56,12 @@ def test_block_is_the_equation_of_the_docstring():
     model = resnet(8, (8, 8, 1), 10, width=0.25)
     layer = model.get_layer
     x = np.random.RandomState(0).rand(2, 8, 8, 1).astype("float32")
-    inside = keras.Model(model.inputs, layer("stem_relu").output)(x)
+    inside = keras.Model(model.input, layer("stem_relu").output)(x)
     y = layer("stage1_block1_a_bn")(layer("stage1_block1_a_conv")(inside))
     y = layer("stage1_block1_b_conv")(np.maximum(y, 0))
     y = layer("stage1_block1_b_bn")(y)
     expected = np.maximum(np.asarray(inside) + np.asarray(y), 0)
-    found = keras.Model(model.inputs, layer("stage1_block1_relu").output)(x)
+    found = keras.Model(model.input, layer("stage1_block1_relu").output)(x)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 

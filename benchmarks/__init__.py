@@ -1,0 +1,1 @@
+"""What the library costs, measured: step time, selection time, memory."""

@@ -1,0 +1,189 @@
+"""What the sets cost in memory, in bytes for each entry of a sparse weight.
+
+Two figures, for a model of one square Dense kernel:
+
+  counted   the bytes of the variables that the scope adds: the sets, one byte an entry,
+            and the clocks, a few bytes a weight
+  measured  resident memory of a process that has built the model and taken some steps,
+            sparse less dense, each in a process of its own, over the entries
+
+Target: at most 1 byte an entry, counted (the clocks come to nothing on a large weight).
+
+What the figures do not say: `measured` contains what TensorFlow and the allocator keep
+for themselves, and so the size of the graph, which does not grow with the weight; the
+larger --side, the less that matters. `peak` is the most memory in use at any moment,
+temporary tensors of the step and of the selection of the sets included.
+
+The CSV holds each round, and only grows: the same command goes on where it stopped, and
+--rounds is the total.
+
+Example: python benchmarks/memory.py --side=4096 --rounds=3
+"""
+
+import json
+import pathlib
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+
+if __name__ == "__main__":
+    # Run as a file, Python looks for modules in benchmarks/ and not in the project.
+    sys.path[0] = str(pathlib.Path(__file__).resolve().parent.parent)
+
+from absl import flags
+from tqdm import tqdm
+
+from benchmarks import common
+
+COLUMNS = (
+    "side",
+    "steps",
+    "jit_compile",
+    "round",
+    "variant",
+    "resident_bytes",
+    "peak_bytes",
+    "state_bytes",
+)
+VARIANTS = ("dense", "sparse")
+TARGET = 1.0
+_STATM = pathlib.Path("/proc/self/statm")
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """Adds the flags of this benchmark."""
+    flags.DEFINE_string(
+        "csv", "memory.csv", "where the rounds are kept", flag_values=values
+    )
+    flags.DEFINE_float(
+        "seconds", 0.0, "begin no round after so long; 0: no limit", flag_values=values
+    )
+    flags.DEFINE_boolean(
+        "jit_compile", True, "with XLA, as Keras chooses by itself", flag_values=values
+    )
+    for name, default, text, least in (
+        ("side", 4096, "rows and columns of the kernel", 1),
+        ("steps", 3, "training steps before the measurement", 0),
+        ("rounds", 3, "rounds, each of a dense and a sparse process", 1),
+    ):
+        flags.DEFINE_integer(name, default, text, least, flag_values=values)
+    flags.DEFINE_string(
+        "measure", None, "measure this process, dense or sparse, and print JSON "
+        "(what the benchmark does in its own processes)", flag_values=values,
+    )  # fmt: skip
+
+
+def measure(variant: str, side: int, steps: int, jit_compile: bool) -> dict[str, int]:
+    """Builds and trains the model in this process, and says what it takes.
+
+    Returns:
+      `resident_bytes` (0 where the system does not say), `peak_bytes`, `state_bytes`
+      (of the variables that the scope adds).
+    """
+    import contextlib
+
+    import keras
+    import tensorflow as tf
+
+    from topkast_tf import sparse_weights, topkast_scope
+
+    scope = topkast_scope(0.9, 0.8) if variant == "sparse" else None
+    with scope or contextlib.nullcontext():
+        model = keras.Sequential(
+            [keras.Input((side,)), keras.layers.Dense(side, use_bias=False)]
+        )
+    sgd = keras.optimizers.SGD(1e-3, momentum=0.9)
+    model.compile(sgd, "mse", jit_compile=jit_compile)
+    data = tf.zeros([8, side])
+    for _ in range(steps):
+        model.train_on_batch(data, data)
+    state = [v for w in sparse_weights(model) for v in (w.sets, w.clock)]
+    # Linux counts in kilobytes, macOS in bytes.
+    unit = 1 if sys.platform == "darwin" else 1024
+    return {
+        "resident_bytes": _resident_bytes(),
+        "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit,
+        "state_bytes": sum(v.dtype.size * v.shape.num_elements() for v in state),
+    }
+
+
+def _resident_bytes() -> int:
+    if not _STATM.exists():
+        return 0
+    pages = int(_STATM.read_text(encoding="ascii").split()[1])
+    return pages * resource.getpagesize()
+
+
+def measure_elsewhere(variant: str, values: flags.FlagValues) -> dict[str, int]:
+    """`measure` in a process of its own."""
+    command = [
+        sys.executable,
+        __file__,
+        f"--measure={variant}",
+        f"--side={values.side}",
+        f"--steps={values.steps}",
+        f"--jit_compile={values.jit_compile}",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        common.fail(f"the {variant} process failed: {done.stderr[-2000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def complete_rounds(results: common.Results) -> list[dict[str, dict[str, int]]]:
+    """The rounds with both variants: variant -> figure -> bytes."""
+    figures = COLUMNS[5:]
+    rounds: dict[str, dict[str, dict[str, int]]] = {}
+    for row in results.rows:
+        found = {name: int(row[name]) for name in figures}
+        rounds.setdefault(row["round"], {})[row["variant"]] = found
+    return [found for found in rounds.values() if set(found) == set(VARIANTS)]
+
+
+def table_of(rounds: Sequence[dict[str, dict[str, int]]], entries: int) -> str:
+    """The table that is printed."""
+    rows: list[Sequence[str]] = [("bytes an entry", "sparse less dense", "target")]
+    for label, figure, target in (
+        ("counted", "state_bytes", f"<= {TARGET:.2f}"),
+        ("measured, resident", "resident_bytes", ""),
+        ("measured, peak", "peak_bytes", ""),
+    ):
+        extra = [
+            (found["sparse"][figure] - found["dense"][figure]) / entries
+            for found in rounds
+        ]
+        rows.append((label, str(common.spread(extra)), target))
+    return common.table(rows)
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs the command line."""
+    values = common.parse(argv, __doc__ or "", define_flags)
+    if values.measure:
+        if values.measure not in VARIANTS:
+            common.fail(f"Expected --measure of {VARIANTS}. Received: {values.measure}")
+        arguments = (values.measure, values.side, values.steps, values.jit_compile)
+        print(json.dumps(measure(*arguments)))
+        return
+    settings = {n: getattr(values, n) for n in ("side", "steps", "jit_compile")}
+    results = common.Results(values.csv, COLUMNS, settings)
+    deadline = time.monotonic() + (values.seconds or float("inf"))
+    done = len(complete_rounds(results))
+    for number in tqdm(range(done, values.rounds), unit="round", disable=None):
+        if time.monotonic() > deadline:
+            break
+        for variant in VARIANTS:
+            found = measure_elsewhere(variant, values)
+            results.add(round=number, variant=variant, **found)
+    rounds = complete_rounds(results)
+    if not rounds:
+        print("no round yet")
+        return
+    print(f"{values.side}x{values.side}, {len(rounds)} rounds, median (quartiles)")
+    print(table_of(rounds, values.side**2))
+
+
+if __name__ == "__main__":
+    main(sys.argv)

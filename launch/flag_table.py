@@ -1,0 +1,246 @@
+"""Every flag of `launch/train.py`: its type, its default, its meaning, its help."""
+
+from typing import Any, NamedTuple
+
+from absl import flags
+
+
+class Flag(NamedTuple):
+    """One flag: the suffix of an absl `DEFINE_` function and its arguments."""
+
+    kind: str
+    name: str
+    default: Any
+    help: str
+    bounds: dict[str, Any] = {}
+
+
+def _at_least(number: float) -> dict[str, Any]:
+    return {"lower_bound": number}
+
+
+GROUPS: tuple[tuple[str, tuple[Flag, ...]], ...] = (
+    (
+        "What is trained",
+        (
+            Flag("string", "dataset", "digits", "digits (bundled) or cifar10"),
+            Flag(
+                "string",
+                "data_dir",
+                None,
+                "folder of prepared tensorflow-datasets; default $TFDS_DATA_DIR, "
+                "else ~/tensorflow_datasets",
+            ),
+            Flag(
+                "integer",
+                "train_examples",
+                None,
+                "train on the first N examples of a fixed permutation; default all",
+                _at_least(1),
+            ),
+            Flag(
+                "string",
+                "model",
+                None,
+                "resnet8, resnet20, resnet32 or resnet56; default by data set",
+            ),
+            Flag(
+                "float",
+                "width",
+                1.0,
+                "factor on the number of channels (16, 32 and 64)",
+            ),
+        ),
+    ),
+    (
+        "How it is made sparse",
+        (
+            Flag("string", "method", "topkast", "dense or topkast"),
+            Flag(
+                "boolean",
+                "compare_dense",
+                False,
+                "first train the dense twin: same seed, same steps, same batches",
+            ),
+            Flag("float", "fwd", 0.9, "forward sparsity, a fraction of zeros"),
+            Flag("float", "bwd", 0.8, "backward sparsity, at most --fwd"),
+            Flag(
+                "integer",
+                "refresh_every",
+                1,
+                "steps between two selections of the sets",
+            ),
+            Flag(
+                "string",
+                "distribution",
+                "uniform",
+                "uniform, er, erk, global, or a JSON mapping of regex to sparsity",
+            ),
+            Flag(
+                "float",
+                "exploration",
+                1e-4,
+                "coefficient of the exploration loss, the weight decay of sparse "
+                "kernels",
+            ),
+            Flag(
+                "string",
+                "exploration_norm",
+                "l2",
+                "l2 (squared), or l1, the form that the paper prints",
+            ),
+            Flag("string", "backward", "topk", "topk or random"),
+            Flag(
+                "integer",
+                "stop_exploring_at",
+                None,
+                "step from which the backward set is the forward set",
+            ),
+            Flag("list", "block", None, "rows,cols of the blocks that are selected"),
+            Flag("string", "block_reduce", "sum", "score of a block: sum or max"),
+            Flag(
+                "list",
+                "exempt",
+                [],
+                "weights left dense: first, last, regexes on their paths",
+            ),
+            Flag("list", "include", None, "only these weights are made sparse"),
+        ),
+    ),
+    (
+        "How long and how fast it learns",
+        (
+            Flag("integer", "epochs", 30, "length of the run", _at_least(1)),
+            Flag(
+                "integer",
+                "steps",
+                None,
+                "length in optimizer steps; counts instead of --epochs",
+                _at_least(1),
+            ),
+            Flag("integer", "batch_size", 128, "images a step", _at_least(1)),
+            Flag("float", "learning_rate", 0.1, "the highest learning rate"),
+            Flag("string", "lr_schedule", "cosine", "cosine, steps or constant"),
+            Flag(
+                "list",
+                "lr_drop_steps",
+                [],
+                "steps at which `steps` divides by 10; default 1/2 and 3/4 of the run",
+            ),
+            Flag(
+                "integer",
+                "warmup_steps",
+                0,
+                "steps of linear warm-up, for any schedule",
+                _at_least(0),
+            ),
+            Flag("float", "momentum", 0.9, "momentum of SGD, in [0, 1)"),
+            Flag("boolean", "nesterov", False, "Nesterov momentum"),
+            Flag(
+                "float",
+                "weight_decay",
+                1e-4,
+                "L2 of the kernels that are left dense (gradient weight_decay * w)",
+            ),
+            Flag("float", "label_smoothing", 0.0, "in [0, 1)"),
+        ),
+    ),
+    (
+        "The run",
+        (
+            Flag(
+                "string",
+                "run_dir",
+                None,
+                "folder of the run; default runs/DATASET-MODEL-METHOD",
+            ),
+            Flag("integer", "seed", 0, "of weights, batches and sets", _at_least(0)),
+            Flag(
+                "integer",
+                "checkpoint_steps",
+                0,
+                "also write a checkpoint every N steps; 0: only after each epoch",
+                _at_least(0),
+            ),
+            Flag(
+                "integer",
+                "dynamics_every",
+                100,
+                "steps between two rows of mask dynamics; 0: none",
+                _at_least(0),
+            ),
+            Flag(
+                "boolean",
+                "mixed_precision",
+                False,
+                "compute in bfloat16, keep variables in float32",
+            ),
+            Flag("boolean", "jit", False, "compile with XLA; needs --nodeterministic"),
+            Flag(
+                "boolean",
+                "deterministic",
+                True,
+                "deterministic ops: what makes a resumed run equal bit for bit",
+            ),
+            Flag("boolean", "verbose", False, "do not silence TensorFlow"),
+        ),
+    ),
+)
+
+_HEAD = """\
+Trains an image classifier, dense or with Top-KAST, and compares the two.
+
+  # bundled digits at 90 % / 80 % beside the dense twin, under two minutes
+  python launch/train.py --flagfile=launch/flagfiles/quickstart.cfg
+
+  # the same, sparser: a flag after the flagfile wins; another run, another folder
+  python launch/train.py --flagfile=launch/flagfiles/quickstart.cfg \\
+      --fwd=0.95 --bwd=0.9 --run_dir=runs/quickstart95
+
+  # CIFAR-10 that tensorflow-datasets has prepared in DIR
+  python launch/train.py --flagfile=launch/flagfiles/cifar10_resnet20_90_80.cfg \\
+      --data_dir=DIR
+
+  # ten thousand images, two epochs, a uniform 80 % but for the first layer
+  python launch/train.py --dataset=cifar10 --data_dir=DIR --train_examples=10000 \\
+      --epochs=2 --fwd=0.8 --bwd=0.5 --exempt=first --run_dir=runs/try
+
+  # start a run again where it stopped: the same command, or the flags it wrote
+  python launch/train.py --flagfile=runs/quickstart/flags.cfg
+
+A run folder holds flags.cfg, results.csv, and for each method metrics.csv,
+TensorBoard events, checkpoints and model.keras; for a sparse one mask_dynamics.csv too.
+Sparsities are fractions of zeros.
+"""
+
+
+def new_flags() -> flags.FlagValues:
+    """The flags of the launcher with their defaults, nothing parsed yet."""
+    values = flags.FlagValues()
+    for _, group in GROUPS:
+        for flag in group:
+            define = getattr(flags, f"DEFINE_{flag.kind}")
+            define(
+                flag.name, flag.default, flag.help, flag_values=values, **flag.bounds
+            )
+    return values
+
+
+def help_text() -> str:
+    """What `--help` prints: what one can do with it, then every flag by group."""
+    lines = [_HEAD]
+    for title, group in GROUPS:
+        lines.append(f"{title}:")
+        for flag in group:
+            shown = _shown(flag.default)
+            default = f" [{shown}]" if shown else ""
+            lines.append(f"  --{flag.name}{default}\n      {flag.help}")
+        lines.append("")
+    lines.append("  --flagfile\n      reads flags from a file, one a line, # comments")
+    return "\n".join(lines)
+
+
+def _shown(value: Any) -> str:
+    if value is None or value == []:
+        return ""
+    return str(value).lower() if isinstance(value, bool) else str(value)
