@@ -9,10 +9,11 @@ Two figures, for a model of one square Dense kernel:
 
 Target: at most 1 byte an entry, counted (the clocks come to nothing on a large weight).
 
-What the figures do not say: `measured` contains what TensorFlow and the allocator keep
-for themselves, and so the size of the graph, which does not grow with the weight; the
-larger --side, the less that matters. `peak` is the most memory in use at any moment,
-temporary tensors of the step and of the selection of the sets included.
+What the figures do not say: `measured` is not the sets alone. TensorFlow's allocator
+keeps for reuse whatever it has once had, so it contains the working memory of a step and
+of a selection of the sets, at their highest; it is what a user sees in `top`, and depends
+on --jit_compile and on the size of the largest weight, not on the number of weights
+alone. `peak` is the most that was resident at any moment.
 
 The CSV holds each round, and only grows: the same command goes on where it stopped, and
 --rounds is the total.

@@ -59,6 +59,9 @@ with quiet_start():
     from launch.models import resnet
     from topkast_tf import topkast_scope
 
+# It takes the many models of one process for one that is traced again and again.
+tf.get_logger().setLevel("ERROR")
+
 COLUMNS = (
     "case",
     "jit_compile",

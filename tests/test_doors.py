@@ -204,6 +204,23 @@ def test_tf_keras_fit(jit_compile, digits, tmp_path):
     assert [w.step for w in tk.sparse_weights(loaded)] == [3, 3, 3]
 
 
+def test_optimizers_that_write_past_assignments_are_refused(digits):
+    model = legacy_model()
+    loss = tf_keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(tf_keras.optimizers.legacy.Adam(0.01), loss)
+    with pytest.raises(ValueError, match="assigns to variables.*Received.*Adam"):
+        model.fit(*digits, verbose=0)
+    net = module()
+    optimizer = v1.train.MomentumOptimizer(0.1, 0.9)
+    with pytest.raises(ValueError, match="topkast_getter.*Received.*Momentum"):
+        optimizer.apply_gradients([(tf.ones_like(net.w1), net.w1)])
+
+
+def test_tf_keras_formats_that_cannot_hold_the_sets_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="`strip` it first.*Received"):
+        legacy_model().save(tmp_path / "folder", save_format="tf")
+
+
 # TensorFlow 1
 
 V1_OPTIMIZERS = {

@@ -287,8 +287,8 @@ def interrupted(digits, folder, after, backup_first=False):
 
 @pytest.mark.parametrize(
     ("after", "backup_first"),
-    # In the first epoch; one measurement, two and three after the last checkpoint.
-    [(6, False), (14, False), (21, False), (21, True), (30, True)],
+    # In the first epoch, before there is a checkpoint; one measurement after the last.
+    [(6, False), (21, False), (21, True), (30, True)],
 )
 def test_interrupted_and_resumed_equals_undisturbed(
     digits, undisturbed, tmp_path, after, backup_first
@@ -332,7 +332,7 @@ def test_several_fits_go_on(digits, undisturbed, tmp_path):
     assert path.read_bytes() == undisturbed
 
 
-@pytest.mark.parametrize("lost", [1, 40, 400])
+@pytest.mark.parametrize("lost", [1, 400])
 def test_files_that_a_kill_left_incomplete_are_repaired(
     digits, undisturbed, tmp_path, lost
 ):
@@ -449,11 +449,11 @@ def test_every_out_of_range_is_an_error(tmp_path, every):
         MaskDynamics(csv=tmp_path / "masks.csv", every=every)
 
 
-def test_nowhere_to_write_to_is_an_error():
-    with pytest.raises(
-        ValueError, match="`log_dir`, `csv` or both.* Received: log_dir="
-    ):
-        MaskDynamics(every=10)
+@pytest.mark.parametrize("log_dir", [None, "gs://bucket/events"])
+def test_nowhere_to_write_to_is_an_error(log_dir):
+    expected = f"Expected a `csv`.* Received: log_dir={log_dir!r}, csv=None"
+    with pytest.raises(ValueError, match=expected):
+        MaskDynamics(log_dir)
 
 
 @pytest.mark.parametrize("name", ["missing/masks.csv", "."])

@@ -1,5 +1,7 @@
 """The getter: what a read returns, what reaches theta, and what never does."""
 
+import time
+
 import keras
 import numpy as np
 import pytest
@@ -186,6 +188,39 @@ def test_averages_that_overwrite_weights_after_fit_leave_c_alone(digits):
     for weight, average, (theta, mask) in zip(weights, averages, before, strict=True):
         np.testing.assert_array_equal(bits(weight.dense()[~mask]), bits(theta[~mask]))
         np.testing.assert_array_equal(weight.dense()[mask], average[mask])
+
+
+def test_averages_swapped_in_and_out_change_nothing(digits):
+    model = small_model(refresh_every=100)
+    model.compile(
+        optimizers.Adam(0.01, use_ema=True, ema_overwrite_frequency=None), LOSS
+    )
+    model.fit(digits[0][:96], digits[1][:96], batch_size=16, verbose=0)
+    swap = keras.callbacks.SwapEMAWeights(swap_on_epoch=True)
+    swap.set_model(model)
+    weights = tk.sparse_weights(model)
+    before = [(w.dense(), w.codes(), w.step) for w in weights]
+    swap._swap_variables()
+    assert any(
+        np.any(w.dense() != old[0]) for w, old in zip(weights, before, strict=True)
+    )
+    swap._swap_variables()
+    for weight, (theta, codes, step) in zip(weights, before, strict=True):
+        np.testing.assert_allclose(weight.dense(), theta, atol=1e-6)  # Keras subtracts
+        np.testing.assert_array_equal(weight.codes(), codes)
+        assert weight.step == step
+
+
+def test_xla_compiles_a_training_step_once(digits):
+    # An index found at run time made it compile anew at each step (XLA bakes it in).
+    model = small_model()
+    model.compile("sgd", LOSS, jit_compile=True)
+    seconds = []
+    for _ in range(6):
+        start = time.perf_counter()
+        model.train_on_batch(digits[0][:16], digits[1][:16])
+        seconds.append(time.perf_counter() - start)
+    assert max(seconds[2:]) < seconds[0] / 5, seconds
 
 
 def test_steps_are_counted_only_when_gradients_were_accumulated(digits):

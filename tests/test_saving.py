@@ -220,6 +220,28 @@ def test_weights_of_other_sparsities_are_refused(tmp_path):
         build(fwd=0.8).load_weights(tmp_path / "other.weights.h5")
 
 
+def test_checkpoint_of_a_dense_model_gives_sets_that_follow_it(tmp_path):
+    dense = tk.strip(build())
+    for variable in dense.trainable_variables:
+        variable.assign(np.random.default_rng(0).standard_normal(variable.shape))
+    path = tf.train.Checkpoint(model=dense).save(str(tmp_path / "dense"))
+    model = build()
+    tf.train.Checkpoint(model=model).restore(path).expect_partial()
+    for weight in tk.sparse_weights(model):
+        magnitudes, mask = np.abs(weight.dense()), weight.forward_mask()
+        assert magnitudes[mask].min() >= magnitudes[~mask].max()
+
+
+def test_checkpoint_of_other_sparsities_is_refused(tmp_path):
+    path = tf.train.Checkpoint(model=build(fwd=0.9)).save(str(tmp_path / "other"))
+    model = build(fwd=0.8)
+    tf.train.Checkpoint(model=model).restore(path)
+    with pytest.raises(ValueError, match=r"fwd=0.8, bwd=0.5\).*Received"):
+        model(np.zeros((1, 8, 8, 1)))
+    with pytest.raises(ValueError, match=r"fwd=0.8, bwd=0.5\).*Received"):
+        tk.summary(model)
+
+
 def test_truncated_files_are_refused(tmp_path):
     model = build()
     model.save(tmp_path / "model.keras")

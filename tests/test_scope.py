@@ -47,13 +47,43 @@ def test_exempt_and_include(arguments, expected):
     assert [row.path.split("/")[-2] for row in tk.summary(model).rows] == expected
 
 
-def test_exempt_last_trains_densely(digits):
+def test_exempt_last_is_dense():
     with scope(exempt="last", exploration=1.0):
         model = three_layers()
-    *_, last = tk.sparse_weights(model)
-    np.testing.assert_array_equal(last.effective(), last.dense())
+    assert paths(model) == ["d30", "d20"]
+    last = model.layers[-1]
+    np.testing.assert_array_equal(last(np.eye(20)), last.kernel.numpy())
     assert [float(loss) for loss in model.losses][-1] == 0
     assert tk.summary(model).left_dense[-1][2] == "`exempt` names the last"
+
+
+def test_frozen_layers_are_counted():
+    with scope():
+        model = three_layers()
+    model.trainable = False
+    table = tk.summary(model)
+    assert (table.kept_parameters, table.dense_parameters) == (140, 1400)
+
+
+def test_nothing_is_sparse_in_a_dense_model():
+    assert tk.summary(three_layers()).forward_sparsity == 0.0
+
+
+def test_lora_is_refused():
+    with scope():
+        model = three_layers()
+    with pytest.raises(ValueError, match="`strip` the model first.*Received.*d30"):
+        model.layers[0].enable_lora(2)
+
+
+def test_the_same_model_twice_draws_the_same_sets():
+    def codes():
+        keras.utils.set_random_seed(0)
+        with scope(backward="random"):
+            model = keras.Sequential([keras.Input((20,)), layers.Dense(10)])
+        return tk.sparse_weights(model)[0].codes()
+
+    np.testing.assert_array_equal(codes(), codes())
 
 
 def test_embeddings_only_on_request():
@@ -208,6 +238,8 @@ def test_sets_follow_weights_that_are_set_before_training():
         ({"block": (4, 0)}, r"block=\(4, 0\)"),
         ({"block_reduce": "mean"}, "block_reduce='mean'"),
         ({"exempt": "("}, r"'\('"),
+        ({"exempt": 5}, "exempt=5"),
+        ({"refresh_every": 10**30}, "refresh_every=10"),
         ({"seed": "a"}, "seed='a'"),
     ],
 )

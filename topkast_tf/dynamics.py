@@ -128,11 +128,11 @@ class MaskDynamics(keras.callbacks.Callback):
     Time is the optimizer step as the weights count it, not the batch: steps that only
     accumulate gradients do not count. A measurement is made before the first step
     (after it, if `fit` is what builds the model) and at the multiples of `every`. Where
-    one call from Keras covers several steps (`steps_per_execution`) it is made at the
-    end of the call; `since` names the step that it is compared with. Between
-    measurements nothing is read or computed. So an entry that comes into A and leaves
-    it between two of them is not seen, and `reservoir_used` is a lower bound; it is
-    exact with ``every=refresh_every``.
+    one call from Keras covers several steps (`steps_per_execution`, or a `train_step` of
+    one's own) it is made after a call; `since` names the step that it is compared with.
+    Between measurements nothing is read or computed. So an entry that comes into A and
+    leaves it between two of them is not seen, and `reservoir_used` is a lower bound; it
+    is exact if the sets are selected at no other steps, as with ``every=refresh_every``.
 
     Next to the CSV a file with the suffix ``.sets`` (without a CSV,
     ``mask_dynamics.sets`` in `log_dir`) holds each measurement and, compressed, what
@@ -149,7 +149,8 @@ class MaskDynamics(keras.callbacks.Callback):
     `on_train_batch_end` after each batch.
 
     Args:
-      log_dir: folder for TensorBoard events, or None; made if it is missing.
+      log_dir: folder for TensorBoard events, or None; made if it is missing. Without a
+        `csv` it must be a local one.
       csv: path of the CSV, or None; its folder must be there.
       every: k, steps between measurements, at least 1.
 
@@ -174,8 +175,8 @@ class MaskDynamics(keras.callbacks.Callback):
     0,,sequential/dense/kernel,,0,0.5,0.25,...
     0,,(all),,0,0.5,0.25,...
 
-    Source: Top-KAST, figure 3. Departs from it in the interval, which
-    there is 5,000 steps, and in seeing A only at the measurements.
+    Source: Top-KAST, figure 3. Departs from it in the interval, which there is 5,000
+    steps, and in seeing A only at the measurements.
     """
 
     def __init__(
@@ -191,17 +192,17 @@ class MaskDynamics(keras.callbacks.Callback):
                 f"Received: every={every!r}"
             )
         self._every = every
-        self._log_dir = None if log_dir is None else pathlib.Path(log_dir)
+        self._log_dir = None if log_dir is None else os.fspath(log_dir)
         self._csv = None if csv is None else pathlib.Path(csv)
         if self._csv is not None:
             _check_csv(self._csv)
             self._memory = Memory(self._csv.with_name(f"{self._csv.name}.sets"))
-        elif self._log_dir is not None:
-            self._memory = Memory(self._log_dir / "mask_dynamics.sets")
+        elif self._log_dir is not None and "://" not in self._log_dir:
+            self._memory = Memory(pathlib.Path(self._log_dir) / "mask_dynamics.sets")
         else:
             raise ValueError(
-                "Expected `log_dir`, `csv` or both, to have somewhere to write to. "
-                "Received: log_dir=None, csv=None"
+                "Expected a `csv`, or a `log_dir` on this machine, to have somewhere to "
+                f"write to. Received: log_dir={log_dir!r}, csv=None"
             )
         self._weights: list[SparseWeight] = []
         self._writer: Any = None
@@ -210,7 +211,7 @@ class MaskDynamics(keras.callbacks.Callback):
         """Forgets the fit before it, if there was one."""
         self._weights, self._batch = [], -1
         if self._log_dir is not None:
-            self._writer = tf.summary.create_file_writer(str(self._log_dir))
+            self._writer = tf.summary.create_file_writer(self._log_dir)
 
     def on_epoch_begin(self, epoch, logs=None):
         """Before the first step: goes on from the files as they were, or begins them."""
@@ -270,8 +271,7 @@ class MaskDynamics(keras.callbacks.Callback):
                         f"Expected {self._memory.path.name} beside the CSV to go on "
                         f"with it, or a new `csv`. Received: csv={str(self._csv)!r}"
                     )
-        codes = [weight.codes() for weight in self._weights]
-        self._sets = Sets.of([reservoir_bits(code) for code in codes])
+        self._sets = Sets.of([reservoir_bits(w.codes()) for w in self._weights])
         self._since: int | None = None
         self._due = step  # at once
         self._memory.begin(self._identity(), self._sets)
@@ -288,7 +288,7 @@ class MaskDynamics(keras.callbacks.Callback):
                 f"and there {identity[:4]}"
             )
         codes = (weight.codes() for weight in self._weights)
-        if not past or past[-1].step == step and not sets.equal(list(codes)):
+        if not past or past[-1].step == step and not sets.equal(codes):
             raise ValueError(
                 f"Expected the run of {self._memory.path}, or another {place} for a new "
                 f"run. Received: a model that at step {step} has other sets"

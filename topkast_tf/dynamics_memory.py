@@ -14,7 +14,7 @@ import math
 import os
 import pathlib
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -68,7 +68,7 @@ class Sets:
         self.forward[index] = self.forward[index] ^ changed
         self.ever[index] = self.ever[index] | self.forward[index]
 
-    def equal(self, codes: Sequence[np.ndarray]) -> bool:
+    def equal(self, codes: Iterable[np.ndarray]) -> bool:
         """Whether A is that of these set codes."""
         return all(
             np.array_equal(bits, forward_bits(code))

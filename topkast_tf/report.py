@@ -132,10 +132,9 @@ class Summary:
 
     @property
     def forward_sparsity(self) -> float:
-        """Achieved over all sparsified weights together."""
-        return 1 - sum(r.kept for r in self.rows) / max(
-            1, sum(r.size for r in self.rows)
-        )
+        """Achieved over all sparsified weights together; 0 if there are none."""
+        size = sum(row.size for row in self.rows)
+        return 1 - sum(row.kept for row in self.rows) / size if size else 0.0
 
     @property
     def backward_sparsity(self) -> float:

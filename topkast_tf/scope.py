@@ -57,7 +57,9 @@ def topkast_scope(
         update_i = update_i if i in B, else 0             (every optimizer step)
         loss += c * (1/2 sum_A theta^2 + 1/(2D) sum_{B\A} theta^2),   D = |A| / n
 
-    Nothing else is to be called: no callback, no optimizer wrapper. Layers constructed
+    For a Keras model nothing else is to be called: no callback, no optimizer wrapper (in
+    a loop of your own over `tf.Variable`s the penalties are to be added to the loss:
+    ``sum(w.penalty() for w in sparse_weights(module))``). Layers constructed
     in the scope may build later. Entries of C keep their bits; an optimizer's own slots
     (momentum, second moments) are left to it: outside B they see a zero gradient, so
     they decay, and an entry that returns to B starts from what is left of its momentum.

@@ -116,6 +116,11 @@ class Component:
     def mark_updated(self) -> None:
         _set_entry(self.clock, PENDING, 1)
 
+    @property
+    def restores(self) -> tuple[int, int]:
+        """How often a `tf.train.Checkpoint` has restored theta, and the sets."""
+        return self.theta._topkast_restores, self.sets._topkast_restores
+
     def peers(self) -> list["Component"]:
         """The components on the same device whose weights share this one's budget."""
         return [weight.component(self.index) for weight in self.weight.peers()]
@@ -211,7 +216,8 @@ def raw_variable(variable: Any) -> Any:
     is a cast copy, hence the private name.
     """
     for wrapped in ("_value", "_variable"):  # Keras 3; tf_keras in mixed precision
-        variable = getattr(variable, wrapped, variable)
+        # By `vars`: a distributed variable passes on every attribute it does not have.
+        variable = vars(variable).get(wrapped, variable) if variable is not None else None
     return variable
 
 
@@ -225,7 +231,17 @@ def done(*_: Any) -> tf.Tensor:
     return tf.constant(True)
 
 
-class _SparseReads:
+class _CountsRestores:
+    """Mixed into the types of theta and sets: a checkpoint may hold one of them only."""
+
+    _topkast_restores = 0
+
+    def _restore_from_tensors(self, restored_tensors):
+        self._topkast_restores += 1
+        return super()._restore_from_tensors(restored_tensors)
+
+
+class _SparseReads(_CountsRestores):
     """Mixed into the type of a variable to make it sparse (see `make_sparse`)."""
 
     _topkast: Component
@@ -328,8 +344,8 @@ class _SparseReads:
 
 
 @functools.cache
-def _sparse_type(base: type) -> type:
-    return type(base)(f"Sparse{base.__name__}", (_SparseReads, base), {})
+def _mixed(mixin: type, base: type) -> type:
+    return type(base)(f"Sparse{base.__name__}", (mixin, base), {})
 
 
 def make_sparse(weight: "SparseWeight") -> None:
@@ -338,4 +354,7 @@ def make_sparse(weight: "SparseWeight") -> None:
     for index, variable in enumerate(components(weight.variable)):
         if not isinstance(variable, _SparseReads):
             variable._topkast = Component(weight, index)
-            variable.__class__ = _sparse_type(type(variable))
+            variable.__class__ = _mixed(_SparseReads, type(variable))
+    for variable in components(weight.sets):
+        if not isinstance(variable, _CountsRestores):
+            variable.__class__ = _mixed(_CountsRestores, type(variable))

@@ -46,6 +46,7 @@ class SparseWeight:
         self.blocks = self.method.blocks(view)
         self.fwd, self.bwd = self.method.fwd, self.method.bwd
         self.exempt = False
+        self._restores = (0, 0)
         self.within_keras = within_keras
         self.seed = seed
         self.local_name = path
@@ -184,6 +185,22 @@ class SparseWeight:
     def prepare(self) -> None:
         """Called before a forward pass reads it: the plan must be made by then."""
         self.scope.ensure_planned()
+        self._check_restored()
+
+    def _check_restored(self) -> None:
+        """What `tf.train.Checkpoint` restores without a word is put right, or refused.
+
+        Only a look from Python notices: a call, the tracing of a function, a summary.
+        """
+        restores = self.component().restores if self.is_ready else self._restores
+        if restores == self._restores:
+            return
+        self._restores, (theta_before, sets_before) = restores, self._restores
+        with tf.init_scope():
+            if restores[1] - sets_before < restores[0] - theta_before:
+                self.refresh()  # the checkpoint of a dense model: the sets follow theta
+            else:
+                self.check_clock(self.component().clock.numpy())
 
     def after_assignment(self, component: variables.Component) -> None:
         """Called after theta was assigned from outside, as by `set_weights`.

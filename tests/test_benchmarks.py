@@ -1,0 +1,205 @@
+"""The benchmarks run, on tiny settings, and their CSVs go on where they stopped."""
+
+import csv
+import json
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from benchmarks import common, memory, selection_time, step_time
+from topkast_tf import sparse_weights, topkast_scope
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+STEP_TIME = (
+    "--cases=dense_stack",
+    "--jit_compile=false",
+    "--positions=8",
+    "--features=8",
+    "--hidden=16",
+    "--burst=2",
+)
+
+
+def _fake_measurement(variant, values):
+    state = values.side**2 if variant == "sparse" else 0
+    return {"resident_bytes": 100 + state, "peak_bytes": 200, "state_bytes": state}
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capsys):
+    """Runs a benchmark on tiny settings; gives its rows and what it printed."""
+    monkeypatch.setattr(memory, "measure_elsewhere", _fake_measurement)
+    settings = {
+        step_time: STEP_TIME,
+        selection_time: ("--weights=1000",),
+        memory: ("--side=16",),
+    }
+
+    def run(benchmark, *arguments):
+        path = tmp_path / "results.csv"
+        benchmark.main(["", f"--csv={path}", *settings[benchmark], *arguments])
+        with open(path, newline="") as file:
+            reader = csv.DictReader(file)
+            rows = list(reader)
+        assert tuple(reader.fieldnames) == benchmark.COLUMNS
+        return rows, capsys.readouterr().out
+
+    return run
+
+
+EACH = pytest.mark.parametrize("benchmark_", [step_time, selection_time, memory])
+
+
+@EACH
+def test_rounds_go_on_where_they_stopped(run, benchmark_):
+    first, printed = run(benchmark_, "--rounds=1")
+    assert sorted(row["variant"] for row in first) == sorted(benchmark_.VARIANTS)
+    assert "<=" in printed  # the target, in the table
+    again, printed_again = run(benchmark_, "--rounds=1")
+    assert (again, printed_again) == (first, printed)
+    more, _ = run(benchmark_, "--rounds=2")
+    assert more[: len(first)] == first
+    assert [row["round"] for row in more] == ["0"] * len(first) + ["1"] * len(first)
+
+
+@EACH
+def test_an_incomplete_round_is_measured_again(run, benchmark_, tmp_path):
+    path = tmp_path / "results.csv"
+    whole, _ = run(benchmark_, "--rounds=1")
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[:-1]) + lines[-1][:5])  # a kill, in mid-line
+    rows, _ = run(benchmark_, "--rounds=1")
+    count = len(benchmark_.VARIANTS)
+    assert rows[: count - 1] == whole[:-1]
+    assert len(rows) == 2 * count - 1
+    assert {row["variant"] for row in rows[-count:]} == set(benchmark_.VARIANTS)
+
+
+@pytest.mark.parametrize(
+    ("benchmark_", "other"),
+    [(step_time, "--bwd=0.5"), (selection_time, "--fwd=0.95"), (memory, "--steps=1")],
+)
+def test_rows_of_other_settings_do_not_count(run, benchmark_, other):
+    first, _ = run(benchmark_, "--rounds=1")
+    both, printed = run(benchmark_, "--rounds=1", other)
+    assert len(both) == 2 * len(first)
+    assert both[: len(first)] == first
+
+
+@EACH
+def test_no_round_begins_after_the_time_limit(run, benchmark_):
+    rows, printed = run(benchmark_, "--seconds=1e-9")
+    assert rows == []
+    assert "no round yet" in printed
+
+
+@EACH
+def test_help_teaches(benchmark_, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        benchmark_.main(["", "--help"])
+    printed = capsys.readouterr().out
+    assert exit_.value.code == 0
+    for word in (
+        "What the figures do not say",
+        "Example: python",
+        "--rounds: ",
+        "--csv",
+    ):
+        assert word in printed
+
+
+@EACH
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--rouns=1"], "rouns"),
+        (["--rounds=0"], "rounds=0"),
+        (["fast"], "Received: 'fast'"),
+        (["--csv=missing/results.csv"], "Received: missing/results.csv"),
+    ],
+)
+def test_bad_input_is_one_sentence(benchmark_, arguments, message, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        benchmark_.main(["", *arguments])
+    error = capsys.readouterr().err
+    assert exit_.value.code == common.BAD_INPUT
+    assert error.startswith("error: ")
+    assert message in error
+
+
+@EACH
+def test_a_csv_of_something_else_is_kept(benchmark_, tmp_path, capsys):
+    path = tmp_path / "other.csv"
+    path.write_text("a,b\n1,2\n")
+    with pytest.raises(SystemExit):
+        benchmark_.main(["", f"--csv={path}"])
+    assert "Received" in capsys.readouterr().err
+    assert path.read_text() == "a,b\n1,2\n"
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [("--cases=resnet50", "resnet50"), ("--jit_compile=maybe", "maybe")],
+)
+def test_unknown_cases_are_refused(flag, message, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        step_time.main(["", f"--csv={tmp_path / 'results.csv'}", flag])
+    assert f"Received: ['{message}']" in capsys.readouterr().err
+
+
+def test_the_variants_refresh_as_their_names_say(monkeypatch):
+    values = common.parse(["", *STEP_TIME], "", step_time.define_flags)
+    build, made = step_time.build, {}
+    for variant in step_time.VARIANTS:
+
+        def recorded(*arguments, variant=variant):
+            made[variant] = build(*arguments)
+            return made[variant]
+
+        monkeypatch.setattr(step_time, "build", recorded)
+        step_time.step_of("dense_stack", variant, False, values)()
+    weights = {variant: sparse_weights(model) for variant, model in made.items()}
+    assert weights["dense"] == weights["dense_again"] == []
+    assert len(weights["sparse"]) == len(weights["refreshing"]) == 2
+    for variant, refreshes in (("sparse", False), ("refreshing", True)):
+        for weight in weights[variant]:
+            assert weight.step == 3  # two to warm up
+            schedule = weight.scope.method.schedule
+            assert [schedule.due(step) for step in (1, 100)] == [refreshes] * 2
+
+
+def test_the_timed_resnet_has_the_cifar_shape():
+    values = common.parse(["", "--depth=8"], "", step_time.define_flags)
+    with topkast_scope(fwd=0.9, bwd=0.8):
+        model = step_time.build("resnet20", values)
+    assert model.input_shape == (None, 32, 32, 3)
+    assert model.output_shape == (None, 10)
+    assert (
+        len(sparse_weights(model)) == 6 + 1 + 2 + 1
+    )  # blocks, stem, shortcuts, logits
+
+
+def test_the_memory_of_a_process_of_its_own():
+    command = [sys.executable, str(ROOT / "benchmarks" / "memory.py")]
+    command += ["--measure=sparse", "--side=64", "--steps=1", "--nojit_compile"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert set(found) == set(memory.COLUMNS[5:])
+    # One byte an entry, and the clock of the one kernel: a handful of int64.
+    assert 64 * 64 <= found["state_bytes"] <= 64 * 64 + 64
+    assert 0 < found["resident_bytes"] <= found["peak_bytes"]
+    assert memory.measure("dense", 8, 0, False)["state_bytes"] == 0
+
+
+def test_ratios_by_hand():
+    dense, sparse, refreshing = (common.Times(t, 2 * t) for t in (100, 101, 150))
+    times = {"dense": dense, "sparse": sparse, "refreshing": refreshing}
+    assert step_time.ratio(times, "wall", 1) == pytest.approx(1.5)
+    assert step_time.ratio(times, "cpu", 100) == pytest.approx((99 * 1.01 + 1.5) / 100)
+
+
+def test_the_spread_of_some_figures():
+    assert common.spread([5.0]) == (5.0, 5.0, 5.0)
+    assert common.spread([4.0, 1.0, 2.0, 3.0, 50.0]) == (3.0, 2.0, 4.0)
