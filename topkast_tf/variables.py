@@ -217,7 +217,9 @@ def raw_variable(variable: Any) -> Any:
     """
     for wrapped in ("_value", "_variable"):  # Keras 3; tf_keras in mixed precision
         # By `vars`: a distributed variable passes on every attribute it does not have.
-        variable = vars(variable).get(wrapped, variable) if variable is not None else None
+        variable = (
+            vars(variable).get(wrapped, variable) if variable is not None else None
+        )
     return variable
 
 

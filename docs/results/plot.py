@@ -1,6 +1,6 @@
 """Draws test accuracy over steps from the metrics of several runs.
 
-    python docs/results/plot.py OUT.png NAME=metrics.csv [NAME=metrics.csv ...]
+python docs/results/plot.py OUT.png NAME=metrics.csv [NAME=metrics.csv ...]
 """
 
 import csv
