@@ -3,7 +3,7 @@
 The one question that every sparse-training method asks is: *which k of these n entries
 are the largest?* Sorting answers more than was asked and is slow (``tf.math.top_k`` takes
 seconds for ten million entries). Here each entry becomes a non-negative 31-bit integer
-key whose order is the order wanted, and four histograms, of eight bits of the key each,
+key whose order is the order wanted, and three histograms, of eleven bits of the key each,
 find the k-th largest key exactly. Entries above it are in, entries below are
 out, and of the entries equal to it the ones with the lowest index are taken, so that
 exactly k are selected whatever the ties.
@@ -14,6 +14,7 @@ graph ``==`` compares objects.)
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import tensorflow as tf
 
@@ -25,8 +26,10 @@ FORWARD = 2
 """Code of an entry of A: used in the forward pass, updated."""
 
 _INFINITY_KEY = 0x7F800000  # the bits of float32 infinity: any larger key is a NaN
-_BITS = 8  # of a key that one histogram looks at
+_BITS = 11  # of a key that one histogram looks at
 _OUTSIDE = 2**_BITS  # the digit of entries that a histogram leaves out
+_FIRST_SHIFT = 2 * _BITS  # three digits are a key
+_FIRST_DIGITS = 2 ** (31 - _FIRST_SHIFT)  # without the sign there are 31 bits
 
 
 def magnitude_keys(x: tf.Tensor) -> tf.Tensor:
@@ -91,57 +94,95 @@ def _histogram(digit_lists: Sequence[tf.Tensor]) -> tf.Tensor:
     return (tf.add_n(counts) if len(counts) > 1 else counts[0])[:_OUTSIDE]
 
 
-def kth_largest_key(
-    keys: Sequence[tf.Tensor], k: tf.Tensor
-) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """The k-th largest key of several tensors taken together.
+def _digits(key: tf.Tensor, floor: tf.Tensor, shift: tf.Tensor) -> tf.Tensor:
+    """The digit of each key among those from `floor` upwards; `_OUTSIDE` of the others."""
+    # Unsigned, what is below the floor is far above it: one comparison instead of two.
+    above = tf.bitcast(key - floor, tf.uint32)
+    digit = tf.bitwise.right_shift(above, tf.cast(shift, tf.uint32))
+    return tf.bitcast(tf.minimum(digit, tf.constant(_OUTSIDE, tf.uint32)), tf.int32)
+
+
+class Threshold(NamedTuple):
+    """Where the k largest of some keys end.
+
+    Attributes:
+      key: the k-th largest key.
+      needed: how many of the entries equal to it belong to the k largest.
+      tied: how many entries are equal to it.
+    """
+
+    key: tf.Tensor
+    needed: tf.Tensor
+    tied: tf.Tensor
+
+
+def thresholds(keys: Sequence[tf.Tensor], ks: Sequence[tf.Tensor]) -> list[Threshold]:
+    """The k-th largest key of several tensors taken together, for each k of several.
 
     Args:
       keys: flat int32 tensors of non-negative keys.
-      k: int32 scalar, 0 <= k <= total number of keys.
+      ks: int32 scalars, 0 <= k <= total number of keys.
 
     Returns:
-      ``(threshold, needed, tied)``: the k-th largest key; how many of the entries equal
-      to it belong to the k largest; how many entries are equal to it.
+      One `Threshold` per k.
 
-    >>> threshold, needed, tied = kth_largest_key([tf.constant([5, 7, 5, 1])], 2)
-    >>> int(threshold), int(needed), int(tied)
-    (5, 1, 2)
+    >>> [threshold] = thresholds([tf.constant([5, 7, 5, 1])], [2])
+    >>> [int(figure) for figure in threshold]
+    [5, 1, 2]
     """
 
-    def find_digit(
-        shift: tf.Tensor, prefix: tf.Tensor, rank: tf.Tensor, tied: tf.Tensor
-    ) -> tuple[tf.Tensor, ...]:
-        del tied
-        digits = []
-        for key in keys:
-            upper = tf.bitwise.right_shift(key, shift)
-            digit = tf.bitwise.bitwise_and(upper, _OUTSIDE - 1)
-            same_prefix = tf.equal(tf.bitwise.right_shift(upper, _BITS), prefix)
-            digits.append(tf.where(same_prefix, digit, _OUTSIDE))
-        counts = _histogram(digits)
-        at_or_above = tf.cumsum(counts, reverse=True)
-        found = tf.reduce_sum(tf.cast(at_or_above >= rank, tf.int32)) - 1
+    def find_digit(shift: tf.Tensor, found: list[Threshold]) -> tuple:
         # The first digit has no sign bit; for k = 0 this gives the largest key there is.
-        found = tf.minimum(found, tf.where(shift + _BITS < 32, _OUTSIDE - 1, 127))
-        # `gather` and not an index: XLA would compile anew for each value of an index.
-        tied = tf.gather(counts, found)
-        prefix = tf.bitwise.bitwise_or(tf.bitwise.left_shift(prefix, _BITS), found)
-        return (
-            shift - _BITS,
-            prefix,
-            rank - (tf.gather(at_or_above, found) - tied),
-            tied,
-        )
+        largest_digit = tf.where(shift < _FIRST_SHIFT, _OUTSIDE - 1, _FIRST_DIGITS - 1)
+        narrowed = []
+        for floor, rank, _ in found:
+            counts = _histogram([_digits(key, floor, shift) for key in keys])
+            at_or_above = tf.cumsum(counts, reverse=True)
+            digit = tf.reduce_sum(tf.cast(at_or_above >= rank, tf.int32)) - 1
+            digit = tf.minimum(digit, largest_digit)
+            # Not `counts[digit]`: to XLA the index of a slice is a constant, and it would
+            # compile the whole step anew for each value of the weights.
+            tied = tf.gather(counts, digit)
+            rank = rank - (tf.gather(at_or_above, digit) - tied)
+            floor = floor + tf.bitwise.left_shift(digit, shift)
+            narrowed.append(Threshold(floor, rank, tied))
+        return shift - _BITS, narrowed
 
-    # A loop and not four calls in a row: XLA would fuse them into one kernel that finds
-    # the earlier digits anew for each entry.
-    _, threshold, needed, tied = tf.while_loop(
-        lambda shift, *_: shift >= 0,
+    # A loop and not three calls in a row: XLA would fuse them into one kernel that finds
+    # the earlier digits anew for each entry. One iteration at a time, or the copies of
+    # several are in memory at once.
+    zero = tf.constant(0)
+    _, found = tf.while_loop(
+        lambda shift, _: shift >= 0,
         find_digit,
-        (tf.constant(32 - _BITS), tf.constant(0), tf.cast(k, tf.int32), tf.constant(0)),
+        (
+            tf.constant(_FIRST_SHIFT),
+            [Threshold(zero, tf.cast(k, tf.int32), zero) for k in ks],
+        ),
+        parallel_iterations=1,
     )
-    return threshold, needed, tied
+    return found
+
+
+def _reaching(keys: Sequence[tf.Tensor], threshold: Threshold) -> list[tf.Tensor]:
+    """Masks of exactly the keys that a threshold was found for."""
+    at, needed, tied = threshold
+
+    def with_all_ties() -> list[tf.Tensor]:
+        return [key >= at for key in keys]
+
+    def with_first_ties() -> list[tf.Tensor]:
+        masks = []
+        before = tf.constant(0)
+        for key in keys:
+            tie = tf.equal(key, at)
+            rank = before + tf.cumsum(tf.cast(tie, tf.int32))
+            masks.append((key > at) | (tie & (rank <= needed)))
+            before = rank[-1] if key.shape[0] else before
+        return masks
+
+    # Counting through the ties costs more than all the rest, and is seldom needed.
+    return tf.cond(tf.equal(needed, tied), with_all_ties, with_first_ties)
 
 
 def largest(keys: Sequence[tf.Tensor], k: tf.Tensor) -> list[tf.Tensor]:
@@ -160,23 +201,8 @@ def largest(keys: Sequence[tf.Tensor], k: tf.Tensor) -> list[tf.Tensor]:
     >>> [mask.numpy().tolist() for mask in largest([tf.constant([5, 7, 5, 1])], 2)]
     [[True, True, False, False]]
     """
-    threshold, needed, tied = kth_largest_key(keys, k)
-
-    def with_all_ties() -> list[tf.Tensor]:
-        return [key >= threshold for key in keys]
-
-    def with_first_ties() -> list[tf.Tensor]:
-        masks = []
-        before = tf.constant(0)
-        for key in keys:
-            tie = tf.equal(key, threshold)
-            rank = before + tf.cumsum(tf.cast(tie, tf.int32))
-            masks.append((key > threshold) | (tie & (rank <= needed)))
-            before = rank[-1] if key.shape[0] else before
-        return masks
-
-    # Counting through the ties costs more than all the rest, and is seldom needed.
-    return tf.cond(tf.equal(needed, tied), with_all_ties, with_first_ties)
+    [threshold] = thresholds(keys, [k])
+    return _reaching(keys, threshold)
 
 
 def nested_sets(
@@ -198,8 +224,8 @@ def nested_sets(
     >>> nested_sets([tf.constant([1, 4, 3, 2])], 1, 3)[0].numpy().tolist()
     [0, 2, 1, 1]
     """
-    forward = largest(keys, kept_forward)
-    backward = largest(keys, kept_backward)
+    found = thresholds(keys, [kept_forward, kept_backward])
+    forward, backward = (_reaching(keys, threshold) for threshold in found)
     return [_codes(a, b) for a, b in zip(forward, backward, strict=True)]
 
 
