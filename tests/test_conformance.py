@@ -52,7 +52,7 @@ def train_by_hand(model, images, labels, wrap=lambda step: step):
 
 
 def train_mirrored(method, images, labels, builder=zoo.nested):
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    strategy = zoo.two_devices()
     with strategy.scope():
         model = build(method, builder)
     train_by_fit(model, images, labels)
@@ -173,7 +173,7 @@ def test_interrupted_and_resumed_equals_undisturbed(method, mirrored, digits, tm
     def make():
         strategy = tf.distribute.get_strategy()
         if mirrored:
-            strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+            strategy = zoo.two_devices()
         with strategy.scope():
             model = build(method)
             model.optimizer.build(model.trainable_variables)

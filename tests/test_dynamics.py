@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from tests import zoo
 from topkast_tf import sparse_weights, topkast_scope
 from topkast_tf.dynamics import ALL, COLUMNS, MaskDynamics, churn, reservoir_used
 from topkast_tf.weights import SparseWeight
@@ -413,7 +414,7 @@ def test_the_weight_that_the_scope_exempted_last_is_left_out(digits, tmp_path):
 
 def test_on_two_mirrored_devices(digits, tmp_path):
     path = tmp_path / "masks.csv"
-    with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
+    with zoo.two_devices().scope():
         model = small_model()
     fit(model, digits, MaskDynamics(csv=path, every=6))
     rows = rows_of(path)

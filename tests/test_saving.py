@@ -255,7 +255,7 @@ def test_loading_under_a_strategy_reaches_the_reservoir_too(digits, tmp_path):
     model = build()
     fit(model, digits, 1)
     model.save_weights(tmp_path / "trained.weights.h5")
-    with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
+    with zoo.two_devices().scope():
         mirrored = build(seed=3)
         for variable in mirrored.trainable_variables:
             variable.assign(tf.ones_like(variable) * 0.25)

@@ -1,8 +1,21 @@
 """Models of every kind, each with the inputs it takes and the kernels it has."""
 
+import functools
+
 import keras
 import numpy as np
+import tensorflow as tf
 from keras import layers
+
+
+@functools.cache
+def two_devices():
+    """A MirroredStrategy on the two virtual CPUs; one for all tests.
+
+    Each new strategy numbers its collective operations from the start, and TensorFlow
+    takes an old number with other shapes for a mistake.
+    """
+    return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 
 
 @keras.saving.register_keras_serializable("tests")
