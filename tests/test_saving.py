@@ -214,6 +214,13 @@ def test_dense_weights_do_not_load_into_a_sparse_model(tmp_path):
         np.testing.assert_array_equal(old, weight.dense())
 
 
+def test_a_checkpoint_that_a_dense_model_restores_in_part_is_not_silent(tmp_path):
+    path = tf.train.Checkpoint(model=build()).save(str(tmp_path / "sparse"))
+    checkpoint = tf.train.Checkpoint(model=tk.strip(build()))
+    with pytest.raises(AssertionError, match="kernel_sets"):
+        checkpoint.restore(path).assert_consumed()
+
+
 def test_weights_of_other_sparsities_are_refused(tmp_path):
     build(fwd=0.9).save_weights(tmp_path / "other.weights.h5")
     with pytest.raises(ValueError, match=r"fwd=0.8, bwd=0.5\).*Received"):

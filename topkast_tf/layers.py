@@ -155,10 +155,17 @@ class _SparseLayer:
         if SAVED_KEY not in config:
             return cls._topkast_dense_class.from_config(config, *args, **kwargs)
         scope = SparsityScope.from_config(config[SAVED_KEY]["scope"])
-        with _reentered(scope, cls._topkast_library):
-            return cls._topkast_library.saving.deserialize_keras_object(
-                without_scope(config)
-            )
+        dense, library = without_scope(config), cls._topkast_library
+        name = dense["class_name"]
+        # The legacy HDF5 format of tf_keras knows its own layers by no name at all here.
+        own = (
+            {name: getattr(library.layers, name)}
+            if hasattr(library.layers, name)
+            else {}
+        )
+        own = {} if dense["registered_name"] else own
+        with _reentered(scope, library):
+            return library.saving.deserialize_keras_object(dense, custom_objects=own)
 
     def _trackable_children(self, save_type="checkpoint", **kwargs):
         children = super()._trackable_children(save_type, **kwargs)
