@@ -20,6 +20,7 @@ from absl import flags
 from launch import files
 from launch import flags as launch_flags
 from launch.errors import UserError
+from launch.flag_table import GROUPS, Groups
 
 try:
     import fcntl
@@ -31,7 +32,9 @@ _LOCK_FILE = ".lock"
 _RESULT_FILE = "result.json"
 
 
-def check(run_dir: pathlib.Path, ours: flags.FlagValues) -> None:
+def check(
+    run_dir: pathlib.Path, ours: flags.FlagValues, groups: Groups = GROUPS
+) -> None:
     """Raises `UserError` unless a run with these flags may start or go on here.
 
     Looks only: nothing is created. A folder is accepted if it does not exist and can
@@ -40,6 +43,7 @@ def check(run_dir: pathlib.Path, ours: flags.FlagValues) -> None:
     Args:
       run_dir: the folder.
       ours: the resolved flags of the run that wants it.
+      groups: the flags there are.
     """
     parent = run_dir
     while not os.path.lexists(parent):
@@ -57,7 +61,7 @@ def check(run_dir: pathlib.Path, ours: flags.FlagValues) -> None:
     if not run_dir.is_dir():
         return
     if (run_dir / FLAGS_FILE).is_file():
-        _check_same(run_dir, ours)
+        _check_same(run_dir, ours, groups)
     elif any(not _is_ours(path) for path in run_dir.iterdir()):
         raise UserError(
             f"--run_dir={run_dir} holds files and no {FLAGS_FILE}, so it is not a run "
@@ -66,7 +70,9 @@ def check(run_dir: pathlib.Path, ours: flags.FlagValues) -> None:
 
 
 @contextlib.contextmanager
-def claim(run_dir: pathlib.Path, ours: flags.FlagValues) -> Iterator[None]:
+def claim(
+    run_dir: pathlib.Path, ours: flags.FlagValues, groups: Groups = GROUPS
+) -> Iterator[None]:
     """Makes the folder this process's own for the time of the block.
 
     The folder is created if need be and the flags are written to it if it is new.
@@ -74,11 +80,12 @@ def claim(run_dir: pathlib.Path, ours: flags.FlagValues) -> Iterator[None]:
     Args:
       run_dir: the folder.
       ours: the resolved flags of the run.
+      groups: the flags there are.
 
     Raises:
       UserError: as `check`, or if another process has the folder.
     """
-    check(run_dir, ours)
+    check(run_dir, ours, groups)
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
         lock = open(run_dir / _LOCK_FILE, "a")
@@ -90,9 +97,9 @@ def claim(run_dir: pathlib.Path, ours: flags.FlagValues) -> Iterator[None]:
     with lock:
         _lock(lock, run_dir)
         # Whoever had the folder until now may have made it a run of its own.
-        check(run_dir, ours)
+        check(run_dir, ours, groups)
         if not (run_dir / FLAGS_FILE).is_file():
-            files.write_text(run_dir / FLAGS_FILE, _flags_text(ours))
+            files.write_text(run_dir / FLAGS_FILE, _flags_text(ours, groups))
         yield
 
 
@@ -127,16 +134,16 @@ def _lock(lock, run_dir: pathlib.Path) -> None:
         return
 
 
-def _check_same(run_dir: pathlib.Path, ours: flags.FlagValues) -> None:
+def _check_same(run_dir: pathlib.Path, ours: flags.FlagValues, groups: Groups) -> None:
     path = run_dir / FLAGS_FILE
     try:
-        theirs = launch_flags.parse(["flags", f"--flagfile={path}"])
+        theirs = launch_flags.parse(["flags", f"--flagfile={path}"], groups)
     except UserError as error:
         raise UserError(
             f"{path} is not a flagfile of this version ({error}): choose another "
             "--run_dir."
         ) from None
-    different = launch_flags.differences(ours, theirs)
+    different = launch_flags.differences(ours, theirs, groups)
     if different:
         shown = "; ".join(
             f"--{name} is {there!r} there, {here!r} now"
@@ -148,12 +155,12 @@ def _check_same(run_dir: pathlib.Path, ours: flags.FlagValues) -> None:
         )
 
 
-def _flags_text(ours: flags.FlagValues) -> str:
+def _flags_text(ours: flags.FlagValues, groups: Groups) -> str:
     head = (
-        "# The resolved flags of this run, written by launch/train.py.\n"
+        "# The resolved flags of this run, written by the launcher.\n"
         "# --flagfile=<this file> goes on with it, or shows its table once finished.\n"
     )
-    return head + launch_flags.to_text(ours)
+    return head + launch_flags.to_text(ours, groups)
 
 
 def _is_ours(path: pathlib.Path) -> bool:

@@ -19,7 +19,9 @@ def _at_least(number: float) -> dict[str, Any]:
     return {"lower_bound": number}
 
 
-GROUPS: tuple[tuple[str, tuple[Flag, ...]], ...] = (
+Groups = tuple[tuple[str, tuple[Flag, ...]], ...]
+
+GROUPS: Groups = (
     (
         "What is trained",
         (
@@ -55,13 +57,38 @@ GROUPS: tuple[tuple[str, tuple[Flag, ...]], ...] = (
     (
         "How it is made sparse",
         (
-            Flag("string", "method", "topkast", "dense or topkast"),
+            Flag(
+                "string",
+                "method",
+                "topkast",
+                "dense, topkast, swat, or topkast_swat: Top-KAST weights, SWAT "
+                "activations",
+            ),
             Flag(
                 "boolean",
                 "compare_dense",
                 False,
                 "first train the dense twin: same seed, same steps, same batches",
             ),
+            Flag(
+                "string",
+                "distribution",
+                "uniform",
+                "uniform, er, erk, global, momentum (swat only), or a JSON mapping of "
+                "regex to sparsity",
+            ),
+            Flag(
+                "list",
+                "exempt",
+                [],
+                "weights left dense: first, last, regexes on their paths",
+            ),
+            Flag("list", "include", None, "only these weights are made sparse"),
+        ),
+    ),
+    (
+        "Top-KAST",
+        (
             Flag("float", "fwd", 0.9, "forward sparsity, a fraction of zeros"),
             Flag("float", "bwd", 0.8, "backward sparsity, at most --fwd"),
             Flag(
@@ -69,12 +96,6 @@ GROUPS: tuple[tuple[str, tuple[Flag, ...]], ...] = (
                 "refresh_every",
                 1,
                 "steps between two selections of the sets",
-            ),
-            Flag(
-                "string",
-                "distribution",
-                "uniform",
-                "uniform, er, erk, global, or a JSON mapping of regex to sparsity",
             ),
             Flag(
                 "float",
@@ -98,13 +119,63 @@ GROUPS: tuple[tuple[str, tuple[Flag, ...]], ...] = (
             ),
             Flag("list", "block", None, "rows,cols of the blocks that are selected"),
             Flag("string", "block_reduce", "sum", "score of a block: sum or max"),
+        ),
+    ),
+    (
+        "SWAT",
+        (
+            Flag(
+                "float",
+                "sparsity",
+                0.9,
+                "of weights and activations, a fraction of zeros",
+            ),
+            Flag(
+                "integer",
+                "topk_period",
+                1,
+                "steps for which a threshold of weights or activations serves",
+            ),
+            Flag(
+                "string",
+                "structured",
+                None,
+                "channel or filter: slices of convolution kernels; default weights",
+            ),
+            Flag(
+                "float",
+                "activations",
+                None,
+                "sparsity of the activations; default that of the layer's weights",
+            ),
+            Flag("string", "activations_per", "batch", "batch or sample"),
+            Flag("float", "errors", 0.0, "sparsity of the error gradients"),
+            Flag("string", "errors_per", "batch", "batch or sample (meProp)"),
             Flag(
                 "list",
-                "exempt",
-                [],
-                "weights left dense: first, last, regexes on their paths",
+                "forward_sparse",
+                ["weights"],
+                "what is sparse in the forward pass: weights, activations",
             ),
-            Flag("list", "include", None, "only these weights are made sparse"),
+            Flag(
+                "list",
+                "backward_sparse",
+                ["weights", "activations"],
+                "what is sparse in the backward pass",
+            ),
+            Flag("string", "updates", "dense", "dense, or masked: active weights only"),
+            Flag(
+                "integer",
+                "freeze_at",
+                None,
+                "step from which the active weights stay the same ones",
+            ),
+            Flag(
+                "string",
+                "storage",
+                "dense",
+                "dense, or packed: less memory for the backward pass, more time",
+            ),
         ),
     ),
     (
@@ -188,7 +259,7 @@ GROUPS: tuple[tuple[str, tuple[Flag, ...]], ...] = (
 )
 
 _HEAD = """\
-Trains an image classifier, dense or with Top-KAST, and compares the two.
+Trains an image classifier, dense, with Top-KAST or with SWAT, and compares them.
 
   # bundled digits at 90 % / 80 % beside the dense twin, under two minutes
   python launch/train.py --flagfile=launch/flagfiles/quickstart.cfg
@@ -205,6 +276,9 @@ Trains an image classifier, dense or with Top-KAST, and compares the two.
   python launch/train.py --dataset=cifar10 --data_dir=DIR --train_examples=10000 \\
       --epochs=2 --fwd=0.8 --bwd=0.5 --exempt=first --run_dir=runs/try
 
+  # SWAT: sparse weights and activations, thresholds found every 20 steps
+  python launch/train.py --flagfile=launch/flagfiles/quickstart_swat.cfg
+
   # start a run again where it stopped: the same command, or the flags it wrote
   python launch/train.py --flagfile=runs/quickstart/flags.cfg
 
@@ -214,10 +288,10 @@ Sparsities are fractions of zeros.
 """
 
 
-def new_flags() -> flags.FlagValues:
-    """The flags of the launcher with their defaults, nothing parsed yet."""
+def new_flags(groups: Groups = GROUPS) -> flags.FlagValues:
+    """The flags of a launcher with their defaults, nothing parsed yet."""
     values = flags.FlagValues()
-    for _, group in GROUPS:
+    for _, group in groups:
         for flag in group:
             define = getattr(flags, f"DEFINE_{flag.kind}")
             define(
@@ -226,10 +300,10 @@ def new_flags() -> flags.FlagValues:
     return values
 
 
-def help_text() -> str:
+def help_text(head: str = _HEAD, groups: Groups = GROUPS) -> str:
     """What `--help` prints: what one can do with it, then every flag by group."""
-    lines = [_HEAD]
-    for title, group in GROUPS:
+    lines = [head]
+    for title, group in groups:
         lines.append(f"{title}:")
         for flag in group:
             shown = _shown(flag.default)

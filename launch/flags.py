@@ -14,19 +14,20 @@ from typing import Any
 from absl import flags
 
 from launch.errors import UserError
-from launch.flag_table import GROUPS, new_flags
+from launch.flag_table import GROUPS, Groups, new_flags
 
-METHODS = ("dense", "topkast")
+METHODS = ("dense", "topkast", "swat", "topkast_swat")
 SCHEDULES = ("cosine", "steps", "constant")
 # Where a run lies and how much it says do not change what it computes.
 PLACE_FLAGS = frozenset({"run_dir", "data_dir", "verbose"})
 
 
-def parse(argv: Sequence[str]) -> flags.FlagValues:
+def parse(argv: Sequence[str], groups: Groups = GROUPS) -> flags.FlagValues:
     """Parses a command line, flagfiles included, and checks what stands alone.
 
     Args:
       argv: the program's name, then its arguments.
+      groups: the flags there are.
 
     Returns:
       The flags, each an attribute.
@@ -35,11 +36,11 @@ def parse(argv: Sequence[str]) -> flags.FlagValues:
       UserError: an unknown flag (with the nearest name, and the flagfile and line it
         stands on), a wrong value, or an argument that is not a flag.
     """
-    values = new_flags()
+    values = new_flags(groups)
     try:
         rest = values(list(argv))[1:]
     except flags.UnrecognizedFlagError as error:
-        raise UserError(_unknown(error.flagname, argv[1:], values)) from None
+        raise UserError(_unknown(error.flagname, argv[1:], groups)) from None
     except (flags.Error, ValueError) as error:
         raise UserError(" ".join(str(error).split())) from None
     if rest:
@@ -50,10 +51,10 @@ def parse(argv: Sequence[str]) -> flags.FlagValues:
     return values
 
 
-def to_text(values: flags.FlagValues) -> str:
+def to_text(values: flags.FlagValues, groups: Groups = GROUPS) -> str:
     """The flags as a flagfile, one a line, in the order of the help."""
     lines = []
-    for title, group in GROUPS:
+    for title, group in groups:
         lines.append(f"# {title}")
         for flag in group:
             line = values[flag.name].serialize()
@@ -62,7 +63,7 @@ def to_text(values: flags.FlagValues) -> str:
 
 
 def differences(
-    ours: flags.FlagValues, theirs: flags.FlagValues
+    ours: flags.FlagValues, theirs: flags.FlagValues, groups: Groups = GROUPS
 ) -> list[tuple[str, Any, Any]]:
     """(name, ours, theirs) of each flag on which two runs differ.
 
@@ -70,36 +71,71 @@ def differences(
     """
     return [
         (flag.name, ours[flag.name].value, theirs[flag.name].value)
-        for _, group in GROUPS
+        for _, group in groups
         for flag in group
         if flag.name not in PLACE_FLAGS
         and ours[flag.name].value != theirs[flag.name].value
     ]
 
 
-def scope_arguments(values: flags.FlagValues) -> dict[str, Any]:
+def _distribution(values: flags.FlagValues) -> Any:
+    distribution = values.distribution
+    if not distribution.lstrip().startswith("{"):
+        return distribution
+    try:
+        mapping = json.loads(distribution)
+    except ValueError as error:
+        raise UserError(
+            "Expected --distribution to be a name or a JSON mapping such as "
+            f'{{"stage1/.*": 0.8}} ({error}). Received: {distribution}'
+        ) from None
+    return {
+        pattern: tuple(asked) if isinstance(asked, list) else asked
+        for pattern, asked in mapping.items()
+    }
+
+
+def swat_arguments(values: flags.FlagValues) -> dict[str, Any]:
+    """The keyword arguments of `swat_scope` that speak of products and activations.
+
+    Only the form is settled here, as in `topkast_arguments`.
+    """
+    return {
+        "sparsity": values.sparsity,
+        "topk_period": values.topk_period,
+        "activations": values.activations,
+        "activations_per": values.activations_per,
+        "errors": values.errors,
+        "errors_per": values.errors_per,
+        "forward": tuple(values.forward_sparse),
+        "backward": tuple(values.backward_sparse),
+        "storage": values.storage,
+        "seed": values.seed,
+    }
+
+
+def swat_weight_arguments(values: flags.FlagValues) -> dict[str, Any]:
+    """The keyword arguments of `swat_scope` that speak of weights."""
+    return {
+        "distribution": _distribution(values),
+        "structured": values.structured,
+        "updates": values.updates,
+        "freeze_at": values.freeze_at,
+        "exempt": tuple(values.exempt),
+        "include": tuple(values.include) if values.include else None,
+    }
+
+
+def topkast_arguments(values: flags.FlagValues) -> dict[str, Any]:
     """The keyword arguments of `topkast_scope` that the flags ask for.
 
     Only the form is settled here; the scope itself checks the values.
     """
-    distribution: Any = values.distribution
-    if distribution.lstrip().startswith("{"):
-        try:
-            distribution = json.loads(distribution)
-        except ValueError as error:
-            raise UserError(
-                "Expected --distribution to be a name or a JSON mapping such as "
-                f'{{"stage1/.*": 0.8}} ({error}). Received: {distribution}'
-            ) from None
-        distribution = {
-            pattern: tuple(asked) if isinstance(asked, list) else asked
-            for pattern, asked in distribution.items()
-        }
     return {
         "fwd": values.fwd,
         "bwd": values.bwd,
         "refresh_every": values.refresh_every,
-        "distribution": distribution,
+        "distribution": _distribution(values),
         "exploration": values.exploration,
         "exploration_norm": values.exploration_norm,
         "backward": values.backward,
@@ -130,7 +166,7 @@ def _integers(values: flags.FlagValues, name: str) -> tuple[int, ...]:
 def _check(values: flags.FlagValues) -> None:
     choices = {"method": METHODS, "lr_schedule": SCHEDULES}
     for name, allowed in choices.items():
-        if values[name].value not in allowed:
+        if name in values and values[name].value not in allowed:
             raise UserError(
                 f"Expected --{name} to be one of {', '.join(allowed)}. "
                 f"Received: {values[name].value!r}"
@@ -159,21 +195,21 @@ def _check(values: flags.FlagValues) -> None:
             "Expected --nodeterministic with --jit, because Keras does not compile a "
             "model while TensorFlow's ops are deterministic. Received: --jit"
         )
-    if values.compare_dense and values.method == "dense":
+    if "compare_dense" in values and values.compare_dense and values.method == "dense":
         raise UserError(
             "Expected --compare_dense with a sparse --method. Received: --method=dense"
         )
 
 
-def _unknown(name: str, arguments: Sequence[str], values: flags.FlagValues) -> str:
-    names = [flag.name for _, group in GROUPS for flag in group] + ["flagfile"]
+def _unknown(name: str, arguments: Sequence[str], groups: Groups) -> str:
+    names = [flag.name for _, group in groups for flag in group] + ["flagfile"]
     stem = name[2:] if name.startswith("no") and name[2:] in names else name
     near = difflib.get_close_matches(stem, names, n=1, cutoff=0.5)
     meant = f"; did you mean --{near[0]}?" if near else "; --help lists them."
-    return f"unknown flag --{name}{_place(name, arguments, values)}{meant}"
+    return f"unknown flag --{name}{_place(name, arguments)}{meant}"
 
 
-def _place(name: str, arguments: Sequence[str], values: flags.FlagValues) -> str:
+def _place(name: str, arguments: Sequence[str]) -> str:
     """ " (FILE, line N)" where a flagfile of the command line holds the flag."""
     pattern = re.compile(rf"\s*--?{re.escape(name)}(=|\s|$)")
     files = [a.partition("=")[2] for a in arguments if re.match("--?flagfile=", a)]

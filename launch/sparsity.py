@@ -7,9 +7,10 @@ from typing import Any
 import keras
 from absl import flags
 
+import swat_tf
 import topkast_tf
 from launch.errors import UserError
-from launch.flags import scope_arguments
+from launch.flags import swat_arguments, swat_weight_arguments, topkast_arguments
 from topkast_tf import accounting, variables
 
 
@@ -24,7 +25,16 @@ def scope(method: str, settings: flags.FlagValues):
         yield
         return
     try:
-        with topkast_tf.topkast_scope(**scope_arguments(settings)):
+        with contextlib.ExitStack() as scopes:
+            if method != "swat":
+                scopes.enter_context(
+                    topkast_tf.topkast_scope(**topkast_arguments(settings))
+                )
+            if method != "topkast":
+                arguments = swat_arguments(settings)
+                if method == "swat":
+                    arguments |= swat_weight_arguments(settings)
+                scopes.enter_context(swat_tf.swat_scope(**arguments))
             yield
     except ValueError as error:
         raise UserError(" ".join(str(error).split())) from error
@@ -33,6 +43,15 @@ def scope(method: str, settings: flags.FlagValues):
 def sparse_paths(model: keras.Model) -> set[str]:
     """The paths of the weights that are made sparse."""
     return {row.path for row in topkast_tf.summary(model).rows}
+
+
+def decays_itself(model: keras.Model) -> set[str]:
+    """The paths of the weights whose method adds a decay of its own to the loss."""
+    return {
+        weight.path
+        for weight in topkast_tf.sparse_weights(model)
+        if weight.method.name == "topkast"
+    }
 
 
 def achieved(summary: topkast_tf.report.Summary) -> tuple[float, float]:

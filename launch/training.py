@@ -1,5 +1,6 @@
 """Trains one method of a run with Keras `fit`, from wherever it stands."""
 
+import contextlib
 import pathlib
 import sys
 from typing import Any, NamedTuple
@@ -63,13 +64,20 @@ def build(settings: flags.FlagValues, method: str) -> keras.Model:
     Raises:
       UserError: if the sparse scope refuses its arguments.
     """
+    return compiled(settings, sparsity.scope(method, settings), settings.seed)
+
+
+def compiled(
+    settings: flags.FlagValues, scope: contextlib.AbstractContextManager, seed: int
+) -> keras.Model:
+    """The model that the flags ask for, built in a scope, made from a seed."""
     source = data.find(settings.dataset)
-    keras.utils.set_random_seed(settings.seed)
+    keras.utils.set_random_seed(seed)
     policy = keras.config.dtype_policy()
-    if settings.mixed_precision:
+    if "mixed_precision" in settings and settings.mixed_precision:
         keras.config.set_dtype_policy("mixed_bfloat16")
     try:
-        with sparsity.scope(method, settings):
+        with scope:
             model = models.find(settings.model)(
                 source.image_shape, source.classes, settings.width
             )
@@ -92,11 +100,12 @@ def build(settings: flags.FlagValues, method: str) -> keras.Model:
 
 
 def add_weight_decay(model: keras.Model, weight_decay: float) -> None:
-    """Adds weight_decay / 2 * sum(w ** 2) to the loss, for each kernel left dense.
+    """Adds weight_decay / 2 * sum(w ** 2) to the loss, for each kernel.
 
-    The gradient is weight_decay * w, as in He et al., and the same that the
-    exploration loss gives to a sparse kernel's forward set: that loss is the decay of
-    sparse kernels, so they get no second one. Biases and norms are not decayed.
+    The gradient is weight_decay * w, as in He et al., and the same that Top-KAST's
+    exploration loss gives to a kernel's forward set: that loss is the decay of such
+    kernels, so they get no second one. SWAT's are decayed whole, active or not. Biases
+    and norms are not decayed.
 
     Args:
       model: a built model; the penalty is not saved with it.
@@ -104,9 +113,9 @@ def add_weight_decay(model: keras.Model, weight_decay: float) -> None:
     """
     if not weight_decay:
         return
-    sparse = sparsity.sparse_paths(model)
+    decayed = sparsity.decays_itself(model)
     for variable in model.trainable_variables:
-        if len(variable.shape) > 1 and variable.path not in sparse:
+        if len(variable.shape) > 1 and variable.path not in decayed:
             # Keras's L2(l) is l * sum(w ** 2), without the half.
             variable.regularizer = keras.regularizers.L2(weight_decay / 2)
 

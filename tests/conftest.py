@@ -15,9 +15,15 @@ tf.config.set_logical_device_configuration(
 )
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _free_memory():
+    keras.utils.clear_session()
+
+
 @pytest.fixture(autouse=True)
 def _clean_keras():
-    keras.utils.clear_session()
+    # To free memory walks through all objects there are: seconds, late in the suite.
+    keras.utils.clear_session(free_memory=False)
     keras.utils.set_random_seed(0)
     yield
     keras.mixed_precision.set_global_policy("float32")

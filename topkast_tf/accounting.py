@@ -99,12 +99,15 @@ class FlopRow:
       macs: dense multiply-adds per example in the forward pass.
       forward_sparsity: achieved sparsity of A.
       backward_sparsity: achieved sparsity of B.
+      products: where they do not follow from the sets: the sparsities of the forward
+        product, of the input gradient and of the weight gradient.
     """
 
     path: str
     macs: int
     forward_sparsity: float = 0.0
     backward_sparsity: float = 0.0
+    products: tuple[float, float, float] | None = None
 
     @property
     def dense(self) -> FlopCount:
@@ -114,6 +117,8 @@ class FlopRow:
     @property
     def sparse(self) -> FlopCount:
         """FLOPs at the achieved sparsities."""
+        if self.products is not None:
+            return FlopCount(*(2 * self.macs * (1 - s) for s in self.products))
         return product_flops(self.macs, self.forward_sparsity, self.backward_sparsity)
 
 
@@ -191,8 +196,10 @@ class FlopReport:
 def count_flops(model: Callable[..., Any], input_spec: Any = None) -> FlopReport:
     """Counted FLOPs per example of a model, dense and at its present sparsities.
 
-    Per weight as `product_flops`; weights that are not sparsified, and products of
-    activations, cost three times their forward pass. The selection of the sets is not
+    Per weight as `product_flops`, or as the rule of its layer says (SWAT: the weight
+    gradient at the sparsity of the activations, as realised in the last step); weights
+    that are not sparsified, and products of activations, cost three times their forward
+    pass. The selection of the sets is not
     counted: it runs every `refresh_every` steps and not per example.
 
     Args:
@@ -223,7 +230,11 @@ def count_flops(model: Callable[..., Any], input_spec: Any = None) -> FlopReport
         for part in components(weight.variable)
     }
     sparsities = {
-        path: (float(weight.forward_sparsity), float(weight.backward_sparsity))
+        path: (
+            float(weight.forward_sparsity),
+            float(weight.backward_sparsity),
+            weight.rule and weight.rule.product_sparsities(weight),
+        )
         for path, weight in weights.items()
     }
     macs = trace.count(names)

@@ -19,6 +19,8 @@ class MatrixView:
     Attributes:
       shape: the kernel's shape.
       output_axes: which axes index outputs; by default the last one.
+      spatial_axes: how many of the leading axes are positions of a window; 0 for
+        anything but a convolution.
 
     >>> view = MatrixView((3, 3, 16, 32))
     >>> view.rows, view.cols
@@ -27,6 +29,7 @@ class MatrixView:
 
     shape: tuple[int, ...]
     output_axes: tuple[int, ...] = (-1,)
+    spatial_axes: int = 0
 
     @property
     def _permutation(self) -> list[int]:

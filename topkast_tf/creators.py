@@ -57,6 +57,11 @@ def _consider(variable: Any, scope: SparsityScope) -> None:
         MatrixView(tuple(variable.shape)),
         is_matrix=is_matrix_name(name),
         within_keras=False,
+        refused=(
+            "its product is not computed by a layer"
+            if scope.method.needs_product
+            else None
+        ),
     )
     if weight is None:
         return
@@ -72,8 +77,9 @@ def _consider(variable: Any, scope: SparsityScope) -> None:
         "trainable": False,
         "aggregation": tf.VariableAggregation.ONLY_FIRST_REPLICA,
     }
+    sets, clock = weight.initial_state(theta)
     weight.attach(
-        sets=tf.Variable(weight.initial_sets(theta), name=f"{name}_sets", **state),
-        clock=tf.Variable(weight.initial_clock, name=f"{name}_clock", **state),
+        sets=tf.Variable(sets, name=f"{name}_sets", **state),
+        clock=tf.Variable(clock, name=f"{name}_clock", **state),
     )
     variables.make_sparse(weight)

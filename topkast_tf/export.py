@@ -46,7 +46,11 @@ def strip(model: Any) -> Any:
             "Expected a model that can be made again from its configuration: give it a "
             f"`get_config`. Received: {model!r} ({error})"
         ) from error
-    state = {id(v) for weight in weights.values() for v in (weight.sets, weight.clock)}
+    state = {
+        id(variables.raw_variable(made))
+        for weight in weights.values()
+        for made in weight.state_variables().values()
+    }
     sources = [v for v in model.weights if id(variables.raw_variable(v)) not in state]
     if not model.built or len(sources) != len(plain.weights):
         raise ValueError(

@@ -12,7 +12,7 @@ import functools
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 from tensorflow.python.distribute import distribute_lib
@@ -98,8 +98,22 @@ def dense_reads_requested() -> bool:
     return _depths.dense > 0
 
 
-after_update: list[Callable[[Sequence[Any]], None]] = []
-"""Called with the trainable variables after each optimizer step."""
+class Update(NamedTuple):
+    """One call of an optimizer.
+
+    Attributes:
+      variables: the trainable variables.
+      gradients: theirs, as the optimizer was given them; empty if they are not known.
+      optimizer: the optimizer.
+    """
+
+    variables: Sequence[Any]
+    gradients: Sequence[Any]
+    optimizer: Any
+
+
+after_update: list[Callable[[Update], None]] = []
+"""Called after each optimizer step."""
 
 after_outermost_call: list[Callable[[], None]] = []
 """Called when the outermost call of a Keras layer has returned."""
@@ -189,11 +203,11 @@ def _wrap_optimizer(optimizer_class: type, method: str) -> None:
 
     @functools.wraps(original)
     def apply(self, *args, **kwargs):
-        args, kwargs, variables = _updated_variables(self, method, args, kwargs)
+        args, kwargs, update = _read_arguments(self, method, args, kwargs)
         with _updating():
             result = original(self, *args, **kwargs)
         for callback in after_update:
-            callback(variables)
+            callback(update)
         return result
 
     finalize = owner.finalize_variable_values
@@ -209,27 +223,26 @@ def _wrap_optimizer(optimizer_class: type, method: str) -> None:
     _wrapped.add(owner)
 
 
-def _updated_variables(optimizer, method, args, kwargs):
-    """The variables of one call, which may be given as an iterator to be read once."""
+def _read_arguments(optimizer, method, args, kwargs):
+    """The arguments of one call, which may be iterators to be read once, as `Update`."""
     args, kwargs = list(args), dict(kwargs)
+
+    def argument(position, name):
+        if len(args) > position:
+            if args[position] is not None:
+                args[position] = list(args[position])
+            return args[position]
+        if kwargs.get(name) is not None:
+            kwargs[name] = list(kwargs[name])
+        return kwargs.get(name)
+
     if method == "apply_gradients":
-        pairs = list(args[0] if args else kwargs["grads_and_vars"])
-        if args:
-            args[0] = pairs
-        else:
-            kwargs["grads_and_vars"] = pairs
-        return args, kwargs, [variable for _, variable in pairs]
-    given = args[1] if len(args) > 1 else kwargs.get("trainable_variables")
+        pairs = argument(0, "grads_and_vars")
+        gradients = [gradient for gradient, _ in pairs]
+        return args, kwargs, Update([v for _, v in pairs], gradients, optimizer)
+    gradients = argument(0, "grads")
+    given = argument(1, "trainable_variables")
     if given is None:
         # Keras keeps the variables it was built with only under a private name.
-        return (
-            args,
-            kwargs,
-            list(getattr(optimizer, "_trainable_variables", None) or ()),
-        )
-    given = list(given)
-    if len(args) > 1:
-        args[1] = given
-    else:
-        kwargs["trainable_variables"] = given
-    return args, kwargs, given
+        given = list(getattr(optimizer, "_trainable_variables", None) or ())
+    return args, kwargs, Update(given, gradients or (), optimizer)

@@ -17,11 +17,13 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from topkast_tf import hooks, variables
+from topkast_tf import hooks, linear, steps, variables
 from topkast_tf.blocks import MatrixView
 from topkast_tf.planning import (
     SparsityScope,
     activated,
+    activated_rule,
+    active_rule,
     active_scope,
     is_matrix_name,
 )
@@ -73,9 +75,11 @@ def constructing_sparse(library: Any) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _reentered(scope: SparsityScope, library: Any) -> Iterator[None]:
+def _reentered(
+    scope: SparsityScope, rule: linear.ProductRule | None, library: Any
+) -> Iterator[None]:
     """A scope, for the layers that are constructed late or from a file."""
-    with activated(scope), constructing_sparse(library):
+    with activated(scope), activated_rule(rule), constructing_sparse(library):
         yield
 
 
@@ -89,6 +93,7 @@ def _hook_construction(layer_class: type, library: Any) -> None:
         layer = original(sparse_layer_class(cls, library), *args, **kwargs)
         # Keras tracks what is set as an attribute; this is not for it to see.
         object.__setattr__(layer, "_topkast_scope", scope)
+        object.__setattr__(layer, "_topkast_rule", active_rule())
         scope.record_layer(layer)
         return layer
 
@@ -109,6 +114,9 @@ def _is_of_interest(cls: type, library: Any) -> bool:
     named = {getattr(library.layers, name, None) for name in _WEIGHTLESS}
     if cls in named:
         return False
+    rule = active_rule()
+    if rule and rule.replaces_activations and linear.is_activation(cls, library):
+        return True
     builds = cls.build is not library.layers.Layer.build
     return builds or "seed" in inspect.signature(cls.__init__).parameters
 
@@ -117,8 +125,20 @@ class _SparseLayer:
     """Mixed into a layer's class by `sparse_layer_class`."""
 
     _topkast_scope: SparsityScope | None = None
+    _topkast_rule: linear.ProductRule | None = None
     _topkast_library: Any = None
     _topkast_dense_class: type
+
+    @property
+    def supports_jit(self):
+        rule = self._topkast_rule
+        return self.__dict__.get("_topkast_jit", True) and (
+            rule is None or rule.supports_jit
+        )
+
+    @supports_jit.setter
+    def supports_jit(self, value):
+        object.__setattr__(self, "_topkast_jit", value)
 
     def add_weight(self, *args, **kwargs):
         variable = super().add_weight(*args, **kwargs)
@@ -155,6 +175,7 @@ class _SparseLayer:
         if SAVED_KEY not in config:
             return cls._topkast_dense_class.from_config(config, *args, **kwargs)
         scope = SparsityScope.from_config(config[SAVED_KEY]["scope"])
+        rule = linear.loaded_rule(config[SAVED_KEY].get("rule"))
         dense, library = without_scope(config), cls._topkast_library
         name = dense["class_name"]
         # The legacy HDF5 format of tf_keras knows its own layers by no name at all here.
@@ -164,7 +185,7 @@ class _SparseLayer:
             else {}
         )
         own = {} if dense["registered_name"] else own
-        with _reentered(scope, library):
+        with _reentered(scope, rule, library):
             return library.saving.deserialize_keras_object(dense, custom_objects=own)
 
     def _trackable_children(self, save_type="checkpoint", **kwargs):
@@ -216,7 +237,11 @@ _STATE_KEY = "topkast:"
 
 def _saved_scope(layer: Any, scope: SparsityScope, saved: dict) -> dict:
     kind = {key: saved[key] for key in ("module", "class_name", "registered_name")}
-    return {"layer": kind, "scope": scope.get_config(layer.weights)}
+    config = {"layer": kind, "scope": scope.get_config(layer.weights)}
+    rule = layer._topkast_rule
+    if rule is not None:
+        config["rule"] = {"name": rule.name, "config": rule.get_config()}
+    return config
 
 
 def without_scope(config: dict) -> dict:
@@ -297,7 +322,7 @@ def _sparse_layer_class(cls: type, library: Any) -> type:
             return cls.build(self, *args, **kwargs)
         # Layers that are constructed only now belong to the scope too; and inside a
         # `tf.function` the sets can be selected only from weights that hold values.
-        with _reentered(scope, library), tf.init_scope():
+        with _reentered(scope, self._topkast_rule, library), tf.init_scope():
             return cls.build(self, *args, **kwargs)
 
     body = {
@@ -308,10 +333,55 @@ def _sparse_layer_class(cls: type, library: Any) -> type:
         "_topkast_dense_class": cls,
         "_topkast_library": library,
     }
+    form = linear.form_of(cls, library)
+    if form is not None:
+        body["call"] = _call_by_rule(cls, form)
+    elif linear.is_activation(cls, library):
+        body["call"] = _call_of_activation(cls, library)
     sparse = type(cls)(cls.__name__, (_SparseLayer, cls), body)
     # All share one saved name: whichever class is found, `from_config` is the same.
     library.saving.register_keras_serializable(PACKAGE, SAVED_NAME)(sparse)
     return sparse
+
+
+def _call_by_rule(cls: type, form: linear.Form) -> Any:
+    """The `call` of a layer class whose product may be computed by a rule."""
+
+    @functools.wraps(cls.call)  # type: ignore[attr-defined]
+    def call(self, inputs, *args, **kwargs):
+        found = [w for w in _weights_of(self) if w.local_name == form.kernel]
+        weight = found[0] if found else None
+        by_rule = (
+            weight is not None
+            and weight.rule is not None
+            and weight.is_ready  # Keras is not merely building symbolically
+            and isinstance(inputs, tf.Tensor)
+        )
+        if by_rule:
+            weight.prepare()
+        if not by_rule or weight.exempt:
+            return cls.call(self, inputs, *args, **kwargs)
+        outputs = weight.rule(
+            form.product(self), inputs, getattr(self, form.kernel), weight
+        )
+        activation = self.activation and weight.rule.activation(self.activation)
+        return linear.finish(self, outputs, activation)
+
+    return call
+
+
+def _call_of_activation(cls: type, library: Any) -> Any:
+    """The `call` of an activation layer whose function may be replaced by a rule."""
+
+    @functools.wraps(cls.call)  # type: ignore[attr-defined]
+    def call(self, inputs, *args, **kwargs):
+        function = linear.activation_of(self, library)
+        rule = self._topkast_rule
+        if rule is None or function is None or not isinstance(inputs, tf.Tensor):
+            return cls.call(self, inputs, *args, **kwargs)
+        return rule.activation(function)(inputs)
+
+    return call
 
 
 def register_for_loading(library: Any) -> None:
@@ -326,31 +396,49 @@ def _consider(layer: Any, variable: Any, scope: SparsityScope, add_weight: Any) 
         return  # biases and scales are not worth a word
     name = variable.name.split("/")[-1].split(":")[0]
     path = getattr(variable, "path", variable.name).split(":")[0]
+    library, cls = layer._topkast_library, layer._topkast_dense_class
+    form = linear.form_of(cls, library)
+    if form is not None and name != form.kernel:
+        form = None
+    refused = None
+    if scope.method.needs_product and form is None:
+        refused = linear.why_without_form(cls, library)
+    view = MatrixView(
+        tuple(variable.shape),
+        _output_axes(layer, variable),
+        0 if form is None else form.spatial_axes(layer),
+    )
     weight = scope.consider(
         variable,
         path,
-        MatrixView(tuple(variable.shape), _output_axes(layer, variable)),
+        view,
         is_matrix=is_matrix_name(name),
         within_keras=True,
+        refused=refused,
     )
     if weight is not None:
+        weight.rule = layer._topkast_rule if form is not None else None
+        if weight.rule is not None:
+            weight.rule.check(weight)
         _add_state(layer, variable, name, weight, add_weight)
 
 
 def _add_state(
     layer: Any, variable: Any, name: str, weight: SparseWeight, add_weight: Any
 ) -> None:
-    """Adds the sets and the clock as weights of the layer, saved and restored with it."""
+    """Adds a weight's state as weights of the layer, saved and restored with it."""
+    scope = weight.scope
 
     weight.attach(theta=variable, local_name=name)
 
     def first_sets(shape, dtype=None, **_):
         theta = variables.components(weight.variable)[0]
-        return tf.cast(weight.initial_sets(theta.read_value()), dtype or tf.uint8)
+        return tf.cast(weight.initial_state(theta.read_value())[0], dtype or tf.uint8)
 
     def first_clock(shape, dtype=None, **_):
+        theta = variables.components(weight.variable)[0].read_value()
         variables.make_sparse(weight)
-        return tf.cast(tf.constant(weight.initial_clock), dtype or tf.int64)
+        return tf.cast(weight.initial_state(theta)[1], dtype or tf.int64)
 
     # Keras may make variables now and their values later (it builds models
     # symbolically). It then makes the values in the order of the variables, so whatever
@@ -374,8 +462,20 @@ def _add_state(
         **placement,
     )
     weight.attach(clock=clock)
-    setattr(layer, f"{name}_sets", sets)
-    setattr(layer, f"{name}_clock", clock)
+    extras = dict(weight.rule.extras(weight)) if weight.rule else {}
+    if scope.method.needs_momentum:
+        extras[steps.AVERAGE] = linear.Extra(tuple(variable.shape), "float32")
+    for extra, (shape, dtype) in extras.items():
+        weight.extras[extra] = add_weight(
+            name=f"{name}_{extra}",
+            shape=shape,
+            dtype=dtype,
+            initializer="zeros",
+            trainable=False,
+            **placement,
+        )
+    for made, own in weight.state_variables().items():
+        setattr(layer, made, own)
     if "_topkast_weights" not in vars(layer):
         object.__setattr__(layer, "_topkast_weights", [])
     layer._topkast_weights.append(weight)

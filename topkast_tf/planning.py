@@ -20,6 +20,7 @@ from absl import logging
 from topkast_tf import hooks
 from topkast_tf.blocks import MatrixView
 from topkast_tf.distributions import resolve, validate_distribution
+from topkast_tf.linear import ProductRule
 from topkast_tf.methods import METHODS, Method
 from topkast_tf.weights import SparseWeight
 
@@ -99,14 +100,16 @@ class SparsityScope:
         self._restored = restored
         self._resolved = list(decisions) if decisions is not None else None
         self.is_open = False
+        self.has_inner = False
         self._decisions: list[_Decision] = []
         self._has_first = False
         self._used_patterns: set[str] = set()
+        self._refused: dict[str, str] = {}
         self._layers: list[weakref.ref] = []
         self._planned = True
         self._finished = False
         self.budget: Budget | None = None
-        if placement.distribution == "global":
+        if placement.distribution == "global" or method.needs_momentum:
             self._budget_key = f"{self.uid} restored" if restored else self.uid
             self.budget = _budget(self._budget_key, renew=False)
 
@@ -135,6 +138,7 @@ class SparsityScope:
         *,
         is_matrix: bool,
         within_keras: bool,
+        refused: str | None = None,
     ) -> SparseWeight | None:
         """Decides whether a parameter is sparsified.
 
@@ -144,12 +148,17 @@ class SparsityScope:
           view: its 2-D view.
           is_matrix: whether it is a matmul or convolution kernel.
           within_keras: whether it belongs to a Keras layer.
+          refused: why the method cannot sparsify it, if it cannot.
 
         Returns:
           Its sparse weight, still without variables, or None if it stays dense.
         """
         saved = self._next_saved(path, view.shape)
-        why = saved["dense"] if saved else self._reason_to_stay_dense(path, is_matrix)
+        why = (
+            saved["dense"]
+            if saved
+            else self._reason_to_stay_dense(path, is_matrix, refused)
+        )
         weight = None
         if why is None:
             weight = self._join(path, view, within_keras)
@@ -160,10 +169,15 @@ class SparsityScope:
         self._decisions.append(_Decision(variable, path, view.shape, weight, why))
         return weight
 
-    def _reason_to_stay_dense(self, path: str, is_matrix: bool) -> str | None:
+    def _reason_to_stay_dense(
+        self, path: str, is_matrix: bool, refused: str | None
+    ) -> str | None:
         include = self.placement.include
         if include is None and not is_matrix:
             return "not a matmul or convolution kernel"
+        if refused:
+            self._refused[path] = refused
+            return refused
         if include is not None and not self._any_matches(include, path):
             return "not in `include`"
         if self._any_matches(self.placement.exempt, path):
@@ -291,6 +305,8 @@ class SparsityScope:
         _unfinished.discard(self)
         if self._restored:
             return  # the checks were made when the model was made
+        if not self.weights and self.has_inner and not self.left_dense:
+            return
         if not self.weights:
             raise ValueError(
                 "Expected something to sparsify: a weight that is a matmul or "
@@ -312,6 +328,9 @@ class SparsityScope:
                     )
         self._planned = False
         self.ensure_planned()
+        self.method.check([weight.blocks for weight in self.weights])
+        if self._refused:
+            logging.warning("%s leaves dense: %s", self.method.name, self._refused)
         logging.info(
             "%s: %d weights sparsified, left dense: %s",
             self.method.name,
@@ -362,6 +381,12 @@ class SparsityScope:
     @classmethod
     def from_config(cls, config: Mapping) -> "SparsityScope":
         """The inverse of `get_config`."""
+        if config["method"] not in METHODS:
+            raise ValueError(
+                f"Expected the library of the method {config['method']!r} to be imported "
+                "before the model is loaded (for SWAT: `import swat_tf`). Received: "
+                f"{config['method']!r}, with {sorted(METHODS)} known"
+            )
         method = METHODS[config["method"]](**config["arguments"])
         placement = Placement(**config["placement"])
         return cls(method, placement, config["uid"], config["weights"], restored=True)
@@ -389,6 +414,7 @@ def seed_of(path: str, seed: int) -> int:
 class _Active(threading.local):
     def __init__(self):
         self.scopes: list[SparsityScope] = []
+        self.rules: list[ProductRule | None] = []
 
 
 _active = _Active()
@@ -404,11 +430,28 @@ def active_scope() -> SparsityScope | None:
 @contextlib.contextmanager
 def activated(scope: SparsityScope) -> Iterator[None]:
     """Makes a scope the innermost one of this thread."""
+    for outer in _active.scopes:
+        outer.has_inner = True  # which may take everything that is made
     _active.scopes.append(scope)
     try:
         yield
     finally:
         _active.scopes.pop()
+
+
+def active_rule() -> ProductRule | None:
+    """The innermost product rule that is active in this thread, or None."""
+    return _active.rules[-1] if _active.rules else None
+
+
+@contextlib.contextmanager
+def activated_rule(rule: ProductRule | None) -> Iterator[None]:
+    """Makes a product rule (or none) the innermost one of this thread."""
+    _active.rules.append(rule)
+    try:
+        yield
+    finally:
+        _active.rules.pop()
 
 
 def finish_scopes() -> None:

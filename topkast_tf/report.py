@@ -4,6 +4,8 @@ import dataclasses
 import math
 from typing import Any
 
+import tensorflow as tf
+
 from topkast_tf import layers, variables
 from topkast_tf.weights import SparseWeight
 
@@ -212,7 +214,10 @@ def summary(model: Any) -> Summary:
     for weight in planned_weights(model):
         size = math.prod(weight.shape)
         kept = int(weight.forward_mask().sum())
-        state_bytes += size + 8 * variables.CLOCK_SIZE
+        state_bytes += sum(
+            math.prod(made.shape) * tf.as_dtype(made.dtype).size
+            for made in weight.state_variables().values()
+        )
         sparse.add(id(weight.variable))
         if weight.exempt:
             continue

@@ -164,7 +164,7 @@ def thresholds(keys: Sequence[tf.Tensor], ks: Sequence[tf.Tensor]) -> list[Thres
     return found
 
 
-def _reaching(keys: Sequence[tf.Tensor], threshold: Threshold) -> list[tf.Tensor]:
+def reaching(keys: Sequence[tf.Tensor], threshold: Threshold) -> list[tf.Tensor]:
     """Masks of exactly the keys that a threshold was found for."""
     at, needed, tied = threshold
 
@@ -202,7 +202,7 @@ def largest(keys: Sequence[tf.Tensor], k: tf.Tensor) -> list[tf.Tensor]:
     [[True, True, False, False]]
     """
     [threshold] = thresholds(keys, [k])
-    return _reaching(keys, threshold)
+    return reaching(keys, threshold)
 
 
 def nested_sets(
@@ -225,7 +225,7 @@ def nested_sets(
     [0, 2, 1, 1]
     """
     found = thresholds(keys, [kept_forward, kept_backward])
-    forward, backward = (_reaching(keys, threshold) for threshold in found)
+    forward, backward = (reaching(keys, threshold) for threshold in found)
     return [_codes(a, b) for a, b in zip(forward, backward, strict=True)]
 
 

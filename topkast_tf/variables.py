@@ -14,7 +14,7 @@ the state; as theta and the state are the same on all, so are the sets.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import tensorflow as tf
@@ -26,11 +26,11 @@ from topkast_tf.selection import FORWARD, RESERVOIR
 if TYPE_CHECKING:
     from topkast_tf.weights import SparseWeight
 
-STEP, PENDING, KEPT_FORWARD, KEPT_BACKWARD, SEED, FAULTY = range(6)
+STEP, PENDING, KEPT_FORWARD, KEPT_BACKWARD, SEED, FAULTY, THRESHOLD = range(7)
 """The entries of a weight's `clock`, the int64 vector of what changes beside its sets:
 optimizer steps taken; whether an update waits to be counted; units kept in A and in B;
-the random seed; whether a refresh has met a NaN."""
-CLOCK_SIZE = 6
+the random seed; whether a refresh has met a NaN; the threshold of the last selection."""
+CLOCK_SIZE = 7
 
 NAN_MESSAGE = (
     "Expected finite weights when the sparse sets are selected, but the weight holds "
@@ -76,6 +76,20 @@ def sparse_view(theta: tf.Tensor, sets: tf.Tensor):
     return alpha, gradient
 
 
+@tf.custom_gradient
+def straight_through_view(theta: tf.Tensor, sets: tf.Tensor):
+    """Alpha: theta on A, zero elsewhere; its gradient reaches every entry.
+
+    ``alpha_i = theta_i if i in A else 0``; ``d/dtheta_i = d/dalpha_i``: `sparse_view`
+    where B is everything, as in SWAT and DNW.
+
+    >>> straight_through_view(tf.constant([1.0, 2.0]), tf.constant([0, 2], tf.uint8))
+    <tf.Tensor: shape=(2,), dtype=float32, numpy=array([0., 2.], dtype=float32)>
+    """
+    alpha = tf.where(tf.equal(sets, FORWARD), theta, tf.zeros([], theta.dtype))
+    return alpha, lambda upstream: (upstream, None)
+
+
 class Component:
     """One device's copy of a sparse weight: theta, and the state that belongs to it."""
 
@@ -95,26 +109,37 @@ class Component:
     def clock(self) -> tf.Variable:
         return components(self.weight.clock)[self.index]
 
+    def extra(self, name: str) -> tf.Variable:
+        """One of the variables that belong to the weight by a rule of its layer."""
+        return components(raw_variable(self.weight.extras[name]))[self.index]
+
     def reads_alpha(self) -> bool:
         """Whether a read at this moment is part of a forward pass."""
         if hooks.in_update() or hooks.dense_reads_requested():
+            return False
+        if not self.weight.method.sparse_forward:
             return False
         return hooks.in_forward_pass() or not self.weight.within_keras
 
     def alpha(self, theta: tf.Tensor) -> tf.Tensor:
         self.weight.prepare()
-        return sparse_view(theta, self.sets.read_value())
+        sets = self.sets.read_value()
+        if self.weight.method.updates_all:
+            return straight_through_view(theta, sets)
+        return sparse_view(theta, sets)
 
     def on_backward_set(self, proposed: Any) -> tf.Tensor:
         """The proposed value on B and the present one on C, to the bit."""
         theta = self.theta.read_value()
         proposed = tf.cast(proposed, theta.dtype)
+        if self.weight.method.updates_all:
+            return proposed
         return tf.where(
             tf.not_equal(self.sets.read_value(), RESERVOIR), proposed, theta
         )
 
     def mark_updated(self) -> None:
-        _set_entry(self.clock, PENDING, 1)
+        _set_entries(self.clock, {PENDING: 1})
 
     @property
     def restores(self) -> tuple[int, int]:
@@ -125,7 +150,7 @@ class Component:
         """The components on the same device whose weights share this one's budget."""
         return [weight.component(self.index) for weight in self.weight.peers()]
 
-    def selection(self) -> Selection:
+    def selection(self, momentum: tf.Tensor | None = None) -> Selection:
         clock = self.clock.read_value()
         return Selection(
             theta=self.theta.read_value(),
@@ -133,21 +158,42 @@ class Component:
             kept_backward=clock[KEPT_BACKWARD],
             seed=clock[SEED],
             blocks=self.weight.blocks,
+            threshold=clock[THRESHOLD],
+            sets=self.sets.read_value(),
+            momentum=momentum,
         )
 
 
-def refresh(members: Sequence[Component]) -> None:
+def refresh(
+    members: Sequence[Component], momenta: Sequence[tf.Tensor] | None = None
+) -> None:
     """Selects the sets of the components anew, from their thetas as they are.
 
     A NaN leaves the sets as they are and is an error: at once, or, where compiled code
     cannot raise (XLA), when the weight is next looked at from Python.
+
+    Args:
+      members: the components that share one budget.
+      momenta: theirs, in theta's shape, where the method asks for them and training
+        has begun.
     """
     step = members[0].clock.read_value()[STEP]
     method = members[0].weight.method
-    codes, finite = method.select([member.selection() for member in members], step)
+    brought = [
+        member.selection(momentum)
+        for member, momentum in zip(
+            members, momenta or [None] * len(members), strict=True
+        )
+    ]
+    codes, finite, thresholds, kept_forward = method.select(brought, step)
     paths = ", ".join(member.weight.path for member in members)
-    for member, code in zip(members, codes, strict=True):
-        _set_entry(member.clock, FAULTY, tf.where(finite, 0, 1))
+    for i, (member, code) in enumerate(zip(members, codes, strict=True)):
+        entries = {FAULTY: tf.where(finite, 0, 1)}
+        if thresholds is not None:
+            entries[THRESHOLD] = thresholds[i]
+        if kept_forward is not None:
+            entries[KEPT_FORWARD] = kept_forward[i]
+        _set_entries(member.clock, entries)
         # The sets have been selected from theta before anything may raise, and are
         # written only if they mean something.
         member.sets.assign(tf.where(finite, code, member.sets.read_value()))
@@ -157,45 +203,46 @@ def refresh(members: Sequence[Component]) -> None:
     tf.debugging.Assert(finite, [message], summarize=1)
 
 
-def count_step(members: Sequence[Component]) -> None:
+def follow(members: Sequence[Component]) -> None:
+    """What the method does with the sets of components between two refreshes."""
+    step = members[0].clock.read_value()[STEP]
+    for member in members:
+        codes = member.weight.method.follow(member.selection(), step)
+        member.sets.assign(codes)
+
+
+def count_step(
+    members: Sequence[Component], momenta: Sequence[tf.Tensor] | None = None
+) -> None:
     """Counts an optimizer step if a theta was updated, and refreshes if it is due.
 
     Whether it was updated is known only in the graph: an optimizer that accumulates
     gradients, or scales the loss, updates in some of its calls.
+
+    Args:
+      members: the components that share one budget.
+      momenta: as for `refresh`.
     """
     clocks = [member.clock.read_value() for member in members]
 
     def advance():
         step = clocks[0][STEP] + 1
         for member in members:
-            _set_entry(member.clock, STEP, step)
-            _set_entry(member.clock, PENDING, 0)
-        due = members[0].weight.method.schedule.due(step)
-        return tf.cond(due, lambda: done(refresh(members)), done)
+            _set_entries(member.clock, {STEP: step, PENDING: 0})
+        method = members[0].weight.method
+        due = method.schedule.due(step)
+        return tf.cond(
+            due,
+            lambda: done(refresh(members, momenta)),
+            lambda: done(follow(members) if method.follows else None),
+        )
 
     pending = tf.reduce_any([clock[PENDING] > 0 for clock in clocks])
     tf.cond(pending, advance, done)
 
 
-def count_steps_of(variables: Sequence[Any]) -> None:
-    """Counts one optimizer step of each sparse variable among these.
-
-    Called once per optimizer step, after all variables have been updated.
-    """
-    counted = set()
-    for variable in variables:
-        component = _local_component(variable)
-        if component is None or id(component) in counted:
-            continue
-        members = component.peers()
-        counted.update(map(id, members))
-        count_step(members)
-
-
-hooks.after_update.append(count_steps_of)
-
-
-def _local_component(variable: Any) -> Component | None:
+def local_component(variable: Any) -> Component | None:
+    """The component of a variable that belongs to the current replica, if it is sparse."""
     raw = raw_variable(variable)
     return getattr(components(raw)[local_index(raw)], "_topkast", None)
 
@@ -223,9 +270,11 @@ def raw_variable(variable: Any) -> Any:
     return variable
 
 
-def _set_entry(clock: tf.Variable, entry: int, value: Any) -> None:
-    here = tf.one_hot(entry, CLOCK_SIZE, on_value=True, off_value=False)
-    clock.assign(tf.where(here, tf.cast(value, tf.int64), clock.read_value()))
+def _set_entries(clock: tf.Variable, entries: Mapping[int, Any]) -> None:
+    present = tf.unstack(clock.read_value())
+    for entry, value in entries.items():
+        present[entry] = tf.cast(value, tf.int64)
+    clock.assign(tf.stack(present))
 
 
 def done(*_: Any) -> tf.Tensor:

@@ -28,6 +28,8 @@ class SparseWeight:
       shape: its shape.
       fwd: its nominal forward sparsity.
       bwd: its nominal backward sparsity.
+      extras: name -> variable, of those that a rule of its layer needs.
+      rule: how its layer computes its product (`topkast_tf.linear`), or None.
     """
 
     def __init__(
@@ -53,7 +55,8 @@ class SparseWeight:
         self._theta: Any = None
         self._sets: Any = None
         self._clock: Any = None
-        self._components: dict[int, variables.Component] = {}
+        self.extras: dict[str, Any] = {}
+        self.rule: Any = None
 
     def __repr__(self) -> str:
         return f"<SparseWeight {self.path} {self.shape} fwd={self.fwd} bwd={self.bwd}>"
@@ -74,11 +77,9 @@ class SparseWeight:
         self.local_name = local_name or self.local_name
 
     def state_variables(self) -> dict[str, Any]:
-        """The sets and the clock by their names in the layer."""
-        return {
-            f"{self.local_name}_sets": self._sets,
-            f"{self.local_name}_clock": self._clock,
-        }
+        """The sets, the clock and what else belongs to it, by their names in a layer."""
+        state = {"sets": self._sets, "clock": self._clock, **self.extras}
+        return {f"{self.local_name}_{name}": made for name, made in state.items()}
 
     def check_clock(self, clock: np.ndarray) -> None:
         """Raises a ValueError unless a saved clock belongs to a weight like this one."""
@@ -90,6 +91,8 @@ class SparseWeight:
         self.prepare()
         kept_units = clock[[variables.KEPT_FORWARD, variables.KEPT_BACKWARD]].tolist()
         expected = [self.kept_forward, self.kept_backward]
+        if self.method.needs_momentum:  # it moves units from weight to weight
+            expected = kept_units
         if kept_units != expected:
             raise ValueError(
                 f"Expected sets that keep {expected} of {self.units} units of "
@@ -128,18 +131,8 @@ class SparseWeight:
         """How many units B keeps."""
         return kept(self.units, self.bwd)
 
-    @property
-    def initial_clock(self) -> np.ndarray:
-        """The clock at step 0."""
-        clock = np.zeros(variables.CLOCK_SIZE, np.int64)
-        clock[variables.KEPT_FORWARD] = self.kept_forward
-        clock[variables.KEPT_BACKWARD] = self.kept_backward
-        clock[variables.SEED] = self.seed
-        return clock
-
-    def initial_sets(self, theta: tf.Tensor) -> tf.Tensor:
-        """The sets of step 0, selected from a theta."""
-
+    def initial_state(self, theta: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """The sets and the clock of step 0, selected from a theta."""
         selection = Selection(
             theta=theta,
             kept_forward=tf.constant(self.kept_forward),
@@ -147,9 +140,15 @@ class SparseWeight:
             seed=tf.constant(self.seed, tf.int64),
             blocks=self.blocks,
         )
-        codes, finite = self.method.select([selection], tf.constant(0, tf.int64))
-        tf.debugging.Assert(finite, [f"{variables.NAN_MESSAGE} {self.path}."])
-        return codes[0]
+        first = self.method.select([selection], tf.constant(0, tf.int64))
+        tf.debugging.Assert(first.finite, [f"{variables.NAN_MESSAGE} {self.path}."])
+        clock = [tf.constant(0, tf.int64)] * variables.CLOCK_SIZE
+        clock[variables.KEPT_FORWARD] = tf.constant(self.kept_forward, tf.int64)
+        clock[variables.KEPT_BACKWARD] = tf.constant(self.kept_backward, tf.int64)
+        clock[variables.SEED] = tf.constant(self.seed, tf.int64)
+        if first.thresholds is not None:
+            clock[variables.THRESHOLD] = tf.cast(first.thresholds[0], tf.int64)
+        return first.codes[0], tf.stack(clock)
 
     @property
     def is_ready(self) -> bool:
@@ -245,6 +244,8 @@ class SparseWeight:
     def effective(self) -> np.ndarray:
         """Alpha: what the forward pass computes with, as a NumPy array."""
         theta = self.dense()
+        if not self.method.sparse_forward:
+            return theta
         return np.where(self.forward_mask(), theta, np.zeros((), theta.dtype))
 
     def forward_mask(self) -> np.ndarray:

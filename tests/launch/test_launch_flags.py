@@ -107,7 +107,7 @@ def test_differences_are_named_and_places_do_not_count():
 
 
 def test_scope_arguments_have_the_types_of_the_scope():
-    arguments = launch_flags.scope_arguments(
+    arguments = launch_flags.topkast_arguments(
         parse(
             "--block=4,2",
             "--exempt=first",
@@ -135,7 +135,7 @@ def test_scope_arguments_have_the_types_of_the_scope():
 
 def test_broken_mapping_is_one_sentence():
     with pytest.raises(UserError, match="Expected --distribution .* JSON mapping"):
-        launch_flags.scope_arguments(parse("--distribution={stage1: 0.5}"))
+        launch_flags.topkast_arguments(parse("--distribution={stage1: 0.5}"))
 
 
 def test_every_flag_is_in_the_help():

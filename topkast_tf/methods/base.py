@@ -8,7 +8,7 @@ variables: the scope gives it arrays and keeps what it returns.
 import abc
 import dataclasses
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import tensorflow as tf
 
@@ -34,7 +34,11 @@ class Selection:
       kept_forward: int scalar, how many units (entries or blocks) A keeps.
       kept_backward: int scalar, how many units B keeps.
       seed: int scalar, the weight's own random seed.
-      blocks: the division into blocks, or None for single entries.
+      blocks: the division into units of several entries, or None for single entries.
+      threshold: int scalar, the threshold that the method last returned; 0 at first.
+      sets: the present set codes; None when the first ones are selected.
+      momentum: where the method asks for it, the weight's momentum in theta's shape;
+        None when the first sets are selected.
     """
 
     theta: tf.Tensor
@@ -42,15 +46,53 @@ class Selection:
     kept_backward: tf.Tensor
     seed: tf.Tensor
     blocks: Blocks | None
+    threshold: tf.Tensor | None = None
+    sets: tf.Tensor | None = None
+    momentum: tf.Tensor | None = None
+
+
+class Sets(NamedTuple):
+    """What a method selects for the weights that share one budget.
+
+    Attributes:
+      codes: the set codes of each weight (uint8, in the weight's shape).
+      finite: boolean scalar, whether every score was a number. If it is False the codes
+        are meaningless.
+      thresholds: an integer scalar a weight for `Selection.threshold`, or None.
+      kept_forward: an integer scalar a weight, where the method changes how many units
+        A keeps; or None.
+    """
+
+    codes: Sequence[tf.Tensor]
+    finite: tf.Tensor
+    thresholds: Sequence[tf.Tensor] | None = None
+    kept_forward: Sequence[tf.Tensor] | None = None
 
 
 class Method(abc.ABC):
-    """A way to choose the sets A and B from theta."""
+    """A way to choose the sets A and B from theta.
+
+    Attributes:
+      fwd: nominal forward sparsity.
+      bwd: nominal backward sparsity.
+      updates_all: whether every entry is updated, so that nothing needs to be masked.
+      sparse_forward: whether a forward pass reads alpha; if not, it reads theta, and
+        the sets serve the backward pass only.
+      follows: whether the sets change between two selections, too (`follow`).
+      needs_momentum: whether a selection looks at the momentum of the weights.
+      needs_product: whether a weight is sparsified only in layers whose product can be
+        computed by a rule of one's own (`topkast_tf.linear`).
+    """
 
     name: ClassVar[str]
 
     fwd: float
     bwd: float
+    updates_all: bool = False
+    sparse_forward: bool = True
+    follows: bool = False
+    needs_momentum: bool = False
+    needs_product: bool = False
 
     @property
     @abc.abstractmethod
@@ -58,20 +100,27 @@ class Method(abc.ABC):
         """When the sets are selected."""
 
     @abc.abstractmethod
-    def select(
-        self, weights: Sequence[Selection], step: tf.Tensor
-    ) -> tuple[list[tf.Tensor], tf.Tensor]:
+    def select(self, weights: Sequence[Selection], step: tf.Tensor) -> Sets:
         """Chooses the sets of weights that share one budget.
 
         Args:
-          weights: one weight, or all weights of a global budget.
+          weights: one weight, or all weights of a common budget.
           step: integer scalar, the step at which the sets take effect.
 
         Returns:
-          The set codes of each weight (uint8, in the weight's shape), and a boolean
-          scalar: whether every score was a number. If it is False the codes are
-          meaningless.
+          The `Sets`.
         """
+
+    def follow(self, weight: Selection, step: tf.Tensor) -> tf.Tensor:
+        """The set codes of a weight at a step at which none are selected.
+
+        Called only if the method `follows`.
+
+        Args:
+          weight: the weight, with the threshold of the last selection.
+          step: integer scalar.
+        """
+        raise NotImplementedError
 
     def penalty(
         self, theta: tf.Tensor, sets: tf.Tensor, density: tf.Tensor
@@ -90,6 +139,14 @@ class Method(abc.ABC):
         """How a kernel is divided into the units that are selected."""
         del view
         return None
+
+    def check(self, blocks: Sequence[Blocks | None]) -> None:
+        """Raises a ValueError if its arguments do not fit the weights of a scope.
+
+        Args:
+          blocks: the division of each sparsified weight.
+        """
+        del blocks
 
     def get_config(self) -> dict:
         """The arguments that make this method again."""

@@ -10,7 +10,7 @@ from topkast_tf import selection
 from topkast_tf.blocks import Blocks, MatrixView, validate_block
 from topkast_tf.distributions import validate_sparsities
 from topkast_tf.exploration import exploration_loss, validate_exploration
-from topkast_tf.methods.base import Method, Selection, register
+from topkast_tf.methods.base import Method, Selection, Sets, register
 from topkast_tf.schedules import RefreshSchedule
 
 BACKWARDS = ("topk", "random")
@@ -61,9 +61,7 @@ class TopKAST(Method):
             return None
         return Blocks(view, self.block, self.block_reduce)
 
-    def select(
-        self, weights: Sequence[Selection], step: tf.Tensor
-    ) -> tuple[list[tf.Tensor], tf.Tensor]:
+    def select(self, weights: Sequence[Selection], step: tf.Tensor) -> Sets:
         keys = [
             selection.magnitude_keys(
                 weight.blocks.scores(weight.theta) if weight.blocks else weight.theta
@@ -95,7 +93,7 @@ class TopKAST(Method):
             for code, weight in zip(codes, weights, strict=True)
         ]
         finite = ~tf.reduce_any(tf.stack([selection.has_nan(key) for key in keys]))
-        return shaped, finite
+        return Sets(shaped, finite)
 
     def penalty(
         self, theta: tf.Tensor, sets: tf.Tensor, density: tf.Tensor

@@ -1,0 +1,221 @@
+"""The command line of the sensitivity study: what sparsity harms in which pass."""
+
+import contextlib
+import csv
+import pathlib
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+if __name__ == "__main__":
+    # Run as a file, Python looks for modules in launch/ and not in the project.
+    sys.path[0] = str(pathlib.Path(__file__).resolve().parent.parent)
+
+from absl import flags
+
+from launch import data, experiment, flag_table, models, studies
+from launch import sensitivity_flags as study_flags
+from launch.errors import UserError
+from launch.quiet import quiet_start
+
+RESULTS_FILE = "results.csv"
+COLUMNS = (
+    "study",
+    "sparsity",
+    "value",
+    "seed",
+    "steps",
+    "test_accuracy",
+    "test_loss",
+    "train_loss",
+    "weight_density",
+    "activation_density",
+    "seconds",
+)
+_BAD_INPUT, _INTERRUPTED = 2, 130
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the command line.
+
+    Args:
+      argv: the program's name, then its arguments.
+
+    Returns:
+      The exit code: 0; 2 for a mistake that one sentence on stderr explains; 130 after
+      an interrupt.
+    """
+    if any(argument in ("-h", "-help", "--help") for argument in argv[1:]):
+        print(flag_table.help_text(study_flags.HEAD, study_flags.GROUPS))
+        return 0
+    try:
+        run(resolved(study_flags.parse(list(argv))))
+    except (UserError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return _BAD_INPUT
+    except KeyboardInterrupt:
+        print("interrupted: the same command goes on after the last run.")
+        return _INTERRUPTED
+    return 0
+
+
+def resolved(settings: flags.FlagValues) -> flags.FlagValues:
+    """Fills in the defaults that depend on other flags and checks them together."""
+    source = data.find(settings.dataset)
+    settings.model = settings.model or source.model
+    models.find(settings.model)
+    settings.train_examples = settings.train_examples or source.train_examples
+    for name, most in (
+        ("train_examples", source.train_examples),
+        ("batch_size", settings.train_examples),
+    ):
+        if settings[name].value > most:
+            raise UserError(
+                f"Expected --{name} of at most {most}. Received: {settings[name].value}"
+            )
+    settings.run_dir = (
+        settings.run_dir or f"runs/sensitivity-{source.name}-{settings.model}"
+    )
+    return settings
+
+
+def planned(settings: flags.FlagValues) -> list[studies.Run]:
+    """All runs that the flags ask for."""
+    return list(
+        studies.runs(
+            settings.studies,
+            sparsities=study_flags.numbers(settings, "sparsities", float),
+            ablation_sparsities=study_flags.numbers(
+                settings, "ablation_sparsities", float
+            ),
+            freeze_at=study_flags.numbers(settings, "freeze_at", int),
+            periods=study_flags.numbers(settings, "periods", int),
+            seeds=study_flags.numbers(settings, "seeds", int),
+        )
+    )
+
+
+def run(settings: flags.FlagValues) -> None:
+    """Makes the runs that are missing, then draws what there is."""
+    folder = pathlib.Path(settings.run_dir)
+    experiment.check(folder, settings, study_flags.GROUPS)
+    source = data.find(settings.dataset)
+    source.check(settings.data_dir)
+    with quiet_start(settings.verbose):
+        import tensorflow as tf
+        from tqdm import tqdm
+
+        from launch import sensitivity_plot
+
+        if settings.deterministic:
+            tf.config.experimental.enable_op_determinism()
+    with experiment.claim(folder, settings, study_flags.GROUPS):
+        results = folder / RESULTS_FILE
+        done = {_key(row) for row in read(results)}
+        missing = [one for one in planned(settings) if _key(vars(one)) not in done]
+        if missing:
+            images = source.load(settings.data_dir).subset(settings.train_examples)
+            with tqdm(missing, unit="run", file=sys.stdout) as progress:
+                for one in progress:
+                    progress.set_description(f"{one.study} {one.sparsity} #{one.seed}")
+                    append(results, train(one, settings, images))
+        rows = read(results)
+        print(sensitivity_plot.table(rows))
+        for path in sensitivity_plot.draw(rows, folder):
+            print(f"drawn: {path}")
+
+
+def train(
+    one: studies.Run, settings: flags.FlagValues, images: data.ImageData
+) -> dict[str, Any]:
+    """Trains one run from its beginning to its end.
+
+    Returns:
+      A row of the results.
+    """
+    import keras
+
+    from launch import training
+    from launch.callbacks import LearningRate
+    from launch.data import pipeline
+    from launch.schedules import learning_rate
+    from swat_tf import swat_scope
+    from swat_tf.report import densities
+
+    start = time.monotonic()
+    keras.utils.clear_session()
+    steps = settings.steps or settings.epochs * pipeline.steps_per_epoch(
+        settings.train_examples, settings.batch_size
+    )
+    arguments = one.scope_arguments(settings.topk_period, settings.errors_per)
+    scope: Any = contextlib.nullcontext()
+    if arguments is not None:
+        sparsity = arguments.pop("sparsity", one.sparsity)
+        scope = swat_scope(sparsity, exempt=tuple(settings.exempt), **arguments)
+    model = training.compiled(settings, scope, one.seed)
+    training.add_weight_decay(model, settings.weight_decay)
+    schedule = learning_rate(
+        settings.lr_schedule,
+        settings.learning_rate,
+        steps,
+        warmup_steps=settings.warmup_steps,
+    )
+    batches = pipeline.training_batches(
+        images,
+        batch_size=settings.batch_size,
+        seed=one.seed,
+        first_step=0,
+        steps=steps,
+    )
+    history = model.fit(
+        batches,
+        steps_per_epoch=steps,
+        callbacks=[LearningRate(schedule)],
+        shuffle=False,
+        verbose=0,
+    )
+    test = model.evaluate(
+        pipeline.evaluation_batches(images), return_dict=True, verbose=0
+    )
+    weight_density, activation_density = densities(model)
+    return {
+        **vars(one),
+        "steps": steps,
+        "test_accuracy": test["accuracy"],
+        "test_loss": test["cross_entropy"],
+        "train_loss": history.history["cross_entropy"][-1],
+        "weight_density": weight_density,
+        "activation_density": activation_density,
+        "seconds": round(time.monotonic() - start, 1),
+    }
+
+
+def read(path: pathlib.Path) -> list[dict[str, Any]]:
+    """The rows of a results file; a line that a kill cut short is left out."""
+    if not path.is_file():
+        return []
+    with open(path, newline="", encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row["seconds"]]
+    return [
+        {name: row[name] if name == "study" else float(row[name]) for name in COLUMNS}
+        for row in rows
+    ]
+
+
+def append(path: pathlib.Path, row: dict[str, Any]) -> None:
+    """Adds a row to a results file, which is replaced as a whole."""
+    from launch import files
+
+    rows = [*read(path), row]
+    lines = [",".join(COLUMNS)]
+    lines += [",".join(str(row[name]) for name in COLUMNS) for row in rows]
+    files.write_text(path, "\n".join(lines) + "\n")
+
+
+def _key(row: dict[str, Any]) -> tuple:
+    return row["study"], float(row["sparsity"]), int(row["value"]), int(row["seed"])
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

@@ -1,0 +1,140 @@
+"""The sparse product: any op that is linear in activation and weight, other gradients.
+
+    forward          y  = op(a, w~)
+    input gradient   da = vjp of op at w~, of dy        (not masked)
+    weight gradient  dw = vjp of op at a~, of dy        (dense)
+
+with ``w~`` the largest weights and ``a~`` the largest activations. Because the op is
+bilinear its gradient with respect to the one depends on the other only: one call of its
+own gradient, at ``(a~, w~)``, gives both.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+
+from swat_tf import packing
+
+Op = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+Change = Callable[[tf.Tensor], tf.Tensor]
+
+_TOLERANCE = 1e-3
+
+
+def sparse_product(
+    op: Op,
+    activation: tf.Tensor,
+    weight: tf.Tensor,
+    *,
+    forward_activation: Change | None = None,
+    forward_weight: Change | None = None,
+    saved_activation: Callable[[tf.Tensor], Any] | None = None,
+    saved_weight: Callable[[tf.Tensor], Any] | None = None,
+    error: Change | None = None,
+    after_gradient: Callable[[], None] | None = None,
+) -> tf.Tensor:
+    """``op(activation, weight)``, with each operand of each product replaced as asked.
+
+    Args:
+      op: linear in each of its two arguments.
+      activation: floating tensor.
+      weight: floating tensor.
+      forward_activation: the activation -> what the forward pass uses; itself by
+        default, as for all of these.
+      forward_weight: the weight -> what the forward pass uses.
+      saved_activation: the activation -> what the weight gradient uses, a tensor or a
+        `packing.Packed`. It is what is kept until then.
+      saved_weight: the weight -> what the input gradient uses, likewise.
+      error: the gradient of the output -> what both gradients use.
+      after_gradient: called when the gradients have been computed.
+
+    Returns:
+      A tensor like the op's. Gradients reach `activation` and `weight` straight
+      through all replacements.
+
+    >>> a, w = tf.constant([[3.0]]), tf.constant([[2.0]])
+    >>> with tf.GradientTape() as tape:
+    ...     tape.watch((a, w))
+    ...     y = sparse_product(tf.matmul, a, w, saved_activation=tf.zeros_like)
+    >>> float(y), [float(g) for g in tape.gradient(y, (a, w))]
+    (6.0, [2.0, 0.0])
+    """
+
+    @tf.custom_gradient
+    def product(activation, weight):
+        outputs = op(
+            activation
+            if forward_activation is None
+            else forward_activation(activation),
+            weight if forward_weight is None else forward_weight(weight),
+        )
+        # What the closure holds is what memory holds until the gradient is asked for.
+        kept_a = (
+            activation if saved_activation is None else saved_activation(activation)
+        )
+        kept_w = weight if saved_weight is None else saved_weight(weight)
+
+        def gradient(upstream):
+            upstream = upstream if error is None else error(upstream)
+            gradients = _gradients(op, _dense(kept_a), _dense(kept_w), upstream)
+            if after_gradient is not None:
+                after_gradient()
+            return gradients
+
+        return outputs, gradient
+
+    return product(activation, weight)
+
+
+def _gradients(op: Op, a: tf.Tensor, w: tf.Tensor, upstream: tf.Tensor) -> list:
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch((a, w))
+        # In a graph its value is not used, and so it is never computed.
+        again = op(a, w)
+    return tape.gradient(again, (a, w), upstream, unconnected_gradients="zero")
+
+
+def _dense(kept: Any) -> tf.Tensor:
+    return packing.unpack(kept) if isinstance(kept, packing.Packed) else kept
+
+
+def check_bilinear(op: Op, activation: tf.Tensor, weight: tf.Tensor) -> None:
+    """Raises a ValueError unless an op is linear in each argument, as far as a try tells.
+
+    The op is tried on random numbers: ``op(a + a', w) = op(a, w) + op(a', w)``,
+    ``op(2 a, w) = 2 op(a, w)``, and the same for w. Sizes that are not known are taken
+    as 2. Each op is tried once for a pair of shapes.
+
+    Args:
+      op: a function of (activation, weight).
+      activation, weight: tensors, of which only the shapes are used.
+    """
+    shapes = tuple(
+        tuple(2 if size is None else size for size in x.shape.as_list())
+        for x in (activation, weight)
+    )
+    _check_bilinear(op, *shapes)
+
+
+@functools.lru_cache(maxsize=256)
+def _check_bilinear(op: Op, a_shape: tuple[int, ...], w_shape: tuple[int, ...]) -> None:
+    with tf.init_scope():  # eagerly, also while a graph is being traced
+        a, a2, w, w2 = (
+            tf.random.stateless_normal(shape, [seed, 7])
+            for seed, shape in enumerate((a_shape, a_shape, w_shape, w_shape))
+        )
+        pairs = (
+            ("activation", op(a + 2 * a2, w), op(a, w) + 2 * op(a2, w)),
+            ("weight", op(a, w + 2 * w2), op(a, w) + 2 * op(a, w2)),
+        )
+        for operand, whole, parts in pairs:
+            scale = float(tf.reduce_max(tf.abs(parts))) + 1e-6
+            if not float(tf.reduce_max(tf.abs(whole - parts))) <= _TOLERANCE * scale:
+                raise ValueError(
+                    "Expected an op that is linear in its activation and in its weight, "
+                    "such as a matrix product or a convolution (a bias and an activation "
+                    f"function are applied outside). Received: {op!r}, which is not "
+                    f"linear in its {operand}"
+                )

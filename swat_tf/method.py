@@ -1,0 +1,194 @@
+"""SWAT's weights: the largest by magnitude in every pass, all of them updated."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import tensorflow as tf
+
+from swat_tf import momentum
+from swat_tf.recipe import validate_sparsity
+from swat_tf.structured import KernelSlices, validate_structure
+from topkast_tf import selection
+from topkast_tf.blocks import MatrixView
+from topkast_tf.distributions import kept
+from topkast_tf.methods import Method, Selection, Sets, register
+
+UPDATES = ("dense", "masked")
+
+
+@dataclasses.dataclass(frozen=True)
+class TopKSchedule:
+    """New thresholds at steps 0, P, 2P, ...; none from a given step on.
+
+    Attributes:
+      period: P, in steps, at least 1.
+      freeze_at: the step from which the sets stay as they are, at least 1, or None.
+
+    >>> [t for t in range(9) if TopKSchedule(2, freeze_at=6).due(t)]
+    [0, 2, 4]
+    """
+
+    period: int = 1
+    freeze_at: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in (
+            ("topk_period", self.period),
+            ("freeze_at", self.freeze_at),
+        ):
+            if value is None and name == "freeze_at":
+                continue
+            if type(value) is not int or not 1 <= value < 2**62:
+                raise ValueError(
+                    f"`{name}` must be a number of steps, an integer of at least 1. "
+                    f"Received: {name}={value!r}"
+                )
+
+    def due(self, step: Any) -> Any:
+        """Whether thresholds are found anew at this step."""
+        return (step % self.period < 1) & self.moves(step)
+
+    def moves(self, step: Any) -> Any:
+        """Whether the sets may change at this step."""
+        return True if self.freeze_at is None else step < self.freeze_at
+
+
+@register
+@dataclasses.dataclass(frozen=True)
+class SWAT(Method):
+    """SWAT (Raihan & Aamodt, NeurIPS 2020): A = top_s(|theta|), everything is updated.
+
+    Every `topk_period` steps A is selected exactly and the threshold remembered; in
+    between A is what reaches that threshold.
+
+    Attributes: see `swat_tf.swat_scope`.
+    """
+
+    name: ClassVar[str] = "swat"
+    needs_product: ClassVar[bool] = True  # type: ignore[misc]
+
+    sparsity: float
+    topk_period: int = 1
+    structured: str | None = None
+    momentum: bool = False
+    updates: str = "dense"
+    freeze_at: int | None = None
+    forward: bool = True
+
+    def __post_init__(self) -> None:
+        validate_sparsity("sparsity", self.sparsity)
+        validate_structure(self.structured)
+        if self.updates not in UPDATES:
+            raise ValueError(
+                f"`updates` must be one of {list(UPDATES)}. "
+                f"Received: updates={self.updates!r}"
+            )
+        if self.momentum and self.structured:
+            raise ValueError(
+                "Expected structured=None with distribution='momentum', which counts "
+                f"single weights. Received: structured={self.structured!r}"
+            )
+        if self.updates == "masked" and not self.forward:
+            raise ValueError(
+                "Expected updates='masked' with weights that are sparse in the forward "
+                "pass. Received: updates='masked', with dense ones"
+            )
+        _ = self.schedule  # validates the steps
+
+    @property
+    def fwd(self) -> float:  # type: ignore[override]
+        return self.sparsity
+
+    @property
+    def bwd(self) -> float:  # type: ignore[override]
+        return self.sparsity if self.updates == "masked" else 0.0
+
+    @property
+    def updates_all(self) -> bool:  # type: ignore[override]
+        return self.updates == "dense"
+
+    @property
+    def sparse_forward(self) -> bool:  # type: ignore[override]
+        return self.forward
+
+    @property
+    def needs_momentum(self) -> bool:  # type: ignore[override]
+        return self.momentum
+
+    @property
+    def follows(self) -> bool:  # type: ignore[override]
+        return self.topk_period > 1
+
+    @property
+    def schedule(self) -> TopKSchedule:  # type: ignore[override]
+        return TopKSchedule(self.topk_period, self.freeze_at)
+
+    def blocks(self, view: MatrixView) -> Any:
+        if self.structured is None or not view.spatial_axes:
+            return None
+        return KernelSlices(view, self.structured)
+
+    def check(self, blocks: Sequence[Any]) -> None:
+        if self.structured and not any(blocks):
+            raise ValueError(
+                "Expected a convolution: only its kernel has channels and filters. "
+                f"Received: structured={self.structured!r}, in a scope without one"
+            )
+
+    def select(self, weights: Sequence[Selection], step: tf.Tensor) -> Sets:
+        del step
+        keys = [_keys(weight) for weight in weights]
+        counts = [tf.cast(weight.kept_forward, tf.int32) for weight in weights]
+        moved = self.momentum and weights[0].momentum is not None
+        if moved:
+            counts = self._allotted(weights)
+        if self.momentum:  # one budget, but each weight has a threshold of its own
+            chosen = [_largest([k], n) for k, n in zip(keys, counts, strict=True)]
+            masks, found = [mask for [mask], _ in chosen], [key for _, key in chosen]
+        else:
+            masks, key = _largest(keys, tf.add_n(counts))
+            found = [key] * len(keys)
+        codes = [self._codes(w, mask) for w, mask in zip(weights, masks, strict=True)]
+        thresholds = [tf.cast(key, tf.int64) for key in found]
+        finite = ~tf.reduce_any(tf.stack([selection.has_nan(key) for key in keys]))
+        return Sets(codes, finite, thresholds, counts if moved else None)
+
+    def follow(self, weight: Selection, step: tf.Tensor) -> tf.Tensor:
+        # Above 0: of weights that are exactly zero, as many as there are would reach it.
+        reached = _keys(weight) >= tf.maximum(tf.cast(weight.threshold, tf.int32), 1)
+        codes = self._codes(weight, reached)
+        return tf.where(self.schedule.moves(step), codes, weight.sets)
+
+    def _codes(self, weight: Selection, mask: tf.Tensor) -> tf.Tensor:
+        outside = selection.BACKWARD_ONLY if self.updates_all else selection.RESERVOIR
+        codes = tf.where(
+            mask,
+            tf.constant(selection.FORWARD, tf.uint8),
+            tf.constant(outside, tf.uint8),
+        )
+        if weight.blocks:
+            return weight.blocks.expand(codes)
+        return tf.reshape(codes, tf.shape(weight.theta))
+
+    def _allotted(self, weights: Sequence[Selection]) -> list[tf.Tensor]:
+        active = [tf.equal(weight.sets, selection.FORWARD) for weight in weights]
+        share = momentum.shares([weight.momentum for weight in weights], active)
+        sizes = [math.prod(weight.theta.shape) for weight in weights]
+        budget = tf.constant(kept(sum(sizes), self.sparsity), tf.int64)
+        return tf.unstack(tf.cast(momentum.allot(share, sizes, budget), tf.int32))
+
+
+def _largest(
+    keys: Sequence[tf.Tensor], count: tf.Tensor
+) -> tuple[list[tf.Tensor], tf.Tensor]:
+    """Masks of the largest of some keys together, and the threshold key."""
+    [found] = selection.thresholds(keys, [count])
+    return selection.reaching(keys, found), found.key
+
+
+def _keys(weight: Selection) -> tf.Tensor:
+    return selection.magnitude_keys(
+        weight.blocks.scores(weight.theta) if weight.blocks else weight.theta
+    )

@@ -1,0 +1,79 @@
+"""SWAT-M: weights move to the layers in which the momentum is larger. Pure."""
+
+from collections.abc import Sequence
+
+import tensorflow as tf
+
+_ALMOST_DENSE = 0.99
+_PASSES = 1000
+
+
+def shares(momenta: Sequence[tf.Tensor], active: Sequence[tf.Tensor]) -> tf.Tensor:
+    """Each layer's share of the mean momentum of its active weights.
+
+    ``m_l = mean over A_l of |momentum|``, then ``m_l / sum_l m_l``.
+
+    Args:
+      momenta: the momentum of each layer, in its weight's shape.
+      active: its forward mask A.
+
+    Returns:
+      float64 ``[layers]`` with sum 1; equal shares while there is no momentum yet.
+
+    >>> m, a = tf.constant([3.0, -1.0, 8.0]), tf.constant([True, True, False])
+    >>> shares([m, 3.0 * m], [a, a]).numpy()
+    array([0.25, 0.75])
+    """
+    means = []
+    for momentum, mask in zip(momenta, active, strict=True):
+        kept = tf.reduce_sum(tf.cast(mask, tf.float32))
+        magnitudes = tf.where(mask, tf.abs(tf.cast(momentum, tf.float32)), 0.0)
+        means.append(tf.reduce_sum(magnitudes) / tf.maximum(kept, 1.0))
+    stacked = tf.cast(tf.stack(means), tf.float64)
+    total = tf.reduce_sum(stacked)
+    equal = tf.ones_like(stacked) / tf.cast(tf.size(stacked), tf.float64)
+    return tf.where(total > 0, stacked / tf.where(total > 0, total, 1.0), equal)
+
+
+def allot(share: tf.Tensor, sizes: Sequence[int], budget: tf.Tensor) -> tf.Tensor:
+    """How many weights each layer keeps of a common budget.
+
+    ``k_l = ceil(share_l * budget)``. A layer with more than 0.99 of its size becomes
+    dense; what it has too much is dealt out to all layers alike, ``ceil(rest / L)``, and
+    so on until less than one a layer is left over.
+
+    Args:
+      share: float64 ``[layers]``, with sum 1.
+      sizes: how many weights each layer has.
+      budget: integer scalar, how many are kept in all.
+
+    Returns:
+      int64 ``[layers]``, each between 1 and the layer's size. The sum may differ from
+      the budget: rounding up adds at most one a layer a round.
+
+    >>> allot(tf.constant([0.9, 0.1], tf.float64), [10, 100], tf.constant(20)).numpy()
+    array([10, 10])
+
+    Source: SWAT-M of the authors' code, an adaptation of SNFS (Dettmers & Zettlemoyer
+    2019). Departs from it in keeping at least one weight of each layer.
+    """
+    limits = tf.constant(list(sizes), tf.int64)
+    layers = tf.constant(len(sizes), tf.int64)
+    first = tf.cast(tf.math.ceil(share * tf.cast(budget, tf.float64)), tf.int64)
+
+    def settle(count):
+        full = tf.cast(count, tf.float64) > _ALMOST_DENSE * tf.cast(limits, tf.float64)
+        rest = tf.reduce_sum(tf.where(full, tf.maximum(count - limits, 0), 0))
+        return tf.where(full, limits, count), rest
+
+    def deal(passes, count, rest):
+        return passes + 1, *settle(count + (rest + layers - 1) // layers)
+
+    def unsettled(passes, count, rest):
+        open_layers = tf.reduce_any(count < limits)
+        return (rest >= layers) & (passes < _PASSES) & open_layers
+
+    _, count, _ = tf.while_loop(
+        unsettled, deal, (tf.constant(0), *settle(first)), parallel_iterations=1
+    )
+    return tf.clip_by_value(count, 1, limits)

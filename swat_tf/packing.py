@@ -1,0 +1,84 @@
+"""Sparse tensors stored as their values and one bit an entry."""
+
+from typing import NamedTuple
+
+import tensorflow as tf
+
+STORAGES = ("dense", "packed")
+_BITS = 8
+
+
+class Packed(NamedTuple):
+    """A tensor with zeros left out: a value each for the rest, and one bit an entry.
+
+    Attributes:
+      values: the entries that are kept, in order.
+      bits: uint8, eight entries of the mask each.
+      shape: the tensor's shape, an integer vector.
+    """
+
+    values: tf.Tensor
+    bits: tf.Tensor
+    shape: tf.Tensor
+
+
+def pack(x: tf.Tensor, mask: tf.Tensor) -> Packed:
+    """The entries of a tensor on a mask.
+
+    Args:
+      x: tensor of any shape.
+      mask: boolean tensor like it.
+
+    Returns:
+      A `Packed`, of ``kept * itemsize + n / 8`` bytes.
+
+    >>> unpack(pack(tf.constant([1.0, 2.0, 3.0]), tf.constant([True, False, True])))
+    <tf.Tensor: shape=(3,), dtype=float32, numpy=array([1., 0., 3.], dtype=float32)>
+    """
+    flat = tf.reshape(mask, [-1])
+    at = tf.where(flat)[:, 0]
+    return Packed(tf.gather(tf.reshape(x, [-1]), at), pack_bits(flat), tf.shape(x))
+
+
+def unpack(packed: Packed) -> tf.Tensor:
+    """The tensor again, zero where nothing was kept."""
+    size = tf.reduce_prod(packed.shape)
+    at = tf.where(unpack_bits(packed.bits, size))
+    shape = tf.cast(tf.reshape(size, [1]), tf.int64)
+    return tf.reshape(tf.scatter_nd(at, packed.values, shape), packed.shape)
+
+
+def pack_bits(mask: tf.Tensor) -> tf.Tensor:
+    """A boolean vector, eight entries a byte; the last byte is filled with zeros.
+
+    >>> pack_bits(tf.constant([True, False, True])).numpy().tolist()
+    [5]
+    """
+    filling = -tf.size(mask) % _BITS
+    octets = tf.reshape(tf.pad(tf.cast(mask, tf.uint8), [[0, filling]]), [-1, _BITS])
+    return tf.reduce_sum(octets * _weights(), axis=1)
+
+
+def unpack_bits(bits: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
+    """The boolean vector of `size` entries that was packed.
+
+    >>> unpack_bits(tf.constant([5], tf.uint8), 3).numpy().tolist()
+    [True, False, True]
+    """
+    octets = tf.bitwise.bitwise_and(bits[:, None], _weights())
+    return tf.reshape(octets > 0, [-1])[:size]
+
+
+def _weights() -> tf.Tensor:
+    return tf.constant([1 << i for i in range(_BITS)], tf.uint8)
+
+
+def validate_storage(storage: object) -> None:
+    """Raises a ValueError unless this is a way to store what a backward pass needs.
+
+    >>> validate_storage("packed")
+    """
+    if storage not in STORAGES:
+        raise ValueError(
+            f"`storage` must be one of {list(STORAGES)}. Received: storage={storage!r}"
+        )

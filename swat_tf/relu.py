@@ -1,0 +1,47 @@
+"""ReLU that keeps one bit an entry for its backward pass, and not its output."""
+
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+
+from swat_tf.packing import pack_bits, unpack_bits
+from topkast_tf.hooks import loaded_keras_libraries
+
+
+@tf.custom_gradient
+def masked_relu(x: tf.Tensor):
+    """``max(x, 0)``; what is kept for the gradient is ``x > 0``, eight entries a byte.
+
+    TensorFlow's own ReLU keeps its output, which would stay in memory beside the packed
+    activations that SWAT stores of it.
+
+    Args:
+      x: floating tensor.
+
+    Returns:
+      A tensor like x.
+
+    >>> masked_relu(tf.constant([-1.0, 2.0])).numpy()
+    array([0., 2.], dtype=float32)
+    """
+    y = tf.nn.relu(x)
+    shape = tf.shape(x)
+    bits = pack_bits(tf.reshape(x > 0, [-1]))
+
+    def gradient(upstream):
+        mask = tf.reshape(unpack_bits(bits, tf.reduce_prod(shape)), shape)
+        return tf.where(mask, upstream, tf.zeros([], upstream.dtype))
+
+    return y, gradient
+
+
+def saving_a_mask(function: Callable) -> Callable:
+    """`masked_relu` for the ReLU of a Keras library; any other function as it is."""
+    return masked_relu if _is_relu(function) else function
+
+
+def _is_relu(function: Any) -> bool:
+    return any(
+        function is library.activations.relu for library in loaded_keras_libraries()
+    )

@@ -1,0 +1,224 @@
+"""SWAT's products in Keras layers: what is saved of activations, and when it moves."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import tensorflow as tf
+
+from swat_tf import packing, relu, topk
+from swat_tf.bilinear import sparse_product
+from swat_tf.method import SWAT, TopKSchedule
+from swat_tf.recipe import OPERANDS, Recipe, validate_sparsity
+from topkast_tf import variables
+from topkast_tf.hooks import dense_reads
+from topkast_tf.linear import Extra, Product, ProductRule, register_rule
+from topkast_tf.selection import FORWARD
+
+if TYPE_CHECKING:
+    from topkast_tf.weights import SparseWeight
+
+STATE = "activations"
+"""Name of the variable beside a weight: int64 (threshold key, entries kept, entries)."""
+
+
+@register_rule
+@dataclasses.dataclass(frozen=True)
+class SparseBackward(ProductRule):
+    """A layer's product with sparse operands in its backward pass, as SWAT has it.
+
+    Attributes: see `swat_tf.swat_scope`.
+    """
+
+    name: ClassVar[str] = "swat"
+
+    sparsity: float
+    activations: float | None = None
+    topk_period: int = 1
+    forward: tuple[str, ...] = ("weights",)
+    backward: tuple[str, ...] = OPERANDS
+    activations_per: str = "batch"
+    errors: float = 0.0
+    errors_per: str = "batch"
+    storage: str = "dense"
+
+    def __post_init__(self) -> None:
+        recipe = self.recipe  # validates
+        object.__setattr__(self, "forward", recipe.forward)
+        object.__setattr__(self, "backward", recipe.backward)
+        validate_sparsity("sparsity", self.sparsity)
+        if self.activations is not None:
+            validate_sparsity("activations", self.activations)
+
+    @property
+    def recipe(self) -> Recipe:
+        """What is sparse in which pass."""
+        return Recipe(
+            self.forward,
+            self.backward,
+            self.activations_per,
+            self.errors,
+            self.errors_per,
+            self.storage,
+        )
+
+    @property
+    def _stale(self) -> bool:
+        """Whether a threshold for activations serves for more than one step."""
+        return self.topk_period > 1 and self.activations_per == "batch"
+
+    @property
+    def supports_jit(self) -> bool:  # type: ignore[override]
+        return self.storage == "dense"
+
+    @property
+    def replaces_activations(self) -> bool:  # type: ignore[override]
+        return self.storage == "packed"
+
+    def check(self, weight: "SparseWeight") -> None:
+        both = "weights" in self.forward and "weights" in self.backward
+        if not isinstance(weight.method, SWAT) and not both:
+            raise ValueError(
+                "Expected weights that are sparse in both passes, as the scope of "
+                f"{weight.method.name!r} makes them. Received: forward={self.forward}, "
+                f"backward={self.backward} of `swat_scope`"
+            )
+
+    def extras(self, weight: "SparseWeight") -> Mapping[str, Extra]:
+        if "activations" not in self.forward + self.backward:
+            return {}
+        return {STATE: Extra((3,), "int64")}
+
+    def product_sparsities(self, weight: "SparseWeight") -> tuple[float, float, float]:
+        sparse_w, sparse_a = weight.forward_sparsity, self.realised(weight)
+        masked = weight.backward_sparsity
+        densities = {"weights": 1 - sparse_w, "activations": 1 - sparse_a}
+
+        def left(*operands: str) -> float:
+            return math.prod(densities[operand] for operand in operands)
+
+        error = 1 - self.errors
+        return (
+            1 - left(*self.forward),
+            1 - error * left(*({"weights"} & set(self.backward))),
+            1 - error * (1 - masked) * left(*({"activations"} & set(self.backward))),
+        )
+
+    def realised(self, weight: "SparseWeight") -> float:
+        """The sparsity of the activations in the last step; nominal before the first."""
+        if STATE in weight.extras:
+            _, kept, size = weight.component().extra(STATE).numpy()
+            if size:
+                return float(1 - kept / size)
+        return self.sparsity_of(weight)
+
+    def get_config(self) -> dict:
+        return dataclasses.asdict(self)
+
+    def activation(self, function: Callable) -> Callable:
+        return relu.saving_a_mask(function) if self.storage == "packed" else function
+
+    def __call__(
+        self, product: Product, inputs: tf.Tensor, kernel: Any, weight: "SparseWeight"
+    ) -> tf.Tensor:
+        component = weight.component(variables.local_index(weight.variable))
+        alpha = tf.convert_to_tensor(kernel)
+        inputs = tf.cast(inputs, alpha.dtype)
+        packed = self.storage == "packed"
+        changes: dict[str, Any] = {}
+
+        saved = self._saved_weight(alpha, component)
+        if saved is not None:
+            changes["saved_weight"] = saved
+
+        masks: dict[str, tf.Tensor] = {}
+
+        def mask_of(activation):
+            masks["mask"] = mask = self._mask(activation, component, masks)
+            return mask
+
+        if "activations" in self.forward:
+            changes["forward_activation"] = lambda a: topk.keep(mask_of(a), a)
+        if "activations" in self.backward:
+
+            def save(activation):
+                mask = masks.get("mask")
+                mask = mask_of(activation) if mask is None else mask
+                if packed:
+                    return packing.pack(activation, mask)
+                return topk.keep(mask, activation)
+
+            changes["saved_activation"] = save
+        if self.errors:
+            changes["error"] = lambda dy: topk.keep(
+                topk.mask_of(dy, self.errors, self.errors_per), dy
+            )
+        if self.extras(weight):
+            # Where no gradient is taken, nothing is to be remembered either.
+            changes["after_gradient"] = lambda: self._remember(component, masks)
+        return sparse_product(product, inputs, alpha, **changes)
+
+    def _saved_weight(
+        self, alpha: tf.Tensor, component: variables.Component
+    ) -> Callable[[tf.Tensor], Any] | None:
+        """What the input gradient uses, if not just what the forward pass has used."""
+        sparse = "weights" in self.backward
+        forward = component.weight.method.sparse_forward
+        if sparse and not forward:
+            on = tf.equal(component.sets.read_value(), FORWARD)
+            if self.storage == "packed":
+                return lambda w: packing.pack(w, on)
+            return lambda w: topk.keep(on, w)
+        if forward and not sparse:
+            with dense_reads():
+                theta = tf.cast(component.theta.read_value(), alpha.dtype)
+            return lambda _: theta
+        if sparse and self.storage == "packed":
+            return lambda w: packing.pack(w, tf.not_equal(w, tf.zeros([], w.dtype)))
+        return None
+
+    def _kept(self, inputs: tf.Tensor, component: variables.Component) -> Any:
+        """How many activations stay."""
+        size = topk.size_of(inputs)
+        weight = component.weight
+        if self.activations is None and weight.method.needs_momentum:
+            # The sparsity of the weights moves: as many of the activations as of them.
+            kept = component.clock.read_value()[variables.KEPT_FORWARD]
+            asked = -(-tf.cast(size, tf.int64) * kept // weight.units)
+            return tf.cast(asked, tf.int32)
+        return topk.kept_of(size, self.sparsity_of(weight))
+
+    def sparsity_of(self, weight: "SparseWeight") -> float:
+        """The nominal sparsity of the activations of a weight's layer."""
+        if self.activations is not None:
+            return self.activations
+        return weight.fwd if isinstance(weight.method, SWAT) else self.sparsity
+
+    def _mask(
+        self,
+        inputs: tf.Tensor,
+        component: variables.Component,
+        found: dict[str, tf.Tensor],
+    ) -> tf.Tensor:
+        if self.activations_per == "sample":
+            return topk.largest_per_sample(inputs, self.sparsity_of(component.weight))
+        if not self._stale:
+            return topk.largest(inputs, self._kept(inputs, component))
+        step = component.clock.read_value()[variables.STEP]
+        due = TopKSchedule(self.topk_period).due(step)
+        found["key"] = tf.cond(
+            due,
+            lambda: topk.threshold(inputs, self._kept(inputs, component)),
+            lambda: component.extra(STATE).read_value()[0],
+        )
+        return topk.reaching(inputs, found["key"])
+
+    def _remember(
+        self, component: variables.Component, found: dict[str, tf.Tensor]
+    ) -> None:
+        mask = found["mask"]
+        key = found.get("key", tf.constant(0, tf.int64))
+        kept = tf.math.count_nonzero(mask)
+        size = tf.cast(tf.size(mask), tf.int64)
+        component.extra(STATE).assign(tf.stack([key, kept, size]))

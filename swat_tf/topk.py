@@ -1,0 +1,171 @@
+"""The largest entries of activations and error gradients, by magnitude. Pure.
+
+Selection over a whole tensor is `topkast_tf.selection`: exact, ties broken by the lower
+index. Here it is put in terms of a sparsity and a batch: sizes that are known only when a
+step runs, one selection for each example, and thresholds that serve for several steps.
+"""
+
+from fractions import Fraction
+from typing import Any
+
+import tensorflow as tf
+
+from topkast_tf import selection
+from topkast_tf.distributions import kept
+
+PER = ("batch", "sample")
+"""What a selection is over: the whole tensor, or each example (first axis) on its own."""
+
+_KEY_BITS = 31
+_LARGEST_FACTOR = 2**31
+
+
+def kept_of(size: Any, sparsity: float) -> Any:
+    """How many of `size` entries stay at a sparsity, for a size known only at run time.
+
+    ``kept(n, s) = max(1, n - floor(s n))``, with s read as the decimal it prints as.
+
+    Args:
+      size: a Python integer, or an integer scalar tensor below 2^31.
+      sparsity: fraction of zeros, in [0, 1).
+
+    Returns:
+      An integer, or an int32 scalar.
+
+    >>> kept_of(100, 0.57), int(kept_of(tf.constant(100), 0.57))
+    (43, 43)
+    """
+    if isinstance(size, int):
+        return kept(size, sparsity)
+    decimal = Fraction(str(sparsity)).limit_denominator(_LARGEST_FACTOR - 1)
+    size = tf.cast(size, tf.int64)
+    zeros = size * decimal.numerator // decimal.denominator
+    return tf.cast(tf.maximum(size - zeros, 1), tf.int32)
+
+
+def size_of(x: tf.Tensor) -> Any:
+    """Number of entries: a Python integer if it is known, else an int32 scalar."""
+    static = x.shape.num_elements()
+    return tf.size(x) if static is None else static
+
+
+def largest(x: tf.Tensor, k: Any) -> tf.Tensor:
+    """Mask of the k entries of largest magnitude of the whole tensor.
+
+    Args:
+      x: floating tensor of any shape.
+      k: integer, 1 <= k <= size of x.
+
+    Returns:
+      Boolean tensor like x, exactly k entries True.
+
+    >>> largest(tf.constant([[1.0, -3.0], [2.0, 2.0]]), 2).numpy().tolist()
+    [[False, True], [True, False]]
+    """
+    [mask] = selection.largest([selection.magnitude_keys(x)], tf.cast(k, tf.int32))
+    return tf.reshape(mask, tf.shape(x))
+
+
+def threshold(x: tf.Tensor, k: Any) -> tf.Tensor:
+    """The magnitude key of the k-th largest entry, an int64 scalar.
+
+    Args:
+      x: floating tensor of any shape.
+      k: integer, 1 <= k <= size of x.
+    """
+    found = selection.thresholds([selection.magnitude_keys(x)], [tf.cast(k, tf.int32)])
+    return tf.cast(found[0].key, tf.int64)
+
+
+def reaching(x: tf.Tensor, key: tf.Tensor) -> tf.Tensor:
+    """Mask of the entries whose magnitude reaches a threshold, zeros left out.
+
+    As many as reach it: more or fewer than were kept when the threshold was found. A
+    threshold of 0 (more zeros than were to be dropped) lets every other entry through.
+
+    Args:
+      x: floating tensor of any shape.
+      key: integer scalar, as `threshold` gives it.
+
+    >>> reaching(tf.constant([0.0, -3.0, 2.0]), threshold(tf.constant([0.0, 1.0]), 2))
+    <tf.Tensor: shape=(3,), dtype=bool, numpy=array([False,  True,  True])>
+    """
+    keys = tf.bitcast(tf.abs(tf.cast(x, tf.float32)), tf.int32)
+    return keys >= tf.maximum(tf.cast(key, tf.int32), 1)
+
+
+def largest_per_sample(x: tf.Tensor, sparsity: float) -> tf.Tensor:
+    """Mask of the largest entries of each example on its own.
+
+    Each example keeps ``kept(m, s)`` of its m entries, ties broken by the lower index.
+
+    Args:
+      x: floating tensor, ``[batch, ...]``.
+      sparsity: fraction of zeros, in [0, 1).
+
+    Returns:
+      Boolean tensor like x.
+
+    >>> largest_per_sample(tf.constant([[1.0, -3.0], [2.0, 2.0]]), 0.5).numpy().tolist()
+    [[False, True], [True, False]]
+    """
+    keys = tf.bitcast(tf.abs(tf.cast(x, tf.float32)), tf.int32)
+    rows = tf.reshape(keys, [tf.shape(x)[0], -1])
+    length = x.shape[1:].num_elements()
+    k = kept_of(tf.shape(rows)[1] if length is None else length, sparsity)
+    k = tf.cast(k, tf.int32)
+
+    def next_bit(bit, found):
+        candidate = found + tf.bitwise.left_shift(tf.constant(1), bit)
+        enough = _counts(rows >= candidate[:, None]) >= k
+        return bit - 1, tf.where(enough, candidate, found)
+
+    # The k-th largest key of each row, bit by bit from the highest: the largest key
+    # that at least k of the row reach.
+    _, found = tf.while_loop(
+        lambda bit, _: bit >= 0,
+        next_bit,
+        (tf.constant(_KEY_BITS - 1), tf.zeros_like(rows[:, 0])),
+        parallel_iterations=1,
+    )
+    above, tie = rows > found[:, None], tf.equal(rows, found[:, None])
+    needed = k - _counts(above)
+    rank = tf.cumsum(tf.cast(tie, tf.int32), axis=1)
+    return tf.reshape(above | (tie & (rank <= needed[:, None])), tf.shape(x))
+
+
+def _counts(mask: tf.Tensor) -> tf.Tensor:
+    return tf.reduce_sum(tf.cast(mask, tf.int32), axis=1)
+
+
+def mask_of(x: tf.Tensor, sparsity: float, per: str = "batch") -> tf.Tensor:
+    """Mask of the entries of largest magnitude at a sparsity.
+
+    Args:
+      x: floating tensor.
+      sparsity: fraction of zeros, in [0, 1).
+      per: ``"batch"`` (the whole tensor) or ``"sample"`` (each example on its own).
+
+    >>> mask_of(tf.constant([3.0, -1.0, 2.0, 0.5]), 0.5).numpy().tolist()
+    [True, False, True, False]
+    """
+    if per == "sample":
+        return largest_per_sample(x, sparsity)
+    return largest(x, kept_of(size_of(x), sparsity))
+
+
+def keep(mask: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
+    """The tensor where the mask is True, zero elsewhere."""
+    # `where` and not a product: a NaN or infinity that is dropped is gone.
+    return tf.where(mask, x, tf.zeros([], x.dtype))
+
+
+def validate_per(name: str, per: object) -> None:
+    """Raises a ValueError unless this says what a selection is over.
+
+    >>> validate_per("errors_per", "sample")
+    """
+    if per not in PER:
+        raise ValueError(
+            f"`{name}` must be one of {list(PER)}. Received: {name}={per!r}"
+        )
