@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import math
 import pathlib
 import sys
 import time
@@ -31,6 +32,7 @@ COLUMNS = (
     "train_loss",
     "weight_density",
     "activation_density",
+    "diverged",
     "seconds",
 )
 _BAD_INPUT, _INTERRUPTED = 2, 130
@@ -135,9 +137,10 @@ def train(
       A row of the results.
     """
     import keras
+    import tensorflow as tf
 
     from launch import training
-    from launch.callbacks import LearningRate
+    from launch.callbacks import LearningRate, StopOnNaN
     from launch.data import pipeline
     from launch.schedules import learning_rate
     from swat_tf import swat_scope
@@ -168,25 +171,35 @@ def train(
         first_step=0,
         steps=steps,
     )
-    history = model.fit(
-        batches,
-        steps_per_epoch=steps,
-        callbacks=[LearningRate(schedule)],
-        shuffle=False,
-        verbose=0,
-    )
-    test = model.evaluate(
-        pipeline.evaluation_batches(images), return_dict=True, verbose=0
-    )
+    try:
+        history = model.fit(
+            batches,
+            steps_per_epoch=steps,
+            callbacks=[LearningRate(schedule), StopOnNaN()],
+            shuffle=False,
+            verbose=0,
+        )
+        train_loss = history.history["cross_entropy"][-1]
+    except (FloatingPointError, ValueError, tf.errors.OpError) as error:
+        if not training.diverged(error):
+            raise
+        train_loss = math.nan
+    # A network that has diverged knows nothing: it is given the accuracy of guessing.
+    test = {"accuracy": 1 / images.classes, "cross_entropy": math.log(images.classes)}
+    if math.isfinite(train_loss):
+        test = model.evaluate(
+            pipeline.evaluation_batches(images), return_dict=True, verbose=0
+        )
     weight_density, activation_density = densities(model)
     return {
         **vars(one),
         "steps": steps,
         "test_accuracy": test["accuracy"],
         "test_loss": test["cross_entropy"],
-        "train_loss": history.history["cross_entropy"][-1],
+        "train_loss": train_loss,
         "weight_density": weight_density,
         "activation_density": activation_density,
+        "diverged": int(not math.isfinite(train_loss)),
         "seconds": round(time.monotonic() - start, 1),
     }
 

@@ -47,14 +47,16 @@ def table(rows: Sequence[dict]) -> str:
     """
     lines = [
         f"{'study':30} {'sparsity':>8} {'value':>6} {'seeds':>5} "
-        f"{'test accuracy: mean':>20} {'lowest':>8} {'highest':>8}"
+        f"{'test accuracy: mean':>20} {'lowest':>8} {'highest':>8} {'diverged':>8}"
     ]
     for study, sparsity, value in _settings(rows):
         found = _of(rows, study=study, sparsity=sparsity, value=value)
         shown = f"{value:.0f}" if value else ""
+        here = {"study": study, "sparsity": sparsity, "value": value}
+        lost = len(_of(rows, diverged=1.0, **here))
         lines.append(
             f"{study:30} {sparsity:8.2f} {shown:>6} {len(found):5} "
-            f"{_mean(found):19.2f}% {min(found):7.2f}% {max(found):7.2f}%"
+            f"{_mean(found):19.2f}% {min(found):7.2f}% {max(found):7.2f}% {lost or '':>8}"
         )
     return "\n".join(lines)
 

@@ -182,7 +182,7 @@ def train(
                 verbose=0,
             )
         except (FloatingPointError, ValueError, tf.errors.OpError) as error:
-            if not _diverged(error):
+            if not diverged(error):
                 raise
             raise UserError(
                 f"{method} training diverged at step {callbacks.steps_taken(model)}: "
@@ -192,7 +192,8 @@ def train(
     return _finish(folder, model, method, settings.batch_size, recorder)
 
 
-def _diverged(error: Exception) -> bool:
+def diverged(error: Exception) -> bool:
+    """Whether an error says that weights or loss are no longer finite."""
     # A selection that meets NaN fails in the graph or, where that was compiled, later in
     # Python. Every other error of these types is not the user's.
     return isinstance(error, FloatingPointError) or sparsity.met_nan(error)

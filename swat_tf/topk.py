@@ -37,10 +37,27 @@ def kept_of(size: Any, sparsity: float) -> Any:
     """
     if isinstance(size, int):
         return kept(size, sparsity)
-    decimal = Fraction(str(sparsity)).limit_denominator(_LARGEST_FACTOR - 1)
+    decimal = _largest_fraction_up_to(Fraction(str(sparsity)))
     size = tf.cast(size, tf.int64)
     zeros = size * decimal.numerator // decimal.denominator
     return tf.cast(tf.maximum(size - zeros, 1), tf.int32)
+
+
+def _largest_fraction_up_to(exact: Fraction) -> Fraction:
+    """The largest fraction of 31-bit integers that is not above an exact one.
+
+    No fraction with a denominator of 31 bits lies between the two, so the floor of their
+    product with any size of 31 bits is the same; and that product fits into 63 bits.
+    """
+    limit = _LARGEST_FACTOR - 1
+    near = exact.limit_denominator(limit)
+    if near <= exact:
+        return near
+    # The neighbour below `near` among these fractions, p / q: a / b with p b - q a = 1.
+    p, q = near.numerator, near.denominator
+    inverse = pow(p, -1, q) if q > 1 else 0
+    b = inverse + (limit - inverse) // q * q
+    return Fraction((p * b - 1) // q, b)
 
 
 def size_of(x: tf.Tensor) -> Any:

@@ -1,8 +1,9 @@
 """The one conformance table: every registered method, in every mode.
 
-A method is enrolled by registering it, and by an example of its arguments here.
+A method is enrolled by registering it, and by an example of its scope here.
 """
 
+import contextlib
 import dataclasses
 
 import keras
@@ -11,19 +12,33 @@ import pytest
 import tensorflow as tf
 
 import topkast_tf as tk
+from swat_tf import swat_scope
 from tests import zoo
 from topkast_tf.methods import METHODS
-from topkast_tf.planning import Placement
-from topkast_tf.scope import open_scope
 
-EXAMPLES = {"topkast": {"fwd": 0.9, "bwd": 0.8, "refresh_every": 2}}
-METHOD = pytest.mark.parametrize("method", METHODS)
+
+@contextlib.contextmanager
+def topkast_with_swat():
+    with tk.topkast_scope(0.9, 0.8, refresh_every=2), swat_scope(0.7):
+        yield
+
+
+EXAMPLES = {
+    "topkast": lambda: tk.topkast_scope(0.9, 0.8, refresh_every=2),
+    "topkast global": lambda: tk.topkast_scope(0.9, 0.8, distribution="global"),
+    "swat": lambda: swat_scope(0.9, topk_period=2, activations_per="sample"),
+    "swat-m": lambda: swat_scope(0.8, distribution="momentum", topk_period=4),
+    "topkast+swat": topkast_with_swat,
+}
+# Activations are selected over the batch of a replica: two replicas train otherwise.
+SELECTS_OVER_A_REPLICA = ("swat-m", "topkast+swat")
+METHOD = pytest.mark.parametrize("method", EXAMPLES)
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
 def build(method, builder=zoo.nested):
     keras.utils.set_random_seed(0)
-    with open_scope(METHODS[method](**EXAMPLES[method]), Placement()):
+    with EXAMPLES[method]():
         model = builder()
     model.compile(keras.optimizers.SGD(0.1, momentum=0.9), LOSS)
     return model
@@ -73,14 +88,16 @@ def assert_close(model, reference):
         np.testing.assert_allclose(one.dense(), other.dense(), atol=1e-4)
         assert np.mean(one.codes() != other.codes()) <= 0.01
         for mask in ("forward_mask", "backward_mask"):
-            assert getattr(one, mask)().sum() == getattr(other, mask)().sum()
+            counts = [int(getattr(w, mask)().sum()) for w in (one, other)]
+            # Where the budget follows the momentum, rounding may move one weight.
+            assert abs(counts[0] - counts[1]) <= one.method.needs_momentum
 
 
 @pytest.fixture(scope="module")
 def references(digits):
     """Each method's model after one epoch of compiled `fit`, without XLA."""
     trained = {}
-    for method in METHODS:
+    for method in EXAMPLES:
         trained[method] = build(method)
         before = state(trained[method])[0]
         train_by_fit(trained[method], *digits, jit_compile=False)
@@ -91,17 +108,18 @@ def references(digits):
     return trained
 
 
-def test_every_method_has_an_example():
-    assert set(EXAMPLES) == set(METHODS)
+def test_every_method_has_an_example(references):
+    used = {w.method.name for m in references.values() for w in tk.sparse_weights(m)}
+    assert used == set(METHODS)
 
 
 @METHOD
-def test_configuration_round_trips_field_by_field(method):
-    example = METHODS[method](**EXAMPLES[method])
-    again = METHODS[method](**example.get_config())
-    assert again == example
-    fields = {field.name for field in dataclasses.fields(example)}
-    assert set(example.get_config()) == fields
+def test_configuration_round_trips_field_by_field(method, references):
+    for weight in tk.sparse_weights(references[method]):
+        for made in filter(None, (weight.method, weight.rule)):
+            assert type(made)(**made.get_config()) == made
+            fields = {field.name for field in dataclasses.fields(made)}
+            assert set(made.get_config()) == fields
 
 
 @METHOD
@@ -140,7 +158,8 @@ def test_mixed_precision(method, digits):
 @METHOD
 def test_mirrored_on_two_devices(method, digits, references):
     model = train_mirrored(method, *digits)
-    assert_close(model, references[method])
+    if method not in SELECTS_OVER_A_REPLICA:
+        assert_close(model, references[method])
     for weight in tk.sparse_weights(model):
         for variable in (weight.variable, weight.sets, weight.clock):
             first, second = (copy.numpy() for copy in variable.values)

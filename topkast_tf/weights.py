@@ -215,12 +215,16 @@ class SparseWeight:
         )
 
     def density(self, component: variables.Component) -> tf.Tensor:
-        """The achieved forward density D of a component, a scalar."""
+        """The achieved forward density D of a component, a scalar.
+
+        Under a common budget a weight may be left without any entry in A. It counts as
+        one then, or the penalty, which is divided by D, would be infinite.
+        """
         if self.blocks is None and self.scope.budget is None:
             kept_forward = component.clock.read_value()[variables.KEPT_FORWARD]
             return tf.cast(kept_forward, tf.float32) / math.prod(self.shape)
         forward = tf.cast(component.sets.read_value() == FORWARD, tf.float32)
-        return tf.reduce_mean(forward)
+        return tf.maximum(tf.reduce_mean(forward), 1 / math.prod(self.shape))
 
     def penalty(self) -> tf.Tensor:
         """What it adds to the loss, a scalar."""
@@ -290,7 +294,8 @@ class SparseWeight:
                 "Expected a model that is built. Call it on data, or `build` it, first. "
                 f"Received: {self.path}, which has no values yet"
             )
-        return read(self.component()).numpy()
+        with tf.init_scope():  # eagerly, also where a graph is being traced
+            return read(self.component()).numpy()
 
     def raise_if_faulty(self) -> None:
         """Raises a ValueError if a refresh has met a NaN that could not be raised then."""
