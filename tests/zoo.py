@@ -178,7 +178,8 @@ def dense_twin(builder, model, inputs):
     twin = builder()
     twin(inputs)
     alphas = {id(w.variable): w.effective() for w in sparse_weights(model)}
-    sources = [v for v in model.weights if not v.name.endswith(("_sets", "_clock"))]
+    state = ("_sets", "_clock", "_activations", "_average")
+    sources = [v for v in model.weights if not v.name.endswith(state)]
     assert len(sources) == len(twin.weights)
     for source, target in zip(sources, twin.weights, strict=True):
         target.assign(alphas.get(id(source.value), source.numpy()))
