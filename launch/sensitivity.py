@@ -186,11 +186,12 @@ def train(
         train_loss = math.nan
     # A network that has diverged knows nothing: it is given the accuracy of guessing.
     test = {"accuracy": 1 / images.classes, "cross_entropy": math.log(images.classes)}
+    weight_density = activation_density = math.nan
     if math.isfinite(train_loss):
         test = model.evaluate(
             pipeline.evaluation_batches(images), return_dict=True, verbose=0
         )
-    weight_density, activation_density = densities(model)
+        weight_density, activation_density = densities(model)
     return {
         **vars(one),
         "steps": steps,

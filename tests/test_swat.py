@@ -539,8 +539,10 @@ def test_resnet_50_costs_what_was_published():
     cost = count_flops(model)
     # Keras's ResNet50 strides in the 1x1 convolutions, the authors' in the 3x3 ones.
     assert 1 - cost.inference_ratio == pytest.approx(0.777, abs=2e-3)
-    # Simple counting gives 78.45 %; the paper prints 76.1 and does not say how.
-    assert 1 - cost.training_ratio == pytest.approx(0.7845, abs=2e-3)
+    # All three products are as sparse: where the input gradient of the first layer is
+    # counted for the dense network too, training saves what inference does. (The paper
+    # prints 76.1 %, and does not say how that is counted.)
+    assert cost.training_ratio == pytest.approx(cost.inference_ratio, abs=1e-3)
 
 
 def test_realised_densities(digits):
