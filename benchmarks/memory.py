@@ -61,9 +61,7 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_float(
         "seconds", 0.0, "begin no round after so long; 0: no limit", flag_values=values
     )
-    flags.DEFINE_boolean(
-        "jit_compile", True, "with XLA, as Keras chooses by itself", flag_values=values
-    )
+    flags.DEFINE_boolean("jit_compile", True, "with XLA", flag_values=values)
     for name, default, text, least in (
         ("side", 4096, "rows and columns of the kernel", 1),
         ("steps", 3, "training steps before the measurement", 0),

@@ -7,7 +7,7 @@ random, in memory and already on the device. Two models:
   dense_stack  512 -> 2048 -> 512, Dense layers, 2,048 positions
   resnet20     the CIFAR ResNet-20 of `launch`, batch 128
 
-each with jit_compile=True, which is what Keras `fit` chooses by itself, and without.
+each with jit_compile=True and without, which is what Keras chooses by itself on a CPU.
 
 How: in each round every variant takes a burst of steps, in random order; the first step
 of a burst warms the caches and does not count. A ratio compares medians of one round, so

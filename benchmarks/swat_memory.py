@@ -12,7 +12,8 @@ and Keras take by themselves. A ratio compares the variants of one round.
 
 Target: packed at most 0.65 of dense at a sparsity of 0.9.
 
-What remains: the process itself; the input images; each layer's dense activation while
+What the figures do not say: how long the step takes on a machine of its own; and what
+remains: the process itself; the input images; each layer's dense activation while
 it is computed and its gradient while that is; and batch normalisation, which keeps its
 dense input.
 

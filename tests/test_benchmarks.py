@@ -8,7 +8,14 @@ import sys
 
 import pytest
 
-from benchmarks import common, memory, selection_time, step_time
+from benchmarks import (
+    common,
+    memory,
+    selection_time,
+    step_time,
+    swat_memory,
+    swat_step_time,
+)
 from topkast_tf import sparse_weights, topkast_scope
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -27,11 +34,18 @@ def _fake_measurement(variant, values):
     return {"resident_bytes": 100 + state, "peak_bytes": 200, "state_bytes": state}
 
 
+def _fake_swat_measurement(net, variant, values):
+    return {"before_bytes": 100, "peak_bytes": 200 + len(variant), "step_ms": 1.5}
+
+
 @pytest.fixture
 def run(tmp_path, monkeypatch, capsys):
     """Runs a benchmark on tiny settings; gives its rows and what it printed."""
     monkeypatch.setattr(memory, "measure_elsewhere", _fake_measurement)
+    monkeypatch.setattr(swat_memory, "measure_elsewhere", _fake_swat_measurement)
     settings = {
+        swat_step_time: ("--depth=8", "--batch=2", "--burst=1"),
+        swat_memory: ("--nets=vgg", "--side=8"),
         step_time: STEP_TIME,
         selection_time: ("--weights=1000",),
         memory: ("--side=16",),
@@ -49,7 +63,9 @@ def run(tmp_path, monkeypatch, capsys):
     return run
 
 
-EACH = pytest.mark.parametrize("benchmark_", [step_time, selection_time, memory])
+EACH = pytest.mark.parametrize(
+    "benchmark_", [step_time, selection_time, memory, swat_step_time, swat_memory]
+)
 
 
 @EACH
@@ -79,7 +95,12 @@ def test_an_incomplete_round_is_measured_again(run, benchmark_, tmp_path):
 
 @pytest.mark.parametrize(
     ("benchmark_", "other"),
-    [(step_time, "--bwd=0.5"), (selection_time, "--fwd=0.95"), (memory, "--steps=1")],
+    [
+        (step_time, "--bwd=0.5"),
+        (selection_time, "--fwd=0.95"),
+        (memory, "--steps=1"),
+        (swat_memory, "--filters=3"),
+    ],
 )
 def test_rows_of_other_settings_do_not_count(run, benchmark_, other):
     first, _ = run(benchmark_, "--rounds=1")
@@ -203,3 +224,22 @@ def test_ratios_by_hand():
 def test_the_spread_of_some_figures():
     assert common.spread([5.0]) == (5.0, 5.0, 5.0)
     assert common.spread([4.0, 1.0, 2.0, 3.0, 50.0]) == (3.0, 2.0, 4.0)
+
+
+def test_the_memory_of_a_swat_step_in_a_process_of_its_own():
+    command = [sys.executable, str(ROOT / "benchmarks" / "swat_memory.py")]
+    command += ["--measure=resnet:packed", "--side=8", "--batch=2", "--filters=4"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert set(found) == set(swat_memory.COLUMNS[-3:])
+    assert 0 < found["before_bytes"] <= found["peak_bytes"]
+
+
+def test_swat_variants_find_thresholds_as_their_names_say():
+    periods = {
+        name: how and how["topk_period"]
+        for name, how in swat_step_time.VARIANTS.items()
+    }
+    never = swat_step_time.NEVER
+    assert list(periods.values()) == [None, None, never, 1, never]
+    assert "packed" not in swat_step_time.variants(jit_compile=True)

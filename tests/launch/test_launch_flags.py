@@ -4,6 +4,7 @@ import pytest
 
 from launch import flag_table
 from launch import flags as launch_flags
+from launch import sensitivity_flags as study_flags
 from launch.errors import UserError
 
 
@@ -59,7 +60,7 @@ def test_missing_flagfile_is_one_sentence():
         ("--width=inf", "Expected --width to be above 0. Received: inf"),
         ("--weight_decay=-1", "Expected --weight_decay to be at least 0."),
         ("--seed=2147483648", "Expected --seed to be below 2**31."),
-        ("--method=rigl", "Expected --method to be one of dense, topkast."),
+        ("--method=rigl", "to be one of dense, topkast, swat, topkast_swat. Received"),
         ("--lr_schedule=poly", "one of cosine, steps, constant. Received: 'poly'"),
         ("--lr_drop_steps=9,3", "Expected --lr_drop_steps to rise"),
         ("--lr_drop_steps=a", "Expected --lr_drop_steps to be whole numbers"),
@@ -133,6 +134,31 @@ def test_scope_arguments_have_the_types_of_the_scope():
     }
 
 
+def test_swat_arguments_have_the_types_of_the_scope():
+    values = parse("--sparsity=0.8", "--forward_sparse=", "--backward_sparse=weights")
+    assert launch_flags.swat_arguments(values) == {
+        "sparsity": 0.8,
+        "topk_period": 1,
+        "activations": None,
+        "activations_per": "batch",
+        "errors": 0.0,
+        "errors_per": "batch",
+        "forward": (),
+        "backward": ("weights",),
+        "storage": "dense",
+        "seed": 0,
+    }
+    values = parse("--structured=filter", "--freeze_at=9", "--distribution=erk")
+    assert launch_flags.swat_weight_arguments(values) == {
+        "distribution": "erk",
+        "structured": "filter",
+        "updates": "dense",
+        "freeze_at": 9,
+        "exempt": (),
+        "include": None,
+    }
+
+
 def test_broken_mapping_is_one_sentence():
     with pytest.raises(UserError, match="Expected --distribution .* JSON mapping"):
         launch_flags.topkast_arguments(parse("--distribution={stage1: 0.5}"))
@@ -148,5 +174,6 @@ def test_every_flagfile_of_the_project_parses_and_explains_itself(root):
     paths = sorted((root / "launch" / "flagfiles").glob("*.cfg"))
     assert len(paths) >= 3
     for path in paths:
-        parse(f"--flagfile={path}")
+        read = study_flags.parse if path.name.startswith("sens") else launch_flags.parse
+        read(["", f"--flagfile={path}"])
         assert path.read_text().startswith("# ")

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import pytest
 
+import topkast_tf as tk
 from launch import flags as launch_flags
 from launch import train as launch_train
 from launch import training
@@ -67,6 +68,29 @@ def test_sparse_kernels_have_no_second_decay():
     assert sorted(decayed) == sorted([first.path, last.path])
 
 
+def test_swats_kernels_decay_whole():
+    asked = settings("--width=0.25", "--exempt=first", "--method=swat")
+    model = training.build(asked, "swat")
+    training.add_weight_decay(model, 0.01)
+    kernels = [v.numpy() for v in model.trainable_variables if "kernel" in v.path]
+    expected = 0.01 / 2 * sum((k.astype("float64") ** 2).sum() for k in kernels)
+    assert float(sum(model.losses)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_methods_build_what_their_flags_say():
+    asked = settings("--width=0.25", "--fwd=0.8", "--bwd=0.5", "--sparsity=0.7")
+    found = {}
+    for method in ("swat", "topkast_swat"):
+        weights = tk.sparse_weights(training.build(asked, method))
+        found[method] = {
+            (w.method.name, w.fwd, w.bwd, w.rule.sparsity_of(w)) for w in weights
+        }
+    assert found == {
+        "swat": {("swat", 0.7, 0.0, 0.7)},
+        "topkast_swat": {("topkast", 0.8, 0.5, 0.7)},
+    }
+
+
 def test_twins_start_from_the_same_weights():
     asked = settings("--width=0.25", "--seed=4")
     dense = training.build(asked, "dense")
@@ -92,7 +116,7 @@ def test_mixed_precision_computes_in_bfloat16_and_leaves_the_policy():
 SHORT = (
     *("--width=0.25", "--epochs=3", "--batch_size=256", "--learning_rate=0.05"),
     *("--checkpoint_steps=2", "--nesterov", "--label_smoothing=0.1"),
-    "--dynamics_every=2",
+    *("--dynamics_every=2", "--topk_period=3"),
 )
 LAST = "step-00000015.keras"
 
@@ -117,7 +141,7 @@ def assert_same_run(ours, theirs):
     assert len(rows(ours)) == 3
     assert rows(ours) == rows(theirs)
     masks = [run / "mask_dynamics.csv" for run in (ours, theirs)]
-    assert masks[0].exists() == (ours.name == "topkast")
+    assert masks[0].exists() == (ours.name != "dense")
     if masks[0].exists():
         assert masks[0].read_text().count("\n") > 1 + 7 * 10
         assert masks[0].read_text() == masks[1].read_text()
@@ -128,7 +152,13 @@ def assert_same_run(ours, theirs):
 
 
 @pytest.fixture(
-    scope="module", params=[pytest.param("dense", marks=pytest.mark.slow), "topkast"]
+    scope="module",
+    params=[
+        pytest.param("dense", marks=pytest.mark.slow),
+        "topkast",
+        pytest.param("swat", marks=pytest.mark.slow),
+        pytest.param("topkast_swat", marks=pytest.mark.slow),
+    ],
 )
 def undisturbed(request, launch, tmp_path_factory):
     """A method and the folder of a run of it that nobody disturbed."""

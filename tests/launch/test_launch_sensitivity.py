@@ -1,0 +1,157 @@
+"""The sensitivity study: its grid, its rows, its resume, its plots, its words."""
+
+import csv
+import math
+
+import pytest
+
+from launch import sensitivity, sensitivity_plot, studies
+from launch import sensitivity_flags as study_flags
+from launch.errors import UserError
+
+TINY = (
+    "--dataset=digits",
+    "--model=resnet8",
+    "--width=0.25",
+    "--train_examples=64",
+    "--batch_size=32",
+    "--steps=2",
+    "--learning_rate=0.05",
+    "--seeds=0",
+    "--sparsities=0.5",
+)
+
+
+def plan(*arguments):
+    settings = study_flags.parse(["sensitivity.py", *TINY, *arguments])
+    return sensitivity.planned(sensitivity.resolved(settings))
+
+
+def test_the_grid_of_the_paper():
+    runs = plan("--sparsities=0.5,0.9", "--seeds=0,1", "--periods=10,20")
+    assert len(runs) == len(set(runs)) == 2 * (1 + 4 * 2 + 2 + 1 + 2)
+    assert [run.seed for run in runs] == sorted(run.seed for run in runs)
+
+
+@pytest.mark.parametrize(
+    ("study", "expected"),
+    [
+        ("dense", None),
+        ("forward_weights", {"forward": ("weights",), "backward": (), "sparsity": 0.7}),
+        (
+            "forward_activations",
+            {"forward": ("activations",), "backward": (), "sparsity": 0.7},
+        ),
+        ("backward_weights_activations", {"forward": (), "sparsity": 0.7}),
+        (
+            "backward_errors",
+            {"forward": (), "backward": (), "errors": 0.7, "errors_per": "batch"},
+        ),
+        ("swat", {"sparsity": 0.7}),
+        ("masked_updates", {"updates": "masked", "sparsity": 0.7}),
+        ("freeze", {"freeze_at": 4, "sparsity": 0.7}),
+        ("period", {"topk_period": 4, "sparsity": 0.7}),
+    ],
+)
+def test_what_each_study_asks_of_the_scope(study, expected):
+    run = studies.Run(study, 0.7, 4, 0)
+    if expected is not None:
+        expected = {"topk_period": 3, **expected}
+    assert run.scope_arguments(3, "batch") == expected
+
+
+def test_runs_resume_and_are_drawn(tmp_path, capsys):
+    folder = tmp_path / "study"
+    arguments = [
+        "sensitivity.py",
+        *TINY,
+        "--studies=dense,forward_activations,backward_errors,masked_updates",
+        f"--run_dir={folder}",
+    ]
+    assert sensitivity.main(arguments) == 0
+    printed = capsys.readouterr().out
+    path = folder / "results.csv"
+    with open(path, newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["study"] for row in rows] == [
+        "dense",
+        "forward_activations",
+        "backward_errors",
+        "masked_updates",
+    ]
+    assert all(0 <= float(row["test_accuracy"]) <= 1 for row in rows)
+    assert rows[1]["weight_density"] != "1.0" and rows[0]["weight_density"] == "1.0"
+    assert "masked_updates" in printed
+    for name in ("figures.png", "ablations.png"):
+        assert (folder / name).stat().st_size > 1000
+
+    # A kill after the second run, in the middle of a line: the rest is made again.
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[:3]) + lines[3][:20])
+    assert sensitivity.main(arguments) == 0
+    with open(path, newline="") as file:
+        again = list(csv.DictReader(file))
+    assert again[:2] == rows[:2] and len(again) == 4
+    assert sensitivity.main([*arguments, "--batch_size=16"]) == 2
+    assert "--batch_size is 32 there, 16 now" in capsys.readouterr().err
+
+
+def test_a_run_that_diverges_is_a_row_with_the_accuracy_of_guessing():
+    settings = sensitivity.resolved(
+        study_flags.parse(["", *TINY, "--learning_rate=1e30"])
+    )
+    from launch import data
+
+    images = data.find("digits").load(None).subset(64)
+    row = sensitivity.train(studies.Run("swat", 0.5, 0, 0), settings, images)
+    assert row["diverged"] == 1 and row["test_accuracy"] == 0.1
+    assert math.isnan(row["train_loss"])
+
+
+def test_the_table_by_hand():
+    def row(seed, accuracy):
+        return {
+            "study": "period",
+            "sparsity": 0.9,
+            "value": 10.0,
+            "seed": seed,
+            "test_accuracy": accuracy,
+            "diverged": float(seed),
+        }
+
+    last = sensitivity_plot.table([row(0, 0.5), row(1, 0.7)]).splitlines()[-1]
+    assert last.split() == [
+        "period",
+        "0.90",
+        "10",
+        "2",
+        "60.00%",
+        "50.00%",
+        "70.00%",
+        "1",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("--studies=dense,forwards", "Received: 'forwards'"),
+        ("--sparsities=0.5,1", r"in \[0, 1\). Received: 1.0"),
+        ("--sparsities=half", "to be numbers with commas between them"),
+        ("--freeze_at=0", "at least 1. Received: 0"),
+        ("--periods=1.5", "to be whole numbers"),
+        ("--seeds=-1", "at least 0. Received: -1"),
+        ("--study=dense", "did you mean --studies"),
+        ("--method=swat", "unknown flag --method"),
+    ],
+)
+def test_bad_input(argument, message):
+    with pytest.raises(UserError, match=message):
+        study_flags.parse(["", argument])
+
+
+def test_help_teaches(capsys):
+    assert sensitivity.main(["", "--help"]) == 0
+    printed = capsys.readouterr().out
+    for word in ("--studies", "sensitivity_digits.cfg", "figures.png", "--freeze_at"):
+        assert word in printed
