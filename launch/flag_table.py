@@ -174,7 +174,7 @@ GROUPS: Groups = (
                 "string",
                 "storage",
                 "dense",
-                "dense, or packed: less memory for the backward pass, more time",
+                "of what the backward pass needs: dense, or packed, which takes more time",
             ),
         ),
     ),

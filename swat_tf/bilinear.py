@@ -76,9 +76,23 @@ def sparse_product(
         )
         kept_w = weight if saved_weight is None else saved_weight(weight)
 
+        if isinstance(kept_a, packing.Packed):
+            # Before anything else: the dense activation is to be let go.
+            with tf.control_dependencies(list(kept_a)):
+                outputs = tf.identity(outputs)
+
         def gradient(upstream):
             upstream = upstream if error is None else error(upstream)
-            gradients = _gradients(op, _dense(kept_a), _dense(kept_w), upstream)
+            # And only now: nothing but this holds the executor back from unpacking
+            # as soon as it has packed.
+            with tf.control_dependencies([upstream]):
+                dense_a, dense_w = _dense(kept_a), _dense(kept_w)
+            gradients = _gradients(op, dense_a, dense_w, upstream)
+            if isinstance(kept_a, packing.Packed):
+                # One layer after the other: a weight gradient that is left for later
+                # keeps its activation and its error in memory.
+                with tf.control_dependencies(gradients[1:]):
+                    gradients[0] = tf.identity(gradients[0])
             if after_gradient is not None:
                 after_gradient()
             return gradients
@@ -93,7 +107,8 @@ def _gradients(op: Op, a: tf.Tensor, w: tf.Tensor, upstream: tf.Tensor) -> list:
         tape.watch((a, w))
         # In a graph its value is not used, and so it is never computed.
         again = op(a, w)
-    return tape.gradient(again, (a, w), upstream, unconnected_gradients="zero")
+    found = tape.gradient(again, (a, w), upstream, unconnected_gradients="zero")
+    return list(found)
 
 
 def _dense(kept: Any) -> tf.Tensor:

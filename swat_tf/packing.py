@@ -4,6 +4,8 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from topkast_tf.selection import one_by_one
+
 STORAGES = ("dense", "packed")
 _BITS = 8
 
@@ -35,9 +37,17 @@ def pack(x: tf.Tensor, mask: tf.Tensor) -> Packed:
     >>> unpack(pack(tf.constant([1.0, 2.0, 3.0]), tf.constant([True, False, True])))
     <tf.Tensor: shape=(3,), dtype=float32, numpy=array([1., 0., 3.], dtype=float32)>
     """
-    flat = tf.reshape(mask, [-1])
-    at = tf.where(flat)[:, 0]
-    return Packed(tf.gather(tf.reshape(x, [-1]), at), pack_bits(flat), tf.shape(x))
+    flat, kept = tf.reshape(x, [-1]), tf.reshape(mask, [-1])
+    # Part by part: the indices of what is kept take twice the memory of its values.
+    parts = one_by_one(
+        lambda part, on: [tf.gather(part, tf.where(on)[:, 0]), pack_bits(on)],
+        flat,
+        kept,
+    )
+    if len(parts) == 1:
+        return Packed(*parts[0], tf.shape(x))
+    values, bits = (tf.concat(made, 0) for made in zip(*parts, strict=True))
+    return Packed(values, bits, tf.shape(x))
 
 
 def unpack(packed: Packed) -> tf.Tensor:
@@ -54,8 +64,10 @@ def pack_bits(mask: tf.Tensor) -> tf.Tensor:
     >>> pack_bits(tf.constant([True, False, True])).numpy().tolist()
     [5]
     """
-    filling = -tf.size(mask) % _BITS
-    octets = tf.reshape(tf.pad(tf.cast(mask, tf.uint8), [[0, filling]]), [-1, _BITS])
+    octets = tf.cast(mask, tf.uint8)
+    if mask.shape[0] is None or mask.shape[0] % _BITS:
+        octets = tf.pad(octets, [[0, -tf.size(mask) % _BITS]])
+    octets = tf.reshape(octets, [-1, _BITS])
     return tf.reduce_sum(octets * _weights(), axis=1)
 
 

@@ -25,12 +25,14 @@ def masked_relu(x: tf.Tensor):
     >>> masked_relu(tf.constant([-1.0, 2.0])).numpy()
     array([0., 2.], dtype=float32)
     """
-    y = tf.nn.relu(x)
     shape = tf.shape(x)
     bits = pack_bits(tf.reshape(x > 0, [-1]))
+    with tf.control_dependencies([bits]):  # so that x is let go
+        y = tf.nn.relu(x)
 
     def gradient(upstream):
-        mask = tf.reshape(unpack_bits(bits, tf.reduce_prod(shape)), shape)
+        with tf.control_dependencies([upstream]):  # and not as soon as it was packed
+            mask = tf.reshape(unpack_bits(bits, tf.reduce_prod(shape)), shape)
         return tf.where(mask, upstream, tf.zeros([], upstream.dtype))
 
     return y, gradient

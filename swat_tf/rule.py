@@ -136,6 +136,7 @@ class SparseBackward(ProductRule):
 
         def mask_of(activation):
             masks["mask"] = mask = self._mask(activation, component, masks)
+            masks["size"] = tf.size(mask, tf.int64)
             return mask
 
         if "activations" in self.forward:
@@ -146,7 +147,10 @@ class SparseBackward(ProductRule):
                 mask = masks.get("mask")
                 mask = mask_of(activation) if mask is None else mask
                 if packed:
-                    return packing.pack(activation, mask)
+                    kept = packing.pack(activation, mask)
+                    # Not counted from the mask, which is not to live any longer.
+                    masks["kept"] = tf.size(kept.values, tf.int64)
+                    return kept
                 return topk.keep(mask, activation)
 
             changes["saved_activation"] = save
@@ -203,13 +207,14 @@ class SparseBackward(ProductRule):
     ) -> tf.Tensor:
         if self.activations_per == "sample":
             return topk.largest_per_sample(inputs, self.sparsity_of(component.weight))
+        spare = self.storage == "packed"
         if not self._stale:
-            return topk.largest(inputs, self._kept(inputs, component))
+            return topk.largest(inputs, self._kept(inputs, component), spare)
         step = component.clock.read_value()[variables.STEP]
         due = TopKSchedule(self.topk_period).due(step)
         found["key"] = tf.cond(
             due,
-            lambda: topk.threshold(inputs, self._kept(inputs, component)),
+            lambda: topk.threshold(inputs, self._kept(inputs, component), spare),
             lambda: component.extra(STATE).read_value()[0],
         )
         return topk.reaching(inputs, found["key"])
@@ -217,8 +222,8 @@ class SparseBackward(ProductRule):
     def _remember(
         self, component: variables.Component, found: dict[str, tf.Tensor]
     ) -> None:
-        mask = found["mask"]
         key = found.get("key", tf.constant(0, tf.int64))
-        kept = tf.math.count_nonzero(mask)
-        size = tf.cast(tf.size(mask), tf.int64)
-        component.extra(STATE).assign(tf.stack([key, kept, size]))
+        kept = found.get("kept")
+        if kept is None:
+            kept = tf.cast(tf.reduce_sum(tf.cast(found["mask"], tf.int32)), tf.int64)
+        component.extra(STATE).assign(tf.stack([key, kept, found["size"]]))

@@ -17,6 +17,7 @@ PER = ("batch", "sample")
 """What a selection is over: the whole tensor, or each example (first axis) on its own."""
 
 _KEY_BITS = 31
+_SMALLEST_KEY = 0x00800000  # of a normal float32: smaller ones compare as zeros
 _LARGEST_FACTOR = 2**31
 
 
@@ -66,32 +67,50 @@ def size_of(x: tf.Tensor) -> Any:
     return tf.size(x) if static is None else static
 
 
-def largest(x: tf.Tensor, k: Any) -> tf.Tensor:
-    """Mask of the k entries of largest magnitude of the whole tensor.
+def largest(x: tf.Tensor, k: Any, spare_memory: bool = False) -> tf.Tensor:
+    """Mask of the k entries of largest magnitude of the whole tensor, zeros left out.
 
     Args:
       x: floating tensor of any shape.
       k: integer, 1 <= k <= size of x.
+      spare_memory: as for `topkast_tf.selection.thresholds`.
 
     Returns:
-      Boolean tensor like x, exactly k entries True.
+      Boolean tensor like x: exactly k entries True, or all that are not zero if those
+      are fewer.
 
     >>> largest(tf.constant([[1.0, -3.0], [2.0, 2.0]]), 2).numpy().tolist()
     [[False, True], [True, False]]
     """
-    [mask] = selection.largest([selection.magnitude_keys(x)], tf.cast(k, tf.int32))
-    return tf.reshape(mask, tf.shape(x))
+    found = _kth(x, k, spare_memory)
+
+    def first_ties():
+        [mask] = selection.reaching([selection.magnitude_keys(x)], found)
+        return tf.reshape(mask, tf.shape(x))
+
+    # Where no tie is to be broken there is no need for keys, which take as much memory
+    # as the tensor.
+    return tf.cond(
+        tf.equal(found.needed, found.tied) | (found.key < _SMALLEST_KEY),
+        lambda: reaching(x, found.key),
+        first_ties,
+    )
 
 
-def threshold(x: tf.Tensor, k: Any) -> tf.Tensor:
+def _kth(x: tf.Tensor, k: Any, spare_memory: bool) -> selection.Threshold:
+    bits = tf.bitcast(tf.reshape(tf.cast(x, tf.float32), [-1]), tf.int32)
+    return selection.thresholds([bits], [tf.cast(k, tf.int32)], spare_memory)[0]
+
+
+def threshold(x: tf.Tensor, k: Any, spare_memory: bool = False) -> tf.Tensor:
     """The magnitude key of the k-th largest entry, an int64 scalar.
 
     Args:
       x: floating tensor of any shape.
       k: integer, 1 <= k <= size of x.
+      spare_memory: as for `topkast_tf.selection.thresholds`.
     """
-    found = selection.thresholds([selection.magnitude_keys(x)], [tf.cast(k, tf.int32)])
-    return tf.cast(found[0].key, tf.int64)
+    return tf.cast(_kth(x, k, spare_memory).key, tf.int64)
 
 
 def reaching(x: tf.Tensor, key: tf.Tensor) -> tf.Tensor:
@@ -107,8 +126,10 @@ def reaching(x: tf.Tensor, key: tf.Tensor) -> tf.Tensor:
     >>> reaching(tf.constant([0.0, -3.0, 2.0]), threshold(tf.constant([0.0, 1.0]), 2))
     <tf.Tensor: shape=(3,), dtype=bool, numpy=array([False,  True,  True])>
     """
-    keys = tf.bitcast(tf.abs(tf.cast(x, tf.float32)), tf.int32)
-    return keys >= tf.maximum(tf.cast(key, tf.int32), 1)
+    x = tf.cast(x, tf.float32)
+    least = tf.bitcast(tf.maximum(tf.cast(key, tf.int32), _SMALLEST_KEY), tf.float32)
+    # Not |x|, which would be one more tensor of that size. NaN is kept, to be seen.
+    return ~((x < least) & (x > -least))
 
 
 def largest_per_sample(x: tf.Tensor, sparsity: float) -> tf.Tensor:

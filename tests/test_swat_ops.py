@@ -196,7 +196,7 @@ def test_a_stale_threshold_keeps_what_reaches_it():
     np.testing.assert_array_equal(reached, [False, False, False, True])
 
 
-@pytest.mark.parametrize("size", [1, 7, 8, 9, 1000])
+@pytest.mark.parametrize("size", [1, 7, 8, 9, 1000, 2**21 + 5])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_packing_gives_back_what_was_kept(size, dtype):
     random = np.random.default_rng(6)

@@ -13,7 +13,7 @@ under XLA, and gives the same bits in each. (Equality is `tf.equal`: in a Tensor
 graph ``==`` compares objects.)
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -28,6 +28,9 @@ FORWARD = 2
 _INFINITY_KEY = 0x7F800000  # the bits of float32 infinity: any larger key is a NaN
 _BITS = 11  # of a key that one histogram looks at
 _OUTSIDE = 2**_BITS  # the digit of entries that a histogram leaves out
+_NOT_THE_SIGN = 2**31 - 1
+_PART = 2**20
+_PARTS = 8  # into which longer vectors are cut
 _FIRST_SHIFT = 2 * _BITS  # three digits are a key
 _FIRST_DIGITS = 2 ** (31 - _FIRST_SHIFT)  # without the sign there are 31 bits
 
@@ -80,22 +83,65 @@ def random_keys(size: int, seed: tf.Tensor) -> tf.Tensor:
     )
 
 
-def _histogram(digit_lists: Sequence[tf.Tensor]) -> tf.Tensor:
-    """How often each digit occurs; `_OUTSIDE` counts nowhere."""
-    counts = [
-        tf.raw_ops.DenseBincount(
-            input=digits,
-            size=_OUTSIDE + 1,
-            weights=tf.zeros([0], tf.int32),
-            binary_output=False,
-        )
-        for digits in digit_lists
-    ]
-    return (tf.add_n(counts) if len(counts) > 1 else counts[0])[:_OUTSIDE]
+def _histogram(key: tf.Tensor, floor: tf.Tensor, shift: tf.Tensor) -> tf.Tensor:
+    """How often each digit occurs among some keys; `_OUTSIDE` counts nowhere."""
+    return tf.raw_ops.DenseBincount(
+        input=_digits(key, floor, shift),
+        size=_OUTSIDE + 1,
+        weights=tf.zeros([0], tf.int32),
+        binary_output=False,
+    )
+
+
+def _histogram_in_parts(
+    key: tf.Tensor, floor: tf.Tensor, shift: tf.Tensor
+) -> tf.Tensor:
+    """`_histogram` of any number of keys, in working memory for an eighth of them."""
+    counts = one_by_one(lambda part: [_histogram(part, floor, shift)], key)
+    return tf.add_n([count for [count] in counts])
+
+
+def one_by_one(
+    function: Callable[..., list[tf.Tensor]], *vectors: tf.Tensor
+) -> list[list[tf.Tensor]]:
+    """Applies a function to eighths of vectors, one eighth after the other.
+
+    Not in a loop: its frame would keep the whole vectors in memory for as long as the
+    graph runs. And not at once: what would be in memory together would take the place
+    of the large tensors that come next.
+
+    Args:
+      function: of a part of each vector, gives tensors.
+      *vectors: of one length.
+
+    Returns:
+      What the function gives for each part.
+
+    >>> [[total]] = one_by_one(lambda part: [tf.reduce_sum(part)], tf.ones(9))
+    >>> float(total)
+    9.0
+    """
+    found: list[list[tf.Tensor]] = []
+    for bounds in _bounds(vectors[0]):
+        with tf.control_dependencies(found[-1] if found else []):
+            found.append(function(*(x[slice(*bounds)] for x in vectors)))
+    return found
+
+
+def _bounds(x: tf.Tensor) -> list[tuple]:
+    """Where the parts of a vector begin and end; multiples of 8 but for the last end."""
+    size = x.shape[0]
+    if size is not None and size <= 2 * _PART:
+        return [(0, size)]
+    size = tf.size(x) if size is None else size
+    length = (size // _PARTS + _PARTS) // 8 * 8
+    ends = [i * length for i in range(1, _PARTS)]
+    return list(zip([0, *ends], [*ends, size], strict=True))
 
 
 def _digits(key: tf.Tensor, floor: tf.Tensor, shift: tf.Tensor) -> tf.Tensor:
     """The digit of each key among those from `floor` upwards; `_OUTSIDE` of the others."""
+    key = tf.bitwise.bitwise_and(key, _NOT_THE_SIGN)
     # Unsigned, what is below the floor is far above it: one comparison instead of two.
     above = tf.bitcast(key - floor, tf.uint32)
     digit = tf.bitwise.right_shift(above, tf.cast(shift, tf.uint32))
@@ -116,12 +162,16 @@ class Threshold(NamedTuple):
     tied: tf.Tensor
 
 
-def thresholds(keys: Sequence[tf.Tensor], ks: Sequence[tf.Tensor]) -> list[Threshold]:
+def thresholds(
+    keys: Sequence[tf.Tensor], ks: Sequence[tf.Tensor], spare_memory: bool = False
+) -> list[Threshold]:
     """The k-th largest key of several tensors taken together, for each k of several.
 
     Args:
-      keys: flat int32 tensors of non-negative keys.
+      keys: flat int32 tensors of non-negative keys. Their sign bits are not looked at:
+        a float32 tensor, bitcast, needs no keys of its own.
       ks: int32 scalars, 0 <= k <= total number of keys.
+      spare_memory: takes less of it, for very large tensors; not for XLA.
 
     Returns:
       One `Threshold` per k.
@@ -131,12 +181,15 @@ def thresholds(keys: Sequence[tf.Tensor], ks: Sequence[tf.Tensor]) -> list[Thres
     [5, 1, 2]
     """
 
+    histogram = _histogram_in_parts if spare_memory else _histogram
+
     def find_digit(shift: tf.Tensor, found: list[Threshold]) -> tuple:
         # The first digit has no sign bit; for k = 0 this gives the largest key there is.
         largest_digit = tf.where(shift < _FIRST_SHIFT, _OUTSIDE - 1, _FIRST_DIGITS - 1)
         narrowed = []
         for floor, rank, _ in found:
-            counts = _histogram([_digits(key, floor, shift) for key in keys])
+            parts = [histogram(key, floor, shift) for key in keys]
+            counts = (tf.add_n(parts) if len(parts) > 1 else parts[0])[:_OUTSIDE]
             at_or_above = tf.cumsum(counts, reverse=True)
             digit = tf.reduce_sum(tf.cast(at_or_above >= rank, tf.int32)) - 1
             digit = tf.minimum(digit, largest_digit)
@@ -152,13 +205,15 @@ def thresholds(keys: Sequence[tf.Tensor], ks: Sequence[tf.Tensor]) -> list[Thres
     # the earlier digits anew for each entry. One iteration at a time, or the copies of
     # several are in memory at once.
     zero = tf.constant(0)
+    found = [Threshold(zero, tf.cast(k, tf.int32), zero) for k in ks]
+    if spare_memory:
+        for shift in range(_FIRST_SHIFT, -1, -_BITS):
+            _, found = find_digit(tf.constant(shift), found)
+        return found
     _, found = tf.while_loop(
         lambda shift, _: shift >= 0,
         find_digit,
-        (
-            tf.constant(_FIRST_SHIFT),
-            [Threshold(zero, tf.cast(k, tf.int32), zero) for k in ks],
-        ),
+        (tf.constant(_FIRST_SHIFT), found),
         parallel_iterations=1,
     )
     return found
