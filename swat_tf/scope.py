@@ -80,8 +80,9 @@ def swat_scope(
       freeze_at: the step from which the active weights stay the same ones, or None.
       storage: ``"dense"``, or ``"packed"``: what is saved for the backward pass is
         stored as values and one bit an entry, and a ReLU keeps one bit an entry; it
-        takes more time (what it saves is measured in docs/benchmarks.md). It is not for XLA, which needs to know sizes beforehand:
-        Keras does not compile such a model by it, whatever `jit_compile` says.
+        takes more time (what it saves is measured in docs/benchmarks.md). It is not
+        for XLA, which needs to know sizes beforehand: Keras does not compile such a
+        model by it, whatever `jit_compile` says.
       exempt: regexes on weight paths that stay dense, with their activations; also
         ``"first"`` (SWAT-U leaves the first layer dense) and ``"last"``.
       include: regexes on weight paths: if given, only the weights they match.
