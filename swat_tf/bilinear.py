@@ -58,8 +58,8 @@ def sparse_product(
     >>> with tf.GradientTape() as tape:
     ...     tape.watch((a, w))
     ...     y = sparse_product(tf.matmul, a, w, saved_activation=tf.zeros_like)
-    >>> float(y), [float(g) for g in tape.gradient(y, (a, w))]
-    (6.0, [2.0, 0.0])
+    >>> [x.numpy().item() for x in (y, *tape.gradient(y, (a, w)))]
+    [6.0, 2.0, 0.0]
     """
 
     @tf.custom_gradient

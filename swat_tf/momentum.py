@@ -52,7 +52,7 @@ def allot(share: tf.Tensor, sizes: Sequence[int], budget: tf.Tensor) -> tf.Tenso
       the budget: rounding up adds at most one a layer a round.
 
     >>> allot(tf.constant([0.9, 0.1], tf.float64), [10, 100], tf.constant(20)).numpy()
-    array([10, 10])
+    array([10,  9])
 
     Source: SWAT-M of the authors' code, an adaptation of SNFS (Dettmers & Zettlemoyer
     2019). Departs from it in keeping at least one weight of each layer.

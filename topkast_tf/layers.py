@@ -346,6 +346,7 @@ def _sparse_layer_class(cls: type, library: Any) -> type:
 
 def _call_by_rule(cls: type, form: linear.Form) -> Any:
     """The `call` of a layer class whose product may be computed by a rule."""
+    dense_call = _accepting(cls.call)  # type: ignore[attr-defined]
 
     @functools.wraps(cls.call)  # type: ignore[attr-defined]
     def call(self, inputs, *args, **kwargs):
@@ -360,7 +361,7 @@ def _call_by_rule(cls: type, form: linear.Form) -> Any:
         if by_rule:
             weight.prepare()
         if not by_rule or weight.exempt:
-            return cls.call(self, inputs, *args, **kwargs)
+            return dense_call(self, inputs, *args, **kwargs)
         outputs = weight.rule(
             form.product(self), inputs, getattr(self, form.kernel), weight
         )
@@ -370,15 +371,31 @@ def _call_by_rule(cls: type, form: linear.Form) -> Any:
     return call
 
 
+def _accepting(call: Any) -> Any:
+    """A `call` that lets go of keywords it does not know.
+
+    tf_keras does not look through wrappers, and hands `training` to all that take any
+    keyword.
+    """
+    known = set(inspect.signature(call).parameters)
+
+    def accepting(self, inputs, *args, **kwargs):
+        kwargs = {name: value for name, value in kwargs.items() if name in known}
+        return call(self, inputs, *args, **kwargs)
+
+    return accepting
+
+
 def _call_of_activation(cls: type, library: Any) -> Any:
     """The `call` of an activation layer whose function may be replaced by a rule."""
+    dense_call = _accepting(cls.call)  # type: ignore[attr-defined]
 
     @functools.wraps(cls.call)  # type: ignore[attr-defined]
     def call(self, inputs, *args, **kwargs):
         function = linear.activation_of(self, library)
         rule = self._topkast_rule
         if rule is None or function is None or not isinstance(inputs, tf.Tensor):
-            return cls.call(self, inputs, *args, **kwargs)
+            return dense_call(self, inputs, *args, **kwargs)
         return rule.activation(function)(inputs)
 
     return call
