@@ -591,6 +591,7 @@ def sparsify(monkeypatch):
                 variable=variable.value,
                 forward_sparsity=sparsities[variable.path][0],
                 backward_sparsity=sparsities[variable.path][1],
+                rule=None,
             )
             for variable in variables
             if getattr(variable, "path", None) in sparsities

@@ -63,12 +63,18 @@ def run(tmp_path, monkeypatch, capsys):
     return run
 
 
-EACH = pytest.mark.parametrize(
-    "benchmark_", [step_time, selection_time, memory, swat_step_time, swat_memory]
+_ALL = (step_time, selection_time, memory, swat_step_time, swat_memory)
+EACH = pytest.mark.parametrize("benchmark_", _ALL)
+MEASURED = pytest.mark.parametrize(
+    "benchmark_",
+    [
+        pytest.param(b, marks=[pytest.mark.slow] if b is swat_step_time else [])
+        for b in _ALL
+    ],
 )
 
 
-@EACH
+@MEASURED
 def test_rounds_go_on_where_they_stopped(run, benchmark_):
     first, printed = run(benchmark_, "--rounds=1")
     assert sorted(row["variant"] for row in first) == sorted(benchmark_.VARIANTS)
@@ -80,7 +86,7 @@ def test_rounds_go_on_where_they_stopped(run, benchmark_):
     assert [row["round"] for row in more] == ["0"] * len(first) + ["1"] * len(first)
 
 
-@EACH
+@MEASURED
 def test_an_incomplete_round_is_measured_again(run, benchmark_, tmp_path):
     path = tmp_path / "results.csv"
     whole, _ = run(benchmark_, "--rounds=1")
@@ -226,6 +232,7 @@ def test_the_spread_of_some_figures():
     assert common.spread([4.0, 1.0, 2.0, 3.0, 50.0]) == (3.0, 2.0, 4.0)
 
 
+@pytest.mark.slow
 def test_the_memory_of_a_swat_step_in_a_process_of_its_own():
     command = [sys.executable, str(ROOT / "benchmarks" / "swat_memory.py")]
     command += ["--measure=resnet:packed", "--side=8", "--batch=2", "--filters=4"]

@@ -179,8 +179,18 @@ def test_save_and_load(method, digits, references, tmp_path):
     )
 
 
-@METHOD
-@pytest.mark.parametrize("mirrored", [False, True], ids=["one", "mirrored"])
+@pytest.mark.parametrize(
+    ("method", "mirrored"),
+    [
+        *((method, False) for method in EXAMPLES),
+        *(
+            pytest.param(
+                method, True, marks=[] if method == "swat" else [pytest.mark.slow]
+            )
+            for method in EXAMPLES
+        ),
+    ],
+)
 def test_interrupted_and_resumed_equals_undisturbed(method, mirrored, digits, tmp_path):
     (images, labels), half = digits, 128
 

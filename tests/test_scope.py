@@ -150,7 +150,7 @@ def test_summary_counts_what_the_forward_pass_uses():
     assert effective == 60 + 60 + 20 == sum(row.kept for row in table.rows)
     assert table.dense_parameters == 1400 + 60
     assert table.kept_parameters == 140 + 60
-    assert table.state_bytes == 1400 + 3 * 48
+    assert table.state_bytes == 1400 + 3 * 56
     np.testing.assert_allclose(table.forward_sparsity, 0.9)
     np.testing.assert_allclose(table.backward_sparsity, 0.8)
     assert "140" in str(table) and "1,400" in str(table)
