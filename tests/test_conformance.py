@@ -32,7 +32,11 @@ EXAMPLES = {
 }
 # Activations are selected over the batch of a replica: two replicas train otherwise.
 SELECTS_OVER_A_REPLICA = ("swat-m", "topkast+swat")
-METHOD = pytest.mark.parametrize("method", EXAMPLES)
+SLOW = ("topkast global",)
+METHOD = pytest.mark.parametrize(
+    "method",
+    [pytest.param(m, marks=[pytest.mark.slow] if m in SLOW else []) for m in EXAMPLES],
+)
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
@@ -182,7 +186,7 @@ def test_save_and_load(method, digits, references, tmp_path):
 @pytest.mark.parametrize(
     ("method", "mirrored"),
     [
-        *((method, False) for method in EXAMPLES),
+        *((method, False) for method in EXAMPLES if method not in SLOW),
         *(
             pytest.param(
                 method, True, marks=[] if method == "swat" else [pytest.mark.slow]

@@ -8,12 +8,13 @@ import tensorflow as tf
 import topkast_tf as tk
 from tests import zoo
 
-_SLOW = (zoo.application, zoo.recurrent)  # to compile, by Keras itself
+# The others take long to compile, by Keras itself, or are much like one of these.
+_QUICK = (zoo.sequential, zoo.shared, zoo.attention, zoo.Subclassed)
 BUILDERS = pytest.mark.parametrize("builder", zoo.KERNELS, ids=lambda b: b.__name__)
 TRAINED = pytest.mark.parametrize(
     "builder",
     [
-        pytest.param(builder, marks=[pytest.mark.slow] if builder in _SLOW else [])
+        pytest.param(builder, marks=[] if builder in _QUICK else [pytest.mark.slow])
         for builder in zoo.KERNELS
     ],
     ids=lambda b: b.__name__,

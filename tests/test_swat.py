@@ -27,10 +27,11 @@ KERNELS = {
 BUILDERS = pytest.mark.parametrize(
     "builder", [b for b in KERNELS if KERNELS[b]], ids=lambda b: b.__name__
 )
+_QUICK = (zoo.sequential, zoo.attention, zoo.Subclassed)  # the others: slow
 TRAINED = pytest.mark.parametrize(
     "builder",
     [
-        pytest.param(b, marks=[pytest.mark.slow] if b is zoo.application else [])
+        pytest.param(b, marks=[] if b in _QUICK else [pytest.mark.slow])
         for b in KERNELS
         if KERNELS[b]
     ],
