@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from topkast_tf.apart import apart
 from topkast_tf.selection import one_by_one
 
 STORAGES = ("dense", "packed")
@@ -37,25 +38,30 @@ def pack(x: tf.Tensor, mask: tf.Tensor) -> Packed:
     >>> unpack(pack(tf.constant([1.0, 2.0, 3.0]), tf.constant([True, False, True])))
     <tf.Tensor: shape=(3,), dtype=float32, numpy=array([1., 0., 3.], dtype=float32)>
     """
-    flat, kept = tf.reshape(x, [-1]), tf.reshape(mask, [-1])
+    return Packed(*_pack(tf.reshape(x, [-1]), tf.reshape(mask, [-1])), tf.shape(x))
+
+
+@apart
+def _pack(flat: tf.Tensor, kept: tf.Tensor) -> list[tf.Tensor]:
     # Part by part: the indices of what is kept take twice the memory of its values.
     parts = one_by_one(
         lambda part, on: [tf.gather(part, tf.where(on)[:, 0]), pack_bits(on)],
         flat,
         kept,
     )
-    if len(parts) == 1:
-        return Packed(*parts[0], tf.shape(x))
-    values, bits = (tf.concat(made, 0) for made in zip(*parts, strict=True))
-    return Packed(values, bits, tf.shape(x))
+    return [tf.concat(made, 0) for made in zip(*parts, strict=True)]
 
 
 def unpack(packed: Packed) -> tf.Tensor:
     """The tensor again, zero where nothing was kept."""
     size = tf.reduce_prod(packed.shape)
-    at = tf.where(unpack_bits(packed.bits, size))
-    shape = tf.cast(tf.reshape(size, [1]), tf.int64)
-    return tf.reshape(tf.scatter_nd(at, packed.values, shape), packed.shape)
+    return tf.reshape(_unpack(packed.values, packed.bits, size), packed.shape)
+
+
+@apart
+def _unpack(values: tf.Tensor, bits: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
+    at = tf.where(unpack_bits(bits, size))
+    return tf.scatter_nd(at, values, tf.cast(tf.reshape(size, [1]), tf.int64))
 
 
 def pack_bits(mask: tf.Tensor) -> tf.Tensor:
@@ -64,9 +70,7 @@ def pack_bits(mask: tf.Tensor) -> tf.Tensor:
     >>> pack_bits(tf.constant([True, False, True])).numpy().tolist()
     [5]
     """
-    octets = tf.cast(mask, tf.uint8)
-    if mask.shape[0] is None or mask.shape[0] % _BITS:
-        octets = tf.pad(octets, [[0, -tf.size(mask) % _BITS]])
+    octets = tf.pad(tf.cast(mask, tf.uint8), [[0, -tf.size(mask) % _BITS]])
     octets = tf.reshape(octets, [-1, _BITS])
     return tf.reduce_sum(octets * _weights(), axis=1)
 

@@ -6,7 +6,9 @@ from typing import Any
 import tensorflow as tf
 
 from swat_tf.packing import pack_bits, unpack_bits
+from topkast_tf.apart import apart
 from topkast_tf.hooks import loaded_keras_libraries
+from topkast_tf.selection import one_by_one
 
 
 @tf.custom_gradient
@@ -26,16 +28,25 @@ def masked_relu(x: tf.Tensor):
     array([0., 2.], dtype=float32)
     """
     shape = tf.shape(x)
-    bits = pack_bits(tf.reshape(x > 0, [-1]))
+    [bits] = _positive(tf.reshape(x, [-1]))
     with tf.control_dependencies([bits]):  # so that x is let go
         y = tf.nn.relu(x)
 
     def gradient(upstream):
         with tf.control_dependencies([upstream]):  # and not as soon as it was packed
-            mask = tf.reshape(unpack_bits(bits, tf.reduce_prod(shape)), shape)
+            mask = tf.reshape(_unpacked(bits, tf.reduce_prod(shape)), shape)
         return tf.where(mask, upstream, tf.zeros([], upstream.dtype))
 
     return y, gradient
+
+
+@apart
+def _positive(flat: tf.Tensor) -> list[tf.Tensor]:
+    parts = one_by_one(lambda part: [pack_bits(part > 0)], flat)
+    return [tf.concat([bits for [bits] in parts], 0)]
+
+
+_unpacked = apart(unpack_bits)
 
 
 def saving_a_mask(function: Callable) -> Callable:

@@ -5,12 +5,14 @@ index. Here it is put in terms of a sparsity and a batch: sizes that are known o
 step runs, one selection for each example, and thresholds that serve for several steps.
 """
 
+from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
 import tensorflow as tf
 
 from topkast_tf import selection
+from topkast_tf.apart import apart
 from topkast_tf.distributions import kept
 
 PER = ("batch", "sample")
@@ -82,22 +84,51 @@ def largest(x: tf.Tensor, k: Any, spare_memory: bool = False) -> tf.Tensor:
     >>> largest(tf.constant([[1.0, -3.0], [2.0, 2.0]]), 2).numpy().tolist()
     [[False, True], [True, False]]
     """
-    found = _kth(x, k, spare_memory)
+    if spare_memory:
+        return tf.reshape(_largest_of_vector(tf.reshape(x, [-1]), k), tf.shape(x))
+    found = _kth(x, k)
+    return _without_excess_ties(x, found, _ties_by_rank)
 
-    def first_ties():
-        [mask] = selection.reaching([selection.magnitude_keys(x)], found)
-        return tf.reshape(mask, tf.shape(x))
 
+@apart
+def _largest_of_vector(x: tf.Tensor, k: tf.Tensor) -> tf.Tensor:
+    return _without_excess_ties(x, _kth(x, k, spare_memory=True), _ties_by_place)
+
+
+@apart
+def _threshold_of_vector(x: tf.Tensor, k: tf.Tensor) -> tf.Tensor:
+    return _kth(x, k, spare_memory=True).key
+
+
+def _without_excess_ties(
+    x: tf.Tensor, found: selection.Threshold, mask_with_ties: Callable
+) -> tf.Tensor:
     # Where no tie is to be broken there is no need for keys, which take as much memory
     # as the tensor.
     return tf.cond(
         tf.equal(found.needed, found.tied) | (found.key < _SMALLEST_KEY),
         lambda: reaching(x, found.key),
-        first_ties,
+        lambda: mask_with_ties(x, found),
     )
 
 
-def _kth(x: tf.Tensor, k: Any, spare_memory: bool) -> selection.Threshold:
+def _ties_by_rank(x: tf.Tensor, found: selection.Threshold) -> tf.Tensor:
+    [mask] = selection.reaching([selection.magnitude_keys(x)], found)
+    return tf.reshape(mask, tf.shape(x))
+
+
+def _ties_by_place(x: tf.Tensor, found: selection.Threshold) -> tf.Tensor:
+    """The same, in memory for the few that tie; not for XLA, which wants a known size."""
+    at = tf.bitcast(found.key, tf.float32)
+    flat = tf.reshape(tf.cast(x, tf.float32), [-1])
+    places = tf.where(tf.equal(flat, at) | tf.equal(flat, -at))
+    too_many = places[found.needed :]
+    out = tf.zeros(tf.shape(too_many)[:1], tf.bool)
+    mask = tf.reshape(reaching(x, found.key), [-1])
+    return tf.reshape(tf.tensor_scatter_nd_update(mask, too_many, out), tf.shape(x))
+
+
+def _kth(x: tf.Tensor, k: Any, spare_memory: bool = False) -> selection.Threshold:
     bits = tf.bitcast(tf.reshape(tf.cast(x, tf.float32), [-1]), tf.int32)
     return selection.thresholds([bits], [tf.cast(k, tf.int32)], spare_memory)[0]
 
@@ -110,7 +141,11 @@ def threshold(x: tf.Tensor, k: Any, spare_memory: bool = False) -> tf.Tensor:
       k: integer, 1 <= k <= size of x.
       spare_memory: as for `topkast_tf.selection.thresholds`.
     """
-    return tf.cast(_kth(x, k, spare_memory).key, tf.int64)
+    if spare_memory:
+        key = _threshold_of_vector(tf.reshape(x, [-1]), k)
+    else:
+        key = _kth(x, k).key
+    return tf.cast(key, tf.int64)
 
 
 def reaching(x: tf.Tensor, key: tf.Tensor) -> tf.Tensor:

@@ -164,3 +164,28 @@ def test_matrix_view_of_a_transposed_convolution():
     matrix = MatrixView((1, 2, 3, 4), (-2,)).to_matrix(kernel).numpy()
     assert matrix.shape == (8, 3)
     np.testing.assert_array_equal(matrix[:, 1], kernel[:, :, 1].ravel())
+
+
+def test_a_graph_holds_the_search_once():
+    def functions(times):
+        @tf.function
+        def step(x):
+            for _ in range(times):
+                x = tf.reshape(x, [-1, 1])
+                x = tf.cast(
+                    selection.largest([selection.magnitude_keys(x)], 2)[0], tf.float32
+                )
+            return x
+
+        graph = step.get_concrete_function(tf.zeros([4, times])).graph.as_graph_def()
+        return len(graph.library.function)
+
+    assert functions(9) == functions(1) > 0
+
+
+def test_nothing_is_kept_for_a_gradient_of_the_search():
+    x = tf.Variable([1.0, -3.0, 2.0])
+    with tf.GradientTape() as tape:
+        kept = selection.largest([selection.magnitude_keys(x)], 1)[0]
+        y = tf.reduce_sum(x * tf.cast(kept, tf.float32))
+    np.testing.assert_array_equal(tape.gradient(y, x), [0.0, 1.0, 0.0])

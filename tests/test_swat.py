@@ -573,6 +573,22 @@ def test_packed_storage_trains_bit_for_bit_like_dense(digits):
         np.testing.assert_array_equal(one.numpy(), other.numpy())
 
 
+def test_with_packed_storage_no_relu_keeps_its_output(digits):
+    """Nor does that of the first layer, which is left dense."""
+    model = build(exempt="first", storage="packed")
+
+    @tf.function
+    def gradients(x):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(model(x, training=True))
+        return tape.gradient(loss, model.trainable_variables)
+
+    graph = gradients.get_concrete_function(tf.constant(digits[0][:4])).graph
+    ops = [op.type for op in graph.get_operations()]
+    assert "Relu" in ops
+    assert "ReluGrad" not in ops
+
+
 def test_packed_storage_is_not_compiled_by_xla():
     model = build(storage="packed")
     with pytest.warns(UserWarning, match="doesn't support `jit_compile=True`"):

@@ -30,6 +30,16 @@ def test_matmul_by_hand():
     np.testing.assert_allclose(dw, [[0.0, 4.0], [0.0, 0.0], [3.0, -6.0]])
 
 
+@pytest.mark.parametrize("k", [1, 2, 7, 20, 59, 60])
+def test_sparing_memory_selects_the_same_of_those_that_tie(k):
+    random = np.random.default_rng(k)
+    x = tf.constant(random.integers(-3, 4, [3, 20]).astype(np.float32))
+    np.testing.assert_array_equal(
+        topk.largest(x, k, spare_memory=True), topk.largest(x, k)
+    )
+    assert topk.threshold(x, k, spare_memory=True) == topk.threshold(x, k)
+
+
 @pytest.mark.parametrize("storage", packing.STORAGES)
 @pytest.mark.parametrize("jit_compile", [None, False, True], ids=["eager", "tf", "xla"])
 @pytest.mark.parametrize("sparsities", [(0.5, None), (0.9, 0.3), (0.0, 0.7)])

@@ -17,17 +17,15 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from topkast_tf import hooks, linear, steps, variables
-from topkast_tf.blocks import MatrixView
+from topkast_tf import hooks, layer_calls, linear
+from topkast_tf.layer_weights import consider_weight, weights_of
 from topkast_tf.planning import (
     SparsityScope,
     activated,
     activated_rule,
     active_rule,
     active_scope,
-    is_matrix_name,
 )
-from topkast_tf.weights import SparseWeight
 
 PACKAGE = "topkast_tf"
 SAVED_NAME = "SparseLayer"
@@ -143,7 +141,7 @@ class _SparseLayer:
     def add_weight(self, *args, **kwargs):
         variable = super().add_weight(*args, **kwargs)
         if self._topkast_scope is not None:
-            _consider(self, variable, self._topkast_scope, super().add_weight)
+            consider_weight(self, variable, self._topkast_scope, super().add_weight)
         return variable
 
     def get_config(self):
@@ -204,7 +202,7 @@ class _SparseLayer:
     # and loads as its dense class does, and the state stands beside it by name.
 
     def save_own_variables(self, store):
-        for weight in _weights_of(self):
+        for weight in weights_of(self):
             weight.raise_if_faulty()
         with _state_hidden(self):
             super().save_own_variables(store)
@@ -223,7 +221,7 @@ class _SparseLayer:
                 f"Received: a file with the state {sorted(saved)}"
             )
         loaded = {name: np.asarray(store[_STATE_KEY + name]) for name in state}
-        for weight in _weights_of(self):
+        for weight in weights_of(self):
             weight.check_clock(loaded[f"{weight.local_name}_clock"])
         with _state_hidden(self):
             own = {key: store[key] for key in keys if _STATE_KEY not in key}
@@ -250,10 +248,6 @@ def without_scope(config: dict) -> dict:
     return {**config[SAVED_KEY]["layer"], "config": own}
 
 
-def _weights_of(layer: Any) -> list[SparseWeight]:
-    return list(vars(layer).get("_topkast_weights", ()))
-
-
 def _state(layer: Any) -> dict[str, Any]:
     """The state variables that a layer itself holds, by name.
 
@@ -262,7 +256,7 @@ def _state(layer: Any) -> dict[str, Any]:
     """
     state = {
         name: variable
-        for weight in _weights_of(layer)
+        for weight in weights_of(layer)
         for name, variable in weight.state_variables().items()
     }
     return {**state, **_random_state(layer)}
@@ -335,236 +329,18 @@ def _sparse_layer_class(cls: type, library: Any) -> type:
     }
     form = linear.form_of(cls, library)
     if form is not None:
-        body["call"] = _call_by_rule(cls, form)
+        body["call"] = layer_calls.by_rule(cls, form)
     elif linear.is_activation(cls, library):
-        body["call"] = _call_of_activation(cls, library)
+        body["call"] = layer_calls.of_activation(cls, library)
     sparse = type(cls)(cls.__name__, (_SparseLayer, cls), body)
     # All share one saved name: whichever class is found, `from_config` is the same.
     library.saving.register_keras_serializable(PACKAGE, SAVED_NAME)(sparse)
     return sparse
 
 
-def _call_by_rule(cls: type, form: linear.Form) -> Any:
-    """The `call` of a layer class whose product may be computed by a rule."""
-    dense_call = _accepting(cls.call)  # type: ignore[attr-defined]
-
-    @functools.wraps(cls.call)  # type: ignore[attr-defined]
-    def call(self, inputs, *args, **kwargs):
-        found = [w for w in _weights_of(self) if w.local_name == form.kernel]
-        weight = found[0] if found else None
-        by_rule = (
-            weight is not None
-            and weight.rule is not None
-            and weight.is_ready  # Keras is not merely building symbolically
-            and isinstance(inputs, tf.Tensor)
-        )
-        if by_rule:
-            weight.prepare()
-        if not by_rule or weight.exempt:
-            return dense_call(self, inputs, *args, **kwargs)
-        outputs = weight.rule(
-            form.product(self), inputs, getattr(self, form.kernel), weight
-        )
-        activation = self.activation and weight.rule.activation(self.activation)
-        return linear.finish(self, outputs, activation)
-
-    return call
-
-
-def _accepting(call: Any) -> Any:
-    """A `call` that lets go of keywords it does not know.
-
-    tf_keras does not look through wrappers, and hands `training` to all that take any
-    keyword.
-    """
-    known = set(inspect.signature(call).parameters)
-
-    def accepting(self, inputs, *args, **kwargs):
-        kwargs = {name: value for name, value in kwargs.items() if name in known}
-        return call(self, inputs, *args, **kwargs)
-
-    return accepting
-
-
-def _call_of_activation(cls: type, library: Any) -> Any:
-    """The `call` of an activation layer whose function may be replaced by a rule."""
-    dense_call = _accepting(cls.call)  # type: ignore[attr-defined]
-
-    @functools.wraps(cls.call)  # type: ignore[attr-defined]
-    def call(self, inputs, *args, **kwargs):
-        function = linear.activation_of(self, library)
-        rule = self._topkast_rule
-        if rule is None or function is None or not isinstance(inputs, tf.Tensor):
-            return dense_call(self, inputs, *args, **kwargs)
-        return rule.activation(function)(inputs)
-
-    return call
-
-
 def register_for_loading(library: Any) -> None:
     """Lets a Keras library load sparse layers before any has been made."""
     _sparse_layer_class(library.layers.Layer, library)
-
-
-def _consider(layer: Any, variable: Any, scope: SparsityScope, add_weight: Any) -> None:
-    if not variable.trainable or not tf.as_dtype(variable.dtype).is_floating:
-        return
-    if scope.placement.include is None and len(variable.shape) < 2:
-        return  # biases and scales are not worth a word
-    name = variable.name.split("/")[-1].split(":")[0]
-    path = getattr(variable, "path", variable.name).split(":")[0]
-    library, cls = layer._topkast_library, layer._topkast_dense_class
-    form = linear.form_of(cls, library)
-    if form is not None and name != form.kernel:
-        form = None
-    refused = None
-    if scope.method.needs_product and form is None:
-        refused = linear.why_without_form(cls, library)
-    view = MatrixView(
-        tuple(variable.shape),
-        _output_axes(layer, variable),
-        0 if form is None else form.spatial_axes(layer),
-    )
-    weight = scope.consider(
-        variable,
-        path,
-        view,
-        is_matrix=is_matrix_name(name),
-        within_keras=True,
-        refused=refused,
-    )
-    if weight is not None:
-        weight.rule = layer._topkast_rule if form is not None else None
-        if weight.rule is not None:
-            weight.rule.check(weight)
-        _add_state(layer, variable, name, weight, add_weight)
-
-
-def _add_state(
-    layer: Any, variable: Any, name: str, weight: SparseWeight, add_weight: Any
-) -> None:
-    """Adds a weight's state as weights of the layer, saved and restored with it."""
-    scope = weight.scope
-
-    weight.attach(theta=variable, local_name=name)
-
-    def first_sets(shape, dtype=None, **_):
-        theta = variables.components(weight.variable)[0]
-        return tf.cast(weight.initial_state(theta.read_value())[0], dtype or tf.uint8)
-
-    def first_clock(shape, dtype=None, **_):
-        theta = variables.components(weight.variable)[0].read_value()
-        variables.make_sparse(weight)
-        return tf.cast(weight.initial_state(theta)[1], dtype or tf.int64)
-
-    # Keras may make variables now and their values later (it builds models
-    # symbolically). It then makes the values in the order of the variables, so whatever
-    # needs theta's value goes into an initializer.
-    placement = _state_placement(layer)
-    sets = add_weight(
-        name=f"{name}_sets",
-        shape=tuple(variable.shape),
-        dtype="uint8",
-        initializer=_unless_symbolic(variable, first_sets),
-        trainable=False,
-        **placement,
-    )
-    weight.attach(sets=sets)
-    clock = add_weight(
-        name=f"{name}_clock",
-        shape=(variables.CLOCK_SIZE,),
-        dtype="int64",
-        initializer=_unless_symbolic(variable, first_clock),
-        trainable=False,
-        **placement,
-    )
-    weight.attach(clock=clock)
-    extras = dict(weight.rule.extras(weight)) if weight.rule else {}
-    if scope.method.needs_momentum:
-        extras[steps.AVERAGE] = linear.Extra(tuple(variable.shape), "float32")
-    for extra, (shape, dtype) in extras.items():
-        weight.extras[extra] = add_weight(
-            name=f"{name}_{extra}",
-            shape=shape,
-            dtype=dtype,
-            initializer="zeros",
-            trainable=False,
-            **placement,
-        )
-    for made, own in weight.state_variables().items():
-        setattr(layer, made, own)
-    if "_topkast_weights" not in vars(layer):
-        object.__setattr__(layer, "_topkast_weights", [])
-    layer._topkast_weights.append(weight)
-    _add_penalty(layer, variable, weight)
-
-
-def _unless_symbolic(variable: Any, initializer: Any) -> Any:
-    """The initializer, or zeros while Keras only asks for the shape."""
-
-    def initialize(shape, dtype=None, **kwargs):
-        if variables.raw_variable(variable) is None:
-            return tf.zeros(shape, dtype)
-        return initializer(shape, dtype, **kwargs)
-
-    return initialize
-
-
-def _state_placement(layer: Any) -> dict:
-    if layer._topkast_library.__name__ == "keras":
-        return {"autocast": False, "aggregation": "only_first_replica"}
-    return {
-        "synchronization": tf.VariableSynchronization.ON_READ,
-        "aggregation": tf.VariableAggregation.ONLY_FIRST_REPLICA,
-        "experimental_autocast": False,
-    }
-
-
-def _add_penalty(layer: Any, variable: Any, weight: SparseWeight) -> None:
-    if layer._topkast_library.__name__ != "keras":
-        layer.add_loss(weight.penalty)
-        return
-    own = variable.regularizer
-
-    # Older Keras 3 takes an instance of this class only, not any callable.
-    class Penalty(layer._topkast_library.regularizers.Regularizer):
-        def __call__(self, _):
-            if not weight.is_ready:  # Keras is building symbolically
-                return tf.zeros([])
-            penalty = weight.penalty()
-            return penalty if own is None else penalty + own(variable)
-
-    variable.regularizer = Penalty()
-
-
-def _output_axes(layer: Any, variable: Any) -> tuple[int, ...]:
-    """Which axes of a kernel index outputs."""
-    layers = layer._topkast_library.layers
-    kind = {
-        name: getattr(layers, name)
-        for name in dir(layers)
-        if name.startswith(("Conv", "Depthwise", "Separable", "EinsumDense"))
-    }
-    transposed = tuple(cls for name, cls in kind.items() if "Transpose" in name)
-    if isinstance(layer, transposed):
-        return (-2,)
-    depthwise = tuple(cls for name, cls in kind.items() if name.startswith("Depth"))
-    if isinstance(layer, depthwise) or "depthwise" in variable.name:
-        return (-2, -1)
-    if isinstance(layer, kind["EinsumDense"]):
-        return _einsum_output_axes(layer.equation)
-    return (-1,)
-
-
-def _einsum_output_axes(equation: str) -> tuple[int, ...]:
-    """The kernel axes that the input of an einsum does not have.
-
-    >>> _einsum_output_axes("abc,cde->abde")
-    (1, 2)
-    """
-    inputs, kernel = equation.replace(" ", "").split("->")[0].split(",")
-    axes = tuple(i for i, letter in enumerate(kernel) if letter not in inputs)
-    return axes or (len(kernel) - 1,)
 
 
 def library_of(layer: Any) -> Any:

@@ -18,6 +18,8 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from topkast_tf.apart import apart
+
 RESERVOIR = 0
 """Code of an entry of C: not used, not updated."""
 BACKWARD_ONLY = 1
@@ -106,9 +108,8 @@ def one_by_one(
 ) -> list[list[tf.Tensor]]:
     """Applies a function to eighths of vectors, one eighth after the other.
 
-    Not in a loop: its frame would keep the whole vectors in memory for as long as the
-    graph runs. And not at once: what would be in memory together would take the place
-    of the large tensors that come next.
+    Not at once: what would be in memory together would take the place of the large
+    tensors that come next.
 
     Args:
       function: of a part of each vector, gives tensors.
@@ -180,7 +181,14 @@ def thresholds(
     >>> [int(figure) for figure in threshold]
     [5, 1, 2]
     """
+    search = _search_sparing if spare_memory else _search
+    figures = search(*keys, *(tf.cast(k, tf.int32) for k in ks), count=len(keys))
+    return [Threshold(*three) for three in figures]
 
+
+def _find(
+    keys: Sequence[tf.Tensor], ks: Sequence[tf.Tensor], spare_memory: bool
+) -> list[Threshold]:
     histogram = _histogram_in_parts if spare_memory else _histogram
 
     def find_digit(shift: tf.Tensor, found: list[Threshold]) -> tuple:
@@ -205,11 +213,7 @@ def thresholds(
     # the earlier digits anew for each entry. One iteration at a time, or the copies of
     # several are in memory at once.
     zero = tf.constant(0)
-    found = [Threshold(zero, tf.cast(k, tf.int32), zero) for k in ks]
-    if spare_memory:
-        for shift in range(_FIRST_SHIFT, -1, -_BITS):
-            _, found = find_digit(tf.constant(shift), found)
-        return found
+    found = [Threshold(zero, k, zero) for k in ks]
     _, found = tf.while_loop(
         lambda shift, _: shift >= 0,
         find_digit,
@@ -219,10 +223,28 @@ def thresholds(
     return found
 
 
+@apart
+def _search(*tensors: tf.Tensor, count: int) -> list[Threshold]:
+    return _find(tensors[:count], tensors[count:], spare_memory=False)
+
+
+@apart
+def _search_sparing(*tensors: tf.Tensor, count: int) -> list[Threshold]:
+    return _find(tensors[:count], tensors[count:], spare_memory=True)
+
+
 def reaching(keys: Sequence[tf.Tensor], threshold: Threshold) -> list[tf.Tensor]:
     """Masks of exactly the keys that a threshold was found for."""
-    at, needed, tied = threshold
+    masks = _reaching(*threshold, *keys)
+    for mask, key in zip(masks, keys, strict=True):
+        mask.set_shape(key.shape)
+    return masks
 
+
+@apart
+def _reaching(
+    at: tf.Tensor, needed: tf.Tensor, tied: tf.Tensor, *keys: tf.Tensor
+) -> list[tf.Tensor]:
     def with_all_ties() -> list[tf.Tensor]:
         return [key >= at for key in keys]
 
@@ -233,7 +255,7 @@ def reaching(keys: Sequence[tf.Tensor], threshold: Threshold) -> list[tf.Tensor]
             tie = tf.equal(key, at)
             rank = before + tf.cumsum(tf.cast(tie, tf.int32))
             masks.append((key > at) | (tie & (rank <= needed)))
-            before = rank[-1] if key.shape[0] else before
+            before += tf.reduce_sum(tf.cast(tie, tf.int32))
         return masks
 
     # Counting through the ties costs more than all the rest, and is seldom needed.

@@ -1,0 +1,52 @@
+"""Functions that stay functions in a graph: called, and not copied into each layer."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+
+
+def apart(function: Callable) -> Callable:
+    """A function of tensors that runs in a graph of its own, one for tensors of any size.
+
+    Its ops are in memory once, not once for each layer (the graph of a step that selects
+    and packs in fifty layers would else take hundreds of megabytes), and what it holds
+    meanwhile, such as what a loop has captured, is let go when it returns.
+
+    Args:
+      function: of tensors, and of Python constants by keyword; gives tensors. Whatever
+        depends on the sizes must ask for them with `tf.shape` and `tf.size`. No gradient
+        goes through it.
+
+    Returns:
+      A function of the same arguments.
+
+    >>> double = apart(lambda x: [x + x])
+    >>> [int(double(tf.ones([n], tf.int32))[0][0]) for n in (1, 2)]
+    [2, 2]
+    """
+
+    @functools.cache
+    def traced(*signature: tuple[int, tf.DType], **constants: Any) -> Any:
+        return tf.function(
+            functools.partial(function, **constants),
+            input_signature=[
+                tf.TensorSpec([None] * rank, dtype) for rank, dtype in signature
+            ],
+            autograph=False,
+            experimental_attributes={"_noinline": True},
+        )
+
+    @functools.wraps(function)
+    def called(*arguments: tf.Tensor, **constants: Any):
+        tensors = [_unwatched(tf.convert_to_tensor(x)) for x in arguments]
+        signature = [(x.shape.rank, x.dtype) for x in tensors]
+        return traced(*signature, **constants)(*tensors)
+
+    return called
+
+
+def _unwatched(x: tf.Tensor) -> tf.Tensor:
+    # A tape that watches an argument would have all that is computed kept for it.
+    return tf.stop_gradient(x) if x.dtype.is_floating else x

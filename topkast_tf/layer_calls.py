@@ -1,0 +1,68 @@
+"""The `call` of Keras layers whose product or activation a rule computes."""
+
+import functools
+import inspect
+from typing import Any
+
+import tensorflow as tf
+
+from topkast_tf import linear
+from topkast_tf.layer_weights import weights_of
+
+
+def by_rule(cls: type, form: linear.Form) -> Any:
+    """The `call` of a layer class whose product may be computed by a rule."""
+    dense_call = _accepting(cls.call)  # type: ignore[attr-defined]
+
+    @functools.wraps(cls.call)  # type: ignore[attr-defined]
+    def call(self, inputs, *args, **kwargs):
+        found = [w for w in weights_of(self) if w.local_name == form.kernel]
+        weight = found[0] if found else None
+        rule = self._topkast_rule if weight is None else weight.rule
+        building = not isinstance(inputs, tf.Tensor) or (weight and not weight.is_ready)
+        if building or rule is None:  # Keras builds symbolically
+            return dense_call(self, inputs, *args, **kwargs)
+        if weight:
+            weight.prepare()
+        kernel, product = getattr(self, form.kernel), form.product(self)
+        if weight and not weight.exempt:
+            outputs = rule(product, inputs, kernel, weight)
+        elif rule.replaces_activations and self.activation:
+            # Left dense, but its activation is as large as that of any other layer.
+            outputs = product(inputs, tf.convert_to_tensor(kernel))
+        else:
+            return dense_call(self, inputs, *args, **kwargs)
+        activation = self.activation and rule.activation(self.activation)
+        return linear.finish(self, outputs, activation)
+
+    return call
+
+
+def _accepting(call: Any) -> Any:
+    """A `call` that lets go of keywords it does not know.
+
+    tf_keras does not look through wrappers, and hands `training` to all that take any
+    keyword.
+    """
+    known = set(inspect.signature(call).parameters)
+
+    def accepting(self, inputs, *args, **kwargs):
+        kwargs = {name: value for name, value in kwargs.items() if name in known}
+        return call(self, inputs, *args, **kwargs)
+
+    return accepting
+
+
+def of_activation(cls: type, library: Any) -> Any:
+    """The `call` of an activation layer whose function may be replaced by a rule."""
+    dense_call = _accepting(cls.call)  # type: ignore[attr-defined]
+
+    @functools.wraps(cls.call)  # type: ignore[attr-defined]
+    def call(self, inputs, *args, **kwargs):
+        function = linear.activation_of(self, library)
+        rule = self._topkast_rule
+        if rule is None or function is None or not isinstance(inputs, tf.Tensor):
+            return dense_call(self, inputs, *args, **kwargs)
+        return rule.activation(function)(inputs)
+
+    return call

@@ -1,0 +1,186 @@
+"""What a layer gets with a sparse weight: the sets, the clock, and the penalty."""
+
+from typing import Any
+
+import tensorflow as tf
+
+from topkast_tf import linear, steps, variables
+from topkast_tf.blocks import MatrixView
+from topkast_tf.planning import SparsityScope, is_matrix_name
+from topkast_tf.weights import SparseWeight
+
+
+def weights_of(layer: Any) -> list[SparseWeight]:
+    """The weights of a layer itself that a scope knows."""
+    return list(vars(layer).get("_topkast_weights", ()))
+
+
+def consider_weight(
+    layer: Any, variable: Any, scope: SparsityScope, add_weight: Any
+) -> None:
+    """Has a scope decide on a weight that a layer has made, and sparsifies it if so.
+
+    Args:
+      layer: a layer constructed in the scope.
+      variable: the weight.
+      scope: the scope.
+      add_weight: the layer's own, dense `add_weight`, for the state.
+    """
+    if not variable.trainable or not tf.as_dtype(variable.dtype).is_floating:
+        return
+    if scope.placement.include is None and len(variable.shape) < 2:
+        return  # biases and scales are not worth a word
+    name = variable.name.split("/")[-1].split(":")[0]
+    path = getattr(variable, "path", variable.name).split(":")[0]
+    library, cls = layer._topkast_library, layer._topkast_dense_class
+    form = linear.form_of(cls, library)
+    if form is not None and name != form.kernel:
+        form = None
+    refused = None
+    if scope.method.needs_product and form is None:
+        refused = linear.why_without_form(cls, library)
+    view = MatrixView(
+        tuple(variable.shape),
+        _output_axes(layer, variable),
+        0 if form is None else form.spatial_axes(layer),
+    )
+    weight = scope.consider(
+        variable,
+        path,
+        view,
+        is_matrix=is_matrix_name(name),
+        within_keras=True,
+        refused=refused,
+    )
+    if weight is not None:
+        weight.rule = layer._topkast_rule if form is not None else None
+        if weight.rule is not None:
+            weight.rule.check(weight)
+        _add_state(layer, variable, name, weight, add_weight)
+
+
+def _add_state(
+    layer: Any, variable: Any, name: str, weight: SparseWeight, add_weight: Any
+) -> None:
+    """Adds a weight's state as weights of the layer, saved and restored with it."""
+    scope = weight.scope
+
+    weight.attach(theta=variable, local_name=name)
+
+    def first_sets(shape, dtype=None, **_):
+        theta = variables.components(weight.variable)[0]
+        return tf.cast(weight.initial_state(theta.read_value())[0], dtype or tf.uint8)
+
+    def first_clock(shape, dtype=None, **_):
+        theta = variables.components(weight.variable)[0].read_value()
+        variables.make_sparse(weight)
+        return tf.cast(weight.initial_state(theta)[1], dtype or tf.int64)
+
+    # Keras may make variables now and their values later (it builds models
+    # symbolically). It then makes the values in the order of the variables, so whatever
+    # needs theta's value goes into an initializer.
+    placement = _state_placement(layer)
+    sets = add_weight(
+        name=f"{name}_sets",
+        shape=tuple(variable.shape),
+        dtype="uint8",
+        initializer=_unless_symbolic(variable, first_sets),
+        trainable=False,
+        **placement,
+    )
+    weight.attach(sets=sets)
+    clock = add_weight(
+        name=f"{name}_clock",
+        shape=(variables.CLOCK_SIZE,),
+        dtype="int64",
+        initializer=_unless_symbolic(variable, first_clock),
+        trainable=False,
+        **placement,
+    )
+    weight.attach(clock=clock)
+    extras = dict(weight.rule.extras(weight)) if weight.rule else {}
+    if scope.method.needs_momentum:
+        extras[steps.AVERAGE] = linear.Extra(tuple(variable.shape), "float32")
+    for extra, (shape, dtype) in extras.items():
+        weight.extras[extra] = add_weight(
+            name=f"{name}_{extra}",
+            shape=shape,
+            dtype=dtype,
+            initializer="zeros",
+            trainable=False,
+            **placement,
+        )
+    for made, own in weight.state_variables().items():
+        setattr(layer, made, own)
+    if "_topkast_weights" not in vars(layer):
+        object.__setattr__(layer, "_topkast_weights", [])
+    layer._topkast_weights.append(weight)
+    _add_penalty(layer, variable, weight)
+
+
+def _unless_symbolic(variable: Any, initializer: Any) -> Any:
+    """The initializer, or zeros while Keras only asks for the shape."""
+
+    def initialize(shape, dtype=None, **kwargs):
+        if variables.raw_variable(variable) is None:
+            return tf.zeros(shape, dtype)
+        return initializer(shape, dtype, **kwargs)
+
+    return initialize
+
+
+def _state_placement(layer: Any) -> dict:
+    if layer._topkast_library.__name__ == "keras":
+        return {"autocast": False, "aggregation": "only_first_replica"}
+    return {
+        "synchronization": tf.VariableSynchronization.ON_READ,
+        "aggregation": tf.VariableAggregation.ONLY_FIRST_REPLICA,
+        "experimental_autocast": False,
+    }
+
+
+def _add_penalty(layer: Any, variable: Any, weight: SparseWeight) -> None:
+    if layer._topkast_library.__name__ != "keras":
+        layer.add_loss(weight.penalty)
+        return
+    own = variable.regularizer
+
+    # Older Keras 3 takes an instance of this class only, not any callable.
+    class Penalty(layer._topkast_library.regularizers.Regularizer):
+        def __call__(self, _):
+            if not weight.is_ready:  # Keras is building symbolically
+                return tf.zeros([])
+            penalty = weight.penalty()
+            return penalty if own is None else penalty + own(variable)
+
+    variable.regularizer = Penalty()
+
+
+def _output_axes(layer: Any, variable: Any) -> tuple[int, ...]:
+    """Which axes of a kernel index outputs."""
+    layers = layer._topkast_library.layers
+    kind = {
+        name: getattr(layers, name)
+        for name in dir(layers)
+        if name.startswith(("Conv", "Depthwise", "Separable", "EinsumDense"))
+    }
+    transposed = tuple(cls for name, cls in kind.items() if "Transpose" in name)
+    if isinstance(layer, transposed):
+        return (-2,)
+    depthwise = tuple(cls for name, cls in kind.items() if name.startswith("Depth"))
+    if isinstance(layer, depthwise) or "depthwise" in variable.name:
+        return (-2, -1)
+    if isinstance(layer, kind["EinsumDense"]):
+        return _einsum_output_axes(layer.equation)
+    return (-1,)
+
+
+def _einsum_output_axes(equation: str) -> tuple[int, ...]:
+    """The kernel axes that the input of an einsum does not have.
+
+    >>> _einsum_output_axes("abc,cde->abde")
+    (1, 2)
+    """
+    inputs, kernel = equation.replace(" ", "").split("->")[0].split(",")
+    axes = tuple(i for i, letter in enumerate(kernel) if letter not in inputs)
+    return axes or (len(kernel) - 1,)
