@@ -38,7 +38,18 @@ def pack(x: tf.Tensor, mask: tf.Tensor) -> Packed:
     >>> unpack(pack(tf.constant([1.0, 2.0, 3.0]), tf.constant([True, False, True])))
     <tf.Tensor: shape=(3,), dtype=float32, numpy=array([1., 0., 3.], dtype=float32)>
     """
-    return Packed(*_pack(tf.reshape(x, [-1]), tf.reshape(mask, [-1])), tf.shape(x))
+    flat, kept = tf.reshape(x, [-1]), tf.reshape(mask, [-1])
+    return Packed(*_packed(flat, kept), tf.shape(x))
+
+
+@tf.custom_gradient
+def _packed(flat: tf.Tensor, kept: tf.Tensor):
+    values, bits = _pack(flat, kept)
+
+    def gradient(upstream, _):
+        return _unpacked(upstream, bits, tf.size(flat)), None
+
+    return (values, bits), gradient
 
 
 @apart
@@ -55,7 +66,15 @@ def _pack(flat: tf.Tensor, kept: tf.Tensor) -> list[tf.Tensor]:
 def unpack(packed: Packed) -> tf.Tensor:
     """The tensor again, zero where nothing was kept."""
     size = tf.reduce_prod(packed.shape)
-    return tf.reshape(_unpack(packed.values, packed.bits, size), packed.shape)
+    return tf.reshape(_unpacked(packed.values, packed.bits, size), packed.shape)
+
+
+@tf.custom_gradient
+def _unpacked(values: tf.Tensor, bits: tf.Tensor, size: tf.Tensor):
+    def gradient(upstream):
+        return _packed(upstream, unpack_bits(bits, size))[0], None, None
+
+    return _unpack(values, bits, size), gradient
 
 
 @apart

@@ -168,6 +168,12 @@ def _scope_of_its_own(
 ) -> Iterator[SparsityScope]:
     with activated_rule(rule), open_scope(method, placement) as scope:
         yield scope
+        if scope.has_inner and not scope.weights and not _is_plain(method, placement):
+            raise ValueError(
+                "Expected of a `swat_scope` around another method's scope only what "
+                "concerns activations, as none of the weights is its own (or a model "
+                f"that is built inside it). Received: {method}, {placement}"
+            )
 
 
 @contextlib.contextmanager

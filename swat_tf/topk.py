@@ -26,7 +26,8 @@ _LARGEST_FACTOR = 2**31
 def kept_of(size: Any, sparsity: float) -> Any:
     """How many of `size` entries stay at a sparsity, for a size known only at run time.
 
-    ``kept(n, s) = max(1, n - floor(s n))``, with s read as the decimal it prints as.
+    ``kept(n, s) = max(1, n - floor(s n))``, with s read as the decimal it prints as; of
+    an empty batch nothing stays.
 
     Args:
       size: a Python integer, or an integer scalar tensor below 2^31.
@@ -39,7 +40,7 @@ def kept_of(size: Any, sparsity: float) -> Any:
     (43, 43)
     """
     if isinstance(size, int):
-        return kept(size, sparsity)
+        return kept(size, sparsity) if size else 0
     decimal = _largest_fraction_up_to(Fraction(str(sparsity)))
     size = tf.cast(size, tf.int64)
     zeros = size * decimal.numerator // decimal.denominator

@@ -281,3 +281,21 @@ def test_loading_under_a_strategy_reaches_the_reservoir_too(digits, tmp_path):
         for copy in other.variable.values:
             np.testing.assert_array_equal(one.dense(), copy.numpy())
         np.testing.assert_array_equal(one.codes(), other.codes())
+
+
+def test_a_common_budget_comes_back_between_two_selections(tmp_path):
+    keras.utils.set_random_seed(0)
+    with tk.topkast_scope(fwd=0.8, bwd=0.5, distribution="global", refresh_every=3):
+        model = keras.Sequential(
+            [keras.Input((8,))] + [keras.layers.Dense(n) for n in (16, 16, 4)]
+        )
+    model.compile(keras.optimizers.SGD(0.1), "mse")
+    random = np.random.default_rng(0)
+    x, y = random.standard_normal((32, 8)), random.standard_normal((32, 4))
+    model.fit(x, y, batch_size=8, verbose=0)  # four steps: the sets are of the third
+    model.save(tmp_path / "model.keras")
+    again = keras.models.load_model(tmp_path / "model.keras")
+    for ours, theirs in zip(
+        tk.sparse_weights(model), tk.sparse_weights(again), strict=True
+    ):
+        np.testing.assert_array_equal(ours.codes(), theirs.codes())

@@ -651,3 +651,30 @@ def test_tf_keras(jit_compile, digits, tmp_path):
         loaded.predict(images, verbose=0), model.predict(images, verbose=0), rtol=1e-5
     )
     assert [w.rule for w in tk.sparse_weights(loaded)] == [w.rule for w in weights]
+
+
+def test_a_variable_as_input_is_an_activation_like_any_other():
+    with swat_scope(0.9):
+        layer = keras.layers.Dense(4)
+    value = np.random.default_rng(0).standard_normal([1, 8]).astype(np.float32)
+    layer(value)
+
+    def reached(inputs):
+        with tf.GradientTape() as tape:
+            y = tf.reduce_sum(layer(inputs))
+        return np.count_nonzero(tape.gradient(y, layer.trainable_variables[0]))
+
+    assert reached(tf.constant(value)) == 4
+    assert reached(tf.Variable(value)) == reached(keras.Variable(value)) == 4
+
+
+def test_options_of_weights_around_another_scope_are_refused():
+    def build(**arguments):
+        with swat_scope(0.9, **arguments), tk.topkast_scope(fwd=0.9, bwd=0.8):
+            return zoo.sequential()
+
+    assert tk.sparse_weights(build())
+    with pytest.raises(ValueError, match="none of the weights is its own"):
+        build(structured="channel")
+    with pytest.raises(ValueError, match="none of the weights is its own"):
+        build(exempt="first")

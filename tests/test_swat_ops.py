@@ -312,3 +312,33 @@ def test_mixed_precision_ranks_in_float32():
     w = tf.cast(tf.random.normal([16, 4]), tf.bfloat16)
     y, da, dw = gradients(ops.matmul, a.numpy(), w.numpy(), sparsity=0.5)
     assert y.dtype == da.dtype == dw.dtype == tf.bfloat16.as_numpy_dtype
+
+
+@pytest.mark.parametrize("storage", packing.STORAGES)
+def test_an_empty_batch(storage):
+    w = tf.constant(W)
+    product = tf.function(
+        lambda a: ops.matmul(a, w, 0.5, storage=storage),
+        input_signature=[tf.TensorSpec([None, 3])],
+    )
+    empty = tf.zeros([0, 3])
+    assert product(empty).shape == ops.matmul(empty, w, 0.5).shape == (0, 2)
+    with tf.GradientTape() as tape:
+        tape.watch(w)
+        y = ops.matmul(empty, w, 0.5, storage=storage)
+    np.testing.assert_array_equal(tape.gradient(y, w), np.zeros_like(W))
+
+
+def test_second_order_gradients_go_through_what_is_packed():
+    def second(storage):
+        a, w = tf.constant(A), tf.constant(W)
+        with tf.GradientTape() as outer:
+            outer.watch(w)
+            with tf.GradientTape() as inner:
+                inner.watch(a)
+                y = tf.reduce_sum(ops.matmul(a, w, 0.5, storage=storage) ** 2)
+            z = tf.reduce_sum(inner.gradient(y, a) ** 2)
+        return outer.gradient(z, w)
+
+    np.testing.assert_allclose(second("packed"), second("dense"))
+    assert np.abs(second("packed")).max() > 0

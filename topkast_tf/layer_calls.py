@@ -6,7 +6,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from topkast_tf import linear
+from topkast_tf import linear, variables
 from topkast_tf.layer_weights import weights_of
 
 
@@ -16,6 +16,7 @@ def by_rule(cls: type, form: linear.Form) -> Any:
 
     @functools.wraps(cls.call)  # type: ignore[attr-defined]
     def call(self, inputs, *args, **kwargs):
+        inputs = _tensor_of(inputs)
         found = [w for w in weights_of(self) if w.local_name == form.kernel]
         weight = found[0] if found else None
         rule = self._topkast_rule if weight is None else weight.rule
@@ -36,6 +37,14 @@ def by_rule(cls: type, form: linear.Form) -> Any:
         return linear.finish(self, outputs, activation)
 
     return call
+
+
+def _tensor_of(inputs: Any) -> Any:
+    """A variable as its value, such as a query that is learnt; others as they are."""
+    if hasattr(inputs, "__dict__") and not isinstance(inputs, tf.Tensor):
+        if isinstance(variables.raw_variable(inputs), tf.Variable):
+            return tf.convert_to_tensor(inputs)
+    return inputs
 
 
 def _accepting(call: Any) -> Any:
@@ -59,6 +68,7 @@ def of_activation(cls: type, library: Any) -> Any:
 
     @functools.wraps(cls.call)  # type: ignore[attr-defined]
     def call(self, inputs, *args, **kwargs):
+        inputs = _tensor_of(inputs)
         function = linear.activation_of(self, library)
         rule = self._topkast_rule
         if rule is None or function is None or not isinstance(inputs, tf.Tensor):

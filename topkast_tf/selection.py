@@ -200,7 +200,8 @@ def _find(
             counts = (tf.add_n(parts) if len(parts) > 1 else parts[0])[:_OUTSIDE]
             at_or_above = tf.cumsum(counts, reverse=True)
             digit = tf.reduce_sum(tf.cast(at_or_above >= rank, tf.int32)) - 1
-            digit = tf.minimum(digit, largest_digit)
+            # At least 0, also where there are no keys at all.
+            digit = tf.clip_by_value(digit, 0, largest_digit)
             # Not `counts[digit]`: to XLA the index of a slice is a constant, and it would
             # compile the whole step anew for each value of the weights.
             tied = tf.gather(counts, digit)

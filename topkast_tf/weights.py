@@ -207,10 +207,13 @@ class SparseWeight:
         Before the first step this is an initialisation, and the sets follow theta. Later
         it is somebody's business (an average swapped in, a checkpoint), and they stay.
         """
-        step = component.clock.read_value()[variables.STEP]
+        # Of all that share its budget: while a saved model is loaded, one after the other,
+        # those that are restored already are not to be selected anew.
+        peers = component.peers()
+        steps = [peer.clock.read_value()[variables.STEP] for peer in peers]
         tf.cond(
-            step < 1,
-            lambda: variables.done(variables.refresh(component.peers())),
+            tf.reduce_max(tf.stack(steps)) < 1,
+            lambda: variables.done(variables.refresh(peers)),
             variables.done,
         )
 
