@@ -6,6 +6,7 @@ import math
 import pathlib
 import re
 import time
+from collections.abc import Sequence
 from typing import Any, TextIO
 
 import keras
@@ -15,21 +16,9 @@ from tqdm import tqdm
 import topkast_tf
 from launch import checkpoints, files, sparsity
 from launch.schedules import Schedule
+from launch.tasks.figures import Figure
 
 METRICS_FILE = "metrics.csv"
-COLUMNS = (
-    "step",
-    "epoch",
-    "objective",
-    "train_loss",
-    "train_accuracy",
-    "test_loss",
-    "test_accuracy",
-    "learning_rate",
-    "forward_sparsity",
-    "backward_sparsity",
-    "seconds",
-)
 
 
 def steps_taken(model: keras.Model) -> int:
@@ -61,11 +50,17 @@ class Recorder(keras.callbacks.Callback):
     The checkpoint holds all rows so far, and metrics.csv is made from them: the two
     cannot tell different stories, whenever the process dies.
 
+    The losses among the figures are without label smoothing and penalties, so that they
+    can be compared; `objective` is what was minimised, penalties included. Training
+    figures are means over the epoch while the weights change. `seconds` is wall time,
+    evaluation and checkpoints included.
+
     Args:
       folder: of this method; gets metrics.csv, checkpoints/ and events.
       state: as a checkpoint holds it; empty for a new run. `rows`: what was recorded.
         `metrics`: the running means of an epoch that is under way. `seconds`: wall
         time so far.
+      figures: the figures of the task.
       epoch_steps: steps in a full epoch.
       checkpoint_steps: also checkpoint after every so many steps; 0: never.
     """
@@ -74,11 +69,13 @@ class Recorder(keras.callbacks.Callback):
         self,
         folder: pathlib.Path,
         state: dict[str, Any],
+        figures: Sequence[Figure],
         epoch_steps: int,
         checkpoint_steps: int = 0,
     ):
         super().__init__()
         self._folder = folder
+        self.figures = figures
         self._epoch_steps = epoch_steps
         self._checkpoint_steps = checkpoint_steps
         self._under_way = state.get("metrics")
@@ -123,10 +120,7 @@ class Recorder(keras.callbacks.Callback):
             "step": step,
             "epoch": epoch + 1,
             "objective": float(logs["loss"]),
-            "train_loss": float(logs["cross_entropy"]),
-            "train_accuracy": float(logs["accuracy"]),
-            "test_loss": float(logs["val_cross_entropy"]),
-            "test_accuracy": float(logs["val_accuracy"]),
+            **{f.column: float(logs[f.log]) for f in self.figures},
             "learning_rate": float(self.model.optimizer.learning_rate.numpy()),
             "forward_sparsity": forward,
             "backward_sparsity": backward,
@@ -134,30 +128,26 @@ class Recorder(keras.callbacks.Callback):
         }
         self.rows.append(row)
         self._save(step, None)
-        write_metrics(self._folder / METRICS_FILE, self.rows)
+        self.write_metrics()
         with self._events.as_default(step):
-            for name in COLUMNS[2:]:
-                tf.summary.scalar(_tag(name), row[name])
+            for name, value in row.items():
+                if name not in ("step", "epoch"):
+                    tf.summary.scalar(_tag(name), value)
         self._events.flush()
+
+    def write_metrics(self) -> None:
+        """Writes metrics.csv as a whole: one row an epoch."""
+        if not self.rows:
+            return
+        text = io.StringIO()
+        writer = csv.DictWriter(text, list(self.rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        files.write_text(self._folder / METRICS_FILE, text.getvalue())
 
     def _save(self, step: int, running: list[float] | None) -> None:
         state = {"rows": self.rows, "metrics": running, "seconds": self.seconds}
         checkpoints.save(self._folder / "checkpoints", self.model, step, state)
-
-
-def write_metrics(path: pathlib.Path, rows: list[dict[str, float]]) -> None:
-    """Writes metrics.csv as a whole: one row an epoch, the columns of `COLUMNS`.
-
-    `train_loss` and `test_loss` are the mean cross-entropy, in nats, without label
-    smoothing and penalties, so that they can be compared; `objective` is what was
-    minimised, penalties included. Training figures are means over the epoch while the
-    weights change. `seconds` is wall time, evaluation and checkpoints included.
-    """
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    files.write_text(path, text.getvalue())
 
 
 def _tag(column: str) -> str:
@@ -200,17 +190,17 @@ class Progress(keras.callbacks.Callback):
             self._bar.update()
 
     def on_epoch_end(self, epoch, logs=None):
-        row = self._recorder.rows[-1]
+        row, figures = self._recorder.rows[-1], self._recorder.figures
+        shown = "  ".join(
+            f"{f.column.replace('_', ' ')} {f.shown(row[f.column])}" for f in figures
+        )
         if self._bar is not None:
-            self._bar.set_postfix_str(
-                f"loss {row['train_loss']:.3f}, test {row['test_accuracy']:.2%}"
-            )
+            self._bar.set_postfix_str(shown)
             return
         width = len(str(self._total))
         print(
             f"{self._name:8} step {row['step']:{width}}/{self._total}"
-            f"  epoch {row['epoch']:3}  loss {row['train_loss']:7.4f}"
-            f"  train {row['train_accuracy']:7.2%}  test {row['test_accuracy']:7.2%}"
+            f"  epoch {row['epoch']:3}  {shown}"
             f"  lr {row['learning_rate']:.5f}  {row['seconds']:7.1f} s",
             file=self._out,
             flush=True,

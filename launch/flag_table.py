@@ -190,14 +190,18 @@ GROUPS: Groups = (
                 _at_least(1),
             ),
             Flag("integer", "batch_size", 128, "images a step", _at_least(1)),
+            Flag(
+                "string", "optimizer", None, "sgd or adam; default sgd, adam for text"
+            ),
             Flag("float", "learning_rate", 0.1, "the highest learning rate"),
             Flag("string", "lr_schedule", "cosine", "cosine, steps or constant"),
             Flag(
                 "list",
                 "lr_drop_steps",
                 [],
-                "steps at which `steps` divides by 10; default 1/2 and 3/4 of the run",
+                "steps from which `steps` is lower; default 1/2 and 3/4 of the run",
             ),
+            Flag("float", "lr_drop", 0.1, "factor of each such step, in (0, 1)"),
             Flag(
                 "integer",
                 "warmup_steps",
@@ -213,7 +217,20 @@ GROUPS: Groups = (
                 1e-4,
                 "L2 of the kernels that are left dense (gradient weight_decay * w)",
             ),
+            Flag(
+                "string",
+                "decay",
+                "kernels",
+                "what --weight_decay is of: kernels, or all (biases and norms too)",
+            ),
             Flag("float", "label_smoothing", 0.0, "in [0, 1)"),
+            Flag(
+                "float",
+                "clip_norm",
+                0.0,
+                "the norm that the whole gradient is scaled down to; 0: as it is",
+                _at_least(0),
+            ),
         ),
     ),
     (

@@ -18,6 +18,8 @@ from launch.flag_table import GROUPS, Groups, new_flags
 
 METHODS = ("dense", "topkast", "swat", "topkast_swat")
 SCHEDULES = ("cosine", "steps", "constant")
+OPTIMIZERS = ("sgd", "adam")
+DECAYED = ("kernels", "all")
 # Where a run lies and how much it says do not change what it computes.
 PLACE_FLAGS = frozenset({"run_dir", "data_dir", "verbose"})
 
@@ -164,17 +166,23 @@ def _integers(values: flags.FlagValues, name: str) -> tuple[int, ...]:
 
 
 def _check(values: flags.FlagValues) -> None:
-    choices = {"method": METHODS, "lr_schedule": SCHEDULES}
+    choices = {
+        "method": METHODS,
+        "lr_schedule": SCHEDULES,
+        "optimizer": (None, *OPTIMIZERS),
+        "decay": DECAYED,
+    }
     for name, allowed in choices.items():
         if name in values and values[name].value not in allowed:
             raise UserError(
-                f"Expected --{name} to be one of {', '.join(allowed)}. "
+                f"Expected --{name} to be one of {', '.join(filter(None, allowed))}. "
                 f"Received: {values[name].value!r}"
             )
     ranges = {
         "momentum": (0 <= values.momentum < 1, "in [0, 1)"),
         "label_smoothing": (0 <= values.label_smoothing < 1, "in [0, 1)"),
         "learning_rate": (0 < values.learning_rate < float("inf"), "above 0"),
+        "lr_drop": (0 < values.lr_drop < 1, "in (0, 1)"),
         "width": (0 < values.width < float("inf"), "above 0"),
         "weight_decay": (0 <= values.weight_decay < float("inf"), "at least 0"),
         "seed": (values.seed < 2**31, "below 2**31"),

@@ -7,37 +7,38 @@ from collections.abc import Sequence
 from typing import Any
 
 from launch import files
+from launch.tasks.figures import Judged
 
 RESULTS_FILE = "results.csv"
 
 _NOTE = """\
 Sparsity is simulated: dense kernels are multiplied by masks, so the seconds are those
 of masked training and no gain in speed. FLOPs are counted, not measured: a multiply
-and an add are two, products only, at the achieved sparsities. Accuracies are of the
-last epoch, one seed."""
+and an add are two, products only, at the achieved sparsities. Figures are of the last
+epoch, one seed."""
 
 
-def table(results: Sequence[dict[str, Any]]) -> str:
+def table(results: Sequence[dict[str, Any]], judged: Judged) -> str:
     """A text table with a column for each method.
 
     Args:
       results: what `training.train` returned for each method, the dense one first.
+      judged: by which figures.
     """
     rows: list[tuple[str, list[str]]] = [("", [r["method"] for r in results])]
 
     def add(label, cell):
         rows.append((label, [cell(result) for result in results]))
 
-    add("test accuracy", lambda r: f"{r['test_accuracy']:.2%}")
-    add("test loss (nats)", lambda r: f"{r['test_loss']:.4f}")
-    add("training accuracy", lambda r: f"{r['train_accuracy']:.2%}")
+    for figure in judged.figures:
+        add(figure.label, lambda r, f=figure: f.shown(r[f.column]))
     add("sparsified layers: forward", lambda r: f"{r['forward_sparsity']:.2%}")
     add("sparsified layers: backward", lambda r: f"{r['backward_sparsity']:.2%}")
     add("whole network: forward", lambda r: f"{r['forward_sparsity_network']:.2%}")
     add("whole network: backward", lambda r: f"{r['backward_sparsity_network']:.2%}")
     add("parameters", lambda r: f"{r['parameters']:,}")
     add("parameters kept", lambda r: f"{r['kept_parameters']:,}")
-    add("inference FLOPs an image", lambda r: scaled(r["inference_flops"]))
+    add(f"inference FLOPs per {judged.unit}", lambda r: scaled(r["inference_flops"]))
     add("  over dense", lambda r: f"{r['inference_flops_ratio']:.3f}x")
     add("training FLOPs, whole run", lambda r: scaled(r["training_flops_total"]))
     add("  over dense", lambda r: f"{r['training_flops_ratio']:.3f}x")
@@ -59,9 +60,11 @@ def table(results: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def text(run_dir: pathlib.Path, results: Sequence[dict[str, Any]]) -> str:
+def text(
+    run_dir: pathlib.Path, results: Sequence[dict[str, Any]], judged: Judged
+) -> str:
     """The table, how to read it, and where the files lie."""
-    lines = [f"\n{table(results)}\n\n{_NOTE}\n\nFiles:"]
+    lines = [f"\n{table(results, judged)}\n\n{_NOTE}\n\nFiles:"]
     lines.append(f"  {run_dir}/{RESULTS_FILE}  flags.cfg")
     for result in results:
         lines.append(

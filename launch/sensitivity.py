@@ -157,7 +157,7 @@ def train(
         sparsity = arguments.pop("sparsity", one.sparsity)
         scope = swat_scope(sparsity, exempt=tuple(settings.exempt), **arguments)
     model = training.compiled(settings, scope, one.seed)
-    training.add_weight_decay(model, settings.weight_decay)
+    training.add_weight_decay(model, settings.weight_decay, settings.decay)
     schedule = learning_rate(
         settings.lr_schedule,
         settings.learning_rate,

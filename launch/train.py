@@ -14,6 +14,7 @@ from launch import data, experiment, flag_table, models, report
 from launch import flags as launch_flags
 from launch.errors import UserError
 from launch.quiet import quiet_start
+from launch.tasks import judged, task_of
 
 _BAD_INPUT = 2
 _INTERRUPTED = 130
@@ -101,7 +102,7 @@ def run(settings: flags.FlagValues) -> None:
     results = [experiment.finished(run_dir, method) for method in methods]
     if not all(results):
         results = _train(settings, run_dir, methods)
-    print(report.text(run_dir, results))
+    print(report.text(run_dir, results, judged(settings)))
 
 
 def _train(
@@ -119,11 +120,12 @@ def _train(
         # What the scope refuses must not leave a folder behind.
         training.build(settings, settings.method)
     with experiment.claim(run_dir, settings):
-        images = source.load(settings.data_dir).subset(settings.train_examples)
+        task = task_of(settings)
+        task.load()
         results = []
         for method in methods:
             result = experiment.finished(run_dir, method)
-            results.append(result or training.train(settings, method, images))
+            results.append(result or training.train(settings, method, task))
         report.write_results(run_dir, results)
     return results
 

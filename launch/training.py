@@ -9,11 +9,13 @@ import keras
 import tensorflow as tf
 from absl import flags
 
-from launch import callbacks, checkpoints, data, experiment, files, models, sparsity
+from launch import callbacks, checkpoints, experiment, files, sparsity
 from launch import flags as launch_flags
-from launch.data import pipeline
 from launch.errors import UserError
+from launch.optimizers import optimizer_of
 from launch.schedules import learning_rate
+from launch.tasks import judged, task_of
+from launch.tasks.base import Task
 
 MODEL_FILE = "model.keras"
 
@@ -71,35 +73,23 @@ def compiled(
     settings: flags.FlagValues, scope: contextlib.AbstractContextManager, seed: int
 ) -> keras.Model:
     """The model that the flags ask for, built in a scope, made from a seed."""
-    source = data.find(settings.dataset)
+    task = task_of(settings)
     keras.utils.set_random_seed(seed)
     policy = keras.config.dtype_policy()
     if "mixed_precision" in settings and settings.mixed_precision:
         keras.config.set_dtype_policy("mixed_bfloat16")
     try:
         with scope:
-            model = models.find(settings.model)(
-                source.image_shape, source.classes, settings.width
-            )
+            model = task.build()
     finally:
         keras.config.set_dtype_policy(policy)
-    model.compile(
-        keras.optimizers.SGD(
-            settings.learning_rate, settings.momentum, settings.nesterov
-        ),
-        keras.losses.CategoricalCrossentropy(
-            from_logits=True, label_smoothing=settings.label_smoothing
-        ),
-        metrics=[
-            keras.metrics.CategoricalAccuracy("accuracy"),
-            keras.metrics.CategoricalCrossentropy("cross_entropy", from_logits=True),
-        ],
-        jit_compile=settings.jit,
-    )
+    task.compile(model, optimizer_of(settings))
     return model
 
 
-def add_weight_decay(model: keras.Model, weight_decay: float) -> None:
+def add_weight_decay(
+    model: keras.Model, weight_decay: float, of: str = "kernels"
+) -> None:
     """Adds weight_decay / 2 * sum(w ** 2) to the loss, for each kernel.
 
     The gradient is weight_decay * w, as in He et al., and the same that Top-KAST's
@@ -115,20 +105,19 @@ def add_weight_decay(model: keras.Model, weight_decay: float) -> None:
         return
     decayed = sparsity.decays_itself(model)
     for variable in model.trainable_variables:
-        if len(variable.shape) > 1 and variable.path not in decayed:
+        of_kind = of == "all" or len(variable.shape) > 1
+        if of_kind and variable.path not in decayed:
             # Keras's L2(l) is l * sum(w ** 2), without the half.
             variable.regularizer = keras.regularizers.L2(weight_decay / 2)
 
 
-def train(
-    settings: flags.FlagValues, method: str, images: data.ImageData
-) -> dict[str, Any]:
+def train(settings: flags.FlagValues, method: str, task: Task) -> dict[str, Any]:
     """Trains one method to its end, from its last checkpoint if there is one.
 
     Args:
       settings: the resolved flags.
       method: `dense` or a sparse method.
-      images: what to train and to test on.
+      task: what to learn, with its data loaded.
 
     Returns:
       The result, which is also written to METHOD/result.json.
@@ -138,37 +127,37 @@ def train(
     """
     folder = pathlib.Path(settings.run_dir) / method
     folder.mkdir(exist_ok=True)
-    per_epoch = pipeline.steps_per_epoch(settings.train_examples, settings.batch_size)
+    per_epoch = task.steps_per_epoch
     total = settings.steps or settings.epochs * per_epoch
 
     model, state = _start(folder, settings, method)
-    add_weight_decay(model, settings.weight_decay)
-    recorder = callbacks.Recorder(folder, state, per_epoch, settings.checkpoint_steps)
+    add_weight_decay(model, settings.weight_decay, settings.decay)
+    recorder = callbacks.Recorder(
+        folder, state, judged(settings).figures, per_epoch, settings.checkpoint_steps
+    )
     # A kill may have come between a checkpoint and the table that is made from it.
-    callbacks.write_metrics(folder / callbacks.METRICS_FILE, recorder.rows)
+    recorder.write_metrics()
     schedule = learning_rate(
         settings.lr_schedule,
         settings.learning_rate,
         total,
         warmup_steps=settings.warmup_steps,
         drop_steps=launch_flags.drop_steps(settings),
+        drop=settings.lr_drop,
     )
     listeners = [
+        *task.callbacks(),
         callbacks.LearningRate(schedule),
         callbacks.StopOnNaN(),
         *sparsity.listeners(model, folder, settings.dynamics_every),
         recorder,
         callbacks.Progress(method, total, recorder, sys.stdout),
     ]
-    test = pipeline.evaluation_batches(images)
+    test = task.evaluation_batches()
     for stretch in stretches(callbacks.steps_taken(model), total, per_epoch):
         epoch = stretch.first_step // per_epoch
-        batches = pipeline.training_batches(
-            images,
-            batch_size=settings.batch_size,
-            seed=settings.seed,
-            first_step=stretch.first_step,
-            steps=stretch.epoch_steps * stretch.epochs,
+        batches = task.training_batches(
+            stretch.first_step, stretch.epoch_steps * stretch.epochs
         )
         try:
             model.fit(
@@ -189,7 +178,7 @@ def train(
                 "its weights or its loss are no longer finite; lower --learning_rate "
                 "or give it --warmup_steps, with another --run_dir."
             ) from error
-    return _finish(folder, model, method, settings.batch_size, recorder)
+    return _finish(folder, model, method, task, recorder)
 
 
 def diverged(error: Exception) -> bool:
@@ -217,7 +206,7 @@ def _finish(
     folder: pathlib.Path,
     model: keras.Model,
     method: str,
-    batch_size: int,
+    task: Task,
     recorder: callbacks.Recorder,
 ) -> dict[str, Any]:
     """Writes the trained model and the result of a method."""
@@ -225,9 +214,11 @@ def _finish(
     counts = sparsity.counted(model)
     result = {
         "method": method,
-        **{name: last[name] for name in callbacks.COLUMNS},
+        **last,
         **counts,
-        "training_flops_total": counts["training_flops"] * batch_size * last["step"],
+        "training_flops_total": (
+            counts["training_flops"] * task.units_a_step * last["step"]
+        ),
     }
     with files.replacing(folder / MODEL_FILE) as part:
         sparsity.plain(model).save(part)

@@ -1,0 +1,58 @@
+"""What a task is: a model and its data."""
+
+import abc
+
+import keras
+import tensorflow as tf
+from absl import flags
+
+
+class Task(abc.ABC):
+    """A model and its data, as the flags ask for them.
+
+    Nothing is read before `load`.
+
+    Attributes:
+      settings: the resolved flags.
+    """
+
+    def __init__(self, settings: flags.FlagValues):
+        self.settings = settings
+
+    @property
+    @abc.abstractmethod
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps in which every training example is seen once."""
+
+    @property
+    @abc.abstractmethod
+    def units_a_step(self) -> int:
+        """How many units a step trains on."""
+
+    @abc.abstractmethod
+    def load(self) -> None:
+        """Reads the data.
+
+        Raises:
+          UserError: if it is missing or damaged.
+        """
+
+    @abc.abstractmethod
+    def build(self) -> keras.Model:
+        """The model, built and not compiled, in whatever scope is active."""
+
+    @abc.abstractmethod
+    def compile(self, model: keras.Model, optimizer: keras.Optimizer) -> None:
+        """Compiles a model with the loss, and the metrics that its figures need."""
+
+    @abc.abstractmethod
+    def training_batches(self, first_step: int, steps: int) -> tf.data.Dataset:
+        """The batches of steps `first_step` ... `first_step + steps - 1` of the run."""
+
+    @abc.abstractmethod
+    def evaluation_batches(self) -> tf.data.Dataset:
+        """All test data, in its order."""
+
+    def callbacks(self) -> list[keras.callbacks.Callback]:
+        """What `fit` needs beside the launcher's own callbacks."""
+        return []

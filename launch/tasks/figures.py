@@ -1,0 +1,74 @@
+"""The figures that a run is judged by. Nothing here imports TensorFlow."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+
+class Figure(NamedTuple):
+    """One figure of a run.
+
+    Attributes:
+      column: its name in metrics.csv and results.csv; `train_` and `test_` come first.
+      log: what Keras calls it in the logs of an epoch.
+      label: its name in the table at the end.
+      shown: the figure as text.
+    """
+
+    column: str
+    log: str
+    label: str
+    shown: Callable[[float], str]
+
+
+def percent(share: float) -> str:
+    """A share as a percentage.
+
+    >>> percent(0.5)
+    '50.00%'
+    """
+    return f"{share:.2%}"
+
+
+def decimals(number: float) -> str:
+    """A number with four decimals.
+
+    >>> decimals(2.0)
+    '2.0000'
+    """
+    return f"{number:.4f}"
+
+
+class Judged(NamedTuple):
+    """How a kind of data is judged.
+
+    Attributes:
+      unit: what FLOPs are counted for.
+      figures: of each epoch, the headline on test data first.
+    """
+
+    unit: str
+    figures: tuple[Figure, ...]
+
+
+KINDS: dict[str, Judged] = {
+    "image": Judged(
+        "image",
+        (
+            Figure("test_accuracy", "val_accuracy", "test accuracy", percent),
+            Figure("test_top5", "val_top5", "test accuracy, top 5", percent),
+            Figure("test_loss", "val_cross_entropy", "test loss (nats)", decimals),
+            Figure("train_accuracy", "accuracy", "training accuracy", percent),
+            Figure("train_loss", "cross_entropy", "training loss (nats)", decimals),
+        ),
+    ),
+    "text": Judged(
+        "token",
+        (
+            Figure("test_bpc", "val_bpc", "test bits per token", decimals),
+            Figure("test_perplexity", "val_perplexity", "test perplexity", decimals),
+            Figure("test_loss", "val_nll", "test loss (nats)", decimals),
+            Figure("train_loss", "nll", "training loss (nats)", decimals),
+        ),
+    ),
+}
+"""By the kind of the data set."""

@@ -1,0 +1,63 @@
+"""Classification of images."""
+
+import keras
+import tensorflow as tf
+
+from launch import data, models
+from launch.data import pipeline
+from launch.tasks.base import Task
+
+_TOP = 5
+
+
+class ImageTask(Task):
+    """Images in, one of a few classes out: cross-entropy, with label smoothing."""
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return pipeline.steps_per_epoch(
+            self.settings.train_examples, self.settings.batch_size
+        )
+
+    @property
+    def units_a_step(self) -> int:
+        return self.settings.batch_size
+
+    def load(self) -> None:
+        source = data.find(self.settings.dataset)
+        everything = source.load(self.settings.data_dir)
+        self._images = everything.subset(self.settings.train_examples)
+
+    def build(self) -> keras.Model:
+        source = data.find(self.settings.dataset)
+        return models.find(self.settings.model)(
+            source.image_shape, source.classes, self.settings.width
+        )
+
+    def compile(self, model: keras.Model, optimizer: keras.Optimizer) -> None:
+        model.compile(
+            optimizer,
+            keras.losses.CategoricalCrossentropy(
+                from_logits=True, label_smoothing=self.settings.label_smoothing
+            ),
+            metrics=[
+                keras.metrics.CategoricalAccuracy("accuracy"),
+                keras.metrics.TopKCategoricalAccuracy(_TOP, "top5"),
+                keras.metrics.CategoricalCrossentropy(
+                    "cross_entropy", from_logits=True
+                ),
+            ],
+            jit_compile=self.settings.jit,
+        )
+
+    def training_batches(self, first_step: int, steps: int) -> tf.data.Dataset:
+        return pipeline.training_batches(
+            self._images,
+            batch_size=self.settings.batch_size,
+            seed=self.settings.seed,
+            first_step=first_step,
+            steps=steps,
+        )
+
+    def evaluation_batches(self) -> tf.data.Dataset:
+        return pipeline.evaluation_batches(self._images)
