@@ -1,8 +1,15 @@
-"""The models that the launcher can train, by name."""
+"""The models that the launcher can train, by name.
+
+Each is a builder `(image_shape, classes, width=1.0) -> keras.Model` from images to
+float32 logits.
+"""
 
 from __future__ import annotations
 
+import difflib
 import functools
+import importlib
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -12,26 +19,55 @@ if TYPE_CHECKING:
     import keras
 
 
-def _resnet(depth: int, *args, **kwargs) -> keras.Model:
+def _build(module: str, function: str, *args, **kwargs) -> keras.Model:
     # Imported when a model is built: a mistyped flag need not wait for TensorFlow.
-    from launch.models.resnet import resnet
+    builder = getattr(importlib.import_module(f"launch.models.{module}"), function)
+    return builder(*args, **kwargs)
 
-    return resnet(depth, *args, **kwargs)
 
+_imagenet = functools.partial(_build, "imagenet_resnet", "imagenet_resnet")
 
 MODELS: dict[str, Callable[..., keras.Model]] = {
-    f"resnet{depth}": functools.partial(_resnet, depth) for depth in (8, 20, 32, 56)
+    **{
+        f"resnet{depth}": functools.partial(_build, "resnet", "resnet", depth)
+        for depth in (8, 20, 32, 56)
+    },
+    "resnet18_cifar": functools.partial(_build, "cifar_resnet", "cifar_resnet", 18),
+    "vgg16_cifar": functools.partial(_build, "vgg", "vgg16"),
+    "densenet121_cifar": functools.partial(
+        _build, "densenet", "densenet", (6, 12, 24, 16)
+    ),
+    **{
+        f"resnet{depth}": functools.partial(_imagenet, depth, 1)
+        for depth in (18, 34, 50, 101, 152)
+    },
+    "wrn50_2": functools.partial(_imagenet, 50, 2),
 }
+
+_WIDE = re.compile(r"wrn([1-9]\d*)_([1-9]\d*)")
+_WIDE_EXAMPLES = ("wrn16_8", "wrn28_10")
 
 
 def find(name: str) -> Callable[..., keras.Model]:
-    """The builder `(image_shape, classes, width) -> keras.Model` of a name.
+    """The builder `(image_shape, classes, width=1.0) -> keras.Model` of a name.
+
+    Args:
+      name: one of `MODELS`, or `wrn<d>_<k>`, the wide residual network of depth
+        d = 6 * n + 4 and widening factor k.
 
     Raises:
-      UserError: for a name that is not registered.
+      UserError: for any other name; it says which there are and which is the nearest.
     """
-    if name not in MODELS:
-        raise UserError(
-            f"Expected --model to be one of {', '.join(MODELS)}. Received: {name!r}"
-        )
-    return MODELS[name]
+    if name in MODELS:
+        return MODELS[name]
+    wide = _WIDE.fullmatch(name)
+    if wide:
+        depth, k = map(int, wide.groups())
+        if depth > 4 and depth % 6 == 4:
+            return functools.partial(_build, "wide_resnet", "wide_resnet", depth, k)
+    near = difflib.get_close_matches(name, [*MODELS, *_WIDE_EXAMPLES], 1)
+    raise UserError(
+        f"Expected --model to be one of {', '.join(MODELS)}, or wrn<d>_<k> with a "
+        f"depth d of 6 * n + 4 ({', '.join(_WIDE_EXAMPLES)}, ...). Received: {name!r}"
+        + (f"; did you mean {near[0]}?" if near else "")
+    )

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import keras
 from keras import layers
 
+from launch.models import blocks
+
 STAGES = (16, 32, 64)
 
 
@@ -34,46 +36,29 @@ def resnet(
     so that the model consists of standard layers; this adds 2,752 parameters to
     ResNet-20.
     """
-    blocks, rest = divmod(depth - 2, 6)
-    if blocks < 1 or rest:
+    count, rest = divmod(depth - 2, 6)
+    if count < 1 or rest:
         raise ValueError(f"Expected a depth of 6 * n + 2. Received: depth={depth}")
     inputs = keras.Input(tuple(image_shape), name="image")
-    x = _conv_bn(inputs, _scaled(STAGES[0], width), 3, 1, "stem")
+    x = _conv_norm(inputs, blocks.scaled(STAGES[0], width), 3, 1, "stem")
     x = layers.ReLU(name="stem_relu")(x)
     for stage, filters in enumerate(STAGES, start=1):
-        for block in range(1, blocks + 1):
+        for block in range(1, count + 1):
             stride = 2 if stage > 1 and block == 1 else 1
             name = f"stage{stage}_block{block}"
-            x = _block(x, _scaled(filters, width), stride, name)
+            x = _block(x, blocks.scaled(filters, width), stride, name)
     x = layers.GlobalAveragePooling2D(name="pool")(x)
-    logits = layers.Dense(classes, dtype="float32", name="logits")(x)
-    return keras.Model(inputs, logits, name=f"resnet{depth}")
+    return keras.Model(inputs, blocks.logits(x, classes), name=f"resnet{depth}")
 
 
-def _scaled(filters: int, width: float) -> int:
-    return max(1, round(filters * width))
-
-
-def _conv_bn(x, filters: int, size: int, stride: int, name: str):
-    x = layers.Conv2D(
-        filters,
-        size,
-        strides=stride,
-        padding="same",
-        use_bias=False,
-        kernel_initializer="he_normal",
-        name=f"{name}_conv",
-    )(x)
-    # Keras's own momentum of 0.99 needs hundreds of steps before evaluation means
-    # anything; short runs have fewer.
-    return layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=f"{name}_bn")(x)
+def _conv_norm(x, filters: int, size: int, stride: int, name: str):
+    initializer = keras.initializers.HeNormal
+    x = blocks.conv(x, filters, size, stride, name, initializer=initializer)
+    return blocks.norm(x, name)
 
 
 def _block(x, filters: int, stride: int, name: str):
-    y = _conv_bn(x, filters, 3, stride, f"{name}_a")
+    y = _conv_norm(x, filters, 3, stride, f"{name}_a")
     y = layers.ReLU(name=f"{name}_a_relu")(y)
-    y = _conv_bn(y, filters, 3, 1, f"{name}_b")
-    if stride != 1 or x.shape[-1] != filters:
-        x = _conv_bn(x, filters, 1, stride, f"{name}_shortcut")
-    y = layers.Add(name=f"{name}_add")([x, y])
-    return layers.ReLU(name=f"{name}_relu")(y)
+    y = _conv_norm(y, filters, 3, 1, f"{name}_b")
+    return blocks.residual(x, y, stride, name, _conv_norm)
