@@ -1,7 +1,8 @@
 """Checkpoints: whole or not there, and noticed when they are damaged.
 
-A checkpoint is an ordinary `.keras` file, model and optimizer, with one member more:
-the state of the run. One file, so that the two cannot come from different moments.
+A checkpoint is an ordinary `.keras` file, model and optimizer, with two members more:
+the state of the run, and where the random numbers of dropout are, which Keras itself
+does not save. One file, so that they cannot come from different moments.
 Anyone can open it with `keras.models.load_model` (after `import topkast_tf`).
 """
 
@@ -18,6 +19,7 @@ from launch import files
 from launch.errors import UserError
 
 STATE_MEMBER = "launch_state.json"
+SEEDS_MEMBER = "launch_seeds.json"
 KEPT = 2
 
 
@@ -41,6 +43,8 @@ def save(
         model.save(part)
         with zipfile.ZipFile(part, "a", zipfile.ZIP_DEFLATED) as archive:
             archive.writestr(STATE_MEMBER, json.dumps(state))
+            seeds = [variable.numpy().tolist() for variable in _seeds(model)]
+            archive.writestr(SEEDS_MEMBER, json.dumps(seeds))
     for old in _newest_first(folder)[KEPT:]:
         old.unlink()
     return path
@@ -79,6 +83,11 @@ def restore(
             ) from error
         with zipfile.ZipFile(path) as archive:
             state = json.loads(archive.read(STATE_MEMBER))
+            # Files from before there were models with dropout have no such member.
+            if SEEDS_MEMBER in archive.namelist():
+                seeds = json.loads(archive.read(SEEDS_MEMBER))
+                for variable, value in zip(_seeds(model), seeds, strict=True):
+                    variable.assign(value)
         return model, state, damaged
     if damaged:
         raise UserError(
@@ -86,6 +95,18 @@ def restore(
             "delete it to train this model from the start."
         )
     return None
+
+
+def _seeds(model: keras.Model) -> list[keras.Variable]:
+    """The states of the model's random number generators, in the order of its layers.
+
+    Each is a pair, the seed and how often it was used.
+    """
+    return [
+        variable
+        for variable in model.non_trainable_variables
+        if variable.path.endswith("seed_generator_state")
+    ]
 
 
 def _fault(path: pathlib.Path) -> str | None:

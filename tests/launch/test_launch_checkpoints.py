@@ -51,6 +51,26 @@ def test_model_optimizer_and_state_come_back_exactly(tmp_path, model):
     assert int(restored.optimizer.iterations.numpy()) == 1
 
 
+def test_dropout_goes_on_with_the_same_random_numbers(tmp_path):
+    x = np.ones((4, 3), "float32")
+    model = keras.Sequential(
+        [keras.Input((3,))]
+        + [keras.layers.Dense(8), keras.layers.Dropout(0.5, name="one")]
+        + [keras.layers.Dense(8), keras.layers.Dropout(0.5, name="two")]
+    )
+    model.compile("sgd", "mse")
+    model.fit(x, np.ones((4, 8)), batch_size=2, verbose=0)
+    checkpoints.save(tmp_path, model, 2, {})
+    restored, _, _ = checkpoints.restore(tmp_path)
+    for name in ("one", "two"):
+        ours, theirs = (
+            m.get_layer(name).seed_generator.state for m in (model, restored)
+        )
+        assert ours.numpy()[1] == 2
+        np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
+    np.testing.assert_array_equal(model(x, training=True), restored(x, training=True))
+
+
 def test_no_checkpoint_is_none(tmp_path):
     assert checkpoints.restore(tmp_path / "nothing") is None
 
