@@ -1,4 +1,7 @@
-"""The residual networks, counted by hand."""
+"""The small residual networks, counted by hand, and the names of all models."""
+
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -71,8 +74,48 @@ def test_initial_kernels_have_the_variance_of_he():
     assert np.var(np.asarray(kernel)) == pytest.approx(2 / (9 * 64), rel=0.03)
 
 
-def test_wrong_depth_and_name_say_what_was_received():
+def test_wrong_depth_says_what_was_received():
     with pytest.raises(ValueError, match="6 \\* n \\+ 2. Received: depth=18"):
         resnet(18, (8, 8, 1), 10)
-    with pytest.raises(UserError, match="Received: 'resnet18'"):
-        models.find("resnet18")
+
+
+@pytest.mark.parametrize("name", [*models.MODELS, "wrn10_1", "wrn16_2"])
+def test_each_name_builds_the_model_of_that_name(name):
+    model = models.find(name)((32, 32, 3), 7, 1 / 16)
+    assert model.name == name
+    assert model.input_shape == (None, 32, 32, 3)
+    assert model.output_shape == (None, 7)
+    assert model.layers[-1].name == "logits"
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("resnet19", "resnet18"),
+        ("resnet500", "resnet50"),
+        ("vgg16", "vgg16_cifar"),
+        ("wrn17_8", "wrn16_8"),
+        ("wrn4_8", "wrn16_8"),
+        ("wrn16_0", "wrn16_8"),
+    ],
+)
+def test_unknown_name_says_what_there_is_and_what_is_nearest(name, nearest):
+    with pytest.raises(UserError) as caught:
+        models.find(name)
+    said = str(caught.value)
+    assert all(known in said for known in models.MODELS)
+    assert "wrn<d>_<k>" in said
+    assert said.endswith(f"Received: {name!r}; did you mean {nearest}?")
+
+
+def test_name_that_is_near_none_gets_no_suggestion():
+    with pytest.raises(UserError, match="Received: 'zzz'$"):
+        models.find("zzz")
+
+
+def test_a_name_is_looked_up_without_tensorflow(root):
+    code = (
+        "import sys; from launch import models; models.find('wrn28_10'); "
+        "sys.exit('tensorflow' in sys.modules or 'keras' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=root, check=True)
