@@ -4,25 +4,56 @@ Nothing here imports TensorFlow: a missing data set is reported before the secon
 that its import costs.
 """
 
-from launch.data import cifar10, digits
-from launch.data.source import ImageData, Source
+from launch.data import (
+    byte_files,
+    cifar10,
+    cifar100,
+    digits,
+    imagenet,
+    python_sources,
+    word_files,
+)
+from launch.data.source import ImageData, ImageStream, Source
+from launch.data.text import TextData, TextSource
 from launch.errors import UserError
 
-DATASETS: dict[str, Source] = {
-    source.name: source for source in (digits.SOURCE, cifar10.SOURCE)
+DATASETS: dict[str, Source | TextSource] = {
+    source.name: source
+    for source in (
+        digits.SOURCE,
+        cifar10.SOURCE,
+        cifar100.SOURCE,
+        imagenet.SOURCE,
+        python_sources.SOURCE,
+        *byte_files.SOURCES,
+        *word_files.SOURCES,
+    )
 }
 
-__all__ = ["DATASETS", "ImageData", "Source", "find"]
+__all__ = [
+    "DATASETS",
+    "ImageData",
+    "ImageStream",
+    "Source",
+    "TextData",
+    "TextSource",
+    "find",
+]
 
 
-def find(name: str) -> Source:
+def find(name: str, kind: str | None = "image") -> Source | TextSource:
     """The source of a name.
 
+    Args:
+      name: what `--dataset` calls it.
+      kind: `image` or `text`, what the caller can train on; None: either.
+
     Raises:
-      UserError: for a name that is not registered.
+      UserError: for a name that is not registered, or is one of another kind.
     """
-    if name not in DATASETS:
+    names = [n for n, source in DATASETS.items() if kind in (None, source.kind)]
+    if name not in names:
         raise UserError(
-            f"Expected --dataset to be one of {', '.join(DATASETS)}. Received: {name!r}"
+            f"Expected --dataset to be one of {', '.join(names)}. Received: {name!r}"
         )
     return DATASETS[name]

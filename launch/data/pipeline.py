@@ -4,14 +4,11 @@ No generator is carried along. The order of an epoch follows from the seed and t
 epoch, crops and flips from the seed and the step.
 """
 
-import numpy as np
 import tensorflow as tf
 
-from launch.data import augment
-from launch.data.source import ImageData
-
-# One stream of random numbers for each use.
-_ORDER, _CROP, _FLIP = range(3)
+from launch.data import augment, sharding, streaming
+from launch.data.randomness import CROP, FLIP, ORDER, seed_of
+from launch.data.source import ImageData, ImageStream
 
 
 def steps_per_epoch(train_examples: int, batch_size: int) -> int:
@@ -20,28 +17,50 @@ def steps_per_epoch(train_examples: int, batch_size: int) -> int:
 
 
 def training_batches(
-    data: ImageData, *, batch_size: int, seed: int, first_step: int, steps: int
+    data: ImageData | ImageStream,
+    *,
+    batch_size: int,
+    seed: int,
+    first_step: int,
+    steps: int,
+    shard: tuple[int, int] = (0, 1),
 ) -> tf.data.Dataset:
     """The augmented batches of steps `first_step` ... `first_step + steps - 1`.
 
     Args:
-      data: the images.
+      data: the images, in memory or streamed.
       batch_size: images a step, at most the number of training examples.
       seed: of the order and of the augmentation.
       first_step: step of the first batch, counted from 0 over the whole run.
       steps: number of batches.
+      shard: (index of this worker, number of workers): it gets its rows of the batches
+        that one worker alone would get, augmented the same.
 
     Returns:
       A data set of (images, labels): float32 [batch, height, width, channels],
       normalised, and float32 one-hot [batch, classes].
+
+    Raises:
+      UserError: if the batch cannot be divided evenly among the workers.
     """
+    if isinstance(data, ImageStream):
+        return streaming.training_batches(
+            data,
+            batch_size=batch_size,
+            seed=seed,
+            first_step=first_step,
+            steps=steps,
+            shard=shard,
+        )
     images = tf.constant(data.train_images)
     labels = tf.constant(data.train_labels)
+    rows = sharding.rows(batch_size, shard)
 
     def batch(step, chosen):
-        x = tf.gather(images, chosen)
-        x = _augment(x, data, seed, step)
-        return normalise(x, data), tf.one_hot(tf.gather(labels, chosen), data.classes)
+        mine = chosen[rows]
+        x = tf.gather(images, mine)
+        x = _augment(x, data, seed, step, batch_size, rows)
+        return normalise(x, data), tf.one_hot(tf.gather(labels, mine), data.classes)
 
     return (
         indices(
@@ -69,7 +88,7 @@ def indices(
 
     def epoch_batches(epoch):
         order = tf.random.experimental.stateless_shuffle(
-            tf.range(train_examples), seed=_seed(seed, _ORDER, epoch)
+            tf.range(train_examples), seed=seed_of(seed, ORDER, epoch)
         )
         cut = tf.reshape(order[: per_epoch * batch_size], [per_epoch, batch_size])
         return tf.data.Dataset.from_tensor_slices(cut)
@@ -83,8 +102,12 @@ def indices(
     )
 
 
-def evaluation_batches(data: ImageData, batch_size: int = 500) -> tf.data.Dataset:
+def evaluation_batches(
+    data: ImageData | ImageStream, batch_size: int = 500
+) -> tf.data.Dataset:
     """All test images in their order, normalised, not augmented; one-hot labels."""
+    if isinstance(data, ImageStream):
+        return streaming.evaluation_batches(data, batch_size)
     x, y = data.test_images, data.test_labels
     return (
         tf.data.Dataset.from_tensor_slices((x, y))
@@ -100,29 +123,24 @@ def evaluation_batches(data: ImageData, batch_size: int = 500) -> tf.data.Datase
 
 def normalise(images: tf.Tensor, data: ImageData) -> tf.Tensor:
     """(images / scale - mean) / std for each channel, in float32."""
-    mean = np.asarray(data.mean, "float32")
-    std = np.asarray(data.std, "float32")
-    return (tf.cast(images, tf.float32) / data.scale - mean) / std
+    return augment.normalise(images, data.scale, data.mean, data.std)
 
 
-def _augment(images, data: ImageData, seed: int, step):
-    count = tf.shape(images)[0]
+def _augment(images, data: ImageData, seed: int, step, batch_size: int, rows: slice):
+    # Drawn for the global batch, so that a worker's images do not depend on how many
+    # workers there are.
     if data.padding:
         offsets = tf.random.stateless_uniform(
-            [count, 2],
-            seed=_seed(seed, _CROP, step),
+            [batch_size, 2],
+            seed=seed_of(seed, CROP, step),
             maxval=2 * data.padding + 1,
             dtype=tf.int32,
         )
         # Cropped before it is normalised: the border is black, not the mean.
-        images = augment.crop(images, offsets, data.padding)
+        images = augment.crop(images, offsets[rows], data.padding)
     if data.flip:
-        draws = tf.random.stateless_uniform([count], seed=_seed(seed, _FLIP, step))
-        images = augment.flip(images, draws < 0.5)
+        draws = tf.random.stateless_uniform(
+            [batch_size], seed=seed_of(seed, FLIP, step)
+        )
+        images = augment.flip(images, draws[rows] < 0.5)
     return images
-
-
-def _seed(seed: int, stream: int, time):
-    """A stateless seed of its own for every use and every step or epoch."""
-    start = tf.constant([seed, stream], tf.int64)
-    return tf.random.experimental.stateless_fold_in(start, tf.cast(time, tf.int64))

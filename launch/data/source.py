@@ -2,8 +2,11 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import ClassVar
 
 import numpy as np
+
+from launch.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,10 +56,53 @@ class ImageData:
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
-    """A data set that can be read.
+class ImageStream:
+    """Images that are read from their files as training goes on.
 
     Attributes:
+      train_files, test_files: TFRecord files of examples with `image`, a JPEG file, and
+        `label`, an integer.
+      train_examples: records in `train_files`.
+      classes: number of classes.
+      image_shape: (height, width, channels) that an image is cropped to.
+      shorter_side: pixels of the shorter side of a test image before its central crop.
+      scale: the highest value a pixel can have.
+      mean, std: of the training set for each channel, of pixels divided by `scale`.
+    """
+
+    train_files: tuple[str, ...]
+    test_files: tuple[str, ...]
+    train_examples: int
+    classes: int
+    image_shape: tuple[int, int, int]
+    shorter_side: int
+    scale: float
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def subset(self, train_examples: int) -> "ImageStream":
+        """The same data, if all of it is asked for; nothing less can be streamed.
+
+        Args:
+          train_examples: the number of training examples.
+
+        Raises:
+          UserError: for any other number.
+        """
+        if train_examples != self.train_examples:
+            raise UserError(
+                "Expected no --train_examples for data that is read from its files, or "
+                f"all {self.train_examples} of them. Received: {train_examples}"
+            )
+        return self
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A data set of images that can be read: `load` or `stream`, one of the two.
+
+    Attributes:
+      kind: "image".
       name: what `--dataset` calls it.
       train_examples: images to train on.
       image_shape: (height, width, channels).
@@ -65,6 +111,8 @@ class Source:
       check: raises `UserError` with what to do if the data is not in `data_dir`
         (None: the default place); quick and without a network.
       load: reads all of it from `data_dir`; never touches a network.
+      stream: says how to read it from `data_dir` bit by bit, where it is too large for
+        memory.
     """
 
     name: str
@@ -73,4 +121,18 @@ class Source:
     classes: int
     model: str
     check: Callable[[str | None], None]
-    load: Callable[[str | None], ImageData]
+    load: Callable[[str | None], ImageData] | None = None
+    stream: Callable[[str | None], ImageStream] | None = None
+    kind: ClassVar[str] = "image"
+
+    def __post_init__(self):
+        if (self.load is None) == (self.stream is None):
+            raise ValueError(
+                "Expected either load or stream. Received: "
+                f"load={self.load}, stream={self.stream}"
+            )
+
+    def open(self, data_dir: str | None) -> ImageData | ImageStream:
+        """Its images, loaded or to be streamed, whichever this source does."""
+        read = self.load or self.stream
+        return read(data_dir)

@@ -1,0 +1,114 @@
+"""Data sets that tensorflow-datasets has prepared: found and read, never downloaded.
+
+DIR/NAME/VERSION/dataset_info.json      what there is
+                 NAME-SPLIT.tfrecord-*  the examples
+"""
+
+import importlib.util
+import json
+import os
+import pathlib
+
+import numpy as np
+
+from launch.errors import UserError
+
+
+def find(name: str, title: str, data_dir: str | None) -> pathlib.Path:
+    """The folder of the newest prepared version, `DIR/NAME/VERSION`.
+
+    Args:
+      name: what tensorflow-datasets calls the data set.
+      title: what a sentence calls it.
+      data_dir: DIR; by default $TFDS_DATA_DIR, else ~/tensorflow_datasets.
+
+    Raises:
+      UserError: if there is none; the sentence says how to get one.
+    """
+    # tensorflow-datasets reads the variable when it is imported, and asks the network
+    # for data that it does not find: both are settled here, by looking at the files.
+    root = pathlib.Path(
+        data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+    ).expanduser()
+    versions = {
+        tuple(map(int, info.parent.name.split("."))): info.parent
+        for info in root.glob(f"{name}/*.*.*/dataset_info.json")
+        if info.parent.name.replace(".", "").isdigit()
+    }
+    if not versions:
+        raise UserError(
+            f"{title} is not prepared in {root}: pass its folder with --data_dir, or "
+            f'prepare it once where there is a network with `python -c "{_recipe(name)}'
+            f", data_dir='{root}').download_and_prepare()\"`."
+        )
+    return versions[max(versions)]
+
+
+def check(name: str, title: str, data_dir: str | None) -> None:
+    """Raises `UserError` if the data, a part of it or the package is missing.
+
+    The files are counted and their sizes added up; they are not read.
+
+    Args:
+      name, title, data_dir: as for `find`.
+    """
+    folder = find(name, title, data_dir)
+    if importlib.util.find_spec("tensorflow_datasets") is None:
+        raise UserError(
+            f"--dataset={name} needs tensorflow-datasets, which is not installed: "
+            "pip install tensorflow-datasets importlib_resources."
+        )
+    damage = _damage(folder)
+    if damage:
+        raise UserError(
+            f"{title} in {folder} is damaged: {damage}; remove that folder and prepare "
+            f'the data again with `python -c "{_recipe(name)}, '
+            f"data_dir='{folder.parent.parent}').download_and_prepare()\"`."
+        )
+
+
+def read(folder: pathlib.Path, split: str) -> tuple[np.ndarray, np.ndarray]:
+    """All images and labels of a split, in the order they were written.
+
+    Args:
+      folder: as `find` gives it.
+      split: `train` or `test`.
+
+    Returns:
+      uint8 [examples, height, width, channels] and int64 [examples].
+    """
+    import tensorflow_datasets as tfds
+
+    # From the folder itself: no version is compared with a catalogue, no network.
+    builder = tfds.builder_from_directory(folder)
+    # One file at a time keeps the order the same however many files there are.
+    config = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
+    everything = builder.as_dataset(
+        split=split, batch_size=-1, shuffle_files=False, read_config=config
+    )
+    return everything["image"].numpy(), everything["label"].numpy()
+
+
+def _recipe(name: str) -> str:
+    return f"import tensorflow_datasets as tfds; tfds.builder('{name}'"
+
+
+def _damage(folder: pathlib.Path) -> str:
+    """What is wrong with the files, for a sentence; empty if nothing is."""
+    try:
+        info = json.loads((folder / "dataset_info.json").read_text(encoding="utf-8"))
+        splits = [
+            (split["name"], len(split["shardLengths"]), int(split["numBytes"]))
+            for split in info["splits"]
+        ]
+    except (ValueError, KeyError, TypeError):
+        return "its dataset_info.json cannot be read"
+    for name, count, size in splits:
+        files = list(folder.glob(f"*-{name}.*-of-{count:05d}"))
+        if len(files) != count:
+            return f"expected {count} files of its {name} part, received {len(files)}"
+        # The records' own bytes, to which the files add a few for each record.
+        found = sum(file.stat().st_size for file in files)
+        if found < size:
+            return f"expected {size} bytes of its {name} part, received {found}"
+    return ""
