@@ -82,15 +82,18 @@ def load(
         encoding = encode()
         try:
             _write(entry, key, encoding)
-            found = _read(entry, key)
         except OSError as error:
+            problem = error.strerror or str(error)
+        else:
+            problem = "it does not read back"
+        # Another process may have been faster; what it wrote is as good.
+        found = _read(entry, key)
+        if found is None:
             print(
-                f"warning: the encoded text cannot be kept in {folder} "
-                f"({error.strerror or error}); it is kept in memory, and the next run "
-                "encodes it again.",
+                f"warning: the encoded text cannot be kept in {folder} ({problem}); it "
+                "is kept in memory, and the next run encodes it again.",
                 file=sys.stderr,
             )
-        if found is None:
             found = in_memory(encoding)
     return found
 

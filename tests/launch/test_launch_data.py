@@ -249,3 +249,35 @@ def test_cifar10_batches_are_normalised_and_balanced(cifar):
     assert -0.4 < x.mean() < 0.1
     assert 0.8 < x.std() < 1.3
     assert (y.sum(0) > 140).all()
+
+
+# --- Shards --------------------------------------------------------------------------
+
+
+def test_workers_have_the_rows_of_one_augmented_batch():
+    source = colour_data(13, padding=1, flip=True)
+
+    def batches(**options):
+        return list(
+            pipeline.training_batches(
+                source, batch_size=6, seed=2, first_step=1, steps=5, **options
+            )
+        )
+
+    whole = batches()
+    parts = zip(*(batches(shard=(i, 3)) for i in range(3)), strict=True)
+    for (x, y), workers in zip(whole, parts, strict=True):
+        shards_x, shards_y = zip(*workers, strict=True)
+        assert shards_x[0].shape == (2, 4, 4, 1)
+        np.testing.assert_array_equal(np.concatenate(shards_x), x)
+        np.testing.assert_array_equal(np.concatenate(shards_y), y)
+    with pytest.raises(UserError, match="multiple of the number of workers, 4"):
+        batches(shard=(0, 4))
+
+
+def test_a_source_either_loads_or_streams():
+    with pytest.raises(ValueError, match="Received: load=None, stream=None"):
+        data.Source("none", 1, (1, 1, 1), 2, "resnet8", cifar10.check)
+    found = data.find("digits")
+    assert found.kind == "image"
+    assert len(found.open(None).test_images) == 360

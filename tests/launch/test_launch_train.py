@@ -64,7 +64,10 @@ def test_unwritable_run_folder(launch, tmp_path):
 @pytest.mark.parametrize(
     ("argument", "expected"),
     [
-        ("--dataset=mnist", "one of digits, cifar10, cifar100, imagenet2012. Received: 'mnist'"),
+        (
+            "--dataset=mnist",
+            "one of digits, cifar10, cifar100, imagenet2012. Received: 'mnist'",
+        ),
         ("--model=vgg", "one of resnet8, resnet20, resnet32, resnet56."),
         ("--train_examples=1438", "at most 1437, all that digits has. Received: 1438"),
         ("--batch_size=1438", "training examples, 1437. Received: 1438"),
