@@ -1,6 +1,5 @@
 """Text as tokens: by hand on small files, and what is wrong with files."""
 
-import hashlib
 import math
 import os
 import pathlib
@@ -13,7 +12,7 @@ import numpy as np
 import pytest
 
 from launch import data
-from launch.data import byte_files, encoded, python_sources, vocabulary, word_files
+from launch.data import byte_files, encoded, vocabulary, word_files
 from launch.data.text import TextData
 from launch.errors import UserError
 
@@ -292,179 +291,6 @@ def test_what_is_wrong_with_bytes(tmp_path):
     assert "needs --data_dir" in refused(source, None)
     assert "is not there" in refused(source, tmp_path / "none")
     assert "at least 40 bytes. Received: 0" in refused(source, tmp_path)
-
-
-# --- The encoded text ----------------------------------------------------------------
-
-
-def entries(folder):
-    return {p.name: p.stat().st_ino for p in pathlib.Path(folder).iterdir()}
-
-
-def test_encoded_text_is_used_again_until_the_text_changes(tmp_path, monkeypatch):
-    folder = wikitext(tmp_path / "text", "a b a\n")
-    cache = tmp_path / "cache"
-
-    def load():
-        return word_files.load_wikitext("wikitext2", folder, str(cache))
-
-    first = load()
-    assert not (tmp_path / "text" / encoded.FOLDER).exists()
-    before = entries(cache)
-    with monkeypatch.context() as patch:
-        patch.setattr(vocabulary, "words", None)
-        assert load().train.tolist() == first.train.tolist() == [1, 2, 1, 0]
-    assert entries(cache) == before
-    # The same size at another time.
-    train = tmp_path / "text" / "wiki.train.tokens"
-    train.write_text("b b a\n")
-    os.utime(train, ns=(0, 1))
-    assert load().vocabulary == ["<eos>", "b", "a", "<unk>"]
-    # The same time with another size.
-    train.write_text("b b a c\n")
-    os.utime(train, ns=(0, 1))
-    assert load().train.tolist() == [1, 1, 2, 3, 0]
-    after = entries(cache)
-    assert after.keys() == before.keys() and after != before
-    # What was mapped before is still what it was.
-    assert first.train.tolist() == [1, 2, 1, 0]
-
-
-def test_damaged_encoded_text_is_made_again(tmp_path):
-    path = tmp_path / "text"
-    path.write_bytes(b"abcdefgh" * 100)
-    whole = byte_files.load_own(str(path)).train.tolist()
-    (entry,) = (tmp_path / encoded.FOLDER).iterdir()
-    for name in ("train.npy", "index.json"):
-        with open(entry / name, "rb+") as file:
-            file.truncate(200 if name == "train.npy" else 20)
-        assert byte_files.load_own(str(path)).train.tolist() == whole
-        assert (entry / "train.npy").stat().st_size > 720
-
-
-def test_settings_have_encoded_text_of_their_own(tmp_path):
-    path = tmp_path / "text"
-    path.write_text("a b b c c c\n" * 40 + "d\n" * 100)
-    sizes = [word_files.load_own(str(path), None, n).vocabulary_size for n in (1, 50)]
-    assert sizes[0] > sizes[1]
-    before = entries(tmp_path / encoded.FOLDER)
-    assert len(before) == 2
-    word_files.load_own(str(path), None, 1)
-    assert entries(tmp_path / encoded.FOLDER) == before
-
-
-def test_where_nothing_can_be_written_text_is_kept_in_memory(tmp_path, capsys):
-    path = tmp_path / "text"
-    path.write_bytes(b"abc" * 100)
-    # Below a file there can be no folder, not even for the administrator.
-    text = byte_files.load_own(str(path), str(path / "cache"))
-    assert not isinstance(text.train, np.memmap)
-    assert text.decode(text.train) == "abc" * 90
-    said = capsys.readouterr().err
-    assert "warning:" in said and "kept in memory" in said
-
-
-def test_a_full_disk_is_no_reason_to_stop(tmp_path, monkeypatch, capsys):
-    path = tmp_path / "text"
-    path.write_bytes(b"abc" * 100)
-
-    def full(file):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(encoded, "_sync", full)
-    text = byte_files.load_own(str(path))
-    assert text.decode(text.train) == "abc" * 90
-    assert "No space left on device" in capsys.readouterr().err
-    assert not list((tmp_path / encoded.FOLDER).iterdir())
-
-
-def test_what_a_killed_run_left_is_removed_after_a_day(tmp_path):
-    path = tmp_path / "text"
-    path.write_bytes(b"abc" * 100)
-    old, young = (tmp_path / encoded.FOLDER / f".part-{n}" for n in ("old", "young"))
-    for left in (old, young):
-        left.mkdir(parents=True)
-        (left / "train.npy").touch()
-    os.utime(old / "train.npy", (0, 0))
-    os.utime(old, (0, 0))
-    byte_files.load_own(str(path))
-    assert not old.exists() and young.exists()
-
-
-# --- Python's own sources ------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def sources():
-    return python_sources.load(None)
-
-
-def test_python_sources_are_the_same_on_every_run(sources, root):
-    again = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            "from launch.data import python_sources as p; import hashlib\n"
-            "t = p.load(None)\n"
-            "print(hashlib.sha256(t.train.tobytes() + t.test.tobytes()).hexdigest())",
-        ],
-        cwd=root,
-        env=os.environ | {"PYTHONHASHSEED": "7"},
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=60,
-    )
-    ours = hashlib.sha256(sources.train.tobytes() + sources.test.tobytes()).hexdigest()
-    assert again.stdout.strip() == ours
-
-
-def test_python_sources_share_no_file_between_parts(sources):
-    found = python_sources.files()
-    assert list(found) == sorted(found)
-    by_part = {part: [] for part in encoded.PARTS}
-    for name in found:
-        by_part[python_sources.part_of(name)].append(name)
-    assert not any(
-        "site-packages" in name or "/test/" in name or name.startswith("test/")
-        for name in found
-    )
-    whole = 0
-    for part, names in by_part.items():
-        text = b"".join(found[name].read_bytes() for name in names)
-        ids = getattr(sources, part)
-        codes = np.array([ord(token) for token in sources.vocabulary], "uint8")
-        assert codes[ids].tobytes() == text
-        whole += len(text)
-    assert 5e6 < whole < 40e6
-    for part in ("valid", "test"):
-        assert 0.01 < len(getattr(sources, part)) / whole < 0.12
-        assert len(by_part[part]) > 10
-    assert sources.unit == "byte" and 90 < sources.vocabulary_size <= 256
-
-
-def test_parts_of_sources_are_fixed():
-    parts = {name: python_sources.part_of(name) for name in ("abc.py", "json/tool.py")}
-    digests = {
-        name: int(hashlib.sha256(name.encode()).hexdigest()[:16], 16) % 20
-        for name in parts
-    }
-    expected = {
-        name: {0: "valid", 1: "test"}.get(drawn, "train")
-        for name, drawn in digests.items()
-    }
-    assert parts == expected
-    many = [python_sources.part_of(f"module{i}.py") for i in range(2000)]
-    assert 60 < many.count("valid") < 140 and 60 < many.count("test") < 140
-
-
-def test_python_without_sources_is_said(tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        python_sources.sysconfig, "get_paths", lambda: {"stdlib": str(tmp_path)}
-    )
-    (tmp_path / "os.py").write_text("pass")
-    said = refused(data.find("python", "text"), None)
-    assert "only 4 bytes" in said and "--dataset=bytes" in said
 
 
 # --- Real text -----------------------------------------------------------------------
