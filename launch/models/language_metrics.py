@@ -1,0 +1,53 @@
+"""How well a language model predicts, in the units that papers use."""
+
+import math
+
+import keras
+import tensorflow as tf
+
+
+@keras.saving.register_keras_serializable("launch")
+class NegativeLogLikelihood(keras.metrics.Mean):
+    """The mean negative log-likelihood of a token, in nats.
+
+    ``nll = sum(weight * -log p(token)) / sum(weight)``
+
+    Updated with values of shape [batch, length] and, if wanted, weights of that shape.
+    """
+
+    def __init__(self, name: str = "nll", **kwargs):
+        super().__init__(name, **kwargs)
+
+
+@keras.saving.register_keras_serializable("launch")
+class BitsPerCharacter(NegativeLogLikelihood):
+    """``nll / ln 2``: of a token, which is a character in a character-level model.
+
+    >>> metric = BitsPerCharacter()
+    >>> metric.update_state([[math.log(2), math.log(8)]])
+    >>> round(float(metric.result()), 3)
+    2.0
+    """
+
+    def __init__(self, name: str = "bpc", **kwargs):
+        super().__init__(name, **kwargs)
+
+    def result(self):
+        return super().result() / math.log(2)
+
+
+@keras.saving.register_keras_serializable("launch")
+class Perplexity(NegativeLogLikelihood):
+    """``exp(nll)``: of the mean over all tokens, not a mean of exponentials.
+
+    >>> metric = Perplexity()
+    >>> metric.update_state([[math.log(2), math.log(8)]])
+    >>> round(float(metric.result()), 3)
+    4.0
+    """
+
+    def __init__(self, name: str = "perplexity", **kwargs):
+        super().__init__(name, **kwargs)
+
+    def result(self):
+        return tf.exp(super().result())

@@ -1,0 +1,217 @@
+"""The hidden states of earlier segments, kept between the steps of `fit`."""
+
+import contextlib
+import re
+from concurrent import futures
+from typing import NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from topkast_tf.variables import components
+
+MODES = ("training", "evaluation")
+
+
+class _Slot(NamedTuple):
+    """Which memory: of a mode, for batches of one size (None: unknown), of one length."""
+
+    mode: str
+    batch: int | None
+    length: int
+
+    def name(self, layer: int) -> str:
+        return f"{self.mode}_{self.batch or 'any'}x{self.length}_{layer}"
+
+
+_SAVED_NAME = re.compile(r"training_\w+x\d+_(\d+)_(\d+)")  # layer, replica
+
+
+class _Slots(dict):
+    """{slot: variables of the layers}; of a type that Keras does not look into."""
+
+
+class SegmentMemory(keras.layers.Layer):
+    """Variables for the memory of each layer, made when they are first needed.
+
+    Training and evaluation have memories of their own, and so has each replica under a
+    distribution strategy, which sees its own part of each batch, and each size of
+    batch, whose rows it belongs to. All begin as zeros. Batches of a size that is not
+    known when a function is traced share one memory, which begins anew where the size
+    changes.
+
+    What is saved is the training memory; evaluation begins anew. A Keras file holds the
+    memory of all replicas, a `tf.train.Checkpoint` that of the first, for all. Batches
+    of another size than before begin with zeros.
+
+    Args:
+      count: how many layers remember.
+      width: of their hidden states.
+    """
+
+    def __init__(self, count: int, width: int, **kwargs):
+        super().__init__(**kwargs)
+        self.count = count
+        self.width = width
+        object.__setattr__(self, "_slots", _Slots())
+        object.__setattr__(self, "_loaded", {})
+        self.built = True
+
+    def read(self, mode: str, batch, length: int) -> list[tf.Tensor]:
+        """The memory of each layer, [batch, length, width], in the compute dtype.
+
+        Args:
+          mode: `training` or `evaluation`.
+          batch: examples in this replica's batch, an integer or, if it is not known, a
+            scalar tensor.
+          length: states that are remembered; 0: none.
+        """
+        if not length:
+            empty = tf.zeros((batch, 0, self.width), self.compute_dtype)
+            return [empty] * self.count
+        values = [v.read_value() for v in self._variables(mode, batch, length)]
+        if not isinstance(batch, int):
+            values = [_of_batch(value, batch) for value in values]
+        return [tf.cast(value, self.compute_dtype) for value in values]
+
+    def write(self, mode: str, batch, length: int, memory) -> None:
+        """Replaces the memory of each layer; arguments as for `read`."""
+        if not length:
+            return
+        variables = self._variables(mode, batch, length)
+        for variable, value in zip(variables, memory, strict=True):
+            variable.assign(tf.cast(value, variable.dtype))
+
+    def reset(self, mode: str | None = None) -> None:
+        """Forgets the memory of a mode, or all.
+
+        Raises:
+          ValueError: for a mode that there is not.
+        """
+        if mode not in (None, *MODES):
+            raise ValueError(
+                f"Expected `training`, `evaluation` or None. Received: {mode!r}"
+            )
+        if mode != "evaluation":
+            self._loaded.clear()
+        for slot, variables in self._slots.items():
+            if mode in (None, slot.mode):
+                for variable in variables:
+                    for component in components(variable):
+                        component.assign(self._nothing(slot))
+
+    def values(self, mode: str) -> dict[str, np.ndarray]:
+        """The memory of a mode as arrays, by names that end in layer and replica.
+
+        That for batches of unknown size has no rows where nothing has been written.
+        """
+        return {
+            f"{slot.name(layer)}_{replica}": component.numpy()
+            for slot, variables in self._slots.items()
+            if slot.mode == mode
+            for layer, variable in enumerate(variables)
+            for replica, component in enumerate(components(variable))
+        }
+
+    def _nothing(self, slot: _Slot) -> tf.Tensor:
+        return tf.zeros((slot.batch or 0, slot.length, self.width), self.variable_dtype)
+
+    def _variables(self, mode: str, batch, length: int) -> list[tf.Variable]:
+        slot = _Slot(mode, batch if isinstance(batch, int) else None, length)
+        if slot not in self._slots:
+            # A thread of its own sees neither the function that is being traced, which
+            # lets variables be made at its first tracing only, nor one replica alone.
+            with futures.ThreadPoolExecutor(1) as thread:
+                strategy = tf.distribute.get_strategy()
+                made = thread.submit(self._all_made, slot, strategy).result()
+            for layer, variable in enumerate(made):
+                if mode == "training":  # so that `tf.train.Checkpoint` finds it
+                    setattr(self, slot.name(layer), variable)
+            self._slots[slot] = made
+        return self._slots[slot]
+
+    def _all_made(
+        self, slot: _Slot, strategy: tf.distribute.Strategy
+    ) -> list[tf.Variable]:
+        is_default = type(strategy) is type(tf.distribute.get_strategy())
+        with contextlib.nullcontext() if is_default else strategy.scope():
+            return [self._made(slot, layer) for layer in range(self.count)]
+
+    def _made(self, slot: _Slot, layer: int) -> tf.Variable:
+        name = slot.name(layer)
+        variable = tf.Variable(
+            self._nothing(slot),
+            trainable=False,
+            name=name,
+            shape=(slot.batch, slot.length, self.width),
+            synchronization=tf.VariableSynchronization.ON_READ,
+            aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
+        )
+        for replica, component in enumerate(components(variable)):
+            value = self._loaded.pop(f"{name}_{replica}", None)
+            if value is not None:
+                component.assign(value)
+        return variable
+
+    def save_own_variables(self, store):
+        for name, value in {**self._loaded, **self.values("training")}.items():
+            if value.size:
+                store[name] = value
+
+    def load_own_variables(self, store):
+        saved = {name: np.asarray(store[name]) for name in store.keys()}
+        for name, value in saved.items():
+            match = _SAVED_NAME.fullmatch(name)
+            if match is None or int(match[1]) >= self.count:
+                raise ValueError(
+                    f"Expected the memory of a model of {self.count} layers. "
+                    f"Received: {name}, of shape {value.shape}"
+                )
+        self.reset("training")
+        for slot, variables in self._slots.items():
+            for layer, variable in enumerate(variables):
+                for replica, component in enumerate(components(variable)):
+                    value = saved.pop(f"{slot.name(layer)}_{replica}", None)
+                    if value is not None:
+                        component.assign(value)
+        self._loaded.update(saved)
+
+
+def _of_batch(memory: tf.Tensor, batch) -> tf.Tensor:
+    """The memory if it has as many rows as the batch, otherwise zeros for that many.
+
+    It is for batches of unknown size alone: TensorFlow's graph optimizer takes it that
+    a variable has the shape of what is assigned to it, and would simplify this away.
+    """
+    rows = tf.shape(memory)[0]
+    # Not by `tf.cond`: XLA wants one shape from both branches.
+    missing = tf.maximum(batch - rows, 0)
+    fitted = tf.pad(memory[:batch], [[0, missing], [0, 0], [0, 0]])
+    fitted = tf.where(tf.equal(rows, batch), fitted, tf.zeros([], memory.dtype))
+    return tf.ensure_shape(fitted, (None, *memory.shape[1:]))
+
+
+class ResetMemory(keras.callbacks.Callback):
+    """Lets each evaluation begin without memory, and each epoch if asked.
+
+    For models with a `reset_memory(mode)`, such as `TransformerXL`.
+
+    Args:
+      each_epoch: also reset the training memory when an epoch begins, as when each
+        epoch begins at the start of the text.
+    """
+
+    def __init__(self, each_epoch: bool = False):
+        super().__init__()
+        self.each_epoch = each_epoch
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if self.each_epoch:
+            self.model.reset_memory("training")
+
+    def on_test_begin(self, logs=None):
+        self.model.reset_memory("evaluation")
+
+    def on_predict_begin(self, logs=None):
+        self.model.reset_memory("evaluation")
