@@ -25,13 +25,19 @@ GROUPS: Groups = (
     (
         "What is trained",
         (
-            Flag("string", "dataset", "digits", "digits (bundled) or cifar10"),
+            Flag(
+                "string",
+                "dataset",
+                "digits",
+                "digits (bundled), cifar10, cifar100, imagenet2012; text: python "
+                "(bundled), enwik8, text8, wikitext103, wikitext2, bytes, words",
+            ),
             Flag(
                 "string",
                 "data_dir",
                 None,
-                "folder of prepared tensorflow-datasets; default $TFDS_DATA_DIR, "
-                "else ~/tensorflow_datasets",
+                "folder of prepared tensorflow-datasets (default $TFDS_DATA_DIR, else "
+                "~/tensorflow_datasets), or of a text",
             ),
             Flag(
                 "integer",
@@ -44,13 +50,16 @@ GROUPS: Groups = (
                 "string",
                 "model",
                 None,
-                "resnet8, resnet20, resnet32 or resnet56; default by data set",
+                "resnet8, resnet20, resnet32, resnet56, wrn16_8 (any wrn<depth>_<width>), "
+                "resnet18_cifar, vgg16_cifar, densenet121_cifar; for 224 pixels resnet18, "
+                "34, 50, 101, 152, wrn50_2; for text txl_small, enwik8_base, enwik8_large, "
+                "wikitext103_base, wikitext103_large, ...; default by data set",
             ),
             Flag(
                 "float",
                 "width",
                 1.0,
-                "factor on the number of channels (16, 32 and 64)",
+                "factor on the number of channels of an image model",
             ),
         ),
     ),

@@ -64,7 +64,7 @@ def main(argv: Sequence[str]) -> int:
 
 def resolved(settings: flags.FlagValues) -> flags.FlagValues:
     """Fills in the defaults that depend on other flags and checks them together."""
-    source = data.find(settings.dataset)
+    source = data.find(settings.dataset, "image")
     settings.model = settings.model or source.model
     models.find(settings.model)
     settings.train_examples = settings.train_examples or source.train_examples
@@ -102,7 +102,7 @@ def run(settings: flags.FlagValues) -> None:
     """Makes the runs that are missing, then draws what there is."""
     folder = pathlib.Path(settings.run_dir)
     experiment.check(folder, settings, study_flags.GROUPS)
-    source = data.find(settings.dataset)
+    source = data.find(settings.dataset, "image")
     source.check(settings.data_dir)
     with quiet_start(settings.verbose):
         import tensorflow as tf
@@ -117,7 +117,7 @@ def run(settings: flags.FlagValues) -> None:
         done = {_key(row) for row in read(results)}
         missing = [one for one in planned(settings) if _key(vars(one)) not in done]
         if missing:
-            images = source.load(settings.data_dir).subset(settings.train_examples)
+            images = source.open(settings.data_dir).subset(settings.train_examples)
             with tqdm(missing, unit="run", file=sys.stdout) as progress:
                 for one in progress:
                     progress.set_description(f"{one.study} {one.sparsity} #{one.seed}")

@@ -1,4 +1,4 @@
-"""The command line that trains a model on real images, dense or sparse."""
+"""The command line that trains a model on real images or text, dense or sparse."""
 
 import pathlib
 import sys
@@ -10,10 +10,11 @@ if __name__ == "__main__":
 
 from absl import flags
 
-from launch import data, experiment, flag_table, models, report
+from launch import data, experiment, flag_table, report
 from launch import flags as launch_flags
 from launch.errors import UserError
 from launch.quiet import quiet_start
+from launch.resolve import resolved
 from launch.tasks import judged, task_of
 
 _BAD_INPUT = 2
@@ -54,32 +55,6 @@ def main(argv: Sequence[str]) -> int:
         )
         return _INTERRUPTED
     return 0
-
-
-def resolved(settings: flags.FlagValues) -> flags.FlagValues:
-    """Fills in the defaults that depend on other flags and checks them together.
-
-    Raises:
-      UserError: for a name that is not registered, or more examples than there are.
-    """
-    source = data.find(settings.dataset)
-    settings.model = settings.model or source.model
-    models.find(settings.model)
-    settings.train_examples = settings.train_examples or source.train_examples
-    if settings.train_examples > source.train_examples:
-        raise UserError(
-            f"Expected --train_examples of at most {source.train_examples}, all that "
-            f"{source.name} has. Received: {settings.train_examples}"
-        )
-    if settings.batch_size > settings.train_examples:
-        raise UserError(
-            "Expected --batch_size of at most the number of training examples, "
-            f"{settings.train_examples}. Received: {settings.batch_size}"
-        )
-    settings.run_dir = settings.run_dir or "-".join(
-        (f"runs/{source.name}", settings.model, settings.method)
-    )
-    return settings
 
 
 def run(settings: flags.FlagValues) -> None:

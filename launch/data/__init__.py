@@ -41,7 +41,7 @@ __all__ = [
 ]
 
 
-def find(name: str, kind: str | None = "image") -> Source | TextSource:
+def find(name: str, kind: str | None = None) -> Source | TextSource:
     """The source of a name.
 
     Args:

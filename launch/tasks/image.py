@@ -25,7 +25,7 @@ class ImageTask(Task):
 
     def load(self) -> None:
         source = data.find(self.settings.dataset)
-        everything = source.load(self.settings.data_dir)
+        everything = source.open(self.settings.data_dir)
         self._images = everything.subset(self.settings.train_examples)
 
     def build(self) -> keras.Model:
