@@ -152,7 +152,7 @@ class Recorder(keras.callbacks.Callback):
 
 def _tag(column: str) -> str:
     """TensorBoard groups by what stands before a slash."""
-    return re.sub("^(train|test)_", r"\1/", column)
+    return re.sub("^(train|valid|test)_", r"\1/", column)
 
 
 class Progress(keras.callbacks.Callback):

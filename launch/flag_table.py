@@ -64,6 +64,61 @@ GROUPS: Groups = (
         ),
     ),
     (
+        "Text",
+        (
+            Flag(
+                "integer",
+                "segment_length",
+                None,
+                "tokens of a segment in training; default by model",
+                _at_least(1),
+            ),
+            Flag(
+                "integer",
+                "memory_length",
+                None,
+                "states remembered of earlier segments; default by model",
+                _at_least(0),
+            ),
+            Flag(
+                "integer",
+                "evaluation_segment",
+                None,
+                "tokens of a segment in evaluation; default by model",
+                _at_least(1),
+            ),
+            Flag(
+                "integer",
+                "evaluation_memory",
+                None,
+                "states remembered in evaluation; default by model",
+                _at_least(0),
+            ),
+            Flag(
+                "integer",
+                "evaluation_batch",
+                10,
+                "rows that the text is cut into in evaluation; each begins without "
+                "memory",
+                _at_least(1),
+            ),
+            Flag("float", "dropout", None, "in [0, 1); default by model"),
+            Flag("float", "attention_dropout", None, "in [0, 1); default by model"),
+            Flag(
+                "boolean",
+                "sparse_embeddings",
+                False,
+                "make embedding and softmax sparse too (Top-KAST only)",
+            ),
+            Flag(
+                "string",
+                "text_cache",
+                None,
+                "folder of the encoded text; default beside it",
+            ),
+        ),
+    ),
+    (
         "How it is made sparse",
         (
             Flag(
@@ -198,7 +253,9 @@ GROUPS: Groups = (
                 "length in optimizer steps; counts instead of --epochs",
                 _at_least(1),
             ),
-            Flag("integer", "batch_size", 128, "images a step", _at_least(1)),
+            Flag(
+                "integer", "batch_size", 128, "images or segments a step", _at_least(1)
+            ),
             Flag(
                 "string", "optimizer", None, "sgd or adam; default sgd, adam for text"
             ),
@@ -285,7 +342,8 @@ GROUPS: Groups = (
 )
 
 _HEAD = """\
-Trains an image classifier, dense, with Top-KAST or with SWAT, and compares them.
+Trains an image classifier or a Transformer-XL, dense, with Top-KAST or with SWAT, and
+compares them.
 
   # bundled digits at 90 % / 80 % beside the dense twin, under two minutes
   python launch/train.py --flagfile=launch/flagfiles/quickstart.cfg
@@ -301,6 +359,9 @@ Trains an image classifier, dense, with Top-KAST or with SWAT, and compares them
   # ten thousand images, two epochs, a uniform 80 % but for the first layer
   python launch/train.py --dataset=cifar10 --data_dir=DIR --train_examples=10000 \\
       --epochs=2 --fwd=0.8 --bwd=0.5 --exempt=first --run_dir=runs/try
+
+  # a language model on the sources of Python itself, as bytes
+  python launch/train.py --flagfile=launch/flagfiles/quickstart_text.cfg
 
   # SWAT: sparse weights and activations, thresholds found every 20 steps
   python launch/train.py --flagfile=launch/flagfiles/quickstart_swat.cfg

@@ -21,7 +21,7 @@ SCHEDULES = ("cosine", "steps", "constant")
 OPTIMIZERS = ("sgd", "adam")
 DECAYED = ("kernels", "all")
 # Where a run lies and how much it says do not change what it computes.
-PLACE_FLAGS = frozenset({"run_dir", "data_dir", "verbose"})
+PLACE_FLAGS = frozenset({"run_dir", "data_dir", "text_cache", "verbose"})
 
 
 def parse(argv: Sequence[str], groups: Groups = GROUPS) -> flags.FlagValues:
@@ -145,9 +145,18 @@ def topkast_arguments(values: flags.FlagValues) -> dict[str, Any]:
         "block": _integers(values, "block") if values.block else None,
         "block_reduce": values.block_reduce,
         "exempt": tuple(values.exempt),
-        "include": tuple(values.include) if values.include else None,
+        "include": _include(values),
         "seed": values.seed,
     }
+
+
+def _include(values: flags.FlagValues) -> tuple[str, ...] | None:
+    if not values.sparse_embeddings:
+        return tuple(values.include) if values.include else None
+    # Imported where it is needed, as it imports TensorFlow.
+    from launch.models.transformer_xl_counts import sparse_patterns
+
+    return sparse_patterns(sparse_embeddings=True)
 
 
 def drop_steps(values: flags.FlagValues) -> tuple[int, ...]:

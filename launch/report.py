@@ -45,16 +45,24 @@ def table(results: Sequence[dict[str, Any]], judged: Judged) -> str:
     add("optimizer steps", lambda r: f"{r['step']:,}")
     add("seconds", lambda r: f"{r['seconds']:.1f}")
 
-    widths = [
-        max(len(line) for line in column)
-        for column in zip(*([label, *cells] for label, cells in rows), strict=True)
-    ]
+    return aligned([(label, *cells) for label, cells in rows])
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of cells as text: the first column to the left, a line under the first row.
+
+    >>> print(aligned([("run", "a"), ("x", "10")]))
+    run   a
+    -------
+    x    10
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
         "  ".join(
-            [label.ljust(widths[0])]
-            + [c.rjust(w) for c, w in zip(cells, widths[1:], strict=True)]
+            [row[0].ljust(widths[0])]
+            + [c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True)]
         )
-        for label, cells in rows
+        for row in rows
     ]
     lines.insert(1, "-" * len(lines[0]))
     return "\n".join(lines)
@@ -71,7 +79,7 @@ def text(
             f"  {run_dir}/{result['method']}/metrics.csv  events/  checkpoints/  "
             "model.keras"
         )
-    lines.append("events/ is for TensorBoard; model.keras loads with Keras alone.")
+    lines.append(f"events/ is for TensorBoard; model.keras loads with {judged.loads}.")
     return "\n".join(lines)
 
 

@@ -13,6 +13,10 @@ from launch.models import transformer_xl_config
 
 _TEXT_MODEL = "txl_small"
 _IMAGES_ONLY = ("train_examples", "label_smoothing", "width")
+_TEXT_ONLY = (
+    *("segment_length", "memory_length", "evaluation_segment", "evaluation_memory"),
+    *("evaluation_batch", "dropout", "attention_dropout", "sparse_embeddings"),
+)
 
 
 def resolved(settings: flags.FlagValues) -> flags.FlagValues:
@@ -33,6 +37,7 @@ def resolved(settings: flags.FlagValues) -> flags.FlagValues:
 
 
 def _images(settings: flags.FlagValues, source: Source) -> None:
+    _expect_default(settings, _TEXT_ONLY, "images", "text")
     settings.model = settings.model or source.model
     models.find(settings.model)
     settings.optimizer = settings.optimizer or "sgd"
@@ -58,9 +63,21 @@ def _text(settings: flags.FlagValues) -> None:
             f"Received: {settings.model!r}"
         )
     settings.optimizer = settings.optimizer or "adam"
-    for name in _IMAGES_ONLY:
+    _expect_default(settings, _IMAGES_ONLY, "text", "images")
+    if settings.sparse_embeddings and (settings.include or settings.method == "swat"):
+        raise UserError(
+            "Expected --sparse_embeddings with Top-KAST and without --include, whose "
+            f"place it takes. Received: --method={settings.method}, "
+            f"--include={settings.include}"
+        )
+
+
+def _expect_default(
+    settings: flags.FlagValues, names: tuple[str, ...], of: str, about: str
+) -> None:
+    for name in names:
         if settings[name].value != settings[name].default:
             raise UserError(
-                f"Expected no --{name} for text, as it speaks of images. "
+                f"Expected no --{name} for {of}, as it speaks of {about}. "
                 f"Received: {settings[name].value}"
             )

@@ -8,7 +8,8 @@ class Figure(NamedTuple):
     """One figure of a run.
 
     Attributes:
-      column: its name in metrics.csv and results.csv; `train_` and `test_` come first.
+      column: its name in metrics.csv and results.csv; `train_`, `valid_` or `test_`
+        and what is measured on that part.
       log: what Keras calls it in the logs of an epoch.
       label: its name in the table at the end.
       shown: the figure as text.
@@ -43,11 +44,13 @@ class Judged(NamedTuple):
 
     Attributes:
       unit: what FLOPs are counted for.
-      figures: of each epoch, the headline on test data first.
+      figures: of each epoch, the headline first.
+      loads: what the saved model needs to be loaded.
     """
 
     unit: str
     figures: tuple[Figure, ...]
+    loads: str
 
 
 KINDS: dict[str, Judged] = {
@@ -60,15 +63,19 @@ KINDS: dict[str, Judged] = {
             Figure("train_accuracy", "accuracy", "training accuracy", percent),
             Figure("train_loss", "cross_entropy", "training loss (nats)", decimals),
         ),
+        "Keras alone",
     ),
     "text": Judged(
-        "token",
+        "segment",
         (
-            Figure("test_bpc", "val_bpc", "test bits per token", decimals),
-            Figure("test_perplexity", "val_perplexity", "test perplexity", decimals),
-            Figure("test_loss", "val_nll", "test loss (nats)", decimals),
+            Figure("valid_bpc", "val_bpc", "validation, bits per token", decimals),
+            Figure(
+                "valid_perplexity", "val_perplexity", "validation perplexity", decimals
+            ),
+            Figure("valid_loss", "val_nll", "validation loss (nats)", decimals),
             Figure("train_loss", "nll", "training loss (nats)", decimals),
         ),
+        "launch.models.transformer_xl imported",
     ),
 }
 """By the kind of the data set."""

@@ -1,0 +1,191 @@
+"""The command line that evaluates what a run has trained."""
+
+import pathlib
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+if __name__ == "__main__":
+    # Run as a file, Python looks for modules in launch/ and not in the project.
+    sys.path[0] = str(pathlib.Path(__file__).resolve().parent.parent)
+
+from absl import flags
+
+from launch import checkpoints, experiment, report
+from launch import flags as launch_flags
+from launch.errors import UserError
+from launch.flag_table import Flag, Groups, help_text, new_flags
+from launch.quiet import quiet_start
+
+GROUPS: Groups = (
+    (
+        "What is evaluated",
+        (
+            Flag("string", "part", "test", "of a text: test or valid; images: test"),
+            Flag(
+                "list",
+                "memory",
+                [],
+                "of text: states remembered, one evaluation for each; default as trained",
+            ),
+            Flag("boolean", "stripped", False, "the stripped model.keras of the run"),
+            Flag(
+                "string",
+                "data_dir",
+                None,
+                "where the data lies now; default as in training",
+            ),
+            Flag("boolean", "verbose", False, "do not silence TensorFlow"),
+        ),
+    ),
+)
+
+HEAD = """\
+Evaluates what a run of launch/train.py has trained, every method in its folder.
+
+  # on test data
+  python launch/evaluate.py runs/quickstart
+
+  # the model that `strip` has made, which needs no scope
+  python launch/evaluate.py runs/quickstart --stripped
+
+  # a language model that remembers more than in training
+  python launch/evaluate.py runs/quickstart_text --memory=0,64,128,256
+
+Nothing is written. An image model is judged by accuracy and cross-entropy, a language
+model by bits per token, perplexity and loss in nats; each token is predicted once.
+"""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the command line.
+
+    Args:
+      argv: the program's name, then its arguments.
+
+    Returns:
+      The exit code: 0; 2 for a mistake that one sentence on stderr explains.
+    """
+    if any(argument in ("-h", "-help", "--help") for argument in argv[1:]):
+        print(help_text(HEAD, GROUPS))
+        return 0
+    try:
+        run_dir, asked = _parse(argv)
+        print(run(run_dir, asked))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def run(run_dir: pathlib.Path, asked: flags.FlagValues) -> str:
+    """Evaluates the methods of a run.
+
+    Args:
+      run_dir: the folder of the run.
+      asked: the flags of this program.
+
+    Returns:
+      A table, a line for each method and memory.
+
+    Raises:
+      UserError: for a folder without a run, or without a trained model.
+    """
+    path = run_dir / experiment.FLAGS_FILE
+    if not path.is_file():
+        raise UserError(
+            f"Expected the folder of a run, which holds {experiment.FLAGS_FILE}. "
+            f"Received: {run_dir}"
+        )
+    settings = launch_flags.parse(["evaluate.py", f"--flagfile={path}"])
+    settings.data_dir = asked.data_dir or settings.data_dir
+    is_text = _check(settings, asked)
+    with quiet_start(asked.verbose):
+        from launch.tasks import judged, task_of
+
+        task = task_of(settings)
+    batches = _batches(task, asked.part, is_text)
+    figures = [f for f in judged(settings).figures if f.log.startswith("val_")]
+    rows = [("", *(figure.log.removeprefix("val_") for figure in figures))]
+    for method, model in _models(run_dir, asked.stripped):
+        task.compile(model, "sgd")
+        for memory in asked.memory or [None]:
+            name = method
+            if memory is not None:
+                model.evaluation_memory_length = int(memory)
+                name = f"{method}, memory {memory}"
+            found = model.evaluate(
+                batches, verbose=0, return_dict=True, callbacks=task.callbacks()
+            )
+            shown = (f.shown(found[f.log.removeprefix("val_")]) for f in figures)
+            rows.append((name, *shown))
+    if len(rows) == 1:
+        raise UserError(
+            f"Expected a run with a {'finished' if asked.stripped else 'saved'} model. "
+            f"Received: {run_dir}, which has none yet"
+        )
+    return report.aligned(rows)
+
+
+def _parse(argv: Sequence[str]) -> tuple[pathlib.Path, flags.FlagValues]:
+    values = new_flags(GROUPS)
+    try:
+        folders = values(list(argv))[1:]
+    except (flags.Error, ValueError) as error:
+        raise UserError(" ".join(str(error).split())) from None
+    if len(folders) != 1:
+        raise UserError(
+            f"Expected the folder of one run, and flags. Received: {folders or 'none'}"
+        )
+    return pathlib.Path(folders[0]), values
+
+
+def _check(settings: flags.FlagValues, asked: flags.FlagValues) -> bool:
+    """Whether it is a text that the run has learnt."""
+    from launch import data
+
+    source = data.find(settings.dataset)
+    is_text = source.kind == "text"
+    parts = ("test", "valid") if is_text else ("test",)
+    if asked.part not in parts:
+        raise UserError(
+            f"Expected --part to be one of {', '.join(parts)}. Received: {asked.part!r}"
+        )
+    if asked.memory and not is_text:
+        raise UserError(
+            f"Expected no --memory for images. Received: {','.join(asked.memory)}"
+        )
+    if not all(memory.isdigit() for memory in asked.memory):
+        raise UserError(
+            "Expected --memory to be whole numbers with commas between them. "
+            f"Received: {','.join(asked.memory)}"
+        )
+    source.check(settings.data_dir)
+    return is_text
+
+
+def _batches(task: Any, part: str, is_text: bool) -> Any:
+    task.load()
+    return task.evaluation_batches(part) if is_text else task.evaluation_batches()
+
+
+def _models(run_dir: pathlib.Path, stripped: bool) -> Iterator[tuple[str, Any]]:
+    """(method, model) of what has been trained."""
+    import keras
+
+    from launch.training import MODEL_FILE
+
+    for method in launch_flags.METHODS:
+        folder = run_dir / method
+        if stripped:
+            path = folder / MODEL_FILE
+            if path.is_file():
+                yield method, keras.models.load_model(path, compile=False)
+            continue
+        restored = checkpoints.restore(folder / "checkpoints")
+        if restored is not None:
+            yield method, restored[0]
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

@@ -1,0 +1,110 @@
+"""Prediction of the next token of a text."""
+
+import functools
+
+import keras
+import tensorflow as tf
+
+from launch import data
+from launch.callbacks import steps_taken
+from launch.data import segments
+from launch.data.text import TextData
+from launch.errors import UserError
+from launch.models import transformer_xl_config
+from launch.models.segment_memory import ResetMemory
+from launch.models.transformer_xl import TransformerXL
+from launch.models.transformer_xl_config import TransformerXLConfig
+from launch.tasks.base import Task
+
+_OVERRIDES = {
+    "segment_length": "segment_length",
+    "memory_length": "memory_length",
+    "evaluation_segment": "evaluation_segment_length",
+    "evaluation_memory": "evaluation_memory_length",
+    "dropout": "dropout",
+    "attention_dropout": "attention_dropout",
+}
+"""Flag -> field of the configuration that it takes the place of."""
+
+
+class LanguageTask(Task):
+    """A Transformer-XL on a text, segment after segment; its loss is in nats a token."""
+
+    @functools.cached_property
+    def text(self) -> TextData:
+        """The text; read when it is first asked for, as the vocabulary is its own."""
+        settings = self.settings
+        return data.find(settings.dataset).load(settings.data_dir, settings.text_cache)
+
+    @functools.cached_property
+    def config(self) -> TransformerXLConfig:
+        """The named configuration, with what the flags say otherwise and the text."""
+        named = transformer_xl_config.find(self.settings.model)
+        changes = {
+            field: self.settings[flag].value
+            for flag, field in _OVERRIDES.items()
+            if self.settings[flag].value is not None
+        }
+        changes["vocabulary"] = self.text.vocabulary_size
+        changes["cutoffs"] = tuple(
+            cut for cut in named.cutoffs if cut < self.text.vocabulary_size
+        )
+        try:
+            return named.replaced(**changes)
+        except ValueError as error:
+            raise UserError(str(error)) from error
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return segments.steps_per_epoch(
+            len(self.text.train), self.settings.batch_size, self.config.segment_length
+        )
+
+    @property
+    def units_a_step(self) -> int:
+        return self.settings.batch_size
+
+    def load(self) -> None:
+        _ = self.text
+
+    def build(self) -> keras.Model:
+        return TransformerXL(self.config)
+
+    def compile(self, model: keras.Model, optimizer: keras.Optimizer) -> None:
+        model.compile(optimizer, jit_compile=self.settings.jit)
+
+    def training_batches(self, first_step: int, steps: int) -> tf.data.Dataset:
+        return segments.segment_batches(
+            self.text.train,
+            self.settings.batch_size,
+            self.config.segment_length,
+            first_step,
+            steps,
+        )
+
+    def evaluation_batches(self, part: str = "valid") -> tf.data.Dataset:
+        """All of a part of the text, each token predicted once.
+
+        Args:
+          part: `valid` or `test`.
+        """
+        return segments.evaluation_segments(
+            getattr(self.text, part),
+            self.settings.evaluation_batch,
+            self.config.evaluation_segment_length,
+        )
+
+    def callbacks(self) -> list[keras.callbacks.Callback]:
+        return [ResetMemory(), _ForgetAtEpoch(self.steps_per_epoch)]
+
+
+class _ForgetAtEpoch(keras.callbacks.Callback):
+    """Clears the training memory where the text begins again; not where a run resumes."""
+
+    def __init__(self, steps_per_epoch: int):
+        super().__init__()
+        self._steps = steps_per_epoch
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if steps_taken(self.model) % self._steps == 0:
+            self.model.reset_memory("training")
