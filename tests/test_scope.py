@@ -169,6 +169,58 @@ def test_inner_scope_wins_and_outer_is_restored():
     assert [weight.fwd for weight in tk.sparse_weights(model)] == [0.9, 0.5, 0.9]
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"exempt": "first"},
+        {"exempt": "last"},
+        {"exempt": "backward_.*/kernel"},
+        {"distribution": "erk"},
+        {"distribution": "global"},
+    ],
+    ids=str,
+)
+def test_what_a_wrapper_copies_belongs_to_the_scope(arguments, tmp_path):
+    with scope(**arguments) as opened:
+        original = layers.LSTM(4, name="cell")  # its user may hold on to it
+        model = keras.Sequential(
+            [
+                keras.Input((5, 8)),
+                layers.Dense(8),
+                layers.Bidirectional(original),
+                layers.Dense(3),
+            ]
+        )
+    assert opened._finished and {w.scope for w in tk.sparse_weights(model)} == {opened}
+    rows = tk.summary(model).rows
+    assert sum("_cell/" in row.path for row in rows) == 4 - ("backw" in str(arguments))
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    others = [loaded]
+    if arguments.get("distribution") != "global":
+        others.append(keras.models.clone_model(model))
+        others[1].set_weights(model.get_weights())
+    for other in others:
+        for one, same in zip(
+            tk.sparse_weights(model), tk.sparse_weights(other), strict=True
+        ):
+            assert (one.fwd, one.bwd) == (same.fwd, same.bwd)
+        x = np.random.default_rng(0).normal(size=(2, 5, 8))
+        np.testing.assert_array_equal(model(x), other(x))
+    if arguments.get("distribution") == "global":
+        weights = tk.sparse_weights(loaded)
+        assert weights[0].peers() == weights
+
+
+def test_a_copy_that_leaves_its_scope_unbuilt_is_refused():
+    with scope(exempt="first"):
+        unbuilt = layers.Dense(3)
+        config, cls = unbuilt.get_config(), type(unbuilt)
+        keras.Sequential([keras.Input((4,)), layers.Dense(5), layers.Dense(2)])
+    with pytest.raises(ValueError, match="built before it is saved"):
+        cls.from_config(config)
+
+
 def test_an_exception_closes_the_scope():
     original = layers.Layer.__new__
     with pytest.raises(RuntimeError, match="mine"), scope():

@@ -229,6 +229,10 @@ def test_a_scope_without_a_layer_that_has_a_rule_is_refused():
     with pytest.raises(ValueError, match="something to sparsify.*not computed by a"):
         with swat_scope(0.5):
             tf.Variable(tf.ones([4, 4]))
+    with pytest.raises(ValueError, match="something to sparsify.*backward_gru/.*GRUC"):
+        with swat_scope(0.5):
+            gru = keras.layers.GRU(4)
+            keras.Sequential([keras.Input((5, 8)), keras.layers.Bidirectional(gru)])
 
 
 def test_nested_swat_scopes_are_refused():

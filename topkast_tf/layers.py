@@ -25,6 +25,7 @@ from topkast_tf.planning import (
     activated_rule,
     active_rule,
     active_scope,
+    joined,
 )
 
 PACKAGE = "topkast_tf"
@@ -172,7 +173,9 @@ class _SparseLayer:
     def from_config(cls, config, *args, **kwargs):
         if SAVED_KEY not in config:
             return cls._topkast_dense_class.from_config(config, *args, **kwargs)
-        scope = SparsityScope.from_config(config[SAVED_KEY]["scope"])
+        saved = config[SAVED_KEY]["scope"]
+        active = joined(saved)
+        scope = active or SparsityScope.from_config(saved)
         rule = linear.loaded_rule(config[SAVED_KEY].get("rule"))
         dense, library = without_scope(config), cls._topkast_library
         name = dense["class_name"]
@@ -184,7 +187,10 @@ class _SparseLayer:
         )
         own = {} if dense["registered_name"] else own
         with _reentered(scope, rule, library):
-            return library.saving.deserialize_keras_object(dense, custom_objects=own)
+            made = library.saving.deserialize_keras_object(dense, custom_objects=own)
+        if active is None:
+            scope.restored_for(made)
+        return made
 
     def _trackable_children(self, save_type="checkpoint", **kwargs):
         children = super()._trackable_children(save_type, **kwargs)
@@ -235,7 +241,7 @@ _STATE_KEY = "topkast:"
 
 def _saved_scope(layer: Any, scope: SparsityScope, saved: dict) -> dict:
     kind = {key: saved[key] for key in ("module", "class_name", "registered_name")}
-    config = {"layer": kind, "scope": scope.get_config(layer.weights)}
+    config = {"layer": kind, "scope": scope.get_config(layer)}
     rule = layer._topkast_rule
     if rule is not None:
         config["rule"] = {"name": rule.name, "config": rule.get_config()}

@@ -25,6 +25,11 @@ from topkast_tf.methods import METHODS, Method
 from topkast_tf.weights import SparseWeight
 
 ENDS = ("first", "last")
+_UNBUILT = (
+    "Expected a model that is built before it is saved, because `distribution` or "
+    "`exempt` depend on all of its weights. Received: a model with layers that have no "
+    "weights yet"
+)
 _NOT_MATRICES = frozenset(
     (
         "bias",
@@ -105,7 +110,10 @@ class SparsityScope:
         self._has_first = False
         self._used_patterns: set[str] = set()
         self._refused: dict[str, str] = {}
-        self._layers: list[weakref.ref] = []
+        self._layers: dict[int, weakref.ref] = {}
+        self._recorded = 0
+        self._restored_for: weakref.ref | None = None
+        self._replaces = False
         self._planned = True
         self._finished = False
         self.budget: Budget | None = None
@@ -126,9 +134,30 @@ class SparsityScope:
 
     def record_layer(self, layer: Any) -> None:
         """Remembers a layer that was constructed in the scope; it may build later."""
-        self._layers.append(weakref.ref(layer))
+        self._layers[self._recorded] = weakref.ref(layer)
+        self._recorded += 1
         self._finished = False
         _unfinished.add(self)
+
+    def restored_for(self, layer: Any) -> None:
+        """Remembers the layer whose configuration this scope was restored from."""
+        self._restored_for = weakref.ref(layer)
+
+    def set_aside(self, number: int | None) -> None:
+        """Stops waiting for a layer to be built, of which a copy was made.
+
+        Args:
+          number: as in the layer's configuration; None changes nothing.
+        """
+        original = self._layers[number]() if number in self._layers else None
+        if original is None:
+            return
+        within = {id(each) for each in original._flatten_layers()}
+        self._layers = {
+            number: ref
+            for number, ref in self._layers.items()
+            if id(ref()) not in within
+        }
 
     def consider(
         self,
@@ -210,11 +239,19 @@ class SparsityScope:
         self.weights.append(weight)
         self._planned = False
         if self.budget is not None:
-            if any(other.path == unique for other in self.budget.weights):
-                # The same model once more, from a file: a budget of its own.
-                self.budget = _budget(self._budget_key, renew=True)
-            self.budget.weights.append(weight)
+            self._join_budget(weight)
         return weight
+
+    def _join_budget(self, weight: SparseWeight) -> None:
+        members = self.budget.weights
+        same = [i for i, member in enumerate(members) if member.path == weight.path]
+        if same and self._replaces:
+            members[same[0]] = weight
+            return
+        if same:
+            # The same model once more, from a file: a budget of its own.
+            self.budget = _budget(self._budget_key, renew=True)
+        self.budget.weights.append(weight)
 
     def reasons_left_dense(self) -> list[tuple[Any, str]]:
         """Each parameter that stays dense, and why."""
@@ -339,44 +376,59 @@ class SparsityScope:
         )
 
     def _layers_are_unbuilt(self) -> bool:
-        layers = [layer for ref in self._layers if (layer := ref()) is not None]
-        return not all(layer.built for layer in layers)
+        layers = [ref() for ref in self._layers.values()]
+        return not all(layer.built for layer in layers if layer is not None)
 
     # Saving.
 
-    def get_config(self, variables_of_layer: Sequence[Any]) -> dict:
-        """What makes this scope again for a layer with these variables.
+    def get_config(self, layer: Any) -> dict:
+        """What makes this scope again for a layer.
 
         Decisions are saved, not the rules that led to them: one layer does not know what
-        the first of all weights is, or what ERK gives it.
+        the first of all weights is, or what ERK gives it. A layer that is copied while
+        the scope is active, before it has weights, has no decisions: its copy joins the
+        scope (`joined`).
         """
-        self.ensure_planned()
-        ids = {id(variable) for variable in variables_of_layer}
+        ids = {id(variable) for variable in layer.weights}
         made = [
             decision for decision in self._decisions if id(decision.variable) in ids
         ]
+        is_copied = not ids and not layer.built and active_scope() is self
+        if not is_copied:
+            self.ensure_planned()
         distribution = self.placement.distribution
-        depends_on_others = not (
-            distribution == "uniform" or isinstance(distribution, Mapping)
-        ) or set(ENDS) & set(self.placement.exempt)
-        if not ids and depends_on_others and self._layers_are_unbuilt():
-            raise ValueError(
-                "Expected a model that is built before it is saved, because "
-                "`distribution` or `exempt` depend on all of its weights. Received: a "
-                "model with layers that have no weights yet"
-            )
+        weights = [_decision_config(decision) for decision in made] or None
+        if not ids and self._restored_for and self._restored_for() is layer:
+            weights = self._resolved and list(self._resolved)  # not yet used
+        elif not ids and not is_copied and self._depends_on_others:
+            if self._layers_are_unbuilt():
+                raise ValueError(_UNBUILT)
         if callable(distribution):
             distribution = "uniform"  # its decisions are saved
         placement = dataclasses.asdict(
             dataclasses.replace(self.placement, distribution="uniform")
         )
-        return {
+        config = {
             "method": self.method.name,
             "arguments": self.method.get_config(),
             "placement": {**placement, "distribution": distribution},
             "uid": self.uid,
-            "weights": [_decision_config(decision) for decision in made] or None,
+            "weights": weights,
         }
+        if is_copied and weights is None:
+            numbers = [n for n, ref in self._layers.items() if ref() is layer]
+            config["copy_of"] = numbers[0] if numbers else None
+        active = active_scope()
+        if active not in (None, self) and active.uid == self.uid:
+            config["replaces"] = True  # a wrapper copies what came from the file for it
+        return config
+
+    @property
+    def _depends_on_others(self) -> bool:
+        """Whether what a weight gets depends on the other weights."""
+        distribution = self.placement.distribution
+        on_its_own = distribution == "uniform" or isinstance(distribution, Mapping)
+        return not on_its_own or bool(set(ENDS) & set(self.placement.exempt))
 
     @classmethod
     def from_config(cls, config: Mapping) -> "SparsityScope":
@@ -389,7 +441,27 @@ class SparsityScope:
             )
         method = METHODS[config["method"]](**config["arguments"])
         placement = Placement(**config["placement"])
-        return cls(method, placement, config["uid"], config["weights"], restored=True)
+        scope = cls(method, placement, config["uid"], config["weights"], restored=True)
+        if "copy_of" in config and scope._depends_on_others:
+            raise ValueError(_UNBUILT)
+        scope._replaces = "replaces" in config
+        return scope
+
+
+def joined(config: Mapping) -> SparsityScope | None:
+    """The active scope, if it is the one that a layer without decisions belongs to.
+
+    A wrapper such as Bidirectional copies the layer that it is given by its
+    configuration.
+
+    Args:
+      config: of a scope.
+    """
+    scope = active_scope()
+    if scope is None or scope.uid != config["uid"] or config["weights"] is not None:
+        return None
+    scope.set_aside(config.get("copy_of"))
+    return scope
 
 
 def is_matrix_name(name: str) -> bool:
