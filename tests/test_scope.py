@@ -1,5 +1,6 @@
 """The scope: which weights it takes, how it nests, and what it says to bad input."""
 
+import gc
 import threading
 
 import keras
@@ -329,6 +330,28 @@ def test_a_late_built_model_with_nothing_to_sparsify():
         model = keras.Sequential([layers.BatchNormalization(), layers.Embedding(5, 2)])
     with pytest.raises(ValueError, match="something to sparsify"):
         model(np.zeros((2, 3)))
+
+
+def test_what_is_wrong_with_a_scope_is_not_raised_by_another_model():
+    class Own(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.used, self.aux = layers.Dense(3), layers.Dense(2, name="aux")
+
+        def call(self, x):
+            return self.used(x)
+
+    with scope(exempt="aux") as opened:
+        model = Own()
+    x = np.zeros((2, 4))
+    model(x)  # and `aux` is never built
+    model.aux, used = None, model.used
+    del model
+    gc.collect()
+    keras.Sequential([layers.Dense(3)])(x)
+    assert not opened._finished
+    with pytest.raises(ValueError, match="each regex of `exempt`.*'aux'"):
+        used(x)
 
 
 def test_an_unreachable_target_names_the_highest():

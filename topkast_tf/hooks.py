@@ -115,8 +115,8 @@ class Update(NamedTuple):
 after_update: list[Callable[[Update], None]] = []
 """Called after each optimizer step."""
 
-after_outermost_call: list[Callable[[], None]] = []
-"""Called when the outermost call of a Keras layer has returned."""
+after_outermost_call: list[Callable[[Any], None]] = []
+"""Called with a Keras layer when its call, an outermost one, has returned."""
 
 
 def install() -> None:
@@ -153,7 +153,7 @@ def _wrap_layer(layer_class: type) -> None:
             outputs = _read_variables(original(self, *args, **kwargs))
         if not _depths.forward:
             for callback in after_outermost_call:
-                callback()
+                callback(self)
         return outputs
 
     layer_class.__call__ = call  # type: ignore[operator]

@@ -30,6 +30,7 @@ _UNBUILT = (
     "`exempt` depend on all of its weights. Received: a model with layers that have no "
     "weights yet"
 )
+_SCOPE = "_topkast_scope"  # a layer's attribute
 _NOT_MATRICES = frozenset(
     (
         "bias",
@@ -526,9 +527,16 @@ def activated_rule(rule: ProductRule | None) -> Iterator[None]:
         _active.rules.pop()
 
 
-def finish_scopes() -> None:
-    """Finishes the scopes whose layers have all been built by now."""
-    for scope in list(_unfinished):
+def finish_scopes(layer: Any) -> None:
+    """Finishes the scopes of a layer, and of those within, that are all built by now.
+
+    Only these: what is wrong with a scope is no concern of other models.
+    """
+    if not _unfinished:
+        return
+    within = layer._flatten_layers(include_self=True, recursive=True)
+    scopes = {id(s): s for each in within if (s := getattr(each, _SCOPE, None))}
+    for scope in scopes.values():
         scope.finish()
 
 
