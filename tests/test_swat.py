@@ -161,6 +161,21 @@ def test_what_has_no_rule_is_left_dense_and_said(caplog):
     assert len(said) == 1
 
 
+def test_a_regex_may_match_what_has_no_rule():
+    with swat_scope(0.5, exempt="lstm"):
+        model = keras.Sequential(
+            [keras.Input((5, 4)), keras.layers.LSTM(3), keras.layers.Dense(2)]
+        )
+    assert [w.path.split("/")[-2] for w in tk.sparse_weights(model)] == ["dense"]
+
+
+def test_what_include_leaves_out_is_said_to_be_left_out():
+    with swat_scope(0.5, include="kernel"):
+        model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    [(path, _, why)] = tk.summary(model).left_dense
+    assert path.endswith("bias") and why == "not in `include`"
+
+
 def test_a_subclass_with_its_own_call_is_left_dense_and_without_one_is_not():
     class Own(layers.Dense):
         def call(self, inputs):

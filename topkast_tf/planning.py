@@ -203,14 +203,17 @@ class SparsityScope:
         self, path: str, is_matrix: bool, refused: str | None
     ) -> str | None:
         include = self.placement.include
+        # Before all else: a regex has matched also where there is another reason.
+        included = include is None or self._any_matches(include, path)
+        exempt = self._any_matches(self.placement.exempt, path)
         if include is None and not is_matrix:
             return "not a matmul or convolution kernel"
+        if not included:
+            return "not in `include`"
         if refused:
             self._refused[path] = refused
             return refused
-        if include is not None and not self._any_matches(include, path):
-            return "not in `include`"
-        if self._any_matches(self.placement.exempt, path):
+        if exempt:
             return "in `exempt`"
         is_first = not self._has_first
         self._has_first = True
