@@ -113,7 +113,8 @@ def bilinear(op: Op) -> Callable[..., tf.Tensor]:
     Returns:
       A function of (activation, weight, sparsity, activations=None, **recipe), as
       `matmul`. It raises a ValueError if the op is not linear in one of the two, which
-      it tries on random numbers once for each pair of shapes.
+      it tries on random numbers once for each pair of shapes and dtypes. Where a size
+      is not known, other than that of the activation's first axis, nothing is tried.
 
     >>> attend = bilinear(lambda a, w: tf.einsum("btd,dhk->bthk", a, w))
     >>> attend(tf.ones([2, 3, 4]), tf.ones([4, 5, 6]), 0.5).shape

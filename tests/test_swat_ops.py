@@ -259,6 +259,47 @@ def test_an_op_that_is_not_bilinear_is_refused(op, operand):
         traced(tf.constant(A), tf.constant(W))
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
+def test_an_op_is_tried_in_the_dtype_it_is_used_in(dtype):
+    a, w = tf.ones([3, 900], dtype), tf.ones([900, 2], dtype)
+
+    def scaled(a, w):
+        return a @ w * tf.constant(2.0, dtype)
+
+    assert ops.bilinear(scaled)(a, w, 0.5).dtype == dtype
+    with pytest.raises(ValueError, match="linear in its activation"):
+        ops.bilinear(lambda a, w: a @ w + tf.constant(1.0, dtype))(a, w, 0.5)
+
+
+@pytest.mark.parametrize(
+    "shape", [None, [None, None], [None, 3]], ids=["rank", "sizes", "batch"]
+)
+def test_an_op_on_sizes_that_are_not_known(shape):
+    def traced(op):
+        specification = [tf.TensorSpec(shape), tf.TensorSpec([3, 2])]
+        return tf.function(
+            lambda a, w: ops.bilinear(op)(a, w, 0.5), input_signature=specification
+        )
+
+    found = traced(tf.matmul)(tf.constant(A), tf.constant(W))
+    np.testing.assert_array_equal(found, ops.matmul(A, W, 0.5))
+    if shape == [None, 3]:
+        with pytest.raises(ValueError, match="linear in its activation"):
+            traced(lambda a, w: tf.nn.relu(a) @ w)(tf.constant(A), tf.constant(W))
+
+
+def test_an_op_that_cannot_be_tried_is_not_refused():
+    def of_three(a, w):
+        tf.debugging.assert_equal(tf.shape(a)[0], 3)
+        return a @ w
+
+    one_size = tf.function(
+        lambda a, w: ops.bilinear(of_three)(a, w, 0.5),
+        input_signature=[tf.TensorSpec([None, 4]), tf.TensorSpec([4, 2])],
+    )
+    assert one_size(tf.ones([3, 4]), tf.ones([4, 2])).shape == (3, 2)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
