@@ -86,9 +86,10 @@ class DensityLog(keras.callbacks.Callback):
     are written again.
 
     Args:
-      csv: path of the file.
-      every: optimizer steps between two measurements, at least 1. One less than a
-        multiple of `topk_period` shows the largest drift.
+      csv: path of the file. Folders that are missing are made.
+      every: optimizer steps between two measurements, at least 1: one is made when a
+        multiple of it is reached, or passed where Keras takes several steps at once.
+        One less than a multiple of `topk_period` shows the largest drift.
 
     Raises:
       ValueError: for an `every` below 1.
@@ -102,10 +103,17 @@ class DensityLog(keras.callbacks.Callback):
                 f"Received: every={every!r}"
             )
         self._path, self._every = pathlib.Path(csv), every
+        self._last = 0
+
+    def on_train_begin(self, logs=None):
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._last = self._step()
 
     def on_train_batch_end(self, batch, logs=None):
-        step = int(self.model.optimizer.iterations.numpy())
-        if step % self._every:
+        # A batch may be several steps, or none where gradients are accumulated.
+        step, last = self._step(), self._last
+        self._last = step
+        if step // self._every == last // self._every:
             return
         is_new = not self._path.exists()
         with open(self._path, "a", newline="", encoding="utf-8") as file:
@@ -114,3 +122,6 @@ class DensityLog(keras.callbacks.Callback):
                 writer.writerow(("step", "path", "weights", "activations"))
             for layer in layer_densities(self.model):
                 writer.writerow((step, *dataclasses.astuple(layer)))
+
+    def _step(self) -> int:
+        return int(self.model.optimizer.iterations.numpy())

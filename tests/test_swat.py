@@ -575,6 +575,26 @@ def test_realised_densities(digits):
         DensityLog("densities.csv", every=0)
 
 
+@pytest.mark.parametrize(
+    ("every", "accumulated", "at_once", "expected"),
+    [(1, 2, 1, [1, 2, 3]), (3, None, 4, [4, 6]), (2, None, 1, [2, 4, 6])],
+    ids=["accumulated", "at once", "plain"],
+)
+def test_densities_are_logged_once_a_step(
+    every, accumulated, at_once, expected, tmp_path
+):
+    with swat_scope(0.5):
+        model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    optimizer = keras.optimizers.SGD(0.1, gradient_accumulation_steps=accumulated)
+    model.compile(optimizer, "mse", steps_per_execution=at_once)
+    path = tmp_path / "missing" / "densities.csv"
+    log = DensityLog(path, every)
+    x, y = np.ones((12, 4)), np.ones((12, 2))
+    model.fit(x, y, batch_size=2, callbacks=[log], verbose=0)
+    lines = path.read_text().splitlines()[1:]
+    assert [int(line.split(",")[0]) for line in lines] == expected
+
+
 # Storage
 
 
