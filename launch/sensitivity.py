@@ -6,7 +6,7 @@ import math
 import pathlib
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 if __name__ == "__main__":
@@ -35,6 +35,16 @@ COLUMNS = (
     "diverged",
     "seconds",
 )
+
+
+def _whole(number: str) -> int:
+    return int(float(number))  # older files have "0.0"
+
+
+_KINDS: dict[str, Callable[[str], Any]] = {
+    "study": str,
+    **dict.fromkeys(("value", "seed", "steps", "diverged"), _whole),
+}
 _BAD_INPUT, _INTERRUPTED = 2, 130
 
 
@@ -112,8 +122,10 @@ def run(settings: flags.FlagValues) -> None:
 
         if settings.deterministic:
             tf.config.experimental.enable_op_determinism()
+    results = folder / RESULTS_FILE
+    if not results.is_file():
+        check_scopes(planned(settings), settings)  # before the folder keeps the flags
     with experiment.claim(folder, settings, study_flags.GROUPS):
-        results = folder / RESULTS_FILE
         done = {_key(row) for row in read(results)}
         missing = [one for one in planned(settings) if _key(vars(one)) not in done]
         if missing:
@@ -126,6 +138,36 @@ def run(settings: flags.FlagValues) -> None:
         print(sensitivity_plot.table(rows))
         for path in sensitivity_plot.draw(rows, folder):
             print(f"drawn: {path}")
+
+
+def check_scopes(runs: Sequence[studies.Run], settings: flags.FlagValues) -> None:
+    """Builds one network of each sparse study, before hours are spent on the others.
+
+    Raises:
+      UserError: for what the scope says of the flags, such as an --exempt that matches
+        no weight.
+    """
+    import keras
+
+    from launch import training
+
+    first = {one.study: one for one in reversed(runs) if one.study != "dense"}
+    for one in first.values():
+        keras.utils.clear_session()
+        try:
+            training.compiled(settings, _scope(one, settings), one.seed)
+        except ValueError as error:
+            raise UserError(f"{error} (study {one.study!r})") from error
+
+
+def _scope(one: studies.Run, settings: flags.FlagValues) -> Any:
+    from swat_tf import swat_scope
+
+    arguments = one.scope_arguments(settings.topk_period, settings.errors_per)
+    if arguments is None:
+        return contextlib.nullcontext()
+    sparsity = arguments.pop("sparsity", one.sparsity)
+    return swat_scope(sparsity, exempt=tuple(settings.exempt), **arguments)
 
 
 def train(
@@ -143,7 +185,6 @@ def train(
     from launch.callbacks import LearningRate, StopOnNaN
     from launch.data import pipeline
     from launch.schedules import learning_rate
-    from swat_tf import swat_scope
     from swat_tf.report import densities
 
     start = time.monotonic()
@@ -151,12 +192,7 @@ def train(
     steps = settings.steps or settings.epochs * pipeline.steps_per_epoch(
         settings.train_examples, settings.batch_size
     )
-    arguments = one.scope_arguments(settings.topk_period, settings.errors_per)
-    scope: Any = contextlib.nullcontext()
-    if arguments is not None:
-        sparsity = arguments.pop("sparsity", one.sparsity)
-        scope = swat_scope(sparsity, exempt=tuple(settings.exempt), **arguments)
-    model = training.compiled(settings, scope, one.seed)
+    model = training.compiled(settings, _scope(one, settings), one.seed)
     training.add_weight_decay(model, settings.weight_decay, settings.decay)
     schedule = learning_rate(
         settings.lr_schedule,
@@ -212,8 +248,7 @@ def read(path: pathlib.Path) -> list[dict[str, Any]]:
     with open(path, newline="", encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if row["seconds"]]
     return [
-        {name: row[name] if name == "study" else float(row[name]) for name in COLUMNS}
-        for row in rows
+        {name: _KINDS.get(name, float)(row[name]) for name in COLUMNS} for row in rows
     ]
 
 

@@ -12,6 +12,8 @@ _LEFT_OUT = frozenset(
     ("compare_dense", "checkpoint_steps", "dynamics_every", "mixed_precision", "method")
 )
 
+_ERRORS_PER = ("batch", "sample")
+
 _STUDY: tuple[Flag, ...] = (
     Flag("list", "studies", list(STUDIES), "which ones, of " + ", ".join(STUDIES)),
     Flag(
@@ -93,6 +95,24 @@ def parse(argv: list[str]) -> flags.FlagValues:
                 raise UserError(
                     f"Expected --{name} to be in [0, 1). Received: {sparsity}"
                 )
+    if not values.studies:
+        raise UserError(
+            f"Expected --studies out of {', '.join(STUDIES)}. Received: none"
+        )
+    if values.errors_per not in _ERRORS_PER:
+        raise UserError(
+            f"Expected --errors_per out of {', '.join(_ERRORS_PER)}. "
+            f"Received: {values.errors_per!r}"
+        )
+    if values.topk_period < 1:
+        raise UserError(
+            f"Expected --topk_period to be at least 1. Received: {values.topk_period}"
+        )
+    seeds = numbers(values, "seeds", int)
+    if len(set(seeds)) < len(seeds):
+        raise UserError(
+            "Expected each of --seeds once. Received: " + ",".join(map(str, seeds))
+        )
     for name, least in (("freeze_at", 1), ("periods", 1), ("seeds", 0)):
         for number in numbers(values, name, int):
             if number < least:

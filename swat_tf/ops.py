@@ -4,6 +4,7 @@ The same mathematics as in a layer of `swat_tf.swat_scope`, for code of one's ow
 masks are found anew in each call, from nothing but the arguments.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -43,6 +44,7 @@ def matmul(
 
     Raises:
       ValueError: for a sparsity outside [0, 1) or an unknown value of the recipe.
+      TypeError: for a keyword that is none of these.
 
     >>> a = tf.constant([[1.0, 2.0]])
     >>> matmul(a, tf.constant([[1.0], [5.0]]), 0.5).numpy()
@@ -84,6 +86,7 @@ def conv2d(
 
     Raises:
       ValueError: for a sparsity outside [0, 1) or an unknown value of the recipe.
+      TypeError: for a keyword that is none of these.
 
     >>> image, kernel = tf.ones([1, 4, 4, 1]), tf.ones([2, 2, 1, 1])
     >>> conv2d(image, kernel, 0.5, padding="VALID")[0, 0, 0].numpy()
@@ -144,6 +147,13 @@ def _product(
     activations: float | None,
     recipe: dict,
 ) -> tf.Tensor:
+    known = [field.name for field in dataclasses.fields(Recipe)]
+    for name in recipe:
+        if name not in known:
+            raise TypeError(
+                f"Expected keyword arguments out of `activations`, {_listed(known)}. "
+                f"Received: {name}={recipe[name]!r}"
+            )
     asked = Recipe(**recipe)
     validate_sparsity("sparsity", sparsity)
     if activations is None:
@@ -176,6 +186,10 @@ def _product(
         tf.convert_to_tensor(weight),
         **changes,
     )
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
 
 
 def _kept(mask: Callable) -> Callable:

@@ -319,6 +319,11 @@ def test_arguments_out_of_range(arguments, message):
         ops.matmul(tf.constant(A), tf.constant(W), **arguments)
 
 
+def test_a_keyword_that_there_is_not():
+    with pytest.raises(TypeError, match="`activations`, `forward`.*Received: foo=3"):
+        ops.matmul(A, W, 0.5, foo=3)
+
+
 def test_nan_reaches_the_gradient_and_does_not_hide():
     a = np.array([[np.nan, 1.0, 2.0, 0.1]], np.float32)
     w = np.ones((4, 2), np.float32)

@@ -92,8 +92,25 @@ def test_runs_resume_and_are_drawn(tmp_path, capsys):
     with open(path, newline="") as file:
         again = list(csv.DictReader(file))
     assert again[:2] == rows[:2] and len(again) == 3
+    assert [row["seed"] for row in again] == ["0"] * 3
+    assert [row["steps"] for row in again] == ["2"] * 3
     assert sensitivity.main([*arguments, "--batch_size=16"]) == 2
     assert "--batch_size is 32 there, 16 now" in capsys.readouterr().err
+
+
+def test_what_a_scope_refuses_is_said_before_the_first_run(tmp_path, capsys):
+    folder = tmp_path / "study"
+    arguments = [
+        "sensitivity.py",
+        *TINY,
+        "--studies=dense,swat",
+        "--exempt=zzz",
+        f"--run_dir={folder}",
+    ]
+    assert sensitivity.main(arguments) == 2
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert said.startswith("error: Expected each regex of `exempt`") and "zzz" in said
+    assert not folder.exists()
 
 
 def test_a_run_that_diverges_is_a_row_with_the_accuracy_of_guessing():
@@ -137,6 +154,10 @@ def test_the_table_by_hand():
     [
         ("--studies=dense,forwards", "Received: 'forwards'"),
         ("--sparsities=0.5,1", r"in \[0, 1\). Received: 1.0"),
+        ("--studies=", "out of dense, .* Received: none"),
+        ("--errors_per=row", "batch, sample. Received: 'row'"),
+        ("--topk_period=0", "at least 1. Received: 0"),
+        ("--seeds=0,1,0", "each of --seeds once. Received: 0,1,0"),
         ("--sparsities=half", "to be numbers with commas between them"),
         ("--freeze_at=0", "at least 1. Received: 0"),
         ("--periods=1.5", "to be whole numbers"),
