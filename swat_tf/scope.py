@@ -47,9 +47,11 @@ def swat_scope(
     where w~ keeps the ``kept(n, s)`` largest of the layer's n weights by magnitude, and
     a~ as large a share of the activations of the whole batch (of each replica's part of
     it under a strategy). All weights are updated, also those that are not active, so
-    that the next w~ may be another. Evaluation uses w~ and dense activations. Other
-    layers are left dense, which is logged once and shown by `topkast_tf.summary`; for
-    code of your own see `swat_tf.ops`.
+    that the next w~ may be another. Evaluation uses w~ and dense activations (unless
+    `forward` names the activations: then what is predicted depends on the whole batch).
+    Whatever the dtype, entries are ranked in float32. Other layers are left dense, which
+    is logged once and shown by `topkast_tf.summary`; for code of your own see
+    `swat_tf.ops`.
 
     Opened inside or around `topkast_tf.topkast_scope`, the weights are Top-KAST's and
     only the activations are SWAT's, with `sparsity` (or `activations`) as theirs.

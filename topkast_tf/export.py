@@ -12,7 +12,9 @@ def strip(model: Any) -> Any:
     ``kernel = alpha = theta on A, 0 elsewhere``. It is made of the layer classes that
     the model was written with, so that it saves and loads without this library; the
     given model is not changed. Its optimizer and metrics are left behind: compile it
-    anew to evaluate or train it (training would fill the zeros).
+    anew to evaluate or train it (training would fill the zeros). Activations that SWAT
+    made sparse in the forward pass, for a study, are dense in it: there alone the outputs
+    differ.
 
     Args:
       model: a built Keras 3 or tf_keras model or layer. A subclassed one must define
