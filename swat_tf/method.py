@@ -67,6 +67,7 @@ class SWAT(Method):
     """
 
     name: ClassVar[str] = "swat"
+    own_distributions: ClassVar[tuple[str, ...]] = ("momentum",)
     needs_product: ClassVar[bool] = True  # type: ignore[misc]
 
     sparsity: float

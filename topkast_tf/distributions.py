@@ -180,11 +180,15 @@ _NAMED: dict[str, Callable[[Shapes, float], dict[str, float]]] = {
 }
 
 
-def validate_distribution(distribution: Distribution) -> None:
+def validate_distribution(
+    distribution: Distribution, of_methods: Mapping[str, str] | None = None
+) -> None:
     """Checks of a distribution all that can be checked before there are shapes.
 
     Args:
       distribution: as in `resolve`.
+      of_methods: {name: method} of distributions that a method has of its own and takes
+        before this, to be named in the message.
 
     Raises:
       ValueError: for an unknown name, a key that is no regular expression, or a value
@@ -211,8 +215,13 @@ you mean 'erk'? Received: distribution='ERK'
     elif callable(distribution):
         return
     elif not isinstance(distribution, str) or distribution not in _NAMED:
-        known = ", ".join(repr(name) for name in _NAMED)
-        near = difflib.get_close_matches(str(distribution).lower(), _NAMED, 1, 0.3)
+        own = dict(of_methods or {})
+        names = [repr(name) for name in _NAMED]
+        names += [f"{name!r} (only {method})" for name, method in own.items()]
+        known = ", ".join(names)
+        asked = str(distribution).lower()
+        candidates = [name for name in (*_NAMED, *own) if name != distribution]
+        near = difflib.get_close_matches(asked, candidates, 1, 0.3)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise ValueError(
             f"Expected a distribution out of {known}, a mapping from regular "

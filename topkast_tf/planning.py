@@ -56,7 +56,12 @@ class Placement:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        validate_distribution(self.distribution)
+        of_methods = {
+            name: method.name
+            for method in METHODS.values()
+            for name in method.own_distributions
+        }
+        validate_distribution(self.distribution, of_methods)
         object.__setattr__(self, "exempt", _patterns("exempt", self.exempt))
         if self.include is not None:
             object.__setattr__(self, "include", _patterns("include", self.include))

@@ -73,6 +73,7 @@ class Method(abc.ABC):
     """A way to choose the sets A and B from theta.
 
     Attributes:
+      own_distributions: names of distributions that only this method has.
       fwd: nominal forward sparsity.
       bwd: nominal backward sparsity.
       updates_all: whether every entry is updated, so that nothing needs to be masked.
@@ -85,6 +86,7 @@ class Method(abc.ABC):
     """
 
     name: ClassVar[str]
+    own_distributions: ClassVar[tuple[str, ...]] = ()
 
     fwd: float
     bwd: float
