@@ -43,9 +43,9 @@ def test_names_are_found_by_kind():
         "words",
     }
     assert data.find("python", "text").unit == "byte"
-    assert data.find("python", None) is data.DATASETS["python"]
+    assert data.find("python") is data.DATASETS["python"]
     with pytest.raises(UserError, match="one of digits, .*Received: 'python'"):
-        data.find("python")
+        data.find("python", "image")
     with pytest.raises(UserError, match="one of python, .*Received: 'digits'"):
         data.find("digits", "text")
 
