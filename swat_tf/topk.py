@@ -96,11 +96,6 @@ def _largest_of_vector(x: tf.Tensor, k: tf.Tensor) -> tf.Tensor:
     return _without_excess_ties(x, _kth(x, k, spare_memory=True), _ties_by_place)
 
 
-@apart
-def _threshold_of_vector(x: tf.Tensor, k: tf.Tensor) -> tf.Tensor:
-    return _kth(x, k, spare_memory=True).key
-
-
 def _without_excess_ties(
     x: tf.Tensor, found: selection.Threshold, mask_with_ties: Callable
 ) -> tf.Tensor:
@@ -142,11 +137,7 @@ def threshold(x: tf.Tensor, k: Any, spare_memory: bool = False) -> tf.Tensor:
       k: integer, 1 <= k <= size of x.
       spare_memory: as for `topkast_tf.selection.thresholds`.
     """
-    if spare_memory:
-        key = _threshold_of_vector(tf.reshape(x, [-1]), k)
-    else:
-        key = _kth(x, k).key
-    return tf.cast(key, tf.int64)
+    return tf.cast(_kth(x, k, spare_memory).key, tf.int64)
 
 
 def reaching(x: tf.Tensor, key: tf.Tensor) -> tf.Tensor:

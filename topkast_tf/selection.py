@@ -181,14 +181,14 @@ def thresholds(
     >>> [int(figure) for figure in threshold]
     [5, 1, 2]
     """
-    search = _search_sparing if spare_memory else _search
-    figures = search(*keys, *(tf.cast(k, tf.int32) for k in ks), count=len(keys))
+    ranks = [tf.cast(k, tf.int32) for k in ks]
+    figures = _search(*keys, *ranks, count=len(keys), spare_memory=spare_memory)
     return [Threshold(*three) for three in figures]
 
 
-def _find(
-    keys: Sequence[tf.Tensor], ks: Sequence[tf.Tensor], spare_memory: bool
-) -> list[Threshold]:
+@apart
+def _search(*tensors: tf.Tensor, count: int, spare_memory: bool) -> list[Threshold]:
+    keys, ks = tensors[:count], tensors[count:]
     histogram = _histogram_in_parts if spare_memory else _histogram
 
     def find_digit(shift: tf.Tensor, found: list[Threshold]) -> tuple:
@@ -222,16 +222,6 @@ def _find(
         parallel_iterations=1,
     )
     return found
-
-
-@apart
-def _search(*tensors: tf.Tensor, count: int) -> list[Threshold]:
-    return _find(tensors[:count], tensors[count:], spare_memory=False)
-
-
-@apart
-def _search_sparing(*tensors: tf.Tensor, count: int) -> list[Threshold]:
-    return _find(tensors[:count], tensors[count:], spare_memory=True)
 
 
 def reaching(keys: Sequence[tf.Tensor], threshold: Threshold) -> list[tf.Tensor]:
