@@ -116,6 +116,28 @@ def residual(
     return layers.ReLU(name=f"{name}_relu")(y)
 
 
+def basic_block(
+    x: keras.KerasTensor,
+    filters: int,
+    stride: int,
+    name: str,
+    conv_norm: Callable[..., keras.KerasTensor],
+) -> keras.KerasTensor:
+    """ReLU(x + BN(conv(ReLU(BN(conv(x)))))) with two 3x3 convolutions, `a` and `b`.
+
+    Args:
+      x: images, (batch, height, width, channels).
+      filters: channels of the output.
+      stride: of the first convolution.
+      name: the place.
+      conv_norm: as for `residual`.
+    """
+    y = conv_norm(x, filters, 3, stride, f"{name}_a")
+    y = layers.ReLU(name=f"{name}_a_relu")(y)
+    y = conv_norm(y, filters, 3, 1, f"{name}_b")
+    return residual(x, y, stride, name, conv_norm)
+
+
 def logits(
     x: keras.KerasTensor, classes: int, initializer="glorot_uniform"
 ) -> keras.KerasTensor:

@@ -46,7 +46,8 @@ def resnet(
         for block in range(1, count + 1):
             stride = 2 if stage > 1 and block == 1 else 1
             name = f"stage{stage}_block{block}"
-            x = _block(x, blocks.scaled(filters, width), stride, name)
+            channels = blocks.scaled(filters, width)
+            x = blocks.basic_block(x, channels, stride, name, _conv_norm)
     x = layers.GlobalAveragePooling2D(name="pool")(x)
     return keras.Model(inputs, blocks.logits(x, classes), name=f"resnet{depth}")
 
@@ -55,10 +56,3 @@ def _conv_norm(x, filters: int, size: int, stride: int, name: str):
     initializer = keras.initializers.HeNormal
     x = blocks.conv(x, filters, size, stride, name, initializer=initializer)
     return blocks.norm(x, name)
-
-
-def _block(x, filters: int, stride: int, name: str):
-    y = _conv_norm(x, filters, 3, stride, f"{name}_a")
-    y = layers.ReLU(name=f"{name}_a_relu")(y)
-    y = _conv_norm(y, filters, 3, 1, f"{name}_b")
-    return blocks.residual(x, y, stride, name, _conv_norm)
