@@ -19,6 +19,7 @@ from launch import data, experiment, flag_table, models, studies
 from launch import sensitivity_flags as study_flags
 from launch.errors import UserError
 from launch.quiet import quiet_start
+from launch.tasks import task_of
 
 RESULTS_FILE = "results.csv"
 COLUMNS = (
@@ -155,7 +156,7 @@ def check_scopes(runs: Sequence[studies.Run], settings: flags.FlagValues) -> Non
     for one in first.values():
         keras.utils.clear_session()
         try:
-            training.compiled(settings, _scope(one, settings), one.seed)
+            training.compiled(task_of(settings), _scope(one, settings), one.seed)
         except ValueError as error:
             raise UserError(f"{error} (study {one.study!r})") from error
 
@@ -192,7 +193,7 @@ def train(
     steps = settings.steps or settings.epochs * pipeline.steps_per_epoch(
         settings.train_examples, settings.batch_size
     )
-    model = training.compiled(settings, _scope(one, settings), one.seed)
+    model = training.compiled(task_of(settings), _scope(one, settings), one.seed)
     training.add_weight_decay(model, settings.weight_decay, settings.decay)
     schedule = learning_rate(
         settings.lr_schedule,

@@ -93,14 +93,14 @@ def _train(
         if settings.deterministic:
             tf.config.experimental.enable_op_determinism()
         # What the scope refuses must not leave a folder behind.
-        training.build(settings, settings.method)
-    with experiment.claim(run_dir, settings):
         task = task_of(settings)
+        training.build(task, settings.method)
+    with experiment.claim(run_dir, settings):
         task.load()
         results = []
         for method in methods:
             result = experiment.finished(run_dir, method)
-            results.append(result or training.train(settings, method, task))
+            results.append(result or training.train(task, method))
         report.write_results(run_dir, results)
     return results
 

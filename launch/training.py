@@ -7,14 +7,13 @@ from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
-from absl import flags
 
 from launch import callbacks, checkpoints, experiment, files, sparsity
 from launch import flags as launch_flags
 from launch.errors import UserError
 from launch.optimizers import optimizer_of
 from launch.schedules import learning_rate
-from launch.tasks import judged, task_of
+from launch.tasks import judged
 from launch.tasks.base import Task
 
 MODEL_FILE = "model.keras"
@@ -60,20 +59,21 @@ Stretch(first_step=12, epoch_steps=1, epochs=1)]
     return found
 
 
-def build(settings: flags.FlagValues, method: str) -> keras.Model:
+def build(task: Task, method: str) -> keras.Model:
     """A compiled model, made from the seed: the same initial weights for any method.
 
     Raises:
       UserError: if the sparse scope refuses its arguments.
     """
-    return compiled(settings, sparsity.scope(method, settings), settings.seed)
+    scope = sparsity.scope(method, task.settings)
+    return compiled(task, scope, task.settings.seed)
 
 
 def compiled(
-    settings: flags.FlagValues, scope: contextlib.AbstractContextManager, seed: int
+    task: Task, scope: contextlib.AbstractContextManager, seed: int
 ) -> keras.Model:
-    """The model that the flags ask for, built in a scope, made from a seed."""
-    task = task_of(settings)
+    """The model of a task, built in a scope, made from a seed."""
+    settings = task.settings
     keras.utils.set_random_seed(seed)
     policy = keras.config.dtype_policy()
     if "mixed_precision" in settings and settings.mixed_precision:
@@ -94,12 +94,12 @@ def add_weight_decay(
 
     The gradient is weight_decay * w, as in He et al., and the same that Top-KAST's
     exploration loss gives to a kernel's forward set: that loss is the decay of such
-    kernels, so they get no second one. SWAT's are decayed whole, active or not. Biases
-    and norms are not decayed.
+    kernels, so they get no second one. SWAT's are decayed whole, active or not.
 
     Args:
       model: a built model; the penalty is not saved with it.
       weight_decay: at least 0.
+      of: `kernels`; `all`: biases and norms are decayed too.
     """
     if not weight_decay:
         return
@@ -111,13 +111,12 @@ def add_weight_decay(
             variable.regularizer = keras.regularizers.L2(weight_decay / 2)
 
 
-def train(settings: flags.FlagValues, method: str, task: Task) -> dict[str, Any]:
+def train(task: Task, method: str) -> dict[str, Any]:
     """Trains one method to its end, from its last checkpoint if there is one.
 
     Args:
-      settings: the resolved flags.
-      method: `dense` or a sparse method.
       task: what to learn, with its data loaded.
+      method: `dense` or a sparse method.
 
     Returns:
       The result, which is also written to METHOD/result.json.
@@ -125,12 +124,13 @@ def train(settings: flags.FlagValues, method: str, task: Task) -> dict[str, Any]
     Raises:
       UserError: for damaged checkpoints, and if the loss is no longer a number.
     """
+    settings = task.settings
     folder = pathlib.Path(settings.run_dir) / method
     folder.mkdir(exist_ok=True)
     per_epoch = task.steps_per_epoch
     total = settings.steps or settings.epochs * per_epoch
 
-    model, state = _start(folder, settings, method)
+    model, state = _start(folder, task, method)
     add_weight_decay(model, settings.weight_decay, settings.decay)
     recorder = callbacks.Recorder(
         folder, state, judged(settings).figures, per_epoch, settings.checkpoint_steps
@@ -189,11 +189,11 @@ def diverged(error: Exception) -> bool:
 
 
 def _start(
-    folder: pathlib.Path, settings: flags.FlagValues, method: str
+    folder: pathlib.Path, task: Task, method: str
 ) -> tuple[keras.Model, dict[str, Any]]:
     restored = checkpoints.restore(folder / "checkpoints")
     if restored is None:
-        return build(settings, method), {}
+        return build(task, method), {}
     model, state, damaged = restored
     step = callbacks.steps_taken(model)
     for sentence in damaged:

@@ -7,6 +7,7 @@ import pytest
 
 from launch import data, resolve, sensitivity_flags
 from launch import flags as launch_flags
+from launch.tasks import task_of
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "launch" / "flagfiles"
@@ -65,7 +66,7 @@ def test_it_builds_its_model(name, monkeypatch):
     source = data.find(asked.dataset)
     if source.kind == "text" and source.name != "python":
         pytest.skip("the vocabulary is that of a text that is not here")
-    model = training.build(asked, asked.method)
+    model = training.build(task_of(asked), asked.method)
     if source.kind == "image":
         assert model.input_shape[1:] == source.image_shape
         assert model.output_shape[1:] == (source.classes,)

@@ -164,8 +164,8 @@ def test_sparse_embeddings(arguments):
     from launch import sparsity, training
 
     asked = settings(*arguments, "--sparse_embeddings")
-    paths = sparsity.sparse_paths(training.build(asked, "topkast"))
+    paths = sparsity.sparse_paths(training.build(task_of(asked), "topkast"))
     assert any("embeddings_0" in path for path in paths)
     asked = settings(*arguments)
-    paths = sparsity.sparse_paths(training.build(asked, "topkast"))
+    paths = sparsity.sparse_paths(training.build(task_of(asked), "topkast"))
     assert not any("embeddings_0" in path for path in paths)

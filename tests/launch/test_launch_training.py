@@ -14,6 +14,7 @@ import topkast_tf as tk
 from launch import flags as launch_flags
 from launch import train as launch_train
 from launch import training
+from launch.tasks import task_of
 
 
 def settings(*arguments):
@@ -44,7 +45,7 @@ def test_stretches(done, total, per_epoch, expected):
 
 
 def test_weight_decay_is_half_the_square_of_kernels_only():
-    model = training.build(settings("--method=dense", "--width=0.25"), "dense")
+    model = training.build(task_of(settings("--method=dense", "--width=0.25")), "dense")
     assert sum(model.losses, 0.0) == 0.0
     training.add_weight_decay(model, 0.01)
     kernels = [v.numpy() for v in model.trainable_variables if "kernel" in v.path]
@@ -57,7 +58,7 @@ def test_weight_decay_is_half_the_square_of_kernels_only():
 
 def test_sparse_kernels_have_no_second_decay():
     asked = settings("--width=0.25", "--exempt=first,last", "--exploration=0")
-    model = training.build(asked, "topkast")
+    model = training.build(task_of(asked), "topkast")
     training.add_weight_decay(model, 0.01)
     first, last = model.get_layer("stem_conv").kernel, model.get_layer("logits").kernel
     decayed = [
@@ -70,7 +71,7 @@ def test_sparse_kernels_have_no_second_decay():
 
 def test_swats_kernels_decay_whole():
     asked = settings("--width=0.25", "--exempt=first", "--method=swat")
-    model = training.build(asked, "swat")
+    model = training.build(task_of(asked), "swat")
     training.add_weight_decay(model, 0.01)
     kernels = [v.numpy() for v in model.trainable_variables if "kernel" in v.path]
     expected = 0.01 / 2 * sum((k.astype("float64") ** 2).sum() for k in kernels)
@@ -81,7 +82,7 @@ def test_methods_build_what_their_flags_say():
     asked = settings("--width=0.25", "--fwd=0.8", "--bwd=0.5", "--sparsity=0.7")
     found = {}
     for method in ("swat", "topkast_swat"):
-        weights = tk.sparse_weights(training.build(asked, method))
+        weights = tk.sparse_weights(training.build(task_of(asked), method))
         found[method] = {
             (w.method.name, w.fwd, w.bwd, w.rule.sparsity_of(w)) for w in weights
         }
@@ -93,8 +94,8 @@ def test_methods_build_what_their_flags_say():
 
 def test_twins_start_from_the_same_weights():
     asked = settings("--width=0.25", "--seed=4")
-    dense = training.build(asked, "dense")
-    sparse = training.build(asked, "topkast")
+    dense = training.build(task_of(asked), "dense")
+    sparse = training.build(task_of(asked), "topkast")
     for ours, theirs in zip(
         dense.trainable_variables, sparse.trainable_variables, strict=True
     ):
@@ -104,7 +105,7 @@ def test_twins_start_from_the_same_weights():
 def test_mixed_precision_computes_in_bfloat16_and_leaves_the_policy():
     before = keras.config.dtype_policy().name
     asked = settings("--method=dense", "--width=0.25", "--mixed_precision")
-    model = training.build(asked, "dense")
+    model = training.build(task_of(asked), "dense")
     assert model.get_layer("stem_conv").compute_dtype == "bfloat16"
     assert model.get_layer("stem_conv").variable_dtype == "float32"
     assert model.get_layer("logits").compute_dtype == "float32"
