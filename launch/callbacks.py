@@ -45,23 +45,27 @@ class LearningRate(keras.callbacks.Callback):
 
 
 class Recorder(keras.callbacks.Callback):
-    """Writes a row of metrics and a checkpoint after each epoch.
+    """Writes a row of metrics and a checkpoint after each round.
+
+    A round is what lies between two evaluations, an epoch of the data or the steps that
+    were asked for; Keras calls it an epoch.
 
     The checkpoint holds all rows so far, and metrics.csv is made from them: the two
     cannot tell different stories, whenever the process dies.
 
     The losses among the figures are without label smoothing and penalties, so that they
     can be compared; `objective` is what was minimised, penalties included. Training
-    figures are means over the epoch while the weights change. `seconds` is wall time,
-    evaluation and checkpoints included.
+    figures are means over the round while the weights change. `epoch` is how often the
+    data has been seen. `seconds` is wall time, evaluation and checkpoints included.
 
     Args:
       folder: of this method; gets metrics.csv, checkpoints/ and events.
       state: as a checkpoint holds it; empty for a new run. `rows`: what was recorded.
-        `metrics`: the running means of an epoch that is under way. `seconds`: wall
+        `metrics`: the running means of a round that is under way. `seconds`: wall
         time so far.
       figures: the figures of the task.
-      epoch_steps: steps in a full epoch.
+      epoch_steps: steps in which all the data is seen once.
+      round_steps: steps in a full round.
       checkpoint_steps: also checkpoint after every so many steps; 0: never.
     """
 
@@ -71,12 +75,14 @@ class Recorder(keras.callbacks.Callback):
         state: dict[str, Any],
         figures: Sequence[Figure],
         epoch_steps: int,
+        round_steps: int,
         checkpoint_steps: int = 0,
     ):
         super().__init__()
         self._folder = folder
         self.figures = figures
         self._epoch_steps = epoch_steps
+        self._round_steps = round_steps
         self._checkpoint_steps = checkpoint_steps
         self._under_way = state.get("metrics")
         self._before = state.get("seconds", 0.0)
@@ -107,7 +113,7 @@ class Recorder(keras.callbacks.Callback):
         if (
             self._checkpoint_steps
             and step % self._checkpoint_steps == 0
-            and step % self._epoch_steps
+            and step % self._round_steps
         ):
             # Sums and counts in float32: exact as JSON numbers.
             running = [float(v.numpy()) for v in self.model.metrics_variables]
@@ -118,7 +124,7 @@ class Recorder(keras.callbacks.Callback):
         forward, backward = sparsity.achieved(topkast_tf.summary(self.model))
         row = {
             "step": step,
-            "epoch": epoch + 1,
+            "epoch": _shortest(step / self._epoch_steps),
             "objective": float(logs["loss"]),
             **{f.column: float(logs[f.log]) for f in self.figures},
             "learning_rate": float(self.model.optimizer.learning_rate.numpy()),
@@ -136,7 +142,7 @@ class Recorder(keras.callbacks.Callback):
         self._events.flush()
 
     def write_metrics(self) -> None:
-        """Writes metrics.csv as a whole: one row an epoch."""
+        """Writes metrics.csv as a whole: one row a round."""
         if not self.rows:
             return
         text = io.StringIO()
@@ -150,13 +156,18 @@ class Recorder(keras.callbacks.Callback):
         checkpoints.save(self._folder / "checkpoints", self.model, step, state)
 
 
+def _shortest(number: float) -> float:
+    """A number with four decimals, or none where it is whole."""
+    return int(number) if number.is_integer() else round(number, 4)
+
+
 def _tag(column: str) -> str:
     """TensorBoard groups by what stands before a slash."""
     return re.sub("^(train|valid|test)_", r"\1/", column)
 
 
 class Progress(keras.callbacks.Callback):
-    """A progress bar on a terminal, one line an epoch elsewhere.
+    """A progress bar on a terminal, one line a round elsewhere.
 
     Args:
       name: what is being trained.
@@ -200,7 +211,7 @@ class Progress(keras.callbacks.Callback):
         width = len(str(self._total))
         print(
             f"{self._name:8} step {row['step']:{width}}/{self._total}"
-            f"  epoch {row['epoch']:3}  {shown}"
+            f"  epoch {row['epoch']:3g}  {shown}"
             f"  lr {row['learning_rate']:.5f}  {row['seconds']:7.1f} s",
             file=self._out,
             flush=True,

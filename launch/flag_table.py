@@ -311,9 +311,17 @@ GROUPS: Groups = (
             Flag("integer", "seed", 0, "of weights, batches and sets", _at_least(0)),
             Flag(
                 "integer",
+                "evaluate_every",
+                None,
+                "steps between two evaluations, each with a row of metrics and a "
+                "checkpoint; default an epoch",
+                _at_least(1),
+            ),
+            Flag(
+                "integer",
                 "checkpoint_steps",
                 0,
-                "also write a checkpoint every N steps; 0: only after each epoch",
+                "also write a checkpoint every N steps; 0: only with each evaluation",
                 _at_least(0),
             ),
             Flag(

@@ -20,42 +20,42 @@ MODEL_FILE = "model.keras"
 
 
 class Stretch(NamedTuple):
-    """Epochs of equal length that one call of `fit` trains.
+    """Rounds of equal length that one call of `fit` trains, each an epoch to Keras.
 
     Args:
       first_step: step of the first batch.
-      epoch_steps: batches in each of the epochs.
-      epochs: how many.
+      round_steps: batches in each of the rounds.
+      rounds: how many.
     """
 
     first_step: int
-    epoch_steps: int
-    epochs: int
+    round_steps: int
+    rounds: int
 
 
-def stretches(done: int, total: int, per_epoch: int) -> list[Stretch]:
+def stretches(done: int, total: int, per_round: int) -> list[Stretch]:
     """Cuts the steps that are left into stretches.
 
-    Whole epochs, before them the rest of an epoch that was interrupted, after them the
-    epoch that the end of the run cuts short.
+    Whole rounds, before them the rest of a round that was interrupted, after them the
+    round that the end of the run cuts short.
 
     Args:
       done: steps already taken.
       total: steps of the whole run.
-      per_epoch: steps of a whole epoch.
+      per_round: steps from one evaluation to the next.
 
-    >>> stretches(done=5, total=13, per_epoch=4)
-    [Stretch(first_step=5, epoch_steps=3, epochs=1), \
-Stretch(first_step=8, epoch_steps=4, epochs=1), \
-Stretch(first_step=12, epoch_steps=1, epochs=1)]
+    >>> stretches(done=5, total=13, per_round=4)
+    [Stretch(first_step=5, round_steps=3, rounds=1), \
+Stretch(first_step=8, round_steps=4, rounds=1), \
+Stretch(first_step=12, round_steps=1, rounds=1)]
     """
     found = []
     while done < total:
-        into = done % per_epoch
-        length = min(per_epoch - into, total - done)
-        epochs = (total - done) // per_epoch if length == per_epoch else 1
-        found.append(Stretch(done, length, epochs))
-        done += length * epochs
+        into = done % per_round
+        length = min(per_round - into, total - done)
+        rounds = (total - done) // per_round if length == per_round else 1
+        found.append(Stretch(done, length, rounds))
+        done += length * rounds
     return found
 
 
@@ -127,13 +127,18 @@ def train(task: Task, method: str) -> dict[str, Any]:
     settings = task.settings
     folder = pathlib.Path(settings.run_dir) / method
     folder.mkdir(exist_ok=True)
-    per_epoch = task.steps_per_epoch
-    total = settings.steps or settings.epochs * per_epoch
+    total = settings.steps or settings.epochs * task.steps_per_epoch
+    per_round = settings.evaluate_every or task.steps_per_epoch
 
     model, state = _start(folder, task, method)
     add_weight_decay(model, settings.weight_decay, settings.decay)
     recorder = callbacks.Recorder(
-        folder, state, judged(settings).figures, per_epoch, settings.checkpoint_steps
+        folder,
+        state,
+        judged(settings).figures,
+        epoch_steps=task.steps_per_epoch,
+        round_steps=per_round,
+        checkpoint_steps=settings.checkpoint_steps,
     )
     # A kill may have come between a checkpoint and the table that is made from it.
     recorder.write_metrics()
@@ -154,18 +159,18 @@ def train(task: Task, method: str) -> dict[str, Any]:
         callbacks.Progress(method, total, recorder, sys.stdout),
     ]
     test = task.evaluation_batches()
-    for stretch in stretches(callbacks.steps_taken(model), total, per_epoch):
-        epoch = stretch.first_step // per_epoch
+    for stretch in stretches(callbacks.steps_taken(model), total, per_round):
+        first_round = stretch.first_step // per_round
         batches = task.training_batches(
-            stretch.first_step, stretch.epoch_steps * stretch.epochs
+            stretch.first_step, stretch.round_steps * stretch.rounds
         )
         try:
             model.fit(
                 batches,
                 validation_data=test,
-                initial_epoch=epoch,
-                epochs=epoch + stretch.epochs,
-                steps_per_epoch=stretch.epoch_steps,
+                initial_epoch=first_round,
+                epochs=first_round + stretch.rounds,
+                steps_per_epoch=stretch.round_steps,
                 shuffle=False,
                 callbacks=listeners,
                 verbose=0,

@@ -1,4 +1,4 @@
-"""Training: what is cut into epochs, what decays, and that a kill changes nothing."""
+"""Training: what is cut into rounds, what decays, and that a kill changes nothing."""
 
 import csv
 import json
@@ -25,7 +25,7 @@ def settings(*arguments):
 
 
 @pytest.mark.parametrize(
-    ("done", "total", "per_epoch", "expected"),
+    ("done", "total", "per_round", "expected"),
     [
         (0, 12, 4, [(0, 4, 3)]),
         (4, 12, 4, [(4, 4, 2)]),
@@ -37,8 +37,38 @@ def settings(*arguments):
         (12, 12, 4, []),
     ],
 )
-def test_stretches(done, total, per_epoch, expected):
-    assert training.stretches(done, total, per_epoch) == expected
+def test_stretches(done, total, per_round, expected):
+    assert training.stretches(done, total, per_round) == expected
+
+
+def test_evaluation_within_an_epoch_changes_no_weight(tmp_path):
+    found = {}
+    for every in ((), ("--evaluate_every=3",)):
+        folder = tmp_path / f"{len(every)}"
+        folder.mkdir()
+        asked = settings(
+            *("--method=dense", "--width=0.25", "--batch_size=256", "--steps=7"),
+            *(*every, f"--run_dir={folder}"),
+        )
+        task = task_of(asked)
+        task.load()
+        training.train(task, "dense")
+        model = keras.models.load_model(folder / "dense" / training.MODEL_FILE)
+        found[len(every)] = rows(folder / "dense"), model.get_weights()
+    (by_epoch, expected), (by_round, weights) = found[0], found[1]
+    # An epoch of the digits is five steps of 256 images.
+    assert [(row["step"], row["epoch"]) for row in by_epoch] == [
+        ("5", "1"),
+        ("7", "1.4"),
+    ]
+    assert [(row["step"], row["epoch"]) for row in by_round] == [
+        ("3", "0.6"),
+        ("6", "1.2"),
+        ("7", "1.4"),
+    ]
+    # Without deterministic ops, sums may be taken in another order.
+    for ours, theirs in zip(weights, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
 # --- The model -----------------------------------------------------------------------
