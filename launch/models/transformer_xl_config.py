@@ -233,6 +233,21 @@ CONFIGS: Mapping[str, TransformerXLConfig] = {
         same_length=True,
         dropout=0.1,
     ),
+    "txl_small_words": TransformerXLConfig(
+        vocabulary=20_000,
+        layers=4,
+        d_model=128,
+        heads=4,
+        d_head=32,
+        d_inner=512,
+        cutoffs=(2_000, 10_000),
+        div_val=2,
+        memory_length=64,
+        segment_length=64,
+        evaluation_memory_length=128,
+        same_length=True,
+        dropout=0.1,
+    ),
     "txl_tiny": TransformerXLConfig(
         vocabulary=11,
         layers=2,
@@ -248,8 +263,8 @@ CONFIGS: Mapping[str, TransformerXLConfig] = {
 
 The published ones are those of the authors' scripts: for enwik8, text8 and the large
 WikiText-103 model those of their TensorFlow code, for the base one those of their
-PyTorch code, which alone gives the paper's 151M parameters. `txl_small` trains on two
-CPU cores; `txl_tiny` is for tests.
+PyTorch code, which alone gives the paper's 151M parameters. `txl_small`, of bytes, and
+`txl_small_words` train on two CPU cores; `txl_tiny` is for tests.
 """
 
 
