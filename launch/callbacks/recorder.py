@@ -1,47 +1,22 @@
-"""What happens at each step and epoch of `fit`: rate, record, checkpoint, progress."""
+"""The record of a run: a row of metrics and a checkpoint after each round."""
 
 import csv
 import io
-import math
 import pathlib
 import re
 import time
 from collections.abc import Sequence
-from typing import Any, TextIO
+from typing import Any
 
 import keras
 import tensorflow as tf
-from tqdm import tqdm
 
 import topkast_tf
 from launch import checkpoints, files, sparsity
-from launch.schedules import Schedule
+from launch.callbacks.steps import steps_taken
 from launch.tasks.figures import Figure
 
 METRICS_FILE = "metrics.csv"
-
-
-def steps_taken(model: keras.Model) -> int:
-    """Optimizer steps since the beginning of the run; survives a resume."""
-    return int(model.optimizer.iterations.numpy())
-
-
-class LearningRate(keras.callbacks.Callback):
-    """Sets the learning rate of each step to what the schedule says.
-
-    The optimizer holds a plain number, so a checkpoint loads without the launcher.
-
-    Args:
-      schedule: learning rate as a function of the step.
-    """
-
-    def __init__(self, schedule: Schedule):
-        super().__init__()
-        self._schedule = schedule
-
-    def on_train_batch_begin(self, batch, logs=None):
-        rate = self._schedule(steps_taken(self.model))
-        self.model.optimizer.learning_rate.assign(rate)
 
 
 class Recorder(keras.callbacks.Callback):
@@ -164,71 +139,3 @@ def _shortest(number: float) -> float:
 def _tag(column: str) -> str:
     """TensorBoard groups by what stands before a slash."""
     return re.sub("^(train|valid|test)_", r"\1/", column)
-
-
-class Progress(keras.callbacks.Callback):
-    """A progress bar on a terminal, one line a round elsewhere.
-
-    Args:
-      name: what is being trained.
-      total_steps: length of the run.
-      recorder: whose last row is shown; must come before this in the callbacks.
-      out: where to write.
-    """
-
-    def __init__(self, name: str, total_steps: int, recorder: Recorder, out: TextIO):
-        super().__init__()
-        self._name = name
-        self._total = total_steps
-        self._recorder = recorder
-        self._out = out
-        self._bar: tqdm | None = None
-
-    def on_train_begin(self, logs=None):
-        if self._out.isatty():
-            done = steps_taken(self.model)
-            self._bar = tqdm(
-                total=self._total,
-                initial=done,
-                desc=self._name,
-                unit="step",
-                file=self._out,
-                dynamic_ncols=True,
-            )
-
-    def on_train_batch_end(self, batch, logs=None):
-        if self._bar is not None:
-            self._bar.update()
-
-    def on_epoch_end(self, epoch, logs=None):
-        row, figures = self._recorder.rows[-1], self._recorder.figures
-        shown = "  ".join(
-            f"{f.column.replace('_', ' ')} {f.shown(row[f.column])}" for f in figures
-        )
-        if self._bar is not None:
-            self._bar.set_postfix_str(shown)
-            return
-        width = len(str(self._total))
-        print(
-            f"{self._name:8} step {row['step']:{width}}/{self._total}"
-            f"  epoch {row['epoch']:3g}  {shown}"
-            f"  lr {row['learning_rate']:.5f}  {row['seconds']:7.1f} s",
-            file=self._out,
-            flush=True,
-        )
-
-    def on_train_end(self, logs=None):
-        if self._bar is not None:
-            self._bar.close()
-
-
-class StopOnNaN(keras.callbacks.Callback):
-    """Ends a run whose loss is no longer a number, before it is recorded as progress.
-
-    Raises:
-      FloatingPointError: at the end of such an epoch; no checkpoint is written for it.
-    """
-
-    def on_epoch_end(self, epoch, logs=None):
-        if not math.isfinite(logs["loss"]):
-            raise FloatingPointError(f"the loss is {logs['loss']}")
