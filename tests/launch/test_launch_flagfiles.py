@@ -1,12 +1,16 @@
 """Every flagfile: understood, documented, and building the model that it names."""
 
+import dataclasses
 import pathlib
 import re
 
+import numpy as np
 import pytest
 
-from launch import data, resolve, sensitivity_flags
+from launch import data, resolve, sensitivity_flags, training
 from launch import flags as launch_flags
+from launch.data.source import ImageData, ImageStream
+from launch.data.text import TextData
 from launch.tasks import task_of
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -57,16 +61,76 @@ def test_what_files_of_one_setting_differ_in(monkeypatch):
     }
 
 
+def stand_in(source):
+    """A source of the same kind and sizes that needs no data."""
+    if source.kind == "text":
+        named = {"byte": 205, "word": 267_735}
+        nothing = np.broadcast_to(np.zeros((), "int32"), [100_000])
+        text = TextData(
+            nothing, nothing, nothing, range(named[source.unit]), source.unit
+        )
+        return dataclasses.replace(source, load=lambda data_dir, cache: text)
+    common = {
+        "classes": source.classes,
+        "scale": 255.0,
+        "mean": (0.5,) * source.image_shape[-1],
+        "std": (0.5,) * source.image_shape[-1],
+    }
+    if source.stream:
+        stream = ImageStream(
+            ("train",),
+            ("test",),
+            train_examples=source.train_examples,
+            image_shape=source.image_shape,
+            shorter_side=256,
+            **common,
+        )
+        return dataclasses.replace(source, stream=lambda data_dir: stream)
+    images = np.zeros((256, *source.image_shape), "uint8")
+    labels = np.zeros(256, "int64")
+    loaded = ImageData(images, labels, images, labels, padding=4, flip=True, **common)
+    return dataclasses.replace(source, load=lambda data_dir: loaded, train_examples=256)
+
+
+@pytest.fixture
+def task(name, monkeypatch):
+    """The task of a flagfile, with no data behind it."""
+    asked = settings(name, monkeypatch)
+    source = stand_in(data.find(asked.dataset))
+    monkeypatch.setattr(data, "find", lambda dataset: source)
+    if source.kind == "image":
+        asked.train_examples = source.train_examples
+    found = task_of(asked)
+    found.load()
+    return found
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_its_batches_are_what_its_model_takes(task):
+    rows, source = task.settings.batch_size, data.find(task.settings.dataset)
+    batches = task.training_batches(0, 1).element_spec
+    evaluated = task.evaluation_batches().element_spec[:2]
+    if source.kind == "image":
+        expected = [(source.image_shape, "float32"), ((source.classes,), "float32")]
+        assert of(batches) == [((rows, *shape), dtype) for shape, dtype in expected]
+        assert of(evaluated) == [((None, *shape), dtype) for shape, dtype in expected]
+    else:
+        config, tested = task.config, task.settings.evaluation_batch
+        assert of(batches) == [((rows, config.segment_length), "int32")] * 2
+        assert (
+            of(evaluated) == [((tested, config.evaluation_segment_length), "int32")] * 2
+        )
+
+
+def of(specs):
+    return [(tuple(spec.shape), spec.dtype.name) for spec in specs]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SETTINGS)
-def test_it_builds_its_model(name, monkeypatch):
-    from launch import training
-
-    asked = settings(name, monkeypatch)
-    source = data.find(asked.dataset)
-    if source.kind == "text" and source.name != "python":
-        pytest.skip("the vocabulary is that of a text that is not here")
-    model = training.build(task_of(asked), asked.method)
+def test_it_builds_its_model(task):
+    model = training.build(task, task.settings.method)
+    source = data.find(task.settings.dataset)
     if source.kind == "image":
         assert model.input_shape[1:] == source.image_shape
         assert model.output_shape[1:] == (source.classes,)
