@@ -78,16 +78,15 @@ def listeners(
     ]
 
 
-def counted(model: keras.Model) -> dict[str, Any]:
+def counted(model: keras.Model, cost: accounting.FlopReport) -> dict[str, Any]:
     """Parameters, achieved sparsities and counted FLOPs, for the results.
 
     `parameters` are the trainable ones, biases and norms included, and the sparsities
-    of the whole network are over all of these. FLOPs are per image.
+    of the whole network are over all of these. FLOPs are per unit, as `cost` is.
     """
     summary = topkast_tf.summary(model)
     forward, backward = achieved(summary)
     share = sum(row.size for row in summary.rows) / summary.dense_parameters
-    cost = accounting.count_flops(model)
     return {
         "parameters": summary.dense_parameters,
         "kept_parameters": summary.kept_parameters,

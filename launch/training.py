@@ -216,7 +216,7 @@ def _finish(
 ) -> dict[str, Any]:
     """Writes the trained model and the result of a method."""
     last = recorder.rows[-1]
-    counts = sparsity.counted(model)
+    counts = sparsity.counted(model, task.flops(model))
     result = {
         "method": method,
         **last,

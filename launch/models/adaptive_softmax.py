@@ -171,27 +171,35 @@ class AdaptiveSoftmax(layers.Layer):
         for i, (start, _, _) in enumerate(self.config.clusters[1:]):
             labels = tf.where(targets >= start, first + i, labels)
         nll = tf.nn.sparse_softmax_cross_entropy_with_logits(
-            labels, self._logits(hidden)
+            labels, self.logits(hidden)
         )
         for i, (start, end, _) in enumerate(self.config.clusters[1:], start=1):
             places = tf.where((targets >= start) & (targets < end))
             tail = tf.nn.sparse_softmax_cross_entropy_with_logits(
                 tf.gather_nd(targets, places) - start,
-                self._logits(tf.gather_nd(hidden, places), i),
+                self.logits(tf.gather_nd(hidden, places), i),
             )
             nll = tf.tensor_scatter_nd_add(nll, places, tail)
         return tf.reshape(nll, shape)
 
     def _log_probabilities(self, hidden):
         first = self.config.clusters[0][1]
-        head = tf.nn.log_softmax(self._logits(hidden))
+        head = tf.nn.log_softmax(self.logits(hidden))
         parts = [head[..., :first]]
         for i in range(1, len(self.config.clusters)):
-            tail = tf.nn.log_softmax(self._logits(hidden, i))
+            tail = tf.nn.log_softmax(self.logits(hidden, i))
             parts.append(head[..., first + i - 1, None] + tail)
         return tf.concat(parts, -1)
 
-    def _logits(self, hidden, i=0):
+    def logits(self, hidden, i: int = 0):
+        """Of the tokens of cluster i; for the first also of the other clusters.
+
+        Args:
+          hidden: [..., d_model].
+
+        Returns:
+          [..., tokens of the cluster], for the first [..., tokens + other clusters].
+        """
         table, bias = self._embedding.table(i), tf.convert_to_tensor(self.biases[i])
         if not i and len(self.config.clusters) > 1:
             table = tf.concat([table, self.cluster_table], 0)

@@ -6,6 +6,8 @@ import keras
 import tensorflow as tf
 from absl import flags
 
+from topkast_tf.accounting import FlopReport, count_flops
+
 
 class Task(abc.ABC):
     """A model and its data, as the flags ask for them.
@@ -27,7 +29,7 @@ class Task(abc.ABC):
     @property
     @abc.abstractmethod
     def units_a_step(self) -> int:
-        """How many units a step trains on."""
+        """How many units a step trains on; `Judged.unit` says what they are."""
 
     @abc.abstractmethod
     def load(self) -> None:
@@ -52,6 +54,10 @@ class Task(abc.ABC):
     @abc.abstractmethod
     def evaluation_batches(self) -> tf.data.Dataset:
         """All test data, in its order."""
+
+    def flops(self, model: keras.Model) -> FlopReport:
+        """The FLOPs of one unit, counted, dense and at the model's sparsities."""
+        return count_flops(model)
 
     def callbacks(self) -> list[keras.callbacks.Callback]:
         """What `fit` needs beside the launcher's own callbacks."""

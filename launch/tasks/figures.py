@@ -66,7 +66,7 @@ KINDS: dict[str, Judged] = {
         "Keras alone",
     ),
     "text": Judged(
-        "segment",
+        "token",
         (
             Figure("valid_bpc", "val_bpc", "validation, bits per token", decimals),
             Figure(

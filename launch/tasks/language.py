@@ -3,6 +3,7 @@
 import functools
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from launch import data
@@ -14,7 +15,9 @@ from launch.models import transformer_xl_config
 from launch.models.segment_memory import ResetMemory
 from launch.models.transformer_xl import TransformerXL
 from launch.models.transformer_xl_config import TransformerXLConfig
+from launch.models.transformer_xl_flops import count_token_flops
 from launch.tasks.base import Task
+from topkast_tf.accounting import FlopReport
 
 _OVERRIDES = {
     "segment_length": "segment_length",
@@ -62,7 +65,7 @@ class LanguageTask(Task):
 
     @property
     def units_a_step(self) -> int:
-        return self.settings.batch_size
+        return self.settings.batch_size * self.config.segment_length
 
     def load(self) -> None:
         _ = self.text
@@ -93,6 +96,13 @@ class LanguageTask(Task):
             self.settings.evaluation_batch,
             self.config.evaluation_segment_length,
         )
+
+    def flops(self, model: keras.Model) -> FlopReport:
+        counts = [
+            int(((start <= self.text.train) & (self.text.train < end)).sum())
+            for start, end, _ in self.config.clusters
+        ]
+        return count_token_flops(model, np.divide(counts, len(self.text.train)))
 
     def callbacks(self) -> list[keras.callbacks.Callback]:
         return [ResetMemory(), _ForgetAtEpoch(self.steps_per_epoch)]

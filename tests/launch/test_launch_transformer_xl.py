@@ -15,6 +15,7 @@ from launch.models.relative_attention import relative_shift, sinusoids, visible
 from launch.models.segment_memory import ResetMemory
 from launch.models.transformer_xl import TransformerXL
 from launch.models.transformer_xl_config import CONFIGS, TransformerXLConfig, find
+from launch.models.transformer_xl_flops import count_token_flops
 from tests import transformer_xl_oracle as oracle
 from tests import zoo
 from topkast_tf.accounting import count_flops
@@ -636,6 +637,27 @@ def test_multiplications_are_counted():
     kernels = tokens * (2 * d * heads + 2 * d * inner) + states * 3 * d * heads
     attention = tokens * states * heads * 3
     assert cost.dense.forward == 2 * (kernels + attention)
+
+
+def test_flops_of_a_token_have_each_tail_as_often_as_it_occurs():
+    config = ONE.replaced(cutoffs=(4, 6), div_val=2, d_embed=8)
+    cost = count_token_flops(build(config), [0.5, 0.25, 0.125])
+    d, heads, inner, tokens, states = 8, 6, 12, 4, 8
+    kernels = 2 * d * heads + 2 * d * inner + states * 3 * d * heads / tokens
+    attention = states * heads * 3
+    # Each token goes through the projections of all three clusters of the embedding.
+    embedding = d * (8 + 4 + 2)
+    head = d * 8 + 8 * (4 + 2)  # the first projection is its own; two other clusters
+    tails = 0.25 * (d * 4 + 4 * 2) + 0.125 * (d * 2 + 2 * 5)
+    expected = kernels + attention + embedding + head + tails
+    # Rounded to whole multiply-adds, weight by weight.
+    assert cost.dense.forward / 2 == pytest.approx(expected, abs=3)
+    assert not cost.uncounted
+
+
+def test_flops_of_a_token_need_a_frequency_for_each_cluster():
+    with pytest.raises(ValueError, match="Expected 1 `frequencies`"):
+        count_token_flops(build(ONE), [0.5, 0.5])
 
 
 # Sizes
