@@ -10,6 +10,7 @@ import pytest
 
 from benchmarks import (
     common,
+    input_pipeline,
     memory,
     selection_time,
     step_time,
@@ -49,6 +50,7 @@ def run(tmp_path, monkeypatch, capsys):
         step_time: STEP_TIME,
         selection_time: ("--weights=1000",),
         memory: ("--side=16",),
+        input_pipeline: ("--cases=text", "--text_batch=2", "--burst=1"),
     }
 
     def run(benchmark, *arguments):
@@ -63,7 +65,10 @@ def run(tmp_path, monkeypatch, capsys):
     return run
 
 
-_ALL = (step_time, selection_time, memory, swat_step_time, swat_memory)
+_ALL = (
+    *(step_time, selection_time, memory, swat_step_time, swat_memory),
+    input_pipeline,
+)
 EACH = pytest.mark.parametrize("benchmark_", _ALL)
 MEASURED = pytest.mark.parametrize(
     "benchmark_",
