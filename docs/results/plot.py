@@ -1,6 +1,9 @@
-"""Draws test accuracy over steps from the metrics of several runs.
+"""Draws a figure of several runs over their steps.
 
-python docs/results/plot.py OUT.png NAME=metrics.csv [NAME=metrics.csv ...]
+python docs/results/plot.py OUT.png COLUMN NAME=metrics.csv|NUMBER ...
+
+COLUMN is one of metrics.csv, such as test_accuracy or valid_bpc. A number in the place of
+a file is drawn as a line across, to compare with.
 """
 
 import csv
@@ -11,24 +14,39 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+LABELS = {
+    "test_accuracy": ("test accuracy (%)", 100),
+    "valid_bpc": ("validation, bits a byte", 1),
+    "valid_perplexity": ("validation perplexity", 1),
+}
+"""Column -> what stands beside the axis, and the factor to its unit."""
 
-def main(out, *runs):
+
+def main(out, column, *runs):
+    label, factor = LABELS.get(column, (column, 1))
     figure, axes = plt.subplots(figsize=(6, 3.6), layout="constrained")
     for run in runs:
-        name, path = run.split("=", 1)
-        with open(path, newline="") as file:
+        name, given = run.split("=", 1)
+        if given.replace(".", "", 1).isdigit():
+            axes.axhline(float(given), color="gray", linestyle="--", linewidth=1)
+            place = (1, float(given))
+            axes.annotate(
+                f" {name}", place, xycoords=("axes fraction", "data"), va="center"
+            )
+            continue
+        with open(given, newline="") as file:
             rows = list(csv.DictReader(file))
         steps = [int(row["step"]) for row in rows]
-        accuracy = [100 * float(row["test_accuracy"]) for row in rows]
-        axes.plot(steps, accuracy, marker="o", markersize=3, label=name)
+        values = [factor * float(row[column]) for row in rows]
+        axes.plot(steps, values, marker="o", markersize=3, label=name)
     axes.set_xlabel("optimizer step")
-    axes.set_ylabel("test accuracy (%)")
+    axes.set_ylabel(label)
     axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(out, dpi=120)
 
 
 if __name__ == "__main__":
-    if len(sys.argv) < 3:
+    if len(sys.argv) < 4:
         sys.exit(__doc__)
     main(*sys.argv[1:])
