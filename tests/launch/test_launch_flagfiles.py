@@ -40,6 +40,13 @@ def test_it_says_where_it_comes_from(name):
         assert f"--flagfile=launch/flagfiles/{name}" in comment
 
 
+def test_structured_ones_say_where_they_depart(monkeypatch):
+    for name in SETTINGS:
+        asked = settings(name, monkeypatch)
+        if asked.structured and asked.topk_period > 1:
+            assert "channels at each step" in (FOLDER / name).read_text()
+
+
 def test_no_two_share_a_folder(monkeypatch):
     folders = [settings(name, monkeypatch).run_dir for name in SETTINGS]
     assert len(set(folders)) == len(folders)
