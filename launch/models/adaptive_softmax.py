@@ -173,8 +173,9 @@ class AdaptiveSoftmax(layers.Layer):
         nll = tf.nn.sparse_softmax_cross_entropy_with_logits(
             labels, self.logits(hidden)
         )
-        for i, (start, end, _) in enumerate(self.config.clusters[1:], start=1):
-            places = tf.where((targets >= start) & (targets < end))
+        for i, (start, _, _) in enumerate(self.config.clusters[1:], start=1):
+            # A target after the last cluster is one of it, whose softmax refuses it.
+            places = tf.where(labels == first + i - 1)
             tail = tf.nn.sparse_softmax_cross_entropy_with_logits(
                 tf.gather_nd(targets, places) - start,
                 self.logits(tf.gather_nd(hidden, places), i),

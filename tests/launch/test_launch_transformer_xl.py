@@ -241,6 +241,14 @@ def test_a_batch_without_rare_tokens_and_one_with_no_others():
         np.testing.assert_allclose(found, -every[..., token], rtol=1e-5)
 
 
+def test_targets_that_are_no_tokens_are_refused():
+    for variant in ("plain", "narrowing"):
+        model = build(VARIANTS[variant])
+        for token in (-1, 11):
+            with pytest.raises(tf.errors.InvalidArgumentError, match="label value"):
+                model.softmax(np.zeros((1, 1, 8), "float32"), np.full((1, 1), token))
+
+
 def test_mixed_precision_keeps_softmaxes_in_float32():
     config = VARIANTS["narrowing"].replaced(untie_biases=False)
     inputs, targets = (part[0] for part in text())
