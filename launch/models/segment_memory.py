@@ -87,11 +87,17 @@ class SegmentMemory(keras.layers.Layer):
         """Forgets the memory of a mode, or all.
 
         Raises:
-          ValueError: for a mode that there is not.
+          ValueError: for a mode that there is not, or within a `tf.function`.
         """
         if mode not in (None, *MODES):
             raise ValueError(
                 f"Expected `training`, `evaluation` or None. Received: {mode!r}"
+            )
+        if tf.inside_function():
+            # It would be the memories made until then that are reset, and no later ones.
+            raise ValueError(
+                "Expected memory to be reset outside of a `tf.function`. Received: a "
+                "reset in one that is being traced"
             )
         if mode != "evaluation":
             self._loaded.clear()

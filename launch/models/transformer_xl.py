@@ -178,7 +178,7 @@ class TransformerXL(keras.Model):
         self._batch_shapes[function] = shape
 
     def reset_memory(self, mode: str | None = None) -> None:
-        """Forgets: sets the memory to zeros.
+        """Forgets: sets the memory to zeros. Not for use within a `tf.function`.
 
         Args:
           mode: `training` or `evaluation`; None: both.

@@ -388,6 +388,8 @@ def test_reset():
     assert not any(v.any() for v in model.memory.values("training").values())
     with pytest.raises(ValueError, match="Received: 'test'"):
         model.reset_memory("test")
+    with pytest.raises(ValueError, match="outside of a `tf.function`"):
+        tf.function(build().reset_memory)()
 
 
 def test_callback_lets_evaluations_and_epochs_begin_anew():
