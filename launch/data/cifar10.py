@@ -31,12 +31,12 @@ def load(data_dir: str | None) -> ImageData:
       data_dir: as for `prepared`.
 
     Raises:
-      UserError: if the data is not there.
+      UserError: if the data is not there, or damaged.
     """
     folder = prepared(data_dir)
     return ImageData(
-        *prepared_data.read(folder, "train"),
-        *prepared_data.read(folder, "test"),
+        *prepared_data.read(folder, _TITLE, "train"),
+        *prepared_data.read(folder, _TITLE, "test"),
         classes=10,
         scale=255.0,
         mean=(0.4914, 0.4822, 0.4465),

@@ -19,12 +19,12 @@ def load(data_dir: str | None) -> ImageData:
         else ~/tensorflow_datasets.
 
     Raises:
-      UserError: if the data is not there.
+      UserError: if the data is not there, or damaged.
     """
     folder = prepared.find(_NAME, _TITLE, data_dir)
     return ImageData(
-        *prepared.read(folder, "train"),
-        *prepared.read(folder, "test"),
+        *prepared.read(folder, _TITLE, "train"),
+        *prepared.read(folder, _TITLE, "test"),
         classes=100,
         scale=255.0,
         mean=(0.5071, 0.4865, 0.4409),

@@ -60,37 +60,52 @@ def check(name: str, title: str, data_dir: str | None) -> None:
         )
     damage = _damage(folder)
     if damage:
-        raise UserError(
-            f"{title} in {folder} is damaged: {damage}; remove that folder and prepare "
-            f'the data again with `python -c "{_recipe(name)}, '
-            f"data_dir='{folder.parent.parent}').download_and_prepare()\"`."
-        )
+        raise _damaged(folder, title, damage)
 
 
-def read(folder: pathlib.Path, split: str) -> tuple[np.ndarray, np.ndarray]:
+def read(folder: pathlib.Path, title: str, split: str) -> tuple[np.ndarray, np.ndarray]:
     """All images and labels of a split, in the order they were written.
 
     Args:
       folder: as `find` gives it.
+      title: as for `find`.
       split: `train` or `test`.
 
     Returns:
       uint8 [examples, height, width, channels] and int64 [examples].
+
+    Raises:
+      UserError: if what the files hold is damaged.
     """
+    import tensorflow as tf
     import tensorflow_datasets as tfds
 
     # From the folder itself: no version is compared with a catalogue, no network.
     builder = tfds.builder_from_directory(folder)
     # One file at a time keeps the order the same however many files there are.
     config = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
-    everything = builder.as_dataset(
-        split=split, batch_size=-1, shuffle_files=False, read_config=config
-    )
+    try:
+        everything = builder.as_dataset(
+            split=split, batch_size=-1, shuffle_files=False, read_config=config
+        )
+    except tf.errors.DataLossError:
+        raise _damaged(
+            folder, title, f"a record of its {split} part cannot be read"
+        ) from None
     return everything["image"].numpy(), everything["label"].numpy()
 
 
 def _recipe(name: str) -> str:
     return f"import tensorflow_datasets as tfds; tfds.builder('{name}'"
+
+
+def _damaged(folder: pathlib.Path, title: str, damage: str) -> UserError:
+    """The sentence about damaged data, and what to do."""
+    return UserError(
+        f"{title} in {folder} is damaged: {damage}; remove that folder and prepare the "
+        f'data again with `python -c "{_recipe(folder.parent.name)}, '
+        f"data_dir='{folder.parent.parent}').download_and_prepare()\"`."
+    )
 
 
 def _damage(folder: pathlib.Path) -> str:
@@ -103,6 +118,10 @@ def _damage(folder: pathlib.Path) -> str:
         ]
     except (ValueError, KeyError, TypeError):
         return "its dataset_info.json cannot be read"
+    try:
+        json.loads((folder / "features.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return "its features.json cannot be read"
     for name, count, size in splits:
         files = list(folder.glob(f"*-{name}.*-of-{count:05d}"))
         if len(files) != count:

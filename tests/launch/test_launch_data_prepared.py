@@ -114,7 +114,8 @@ def test_missing_data_fails_at_once_and_says_how_to_get_it(tmp_path, name):
     [
         ("absent", "expected 3 files of its train part, received 2"),
         ("short", "bytes of its train part, received"),
-        ("info", "dataset_info.json cannot be read"),
+        ("dataset_info.json", "dataset_info.json cannot be read"),
+        ("features.json", "features.json cannot be read"),
     ],
 )
 def test_damaged_data_is_said_at_once(imagenet, tmp_path, damage, expected):
@@ -126,8 +127,8 @@ def test_damaged_data_is_said_at_once(imagenet, tmp_path, damage, expected):
     check = data.find("imagenet2012").check
     check(str(tmp_path))
     file = next(folder.glob("*train*-00001-*"))
-    if damage == "info":
-        file = folder / "dataset_info.json"
+    if damage.endswith(".json"):
+        file = folder / damage
     content = file.read_bytes()
     file.unlink()
     if damage != "absent":
@@ -177,6 +178,13 @@ def test_cifar100_is_read_whole(tmp_path):
     assert sorted(found.train_labels) == list(range(6))
     np.testing.assert_array_equal(found.train_images, images[found.train_labels])
     np.testing.assert_array_equal(found.test_images, images[found.test_labels])
+    file = next((tmp_path / "cifar100" / "3.0.2").glob("*train*tfrecord*"))
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    source.check(folder)
+    with pytest.raises(UserError, match="a record of its train part cannot be read"):
+        source.open(folder)
 
 
 # --- Crops ---------------------------------------------------------------------------
