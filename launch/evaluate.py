@@ -11,7 +11,7 @@ if __name__ == "__main__":
 
 from absl import flags
 
-from launch import checkpoints, experiment, report
+from launch import experiment, report
 from launch import flags as launch_flags
 from launch.errors import UserError
 from launch.flag_table import Flag, Groups, help_text, new_flags
@@ -173,6 +173,7 @@ def _models(run_dir: pathlib.Path, stripped: bool) -> Iterator[tuple[str, Any]]:
     """(method, model) of what has been trained."""
     import keras
 
+    from launch import checkpoints
     from launch.training import MODEL_FILE
 
     for method in launch_flags.METHODS:

@@ -117,6 +117,21 @@ def test_evaluation_says_what_is_wrong(finished, capsys, asked, expected):
     assert expected in said
 
 
+def test_mistakes_in_evaluation_do_not_wait_for_tensorflow(finished, root):
+    folder, _ = finished
+    code = (
+        "import sys; from launch import evaluate\n"
+        "assert evaluate.main(sys.argv) == 2\n"
+        "assert 'tensorflow' not in sys.modules"
+    )
+    subprocess.run(
+        [sys.executable, "-c", code, str(folder), "--data_dir=none"],
+        cwd=root,
+        check=True,
+        timeout=60,
+    )
+
+
 def test_evaluation_of_a_folder_without_a_run(tmp_path, capsys):
     assert evaluate.main(["evaluate.py", str(tmp_path)]) == 2
     assert "Expected the folder of a run" in capsys.readouterr().err
