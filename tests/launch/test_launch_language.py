@@ -117,6 +117,16 @@ def test_evaluation_says_what_is_wrong(finished, capsys, asked, expected):
     assert expected in said
 
 
+def test_evaluation_of_another_text(finished, capsys, tmp_path):
+    folder, _ = finished
+    other = tmp_path / "other.txt"
+    other.write_bytes(bytes(range(65, 91)) * 20)
+    asked = [str(folder), f"--data_dir={other}"]
+    assert evaluate.main(["evaluate.py", *asked]) == 2
+    said = capsys.readouterr().err
+    assert "has 5 different tokens. Received: a text of 26" in said
+
+
 def test_mistakes_in_evaluation_do_not_wait_for_tensorflow(finished, root):
     folder, _ = finished
     code = (
