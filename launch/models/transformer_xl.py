@@ -30,7 +30,9 @@ class TransformerXL(keras.Model):
     whose rows continue those of the batch before; batches of another size than before
     begin without memory. There is no loss to be given to `compile`. With
     a third element, weights [batch, length], loss and metrics are weighted means, so
-    that a last segment can be filled up with zeros.
+    that a last segment can be filled up with zeros. A data set should know its length
+    (`tf.data.experimental.assert_cardinality`): where it does not, Keras counts the last
+    batch of an evaluation twice.
 
     The memory is kept by `fit`, by `evaluate` and by each call of the model, with
     separate memories for training and evaluation (see `SegmentMemory`); `core`, a
