@@ -11,10 +11,10 @@ if __name__ == "__main__":
 
 from absl import flags
 
-from launch import experiment, report
+from launch import experiment, report, terminal
 from launch import flags as launch_flags
 from launch.errors import UserError
-from launch.flag_table import Flag, Groups, help_text, new_flags
+from launch.flag_table import Flag, Groups, asked_for_help
 from launch.quiet import quiet_start
 
 GROUPS: Groups = (
@@ -52,8 +52,9 @@ Evaluates what a run of launch/train.py has trained, every method in its folder.
   # a language model that remembers more than in training
   python launch/evaluate.py runs/quickstart_text --memory=0,64,128,256
 
-Nothing is written. An image model is judged by accuracy and cross-entropy, a language
-model by bits per token, perplexity and loss in nats; each token is predicted once.
+Nothing is written. An image model is judged by accuracy and cross-entropy, a
+language model by bits per token, perplexity and loss in nats; each token is
+predicted once.
 """
 
 
@@ -66,14 +67,15 @@ def main(argv: Sequence[str]) -> int:
     Returns:
       The exit code: 0; 2 for a mistake that one sentence on stderr explains.
     """
-    if any(argument in ("-h", "-help", "--help") for argument in argv[1:]):
-        print(help_text(HEAD, GROUPS))
+    taught = asked_for_help(argv, HEAD, GROUPS)
+    if taught:
+        print(taught)
         return 0
     try:
         run_dir, asked = _parse(argv)
         print(run(run_dir, asked))
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        terminal.error(error)
         return 2
     return 0
 
@@ -102,6 +104,7 @@ def run(run_dir: pathlib.Path, asked: flags.FlagValues) -> str:
     settings.data_dir = asked.data_dir or settings.data_dir
     is_text = _check(settings, asked)
     with quiet_start(asked.verbose):
+        from launch.callbacks import EvaluationBar
         from launch.tasks import judged, task_of
 
         task = task_of(settings)
@@ -118,7 +121,10 @@ def run(run_dir: pathlib.Path, asked: flags.FlagValues) -> str:
                 model.evaluation_memory_length = int(memory)
                 name = f"{method}, memory {memory}"
             found = model.evaluate(
-                batches, verbose=0, return_dict=True, callbacks=task.callbacks()
+                batches,
+                verbose=0,
+                return_dict=True,
+                callbacks=[*task.callbacks(), EvaluationBar(name, sys.stderr)],
             )
             shown = (f.shown(found[f.log.removeprefix("val_")]) for f in figures)
             rows.append((name, *shown))
@@ -131,11 +137,7 @@ def run(run_dir: pathlib.Path, asked: flags.FlagValues) -> str:
 
 
 def _parse(argv: Sequence[str]) -> tuple[pathlib.Path, flags.FlagValues]:
-    values = new_flags(GROUPS)
-    try:
-        folders = values(list(argv))[1:]
-    except (flags.Error, ValueError) as error:
-        raise UserError(" ".join(str(error).split())) from None
+    values, folders = launch_flags.known(argv, GROUPS)
     if len(folders) != 1:
         raise UserError(
             f"Expected the folder of one run, and flags. Received: {folders or 'none'}"

@@ -1,5 +1,7 @@
 """Every flag of `launch/train.py`: its type, its default, its meaning, its help."""
 
+import textwrap
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from absl import flags
@@ -13,6 +15,15 @@ class Flag(NamedTuple):
     default: Any
     help: str
     bounds: dict[str, Any] = {}
+
+
+COLUMNS = 79
+"""Of the help."""
+
+_FLAGFILE = (
+    "reads flags from a file, one a line, # begins a comment; a flag that comes after "
+    "it on the command line wins"
+)
 
 
 def _at_least(number: float) -> dict[str, Any]:
@@ -350,23 +361,24 @@ GROUPS: Groups = (
 )
 
 _HEAD = """\
-Trains an image classifier or a Transformer-XL, dense, with Top-KAST or with SWAT, and
-compares them.
+Trains an image classifier or a Transformer-XL, dense, with Top-KAST or with
+SWAT, and compares them.
 
   # bundled digits at 90 % / 80 % beside the dense twin, under two minutes
   python launch/train.py --flagfile=launch/flagfiles/quickstart.cfg
 
-  # the same, sparser: a flag after the flagfile wins; another run, another folder
+  # the same, sparser: a flag after the flagfile wins; another run and folder
   python launch/train.py --flagfile=launch/flagfiles/quickstart.cfg \\
       --fwd=0.95 --bwd=0.9 --run_dir=runs/quickstart95
 
   # CIFAR-10 that tensorflow-datasets has prepared in DIR
-  python launch/train.py --flagfile=launch/flagfiles/cifar10_resnet20_90_80.cfg \\
-      --data_dir=DIR
+  python launch/train.py --data_dir=DIR \\
+      --flagfile=launch/flagfiles/cifar10_resnet20_90_80.cfg
 
   # ten thousand images, two epochs, a uniform 80 % but for the first layer
-  python launch/train.py --dataset=cifar10 --data_dir=DIR --train_examples=10000 \\
-      --epochs=2 --fwd=0.8 --bwd=0.5 --exempt=first --run_dir=runs/try
+  python launch/train.py --dataset=cifar10 --data_dir=DIR --epochs=2 \\
+      --train_examples=10000 --fwd=0.8 --bwd=0.5 --exempt=first \\
+      --run_dir=runs/try
 
   # a language model on the sources of Python itself, as bytes
   python launch/train.py --flagfile=launch/flagfiles/quickstart_text.cfg
@@ -378,7 +390,8 @@ compares them.
   python launch/train.py --flagfile=runs/quickstart/flags.cfg
 
 A run folder holds flags.cfg, results.csv, and for each method metrics.csv,
-TensorBoard events, checkpoints and model.keras; for a sparse one mask_dynamics.csv too.
+TensorBoard events, checkpoints and model.keras; for a sparse one also
+mask_dynamics.csv.
 Sparsities are fractions of zeros.
 """
 
@@ -395,21 +408,64 @@ def new_flags(groups: Groups = GROUPS) -> flags.FlagValues:
     return values
 
 
+def asked_for_help(
+    argv: Sequence[str], head: str = _HEAD, groups: Groups = GROUPS
+) -> str | None:
+    """The help that a command line asks for, or None.
+
+    Args:
+      argv: the program's name, then its arguments; `-h` and `--help` ask for all,
+        `--helpshort` for the names of the flags.
+      head: what one can do with the program.
+      groups: its flags.
+    """
+    asked = {argument.lstrip("-") for argument in argv[1:] if argument[:1] == "-"}
+    if asked & {"h", "help", "helpfull"}:
+        return help_text(head, groups)
+    return short_help(head, groups) if "helpshort" in asked else None
+
+
 def help_text(head: str = _HEAD, groups: Groups = GROUPS) -> str:
     """What `--help` prints: what one can do with it, then every flag by group."""
     lines = [head]
     for title, group in groups:
         lines.append(f"{title}:")
         for flag in group:
-            shown = _shown(flag.default)
-            default = f" [{shown}]" if shown else ""
-            lines.append(f"  --{flag.name}{default}\n      {flag.help}")
+            negative = f", --no{flag.name}" if flag.kind == "boolean" else ""
+            lines.append(f"  --{flag.name}{negative}")
+            lines += _wrapped(
+                f"{flag.help} [default: {_shown(flag.default)}]", "      "
+            )
         lines.append("")
-    lines.append("  --flagfile\n      reads flags from a file, one a line, # comments")
+    lines += ["Anywhere:", "  --flagfile=FILE"]
+    lines += _wrapped(_FLAGFILE, "      ")
+    lines += ["  --helpshort", "      the names of the flags alone"]
     return "\n".join(lines)
+
+
+def short_help(head: str = _HEAD, groups: Groups = GROUPS) -> str:
+    """What `--helpshort` prints: what the program is for, and the names of its flags."""
+    lines = [head.partition("\n\n")[0], ""]
+    for title, group in groups:
+        lines.append(f"{title}:")
+        lines += _wrapped("  ".join(f"--{flag.name}" for flag in group), "  ")
+    return "\n".join([*lines, "", "--help explains them, with examples."])
+
+
+def _wrapped(text: str, indent: str) -> list[str]:
+    return textwrap.wrap(
+        text,
+        COLUMNS,
+        initial_indent=indent,
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def _shown(value: Any) -> str:
     if value is None or value == []:
-        return ""
+        return "none"
+    if isinstance(value, list):
+        return ", ".join(value)
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -38,6 +38,28 @@ def parse(argv: Sequence[str], groups: Groups = GROUPS) -> flags.FlagValues:
       UserError: an unknown flag (with the nearest name, and the flagfile and line it
         stands on), a wrong value, or an argument that is not a flag.
     """
+    values, rest = known(argv, groups)
+    if rest:
+        raise UserError(
+            f"Expected flags only, written --name=value. Received: {rest[0]!r}."
+        )
+    _check(values)
+    return values
+
+
+def known(argv: Sequence[str], groups: Groups) -> tuple[flags.FlagValues, list[str]]:
+    """Parses a command line of any program of the launcher; the values as they are.
+
+    Args:
+      argv: the program's name, then its arguments.
+      groups: the flags there are.
+
+    Returns:
+      The flags, and the arguments that are none.
+
+    Raises:
+      UserError: an unknown flag, or a value of another type.
+    """
     values = new_flags(groups)
     try:
         rest = values(list(argv))[1:]
@@ -45,12 +67,7 @@ def parse(argv: Sequence[str], groups: Groups = GROUPS) -> flags.FlagValues:
         raise UserError(_unknown(error.flagname, argv[1:], groups)) from None
     except (flags.Error, ValueError) as error:
         raise UserError(" ".join(str(error).split())) from None
-    if rest:
-        raise UserError(
-            f"Expected flags only, written --name=value. Received: {rest[0]!r}."
-        )
-    _check(values)
-    return values
+    return values, rest
 
 
 def to_text(values: flags.FlagValues, groups: Groups = GROUPS) -> str:
@@ -183,9 +200,11 @@ def _check(values: flags.FlagValues) -> None:
     }
     for name, allowed in choices.items():
         if name in values and values[name].value not in allowed:
+            names = list(filter(None, allowed))
             raise UserError(
-                f"Expected --{name} to be one of {', '.join(filter(None, allowed))}. "
+                f"Expected --{name} to be one of {', '.join(names)}. "
                 f"Received: {values[name].value!r}"
+                + _nearest(values[name].value, names)
             )
     ranges = {
         "momentum": (0 <= values.momentum < 1, "in [0, 1)"),
@@ -224,6 +243,11 @@ def _unknown(name: str, arguments: Sequence[str], groups: Groups) -> str:
     near = difflib.get_close_matches(stem, names, n=1, cutoff=0.5)
     meant = f"; did you mean --{near[0]}?" if near else "; --help lists them."
     return f"unknown flag --{name}{_place(name, arguments)}{meant}"
+
+
+def _nearest(given: str, names: Sequence[str]) -> str:
+    near = difflib.get_close_matches(given, names, n=1, cutoff=0.6)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def _place(name: str, arguments: Sequence[str]) -> str:

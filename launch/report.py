@@ -2,14 +2,20 @@
 
 import csv
 import io
+import os
 import pathlib
+import shlex
+import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TextIO
 
-from launch import files
+from launch import files, terminal
+from launch.experiment import FLAGS_FILE
 from launch.tasks.figures import Judged
 
 RESULTS_FILE = "results.csv"
+_FILES = ("metrics.csv", "checkpoints", "events", "model.keras")
+_EVALUATE = pathlib.Path(__file__).resolve().with_name("evaluate.py")
 
 _NOTE = """\
 Sparsity is simulated: dense kernels are multiplied by masks, so the seconds are those
@@ -69,18 +75,54 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
 
 
 def text(
-    run_dir: pathlib.Path, results: Sequence[dict[str, Any]], judged: Judged
+    run_dir: pathlib.Path,
+    results: Sequence[dict[str, Any]],
+    judged: Judged,
+    out: TextIO = sys.stdout,
 ) -> str:
-    """The table, how to read it, and where the files lie."""
-    lines = [f"\n{table(results, judged)}\n\n{_NOTE}\n\nFiles:"]
-    lines.append(f"  {run_dir}/{RESULTS_FILE}  flags.cfg")
+    """The table, how to read it, where the files lie, and what to do with them.
+
+    Args:
+      run_dir: the folder of the run.
+      results: as for `table`.
+      judged: by which figures.
+      out: where it will be written; a terminal gets the heads in bold.
+    """
+    head, *rows = table(results, judged).splitlines()
+    here = shortest(run_dir)
+    lines = ["", terminal.styled(head, "bold", out), *rows, "", _NOTE, "", "Files:"]
+    lines += [f"  {quoted(here / name)}" for name in (RESULTS_FILE, FLAGS_FILE)]
     for result in results:
-        lines.append(
-            f"  {run_dir}/{result['method']}/metrics.csv  events/  checkpoints/  "
-            "model.keras"
-        )
-    lines.append(f"events/ is for TensorBoard; model.keras loads with {judged.loads}.")
+        lines += [f"  {quoted(here / result['method'] / name)}" for name in _FILES]
+    lines += [
+        f"model.keras loads with {judged.loads}.",
+        "",
+        "What next:",
+        f"  python {quoted(shortest(_EVALUATE))} {quoted(here)}",
+        f"  tensorboard --logdir {quoted(here)}",
+    ]
     return "\n".join(lines)
+
+
+def shortest(path: pathlib.Path) -> pathlib.Path:
+    """A path as seen from the working directory, if it lies below it.
+
+    >>> shortest(pathlib.Path.cwd() / "runs" / "try").as_posix()
+    'runs/try'
+    """
+    try:
+        return pathlib.Path(os.path.abspath(path)).relative_to(pathlib.Path.cwd())
+    except ValueError:
+        return path
+
+
+def quoted(path: pathlib.Path) -> str:
+    """A path as a shell reads it.
+
+    >>> quoted(pathlib.Path("my runs/a"))
+    "'my runs/a'"
+    """
+    return shlex.quote(str(path))
 
 
 def write_results(run_dir: pathlib.Path, results: Sequence[dict[str, Any]]) -> None:

@@ -15,7 +15,7 @@ if __name__ == "__main__":
 
 from absl import flags
 
-from launch import data, experiment, flag_table, models, studies
+from launch import data, experiment, flag_table, models, studies, terminal
 from launch import sensitivity_flags as study_flags
 from launch.errors import UserError
 from launch.quiet import quiet_start
@@ -59,13 +59,14 @@ def main(argv: Sequence[str]) -> int:
       The exit code: 0; 2 for a mistake that one sentence on stderr explains; 130 after
       an interrupt.
     """
-    if any(argument in ("-h", "-help", "--help") for argument in argv[1:]):
-        print(flag_table.help_text(study_flags.HEAD, study_flags.GROUPS))
+    taught = flag_table.asked_for_help(argv, study_flags.HEAD, study_flags.GROUPS)
+    if taught:
+        print(taught)
         return 0
     try:
         run(resolved(study_flags.parse(list(argv))))
     except (UserError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        terminal.error(error)
         return _BAD_INPUT
     except KeyboardInterrupt:
         print("interrupted: the same command goes on after the last run.")

@@ -41,11 +41,13 @@ GROUPS: Groups = (
 )
 
 HEAD = """\
-Trains one network many times to see what sparsity harms where (Figures 1 and 2 of the
-SWAT paper, and its ablations), and draws the accuracies with their range over seeds.
+Trains one network many times to see what sparsity harms where (Figures 1 and 2
+of the SWAT paper, and its ablations), and draws the accuracies with their range
+over seeds.
 
   # on the bundled digits, some minutes
-  python launch/sensitivity.py --flagfile=launch/flagfiles/sensitivity_digits.cfg
+  python launch/sensitivity.py \\
+      --flagfile=launch/flagfiles/sensitivity_digits.cfg
 
   # on CIFAR-10 that tensorflow-datasets has prepared in DIR
   python launch/sensitivity.py --data_dir=DIR \\
@@ -55,8 +57,8 @@ SWAT paper, and its ablations), and draws the accuracies with their range over s
   python launch/sensitivity.py --dataset=digits --model=resnet20 --epochs=5 \\
       --studies=dense,backward_errors --seeds=0 --run_dir=runs/errors
 
-results.csv in the run's folder gets a line after each run, and the same command goes on
-after the last one. figures.png and ablations.png are drawn from it.
+results.csv in the run's folder gets a line after each run, and the same command
+goes on after the last one. figures.png and ablations.png are drawn from it.
 """
 
 

@@ -73,7 +73,9 @@ def listeners(
         return []
     return [
         topkast_tf.MaskDynamics(
-            log_dir=folder / "events", csv=folder / "mask_dynamics.csv", every=every
+            log_dir=folder / "events" / "dynamics",
+            csv=folder / "mask_dynamics.csv",
+            every=every,
         )
     ]
 

@@ -10,7 +10,7 @@ if __name__ == "__main__":
 
 from absl import flags
 
-from launch import data, experiment, flag_table, report
+from launch import data, experiment, flag_table, report, terminal
 from launch import flags as launch_flags
 from launch.errors import UserError
 from launch.quiet import quiet_start
@@ -31,28 +31,25 @@ def main(argv: Sequence[str]) -> int:
       The exit code: 0; 2 for a mistake that one sentence on stderr explains; 130 after
       an interrupt.
     """
-    if any(argument in ("-h", "-help", "--help") for argument in argv[1:]):
-        print(flag_table.help_text())
+    taught = flag_table.asked_for_help(argv)
+    if taught:
+        print(taught)
         return 0
     try:
         run(resolved(launch_flags.parse(argv)))
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        terminal.error(error)
         return _BAD_INPUT
     except OSError as error:
         # A full disk, a permission, a file that is gone: nothing here can mend it, and
         # every file was either replaced as a whole or left as it was.
-        print(
-            f"error: {error}: once that is mended, the same command goes on from the "
-            "last checkpoint.",
-            file=sys.stderr,
+        terminal.error(
+            f"{error}: once that is mended, the same command goes on from the last "
+            "checkpoint."
         )
         return _BAD_INPUT
     except KeyboardInterrupt:
-        print(
-            "interrupted: the same command goes on from the last checkpoint.",
-            file=sys.stderr,
-        )
+        terminal.note("interrupted: the same command goes on from the last checkpoint.")
         return _INTERRUPTED
     return 0
 

@@ -8,13 +8,21 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
-from launch import callbacks, checkpoints, experiment, files, sparsity
+from launch import (
+    callbacks,
+    checkpoints,
+    diagnosis,
+    experiment,
+    files,
+    sparsity,
+    terminal,
+)
 from launch import flags as launch_flags
-from launch.errors import UserError
 from launch.optimizers import optimizer_of
 from launch.schedules import learning_rate
 from launch.tasks import judged
 from launch.tasks.base import Task
+from launch.tasks.figures import Items
 
 MODEL_FILE = "model.keras"
 
@@ -122,7 +130,7 @@ def train(task: Task, method: str) -> dict[str, Any]:
       The result, which is also written to METHOD/result.json.
 
     Raises:
-      UserError: for damaged checkpoints, and if the loss is no longer a number.
+      UserError: for damaged checkpoints, and if loss or gradient are no longer finite.
     """
     settings = task.settings
     folder = pathlib.Path(settings.run_dir) / method
@@ -150,16 +158,21 @@ def train(task: Task, method: str) -> dict[str, Any]:
         drop_steps=launch_flags.drop_steps(settings),
         drop=settings.lr_drop,
     )
+    done = callbacks.steps_taken(model)
+    events = callbacks.Events(folder, recorder, launch_flags.to_text(settings), done)
+    stop = callbacks.StopOnNaN()
+    items = Items(f"{judged(settings).unit}s", task.units_a_step)
     listeners = [
         *task.callbacks(),
         callbacks.LearningRate(schedule),
-        callbacks.StopOnNaN(),
+        stop,
         *sparsity.listeners(model, folder, settings.dynamics_every),
         recorder,
-        callbacks.Progress(method, total, recorder, sys.stdout),
+        events,
+        callbacks.Progress(method, total, recorder, items, sys.stdout),
     ]
     test = task.evaluation_batches()
-    for stretch in stretches(callbacks.steps_taken(model), total, per_round):
+    for stretch in stretches(done, total, per_round):
         first_round = stretch.first_step // per_round
         batches = task.training_batches(
             stretch.first_step, stretch.round_steps * stretch.rounds
@@ -178,10 +191,14 @@ def train(task: Task, method: str) -> dict[str, Any]:
         except (FloatingPointError, ValueError, tf.errors.OpError) as error:
             if not diverged(error):
                 raise
-            raise UserError(
-                f"{method} training diverged at step {callbacks.steps_taken(model)}: "
-                "its weights or its loss are no longer finite; lower --learning_rate "
-                "or give it --warmup_steps, with another --run_dir."
+            raise diagnosis.stopped(
+                method,
+                stop.step,
+                "weights were not finite" if sparsity.met_nan(error) else str(error),
+                diagnosis.findings(
+                    model, lambda: next(iter(task.training_batches(stop.step - 1, 1)))
+                ),
+                folder / "checkpoints",
             ) from error
     return _finish(folder, model, method, task, recorder)
 
@@ -202,7 +219,7 @@ def _start(
     model, state, damaged = restored
     step = callbacks.steps_taken(model)
     for sentence in damaged:
-        print(f"warning: {sentence}; going back to step {step}.", file=sys.stderr)
+        terminal.warning(f"{sentence}; going back to step {step}.")
     print(f"{method}: resumed after step {step}", flush=True)
     return model, state
 

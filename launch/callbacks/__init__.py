@@ -1,6 +1,8 @@
 """What happens at each step and round of `fit`: rate, record, checkpoint, progress."""
 
-from launch.callbacks.nonfinite import StopOnNaN
+from launch.callbacks.evaluation_bar import EvaluationBar
+from launch.callbacks.events import Events
+from launch.callbacks.nonfinite import NotFinite, StopOnNaN
 from launch.callbacks.progress import Progress
 from launch.callbacks.rate import LearningRate
 from launch.callbacks.recorder import METRICS_FILE, Recorder
@@ -8,7 +10,10 @@ from launch.callbacks.steps import steps_taken
 
 __all__ = [
     "METRICS_FILE",
+    "EvaluationBar",
+    "Events",
     "LearningRate",
+    "NotFinite",
     "Progress",
     "Recorder",
     "StopOnNaN",

@@ -1,17 +1,60 @@
-"""The end of a run whose loss is no longer a number."""
+"""The end of a run whose loss or gradient is no longer finite."""
 
 import math
 
 import keras
 
+from launch import gradient_guard
+from launch.callbacks.steps import steps_taken
+
+
+class NotFinite(FloatingPointError):
+    """A step has met what is not finite.
+
+    Attributes:
+      step: which one, counted from 1 over the whole run.
+    """
+
+    def __init__(self, what: str, step: int):
+        super().__init__(what)
+        self.step = step
+
 
 class StopOnNaN(keras.callbacks.Callback):
-    """Ends a run whose loss is no longer a number, before it is recorded as progress.
+    """Ends a run at the very step whose loss or gradient is not finite.
+
+    Keras reads the losses of a step whenever a callback listens to steps; one scalar is
+    read beside. The gradient is kept away from the weights (see `gradient_guard`), so
+    that they are still those with which it happened. It comes before the callback that
+    writes checkpoints: none is written after such a step.
+
+    Attributes:
+      step: the step under way, counted from 1 over the whole run.
 
     Raises:
-      FloatingPointError: at the end of such an epoch; no checkpoint is written for it.
+      NotFinite: after such a step.
     """
+
+    def __init__(self):
+        super().__init__()
+        self.step = 0
+
+    def on_train_begin(self, logs=None):
+        # `fit` compiles the step later, when it takes the first one.
+        self._unusable = gradient_guard.guard(self.model)
+        self._counted = int(self._unusable.numpy())
+        self.step = steps_taken(self.model)
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self.step += 1
+
+    def on_train_batch_end(self, batch, logs=None):
+        # The mean over the round so far: not finite from the bad step on.
+        if not math.isfinite(logs["loss"]):
+            raise NotFinite(f"the loss is {logs['loss']}", self.step)
+        if int(self._unusable.numpy()) != self._counted:
+            raise NotFinite("the gradient is not finite", self.step)
 
     def on_epoch_end(self, epoch, logs=None):
         if not math.isfinite(logs["loss"]):
-            raise FloatingPointError(f"the loss is {logs['loss']}")
+            raise NotFinite(f"the loss is {logs['loss']}", self.step)

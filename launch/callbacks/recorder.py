@@ -3,16 +3,14 @@
 import csv
 import io
 import pathlib
-import re
 import time
 from collections.abc import Sequence
 from typing import Any
 
 import keras
-import tensorflow as tf
 
 import topkast_tf
-from launch import checkpoints, files, sparsity
+from launch import checkpoints, diagnosis, files, sparsity
 from launch.callbacks.steps import steps_taken
 from launch.tasks.figures import Figure
 
@@ -34,7 +32,7 @@ class Recorder(keras.callbacks.Callback):
     data has been seen. `seconds` is wall time, evaluation and checkpoints included.
 
     Args:
-      folder: of this method; gets metrics.csv, checkpoints/ and events.
+      folder: of this method; gets metrics.csv and checkpoints/.
       state: as a checkpoint holds it; empty for a new run. `rows`: what was recorded.
         `metrics`: the running means of a round that is under way. `seconds`: wall
         time so far.
@@ -68,12 +66,6 @@ class Recorder(keras.callbacks.Callback):
     def seconds(self) -> float:
         """Wall time of this run, what was spent before a resume included."""
         return self._before + time.monotonic() - self._start
-
-    def on_train_begin(self, logs=None):
-        self._events = tf.summary.create_file_writer(str(self._folder / "events"))
-
-    def on_train_end(self, logs=None):
-        self._events.close()
 
     def on_train_batch_end(self, batch, logs=None):
         if self._under_way is not None:
@@ -110,11 +102,6 @@ class Recorder(keras.callbacks.Callback):
         self.rows.append(row)
         self._save(step, None)
         self.write_metrics()
-        with self._events.as_default(step):
-            for name, value in row.items():
-                if name not in ("step", "epoch"):
-                    tf.summary.scalar(_tag(name), value)
-        self._events.flush()
 
     def write_metrics(self) -> None:
         """Writes metrics.csv as a whole: one row a round."""
@@ -127,6 +114,7 @@ class Recorder(keras.callbacks.Callback):
         files.write_text(self._folder / METRICS_FILE, text.getvalue())
 
     def _save(self, step: int, running: list[float] | None) -> None:
+        diagnosis.check_finite(self.model)
         state = {"rows": self.rows, "metrics": running, "seconds": self.seconds}
         checkpoints.save(self._folder / "checkpoints", self.model, step, state)
 
@@ -134,8 +122,3 @@ class Recorder(keras.callbacks.Callback):
 def _shortest(number: float) -> float:
     """A number with four decimals, or none where it is whole."""
     return int(number) if number.is_integer() else round(number, 4)
-
-
-def _tag(column: str) -> str:
-    """TensorBoard groups by what stands before a slash."""
-    return re.sub("^(train|valid|test)_", r"\1/", column)

@@ -13,7 +13,6 @@ import json
 import os
 import pathlib
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from launch import terminal
 from launch.files import TEMPORARY
 
 FOLDER = ".topkast_tf"
@@ -89,10 +89,9 @@ def load(
         # Another process may have been faster; what it wrote is as good.
         found = _read(entry, key)
         if found is None:
-            print(
-                f"warning: the encoded text cannot be kept in {folder} ({problem}); it "
-                "is kept in memory, and the next run encodes it again.",
-                file=sys.stderr,
+            terminal.warning(
+                f"the encoded text cannot be kept in {folder} ({problem}); it is kept in "
+                "memory, and the next run encodes it again."
             )
             found = in_memory(encoding)
     return found

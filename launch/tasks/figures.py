@@ -39,6 +39,18 @@ def decimals(number: float) -> str:
     return f"{number:.4f}"
 
 
+class Items(NamedTuple):
+    """What a step trains on.
+
+    Attributes:
+      name: in the plural, such as `images`.
+      a_step: how many of them.
+    """
+
+    name: str
+    a_step: int
+
+
 class Judged(NamedTuple):
     """How a kind of data is judged.
 

@@ -1,0 +1,95 @@
+"""Keeps gradients that are not finite away from the weights, and counts them.
+
+One such gradient makes NaN of a weight, and the next step of all weights: afterwards
+nobody can tell where it began. So the optimizer is given zeros in its place, and the
+weights stay those with which it happened.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+_COUNTER = "launch_unusable_gradients"
+
+
+def guard(model: keras.Model) -> tf.Variable:
+    """Guards the optimizer of a model; a second call changes nothing.
+
+    With the gradients g of all weights::
+
+        finite = isfinite(sum(g ** 2));  g = g if finite else 0
+
+    On a good step nothing changes, not a bit of it (but that XLA, which fuses the steps
+    of another program, may round otherwise). On a bad one momentum still moves the
+    weights. Under a strategy each replica looks at its own gradients, before they
+    are summed.
+
+    Departs from `isfinite` of each entry in what is above about 1e19, whose square
+    overflows float32: such a gradient counts as not finite. One pass tells it.
+
+    Args:
+      model: compiled, with an optimizer that has `apply`, and not traced yet: a compiled
+        training step stays as it is.
+
+    Returns:
+      A scalar that counts the steps (of each replica) with such a gradient.
+
+    >>> model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    >>> model.compile(keras.optimizers.SGD(1.0))
+    >>> unusable = guard(model)
+    >>> before = model.get_weights()
+    >>> gradients = [tf.constant([[float("nan")]]), tf.constant([1.0])]
+    >>> model.optimizer.apply(gradients, model.trainable_variables)
+    >>> int(unusable), bool((model.get_weights()[1] == before[1]).all())
+    (1, True)
+    """
+    optimizer = model.optimizer
+    if _COUNTER in vars(optimizer):
+        return vars(optimizer)[_COUNTER]
+    with model.distribute_strategy.scope():
+        counter = tf.Variable(
+            0,
+            dtype=tf.int64,
+            trainable=False,
+            synchronization=tf.VariableSynchronization.ON_READ,
+            aggregation=tf.VariableAggregation.SUM,
+            name=_COUNTER,
+        )
+    apply = optimizer.apply
+
+    def guarded(grads, trainable_variables=None):
+        grads = list(grads)
+        finite = all_finite(grads)
+        counter.assign_add(tf.cast(tf.logical_not(finite), tf.int64))
+        return apply(_or_zeros(finite, grads), trainable_variables)
+
+    # Past `__setattr__`, which would save the counter with the optimizer.
+    vars(optimizer)["apply"] = guarded
+    vars(optimizer)[_COUNTER] = counter
+    return counter
+
+
+def all_finite(gradients: Sequence[Any]) -> tf.Tensor:
+    """Whether the sum of squares of all gradients is finite; None is left out."""
+    squares = [tf.nn.l2_loss(_values(g)) for g in gradients if g is not None]
+    return tf.math.is_finite(tf.add_n([tf.cast(s, tf.float32) for s in squares]))
+
+
+def _or_zeros(finite: tf.Tensor, gradients: Sequence[Any]) -> list[Any]:
+    def chosen(gradient):
+        if gradient is None:
+            return None
+        values = _values(gradient)
+        kept = tf.where(finite, values, tf.zeros([], values.dtype))
+        if isinstance(gradient, tf.IndexedSlices):
+            return tf.IndexedSlices(kept, gradient.indices, gradient.dense_shape)
+        return kept
+
+    return [chosen(gradient) for gradient in gradients]
+
+
+def _values(gradient: Any) -> tf.Tensor:
+    is_slices = isinstance(gradient, tf.IndexedSlices)
+    return gradient.values if is_slices else tf.convert_to_tensor(gradient)

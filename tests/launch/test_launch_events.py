@@ -1,0 +1,122 @@
+"""What TensorBoard is given, read back from its files."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from launch import event_files
+from launch.callbacks import Events
+from launch.mask_image import mask_image
+
+BLUE, AMBER, GREY = [0, 90, 181], [255, 176, 0], [236, 236, 236]
+
+
+def read(folder):
+    """{(tag, step): value} of a folder of events; each is there once."""
+    found = {}
+    for path in folder.glob("events.out.tfevents.*"):
+        for event in tf.compat.v1.train.summary_iterator(str(path)):
+            for value in event.summary.value:
+                key = value.tag, event.step
+                assert key not in found, key
+                found[key] = tf.make_ndarray(value.tensor)
+    return found
+
+
+# --- Pictures ------------------------------------------------------------------------
+
+
+def test_a_small_weight_has_a_pixel_for_each_entry():
+    codes = np.array([2, 0, 1, 2, 0, 0]).reshape(1, 3, 2)
+    assert mask_image(codes).tolist() == [[BLUE, GREY], [AMBER, BLUE], [GREY, GREY]]
+
+
+@pytest.mark.parametrize("shape", [(300, 7), (5, 1000), (512, 512), (3, 3, 100, 30)])
+def test_a_large_weight_is_averaged_and_keeps_its_shares(shape):
+    codes = np.random.default_rng(0).integers(0, 3, shape)
+    picture = mask_image(codes)
+    rows, columns = np.prod(shape[:-1]), shape[-1]
+    assert picture.shape == (min(rows, 256), min(columns, 256), 3)
+    expected = np.mean([BLUE, AMBER, GREY], axis=0)
+    np.testing.assert_allclose(picture.mean((0, 1)), expected, atol=6)
+
+
+def test_half_of_a_large_weight_is_half_of_its_picture():
+    codes = np.zeros((1024, 600), "uint8")
+    codes[:512] = 2
+    picture = mask_image(codes)
+    assert (picture[:128] == BLUE).all() and (picture[128:] == GREY).all()
+
+
+def test_vectors_and_scalars_have_a_picture():
+    assert mask_image(np.array([2, 1])).tolist() == [[BLUE, AMBER]]
+    assert mask_image(np.array(0)).tolist() == [[GREY]]
+
+
+# --- Files ---------------------------------------------------------------------------
+
+
+def written(folder, steps, value=1.0):
+    writer = tf.summary.create_file_writer(str(folder))
+    for step in steps:
+        with writer.as_default(step):
+            tf.summary.scalar("loss", value * step)
+    writer.close()
+
+
+def test_going_back_keeps_each_event_up_to_the_step_once(tmp_path):
+    written(tmp_path, [1, 2, 3])
+    written(tmp_path, [3, 4, 5])
+    assert event_files.go_back(tmp_path, 4) == {("loss", s) for s in (1, 2, 3, 4)}
+    assert {step: float(v) for (_, step), v in read(tmp_path).items()} == {
+        step: step for step in (1, 2, 3, 4)
+    }
+    assert len(list(tmp_path.iterdir())) == 1
+    written(tmp_path, [5])
+    assert event_files.go_back(tmp_path, 9) == {("loss", s) for s in range(1, 6)}
+
+
+def test_an_event_that_a_kill_cut_short_is_left_out(tmp_path):
+    written(tmp_path, [1, 2, 3])
+    (path,) = tmp_path.iterdir()
+    path.write_bytes(path.read_bytes()[:-5])
+    assert event_files.go_back(tmp_path, 9) == {("loss", 1), ("loss", 2)}
+    assert set(read(tmp_path)) == {("loss", 1), ("loss", 2)}
+
+
+def test_nothing_to_go_back_in(tmp_path):
+    assert event_files.go_back(tmp_path / "none", 3) == set()
+    assert not (tmp_path / "none").exists()
+
+
+# --- The callback --------------------------------------------------------------------
+
+
+class Recorded:
+    def __init__(self, rows):
+        self.rows = rows
+
+
+def row(step):
+    return {"step": step, "epoch": 1, "objective": 2.0 * step, "test_accuracy": 0.5}
+
+
+def test_a_run_that_goes_on_has_every_row_once(tmp_path):
+    folder = tmp_path / "events"
+    first = Events(tmp_path, Recorded([]), "--fwd=0.9\n", step=0, images=0)
+    first.set_model(None)
+    first.on_train_begin()
+    for step in (5, 10, 15):
+        first._recorder.rows.append(row(step))
+        first._write_scalars(row(step))
+    first.on_train_end()
+    # The newest checkpoint was of step 12, and a row of step 11 had come to no event.
+    rows = [row(5), row(10), row(11)]
+    again = Events(tmp_path, Recorded(rows), "--fwd=0.9\n", step=12, images=0)
+    again.on_train_begin()
+    again._write_scalars(row(15))
+    again.on_train_end()
+    found = read(folder)
+    assert {s for tag, s in found if tag == "objective"} == {5, 10, 11, 15}
+    assert found["test/accuracy", 11] == 0.5 and found["objective", 15] == 30.0
+    assert found["flags", 0].item() == b"```\n--fwd=0.9\n```"

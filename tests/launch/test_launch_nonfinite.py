@@ -1,0 +1,295 @@
+"""Loss, weights or gradients that are not finite: where and when it is noticed."""
+
+import contextlib
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from launch import callbacks, diagnosis, gradient_guard, resolve, train, training
+from launch import flags as launch_flags
+from launch.errors import UserError
+from launch.tasks import task_of
+from topkast_tf import topkast_scope
+
+NAN, INF = float("nan"), float("inf")
+
+
+def settings(*arguments):
+    return resolve.resolved(launch_flags.parse(["train.py", *arguments]))
+
+
+def network(scope=None, jit=False):
+    """Three layers, of which the names are in the paths."""
+    with scope or topkast_scope(fwd=0.5, bwd=0.25):
+        model = keras.Sequential(
+            [
+                keras.Input((4,)),
+                *(keras.layers.Dense(4, "relu", name=n) for n in ("low", "middle")),
+                keras.layers.Dense(2, name="top"),
+            ]
+        )
+    model.compile(keras.optimizers.SGD(0.1, 0.9), "mse", jit_compile=jit)
+    return model
+
+
+def batch(rows=3):
+    x = np.random.default_rng(0).normal(size=(rows, 4)).astype("float32")
+    return tf.constant(x), tf.ones((rows, 2))
+
+
+def paths(bad):
+    return [b.path for b in bad]
+
+
+# --- The guard -----------------------------------------------------------------------
+
+
+def test_the_guard_changes_no_bit_of_a_good_step():
+    found = []
+    for guarded in (False, True):
+        keras.utils.set_random_seed(1)
+        model = network()
+        counter = gradient_guard.guard(model) if guarded else tf.constant(0)
+        model.fit(*batch(12), batch_size=3, epochs=2, shuffle=False, verbose=0)
+        assert int(counter) == 0
+        found.append(model.variables + model.optimizer.variables)
+    assert len(found[0]) == len(found[1])
+    for plain, guarded in zip(*found, strict=True):
+        assert plain.numpy().tobytes() == guarded.numpy().tobytes(), plain.path
+
+
+@pytest.mark.parametrize(("value", "jit"), [(NAN, True), (NAN, False), (INF, False)])
+def test_the_guard_keeps_a_bad_gradient_from_every_weight(value, jit):
+    model = network(jit=jit)
+    counter = gradient_guard.guard(model)
+    before = [variable.numpy() for variable in model.trainable_variables]
+    x, y = batch()
+    model.train_on_batch(x, tf.tensor_scatter_nd_update(y, [[0, 0]], [value]))
+    assert int(counter) == 1
+    for variable, old in zip(model.trainable_variables, before, strict=True):
+        np.testing.assert_array_equal(variable.numpy(), old)
+
+
+def test_the_guard_reads_slices_and_leaves_out_none():
+    slices = tf.IndexedSlices(tf.constant([[1.0, INF]]), tf.constant([0]))
+    assert not gradient_guard.all_finite([None, slices])
+    assert gradient_guard.all_finite([None, tf.constant([1e18])])
+    kept, none = gradient_guard._or_zeros(tf.constant(False), [slices, None])
+    assert none is None
+    assert kept.values.numpy().tolist() == [[0.0, 0.0]]
+
+
+def test_a_saved_model_does_not_know_of_the_guard(tmp_path):
+    model = network()
+    gradient_guard.guard(model)
+    assert gradient_guard.guard(model) is gradient_guard.guard(model)
+    model.train_on_batch(*batch())
+    model.save(tmp_path / "model.keras")
+    again = keras.models.load_model(tmp_path / "model.keras")
+    assert len(again.optimizer.variables) == len(model.optimizer.variables)
+    assert "apply" not in vars(again.optimizer)
+
+
+# --- The diagnosis -------------------------------------------------------------------
+
+
+def test_exactly_the_layer_with_a_bad_weight_is_named():
+    model = network(contextlib.nullcontext())
+    kernel = model.get_layer("middle").kernel
+    kernel.assign(tf.tensor_scatter_nd_update(kernel.value, [[1, 2]], [NAN]))
+    found = diagnosis.findings(model, batch=None)
+    assert found.bad == [diagnosis.Bad("sequential/middle/kernel", 1, 16)]
+    with pytest.raises(FloatingPointError, match="middle/kernel is not finite"):
+        diagnosis.check_finite(model)
+
+
+def test_bad_gradients_are_named_from_the_last_layer_on():
+    model = network(contextlib.nullcontext())
+    for name, value in (("low", 0.5), ("middle", 0.5), ("top", 1e30)):
+        kernel = model.get_layer(name).kernel
+        kernel.assign(np.full(kernel.shape, value))
+    found = diagnosis.findings(model, lambda: (tf.ones((3, 4)), tf.ones((3, 2))))
+    # The gradient of `top` is about 1e30; in its product with the kernel it overflows.
+    assert [path.split("/")[1:] for path in paths(found.bad)] == [
+        ["middle", "bias"],
+        ["middle", "kernel"],
+        ["low", "bias"],
+        ["low", "kernel"],
+    ]
+    assert found.what.endswith("the last layer first:")
+
+
+def test_a_gradient_of_one_layer_names_that_layer_alone():
+    @tf.custom_gradient
+    def exploding(x):
+        return x, lambda upstream: upstream * INF
+
+    inputs = keras.Input((4,))
+    hidden = keras.layers.Dense(4, name="low")(inputs)
+    hidden = keras.layers.Lambda(exploding, output_shape=(4,))(hidden)
+    model = keras.Model(inputs, keras.layers.Dense(2, name="top")(hidden))
+    model.compile("sgd", "mse")
+    found = diagnosis.findings(model, batch)
+    assert paths(found.bad) == ["low/bias", "low/kernel"]
+    stop = callbacks.StopOnNaN()
+    with pytest.raises(callbacks.NotFinite, match="the gradient is not finite") as e:
+        model.fit(*batch(), verbose=0, callbacks=[stop])
+    assert e.value.step == stop.step == 1
+
+
+def test_a_batch_that_is_not_finite_is_named():
+    x, y = batch()
+    x = tf.tensor_scatter_nd_update(x, [[0, 0], [2, 3]], [NAN, INF])
+    found = diagnosis.findings(network(), lambda: (x, y))
+    assert found.bad == [diagnosis.Bad("inputs", 2, 12)]
+
+
+def test_a_bad_statistic_is_named():
+    model = keras.Sequential([keras.Input((4,)), keras.layers.BatchNormalization()])
+    model.compile("sgd", "mse")
+    model.layers[0].moving_variance.assign([1.0, INF, 1.0, 1.0])
+    x, _ = batch()
+    found = diagnosis.findings(model, lambda: (x, x))
+    assert [path.split("/")[-1] for path in paths(found.bad)] == ["moving_variance"]
+
+
+def test_the_message_has_ten_paths_and_the_newest_checkpoint(tmp_path):
+    for step in (9, 10, 100):
+        (tmp_path / f"step-{step:08d}.keras").touch()
+    (tmp_path / "best.keras").touch()
+    bad = [diagnosis.Bad(f"layer{i}/kernel", i + 1, 2000) for i in range(12)]
+    said = str(
+        diagnosis.stopped(
+            "swat", 137, "the loss is nan", diagnosis.Findings("Why:", bad), tmp_path
+        )
+    ).splitlines()
+    assert said[0] == "swat training stopped at step 137: the loss is nan."
+    assert said[2].split() == ["layer0/kernel", "1", "of", "2,000", "entries"]
+    assert said[11].startswith("  layer9/kernel") and said[12] == "  and 2 more"
+    assert said[13] == f"Last good checkpoint: {tmp_path}/step-00000100.keras"
+    assert "--learning_rate" in said[14] and "--clip_norm" in said[14]
+
+
+# --- Through the launcher ------------------------------------------------------------
+
+TINY = (
+    *("--nodeterministic", "--width=0.25", "--batch_size=256", "--epochs=2"),
+    *("--dynamics_every=2", "--evaluate_every=4"),
+)
+
+
+class Inject(keras.callbacks.Callback):
+    """Makes one weight NaN, or the inputs huge, before a step."""
+
+    def __init__(self, step, change):
+        super().__init__()
+        self.step, self.change = step, change
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if callbacks.steps_taken(self.model) == self.step - 1:
+            self.change(self.model)
+
+
+def ruin(model):
+    kernel = model.get_layer("logits").kernel
+    kernel.assign(tf.tensor_scatter_nd_update(kernel.value, [[1, 2]], [NAN]))
+
+
+def said_of(monkeypatch, folder, *arguments, inject=None):
+    asked = settings(*arguments, f"--run_dir={folder}")
+    task = task_of(asked)
+    if inject is not None:
+        monkeypatch.setattr(task, "callbacks", lambda: [inject])
+    task.load()
+    folder.mkdir(exist_ok=True)
+    with pytest.raises(UserError) as caught:
+        training.train(task, asked.method)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--method=dense",),
+        pytest.param(("--method=topkast", "--exempt=last"), marks=pytest.mark.slow),
+        pytest.param(("--method=swat", "--exempt=last"), marks=pytest.mark.slow),
+        pytest.param(
+            ("--method=topkast", "--jit", "--exempt=last"), marks=pytest.mark.slow
+        ),
+    ],
+    ids=" ".join,
+)
+def test_an_injected_weight_is_named_with_step_and_checkpoint(
+    monkeypatch, tmp_path, arguments
+):
+    said = said_of(
+        *(monkeypatch, tmp_path / "run", *TINY, *arguments), inject=Inject(6, ruin)
+    ).splitlines()
+    method = arguments[0].removeprefix("--method=")
+    assert said[0].startswith(f"{method} training stopped at step 6: ")
+    assert said[1] == "Not finite among its weights:"
+    assert said[2].split()[:2] == ["logits/kernel", "1"]
+    good = tmp_path / "run" / method / "checkpoints" / "step-00000004.keras"
+    assert said[3] == f"Last good checkpoint: {good}"
+    for variable in keras.models.load_model(good).variables:
+        assert np.isfinite(variable.numpy()).all()
+
+
+def test_a_selection_that_meets_nan_names_the_layer(monkeypatch, tmp_path):
+    """Here the sets of the ruined kernel itself are selected."""
+    said = said_of(
+        *(monkeypatch, tmp_path / "run", *TINY, "--method=topkast"),
+        inject=Inject(3, ruin),
+    ).splitlines()
+    assert said[0].startswith("topkast training stopped at step 3: ")
+    assert said[2].split()[0] == "logits/kernel" and len(said) == 5
+    assert said[3] == "There is no checkpoint from before it."
+
+
+def test_no_checkpoint_is_written_of_a_bad_weight_that_no_loss_has_met(
+    monkeypatch, tmp_path
+):
+    class Late(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            if callbacks.steps_taken(self.model) == 4:
+                ruin(self.model)
+
+    said = said_of(
+        *(monkeypatch, tmp_path / "run", *TINY, "--method=dense"),
+        *("--checkpoint_steps=2", "--evaluate_every=8"),
+        inject=Late(),
+    )
+    assert "stopped at step 4: logits/kernel is not finite" in said
+    names = [p.name for p in (tmp_path / "run/dense/checkpoints").iterdir()]
+    assert names == ["step-00000002.keras"]
+
+
+@pytest.mark.parametrize(
+    "method",
+    ["dense", *(pytest.param(m, marks=pytest.mark.slow) for m in ("topkast", "swat"))],
+)
+def test_language_diverges_with_a_message(method, monkeypatch, tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_bytes(b"abcdeabcab" * 90)
+    said = said_of(
+        *(monkeypatch, tmp_path / "run", "--nodeterministic", "--dataset=bytes"),
+        *(f"--data_dir={text}", f"--text_cache={tmp_path / 'cache'}"),
+        *("--model=txl_tiny", "--batch_size=5", "--segment_length=16"),
+        *("--learning_rate=1e30", "--steps=9", "--dynamics_every=0"),
+        f"--method={method}",
+    )
+    assert f"{method} training stopped at step 2: " in said
+    assert "Not finite among" in said and " entries" in said
+
+
+def test_a_huge_rate_on_the_digits_stops_within_steps(capsys, tmp_path):
+    flags = ["train.py", *TINY, f"--run_dir={tmp_path}/run", "--learning_rate=1e30"]
+    assert train.main(flags) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: topkast training stopped at step ")
+    step = int(said.split("step ")[1].split(":")[0])
+    assert 1 < step <= 5
+    assert "Traceback" not in said and " entries" in said
+    assert not (tmp_path / "run/topkast/checkpoints").exists()
