@@ -28,6 +28,12 @@ GROUPS: Groups = (
                 [],
                 "of text: states remembered, one evaluation for each; default as trained",
             ),
+            Flag(
+                "string",
+                "checkpoint",
+                "last",
+                "last, or best: that of the best evaluation during training",
+            ),
             Flag("boolean", "stripped", False, "the stripped model.keras of the run"),
             Flag(
                 "string",
@@ -40,11 +46,16 @@ GROUPS: Groups = (
     ),
 )
 
+_CHECKPOINTS = ("last", "best")
+
 HEAD = """\
 Evaluates what a run of launch/train.py has trained, every method in its folder.
 
   # on test data
   python launch/evaluate.py runs/quickstart
+
+  # the weights of the best evaluation during training, and not the last ones
+  python launch/evaluate.py runs/quickstart --checkpoint=best
 
   # the model that `strip` has made, which needs no scope
   python launch/evaluate.py runs/quickstart --stripped
@@ -111,7 +122,7 @@ def run(run_dir: pathlib.Path, asked: flags.FlagValues) -> str:
     batches = _batches(task, asked.part, is_text)
     figures = [f for f in judged(settings).figures if f.log.startswith("val_")]
     rows = [("", *(figure.log.removeprefix("val_") for figure in figures))]
-    for method, model in _models(run_dir, asked.stripped):
+    for method, model in _models(run_dir, asked):
         if is_text:
             _check_vocabulary(task.text.vocabulary_size, model.config.vocabulary)
         task.compile(model, "sgd")
@@ -165,6 +176,16 @@ def _check(settings: flags.FlagValues, asked: flags.FlagValues) -> bool:
             "Expected --memory to be whole numbers with commas between them. "
             f"Received: {','.join(asked.memory)}"
         )
+    if asked.checkpoint not in _CHECKPOINTS:
+        raise UserError(
+            f"Expected --checkpoint to be one of {', '.join(_CHECKPOINTS)}. "
+            f"Received: {asked.checkpoint!r}"
+        )
+    if asked.checkpoint == "best" and asked.stripped:
+        raise UserError(
+            "Expected --stripped without --checkpoint, as it is made of the last weights. "
+            "Received: --checkpoint=best"
+        )
     source.check(settings.data_dir)
     return is_text
 
@@ -183,7 +204,9 @@ def _batches(task: Any, part: str, is_text: bool) -> Any:
     return task.evaluation_batches(part) if is_text else task.evaluation_batches()
 
 
-def _models(run_dir: pathlib.Path, stripped: bool) -> Iterator[tuple[str, Any]]:
+def _models(
+    run_dir: pathlib.Path, asked: flags.FlagValues
+) -> Iterator[tuple[str, Any]]:
     """(method, model) of what has been trained."""
     import keras
 
@@ -192,12 +215,14 @@ def _models(run_dir: pathlib.Path, stripped: bool) -> Iterator[tuple[str, Any]]:
 
     for method in launch_flags.METHODS:
         folder = run_dir / method
-        if stripped:
+        if asked.stripped:
             path = folder / MODEL_FILE
             if path.is_file():
                 yield method, keras.models.load_model(path, compile=False)
             continue
-        restored = checkpoints.restore(folder / "checkpoints")
+        is_best = asked.checkpoint == "best"
+        restore = checkpoints.restore_best if is_best else checkpoints.restore
+        restored = restore(folder / "checkpoints")
         if restored is not None:
             yield method, restored[0]
 

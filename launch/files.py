@@ -9,26 +9,43 @@ TEMPORARY = ".part"
 
 
 @contextlib.contextmanager
-def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
+def replacing(
+    path: pathlib.Path, within: pathlib.Path | None = None
+) -> Iterator[pathlib.Path]:
     """Gives a temporary path beside `path`, which takes its place once it is whole.
 
     The data reaches the disk before the name does, so that a power cut leaves no empty
-    file under the final name. If the block raises, `path` stays as it was.
+    file under the final name, and the name has reached it when the block is over, so
+    that an older file may go. If the block raises, `path` stays as it was.
 
     Args:
       path: the file to write or replace.
+      within: a folder on the same disk for the temporary file; default that of `path`.
 
     Yields:
       The path to write to; it has the suffix of `path`.
     """
-    part = path.with_name(f"{TEMPORARY}-{path.name}")
+    part = (within or path.parent) / f"{TEMPORARY}-{path.name}"
+    part.unlink(missing_ok=True)  # what a kill has left
     try:
         yield part
         with open(part, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(part, path)
+        _sync_names(path.parent)
     finally:
         part.unlink(missing_ok=True)
+
+
+def _sync_names(folder: pathlib.Path) -> None:
+    """Brings the names in a folder to the disk, where the system can."""
+    # Windows opens no folders, and some network file systems do not sync them.
+    with contextlib.suppress(OSError):
+        opened = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)
 
 
 def write_text(path: pathlib.Path, text: str) -> None:

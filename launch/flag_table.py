@@ -337,6 +337,13 @@ GROUPS: Groups = (
             ),
             Flag(
                 "integer",
+                "keep_checkpoints",
+                2,
+                "how many of the newest to keep; the best one is kept beside them",
+                _at_least(1),
+            ),
+            Flag(
+                "integer",
                 "dynamics_every",
                 100,
                 "steps between two rows of mask dynamics; 0: none",

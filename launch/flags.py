@@ -20,8 +20,10 @@ METHODS = ("dense", "topkast", "swat", "topkast_swat")
 SCHEDULES = ("cosine", "steps", "constant")
 OPTIMIZERS = ("sgd", "adam")
 DECAYED = ("kernels", "all")
-# Where a run lies and how much it says do not change what it computes.
-PLACE_FLAGS = frozenset({"run_dir", "data_dir", "text_cache", "verbose"})
+# Where a run lies, how much it says and how much it keeps do not change what it computes.
+PLACE_FLAGS = frozenset(
+    {"run_dir", "data_dir", "text_cache", "verbose", "keep_checkpoints"}
+)
 
 
 def parse(argv: Sequence[str], groups: Groups = GROUPS) -> flags.FlagValues:
@@ -86,7 +88,8 @@ def differences(
 ) -> list[tuple[str, Any, Any]]:
     """(name, ours, theirs) of each flag on which two runs differ.
 
-    Where a run lies and how much it prints (`PLACE_FLAGS`) do not count.
+    Where a run lies, how much it prints and how much it keeps (`PLACE_FLAGS`) do not
+    count.
     """
     return [
         (flag.name, ours[flag.name].value, theirs[flag.name].value)

@@ -10,7 +10,7 @@ if __name__ == "__main__":
 
 from absl import flags
 
-from launch import data, experiment, flag_table, report, terminal
+from launch import data, experiment, flag_table, interrupts, report, terminal
 from launch import flags as launch_flags
 from launch.errors import UserError
 from launch.quiet import quiet_start
@@ -18,7 +18,6 @@ from launch.resolve import resolved
 from launch.tasks import judged, task_of
 
 _BAD_INPUT = 2
-_INTERRUPTED = 130
 
 
 def main(argv: Sequence[str]) -> int:
@@ -29,14 +28,15 @@ def main(argv: Sequence[str]) -> int:
 
     Returns:
       The exit code: 0; 2 for a mistake that one sentence on stderr explains; 130 after
-      an interrupt.
+      Ctrl-C and 143 after SIGTERM, both with a checkpoint of the last step.
     """
     taught = flag_table.asked_for_help(argv)
     if taught:
         print(taught)
         return 0
     try:
-        run(resolved(launch_flags.parse(argv)))
+        with interrupts.handled():
+            run(resolved(launch_flags.parse(argv)))
     except UserError as error:
         terminal.error(error)
         return _BAD_INPUT
@@ -48,9 +48,9 @@ def main(argv: Sequence[str]) -> int:
             "checkpoint."
         )
         return _BAD_INPUT
-    except KeyboardInterrupt:
-        terminal.note("interrupted: the same command goes on from the last checkpoint.")
-        return _INTERRUPTED
+    except interrupts.Interrupted as asked:
+        terminal.note(str(asked))
+        return asked.exit_code
     return 0
 
 

@@ -130,8 +130,17 @@ def train(task: Task, method: str) -> dict[str, Any]:
       The result, which is also written to METHOD/result.json.
 
     Raises:
-      UserError: for damaged checkpoints, and if loss or gradient are no longer finite.
+      UserError: for damaged checkpoints, for one that could not be written, and if loss
+        or gradient are no longer finite.
+      Interrupted: if a signal asks for it; the checkpoint of the last step is written.
     """
+    with callbacks.ended() as listeners:
+        return _train(task, method, listeners)
+
+
+def _train(
+    task: Task, method: str, listeners: list[keras.callbacks.Callback]
+) -> dict[str, Any]:
     settings = task.settings
     folder = pathlib.Path(settings.run_dir) / method
     folder.mkdir(exist_ok=True)
@@ -146,7 +155,9 @@ def train(task: Task, method: str) -> dict[str, Any]:
         judged(settings).figures,
         epoch_steps=task.steps_per_epoch,
         round_steps=per_round,
+        total_steps=total,
         checkpoint_steps=settings.checkpoint_steps,
+        keep_checkpoints=settings.keep_checkpoints,
     )
     # A kill may have come between a checkpoint and the table that is made from it.
     recorder.write_metrics()
@@ -162,7 +173,7 @@ def train(task: Task, method: str) -> dict[str, Any]:
     events = callbacks.Events(folder, recorder, launch_flags.to_text(settings), done)
     stop = callbacks.StopOnNaN()
     items = Items(f"{judged(settings).unit}s", task.units_a_step)
-    listeners = [
+    listeners += [
         *task.callbacks(),
         callbacks.LearningRate(schedule),
         stop,
@@ -170,8 +181,11 @@ def train(task: Task, method: str) -> dict[str, Any]:
         recorder,
         events,
         callbacks.Progress(method, total, recorder, items, sys.stdout),
+        callbacks.StopWhenAsked(recorder),
     ]
     test = task.evaluation_batches()
+    if recorder.unevaluated is not None:
+        _evaluate_round(model, recorder, listeners, test)
     for stretch in stretches(done, total, per_round):
         first_round = stretch.first_step // per_round
         batches = task.training_batches(
@@ -191,6 +205,7 @@ def train(task: Task, method: str) -> dict[str, Any]:
         except (FloatingPointError, ValueError, tf.errors.OpError) as error:
             if not diverged(error):
                 raise
+            recorder.settle()
             raise diagnosis.stopped(
                 method,
                 stop.step,
@@ -203,6 +218,22 @@ def train(task: Task, method: str) -> dict[str, Any]:
     return _finish(folder, model, method, task, recorder)
 
 
+def _evaluate_round(
+    model: keras.Model,
+    recorder: callbacks.Recorder,
+    listeners: list[keras.callbacks.Callback],
+    batches: tf.data.Dataset,
+) -> None:
+    """Ends a round whose evaluation was interrupted."""
+    called = keras.callbacks.CallbackList(listeners, model=model)
+    called.on_train_begin()
+    trained = dict(recorder.unevaluated)
+    found = model.evaluate(batches, verbose=0, return_dict=True, callbacks=called)
+    logs = trained | {f"val_{name}": value for name, value in found.items()}
+    called.on_epoch_end(0, logs)
+    called.on_train_end()
+
+
 def diverged(error: Exception) -> bool:
     """Whether an error says that weights or loss are no longer finite."""
     # A selection that meets NaN fails in the graph or, where that was compiled, later in
@@ -213,10 +244,12 @@ def diverged(error: Exception) -> bool:
 def _start(
     folder: pathlib.Path, task: Task, method: str
 ) -> tuple[keras.Model, dict[str, Any]]:
+    checkpoints.clear_unfinished(folder / "checkpoints")
     restored = checkpoints.restore(folder / "checkpoints")
     if restored is None:
         return build(task, method), {}
     model, state, damaged = restored
+    checkpoints.mend_best(folder / "checkpoints", state)
     step = callbacks.steps_taken(model)
     for sentence in damaged:
         terminal.warning(f"{sentence}; going back to step {step}.")

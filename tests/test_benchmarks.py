@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from benchmarks import (
+    checkpoint_time,
     common,
     input_pipeline,
     memory,
@@ -45,6 +46,7 @@ def run(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(memory, "measure_elsewhere", _fake_measurement)
     monkeypatch.setattr(swat_memory, "measure_elsewhere", _fake_swat_measurement)
     settings = {
+        checkpoint_time: ("--depth=8", "--batch=2", "--steps=2"),
         swat_step_time: ("--depth=8", "--batch=2", "--burst=1"),
         swat_memory: ("--nets=vgg", "--side=8"),
         step_time: STEP_TIME,
@@ -67,13 +69,16 @@ def run(tmp_path, monkeypatch, capsys):
 
 _ALL = (
     *(step_time, selection_time, memory, swat_step_time, swat_memory),
-    input_pipeline,
+    *(input_pipeline, checkpoint_time),
 )
 EACH = pytest.mark.parametrize("benchmark_", _ALL)
 MEASURED = pytest.mark.parametrize(
     "benchmark_",
     [
-        pytest.param(b, marks=[pytest.mark.slow] if b is swat_step_time else [])
+        pytest.param(
+            b,
+            marks=[pytest.mark.slow] if b in (swat_step_time, checkpoint_time) else [],
+        )
         for b in _ALL
     ],
 )

@@ -147,10 +147,10 @@ class _SparseLayer:
 
     def get_config(self):
         scope, saving = self._topkast_scope, self._topkast_library.saving
-        with _as_dense_class(self) as layer:
-            if scope is None:
-                return layer.get_config()
-            saved = saving.serialize_keras_object(layer)
+        layer = _seen_as(self, self._topkast_dense_class)
+        if scope is None:
+            return layer.get_config()
+        saved = saving.serialize_keras_object(layer)
         if "config" not in saved:
             raise ValueError(
                 "Expected one of the formats that can hold a sparse tf_keras model: "
@@ -205,13 +205,15 @@ class _SparseLayer:
         return super()._lookup_dependency(name, *args, **kwargs)
 
     # Some layers save just the variables that they know of, by position. So each saves
-    # and loads as its dense class does, and the state stands beside it by name.
+    # and loads as its dense class does, and the state stands beside it by name. Saving
+    # leaves the layer untouched, as it may train in another thread meanwhile.
 
     def save_own_variables(self, store):
         for weight in weights_of(self):
             weight.raise_if_faulty()
-        with _state_hidden(self):
-            super().save_own_variables(store)
+        name = _state_list(self)
+        seen = _seen_as(self, type(self), **{name: _without_state(self, name)})
+        super(_SparseLayer, seen).save_own_variables(store)
         for name, variable in _state(self).items():
             store[_STATE_KEY + name] = variable
 
@@ -273,32 +275,42 @@ def _random_state(layer: Any) -> dict[str, Any]:
     return {f"random_{i}": made.state for i, made in enumerate(generators)}
 
 
+def _state_list(layer: Any) -> str:
+    """The attribute with the variables of a layer among which is its state."""
+    keras_3 = hasattr(layer, "_non_trainable_variables")
+    return "_non_trainable_variables" if keras_3 else "_non_trainable_weights"
+
+
+def _without_state(layer: Any, name: str) -> list[Any]:
+    state = {id(variable) for variable in _state(layer).values()}
+    return [made for made in getattr(layer, name) if id(made) not in state]
+
+
 @contextlib.contextmanager
 def _state_hidden(layer: Any) -> Iterator[None]:
     """While it is open, the state is not among the layer's own variables."""
-    keras_3 = hasattr(layer, "_non_trainable_variables")
-    own = getattr(
-        layer, "_non_trainable_variables" if keras_3 else "_non_trainable_weights"
-    )
+    name = _state_list(layer)
+    own = getattr(layer, name)
     everything = list(own)
-    state = {id(variable) for variable in _state(layer).values()}
-    own[:] = [variable for variable in everything if id(variable) not in state]
+    own[:] = _without_state(layer, name)
     try:
         yield
     finally:
         own[:] = everything
 
 
-@contextlib.contextmanager
-def _as_dense_class(layer: Any) -> Iterator[Any]:
-    """The layer with the class that its author gave it."""
-    with _lock:
-        sparse_class = layer.__class__
-        layer.__class__ = sparse_class._topkast_dense_class
-        try:
-            yield layer
-        finally:
-            layer.__class__ = sparse_class
+def _seen_as(layer: Any, layer_class: type, **attributes: Any) -> Any:
+    """A second object with the attributes of a layer, to be read only.
+
+    Args:
+      layer: the layer, which is left as it is.
+      layer_class: of the object: the layer's, or that which its author gave it.
+      attributes: what the object has otherwise.
+    """
+    seen = object.__new__(layer_class)
+    # Not by assignments, which Keras takes note of.
+    vars(seen).update({**vars(layer), **attributes})
+    return seen
 
 
 def sparse_layer_class(cls: type, library: Any) -> type:

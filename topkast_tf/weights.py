@@ -302,5 +302,11 @@ class SparseWeight:
 
     def raise_if_faulty(self) -> None:
         """Raises a ValueError if a refresh has met a NaN that could not be raised then."""
-        if self._numpy(lambda component: component.clock)[variables.FAULTY]:
+
+        def clock(component):
+            # Within a `keras.StatelessScope`, Keras reads the scope's value.
+            value = self._clock.value
+            return value if isinstance(value, tf.Tensor) else component.clock
+
+        if self._numpy(clock)[variables.FAULTY]:
             raise ValueError(f"{variables.NAN_MESSAGE} {self.path}.")

@@ -7,6 +7,7 @@ from launch.callbacks.progress import Progress
 from launch.callbacks.rate import LearningRate
 from launch.callbacks.recorder import METRICS_FILE, Recorder
 from launch.callbacks.steps import steps_taken
+from launch.callbacks.stopping import StopWhenAsked, ended
 
 __all__ = [
     "METRICS_FILE",
@@ -17,5 +18,7 @@ __all__ = [
     "Progress",
     "Recorder",
     "StopOnNaN",
+    "StopWhenAsked",
+    "ended",
     "steps_taken",
 ]

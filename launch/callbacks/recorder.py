@@ -1,5 +1,6 @@
 """The record of a run: a row of metrics and a checkpoint after each round."""
 
+import contextlib
 import csv
 import io
 import pathlib
@@ -12,7 +13,10 @@ import keras
 import topkast_tf
 from launch import checkpoints, diagnosis, files, sparsity
 from launch.callbacks.steps import steps_taken
+from launch.errors import UserError
+from launch.snapshots import can_be_saved_apart, snapshot
 from launch.tasks.figures import Figure
+from launch.writer import BackgroundWriter
 
 METRICS_FILE = "metrics.csv"
 
@@ -26,20 +30,30 @@ class Recorder(keras.callbacks.Callback):
     The checkpoint holds all rows so far, and metrics.csv is made from them: the two
     cannot tell different stories, whenever the process dies.
 
+    Both are written in a thread of their own, of the model as it was at that step, while
+    training goes on. Where the one before is still being written it is waited for. A
+    failure is raised in the next step; training ends when all is written.
+
     The losses among the figures are without label smoothing and penalties, so that they
     can be compared; `objective` is what was minimised, penalties included. Training
     figures are means over the round while the weights change. `epoch` is how often the
-    data has been seen. `seconds` is wall time, evaluation and checkpoints included.
+    data has been seen. `seconds` is wall time, evaluation included.
 
     Args:
       folder: of this method; gets metrics.csv and checkpoints/.
       state: as a checkpoint holds it; empty for a new run. `rows`: what was recorded.
-        `metrics`: the running means of a round that is under way. `seconds`: wall
-        time so far.
-      figures: the figures of the task.
+        `metrics`: the running means of a round that is under way. `unevaluated`: the
+        training figures of a round whose evaluation is still to be made. `best`: step
+        and headline figure of the best evaluation. `seconds`: wall time so far.
+      figures: the figures of the task, the headline first.
       epoch_steps: steps in which all the data is seen once.
       round_steps: steps in a full round.
+      total_steps: steps of the whole run, which may cut the last round short.
       checkpoint_steps: also checkpoint after every so many steps; 0: never.
+      keep_checkpoints: how many of the newest to keep, beside the best.
+
+    Raises:
+      UserError: in training, if a checkpoint could not be written.
     """
 
     def __init__(
@@ -49,17 +63,25 @@ class Recorder(keras.callbacks.Callback):
         figures: Sequence[Figure],
         epoch_steps: int,
         round_steps: int,
+        total_steps: int,
         checkpoint_steps: int = 0,
+        keep_checkpoints: int = checkpoints.KEPT,
     ):
         super().__init__()
         self._folder = folder
         self.figures = figures
         self._epoch_steps = epoch_steps
         self._round_steps = round_steps
+        self._total_steps = total_steps
         self._checkpoint_steps = checkpoint_steps
+        self._kept = keep_checkpoints
         self._under_way = state.get("metrics")
+        self.unevaluated: dict[str, float] | None = state.get("unevaluated")
+        self._best: dict[str, Any] | None = state.get("best")
         self._before = state.get("seconds", 0.0)
         self._start = time.monotonic()
+        self._saved_step: int | None = None
+        self._writer = BackgroundWriter()
         self.rows: list[dict[str, float]] = list(state.get("rows", ()))
 
     @property
@@ -67,7 +89,11 @@ class Recorder(keras.callbacks.Callback):
         """Wall time of this run, what was spent before a resume included."""
         return self._before + time.monotonic() - self._start
 
+    def on_train_end(self, logs=None):
+        self._writer.wait()
+
     def on_train_batch_end(self, batch, logs=None):
+        self._writer.check()
         if self._under_way is not None:
             # Keras makes these sums and counts at the first step and no sooner. What
             # was summed before is added to it afterwards: the same sum, to the bit.
@@ -80,11 +106,14 @@ class Recorder(keras.callbacks.Callback):
         if (
             self._checkpoint_steps
             and step % self._checkpoint_steps == 0
-            and step % self._round_steps
+            and not self._ends_round(step)
         ):
-            # Sums and counts in float32: exact as JSON numbers.
-            running = [float(v.numpy()) for v in self.model.metrics_variables]
-            self._save(step, running)
+            self._write(step, metrics=self._running())
+
+    def on_test_begin(self, logs=None):
+        # Evaluation has the same sums and counts, and begins by clearing them.
+        if self.unevaluated is None:
+            self.unevaluated = self._training_figures()
 
     def on_epoch_end(self, epoch, logs=None):
         step = steps_taken(self.model)
@@ -100,23 +129,83 @@ class Recorder(keras.callbacks.Callback):
             "seconds": round(self.seconds, 3),
         }
         self.rows.append(row)
-        self._save(step, None)
-        self.write_metrics()
+        self.unevaluated = None
+        headline = self.figures[0]
+        value = row[headline.column]
+        if self._best is None or headline.is_better(value, self._best["value"]):
+            self._best = {"step": step, "figure": headline.column, "value": value}
+        self._write(step)
+
+    def save(self) -> None:
+        """Has a checkpoint of the last step on the disk before it returns.
+
+        Within a round it holds the running means; between the last step of a round and
+        its evaluation, and during that, the training figures.
+        """
+        step = steps_taken(self.model)
+        if self._saved_step != step:
+            if not self._ends_round(step):
+                self._write(step, metrics=self._running())
+            else:
+                figures = self.unevaluated or self._training_figures()
+                self._write(step, unevaluated=figures)
+        self._writer.wait()
+
+    def settle(self) -> None:
+        """Waits until nothing is being written; a failure to write is not raised."""
+        with contextlib.suppress(Exception):
+            self._writer.wait()
 
     def write_metrics(self) -> None:
         """Writes metrics.csv as a whole: one row a round."""
-        if not self.rows:
-            return
-        text = io.StringIO()
-        writer = csv.DictWriter(text, list(self.rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(self.rows)
-        files.write_text(self._folder / METRICS_FILE, text.getvalue())
+        _write_table(self._folder / METRICS_FILE, self.rows)
 
-    def _save(self, step: int, running: list[float] | None) -> None:
+    def _ends_round(self, step: int) -> bool:
+        return step % self._round_steps == 0 or step == self._total_steps
+
+    def _running(self) -> list[float]:
+        # Sums and counts in float32: exact as JSON numbers.
+        return [float(v.numpy()) for v in self.model.metrics_variables]
+
+    def _training_figures(self) -> dict[str, float]:
+        return {
+            name: float(value)
+            for name, value in self.model.get_metrics_result().items()
+        }
+
+    def _write(self, step: int, **state: Any) -> None:
+        rows = list(self.rows)
+        state |= {"rows": rows, "best": self._best, "seconds": self.seconds}
         diagnosis.check_finite(self.model)
-        state = {"rows": self.rows, "metrics": running, "seconds": self.seconds}
-        checkpoints.save(self._folder / "checkpoints", self.model, step, state)
+        # Before the memory of a second snapshot is taken.
+        self._writer.wait()
+        taken = snapshot(self.model)
+        self._writer.start(lambda: self._write_files(taken, step, state))
+        if not can_be_saved_apart():
+            self._writer.wait()
+        self._saved_step = step
+
+    def _write_files(self, taken, step: int, state: dict[str, Any]) -> None:
+        folder = self._folder / "checkpoints"
+        try:
+            checkpoints.write(folder, taken, step, state, self._kept)
+            _write_table(self._folder / METRICS_FILE, state["rows"])
+        except OSError as error:
+            raise UserError(
+                f"the checkpoint of step {step} could not be written to {folder} "
+                f"({error.strerror or error}): once that is mended, the same command "
+                "goes on from the last checkpoint."
+            ) from error
+
+
+def _write_table(path: pathlib.Path, rows: Sequence[dict[str, float]]) -> None:
+    if not rows:
+        return
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    files.write_text(path, text.getvalue())
 
 
 def _shortest(number: float) -> float:

@@ -2,6 +2,8 @@
 
 import contextlib
 import re
+import threading
+from collections.abc import Iterator, Mapping
 from concurrent import futures
 from typing import NamedTuple
 
@@ -56,6 +58,7 @@ class SegmentMemory(keras.layers.Layer):
         self.width = width
         object.__setattr__(self, "_slots", _Slots())
         object.__setattr__(self, "_loaded", {})
+        object.__setattr__(self, "_thread", threading.local())
         self.built = True
 
     def read(self, mode: str, batch, length: int) -> list[tf.Tensor]:
@@ -112,13 +115,14 @@ class SegmentMemory(keras.layers.Layer):
 
         That for batches of unknown size has no rows where nothing has been written.
         """
-        return {
-            f"{slot.name(layer)}_{replica}": component.numpy()
-            for slot, variables in self._slots.items()
-            if slot.mode == mode
-            for layer, variable in enumerate(variables)
-            for replica, component in enumerate(components(variable))
-        }
+        return {name: component.numpy() for name, component in self._named(mode)}
+
+    def _named(self, mode: str) -> Iterator[tuple[str, tf.Variable]]:
+        for slot, variables in self._slots.items():
+            if slot.mode == mode:
+                for layer, variable in enumerate(variables):
+                    for replica, component in enumerate(components(variable)):
+                        yield f"{slot.name(layer)}_{replica}", component
 
     def _nothing(self, slot: _Slot) -> tf.Tensor:
         return tf.zeros((slot.batch or 0, slot.length, self.width), self.variable_dtype)
@@ -160,10 +164,30 @@ class SegmentMemory(keras.layers.Layer):
                 component.assign(value)
         return variable
 
+    # A checkpoint is saved in another thread, while training goes on: what is saved is
+    # the memory of the moment at which it was taken.
+
+    def own_state(self) -> dict[str, tf.Tensor]:
+        """What is saved, as it is now."""
+        return {
+            **{name: tf.constant(value) for name, value in self._loaded.items()},
+            **{name: c.read_value() for name, c in self._named("training")},
+        }
+
+    @contextlib.contextmanager
+    def saving(self, state: Mapping[str, tf.Tensor]) -> Iterator[None]:
+        """Within it, in this thread, `state` is saved and not the present memory."""
+        self._thread.saved = state
+        try:
+            yield
+        finally:
+            self._thread.saved = None
+
     def save_own_variables(self, store):
-        for name, value in {**self._loaded, **self.values("training")}.items():
-            if value.size:
-                store[name] = value
+        state = getattr(self._thread, "saved", None)
+        for name, value in (self.own_state() if state is None else state).items():
+            if tf.size(value):
+                store[name] = value.numpy()
 
     def load_own_variables(self, store):
         saved = {name: np.asarray(store[name]) for name in store.keys()}

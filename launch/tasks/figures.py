@@ -13,12 +13,22 @@ class Figure(NamedTuple):
       log: what Keras calls it in the logs of an epoch.
       label: its name in the table at the end.
       shown: the figure as text.
+      higher_is_better: as for an accuracy; not for a loss.
+
+    >>> loss = Figure("test_loss", "val_loss", "test loss", decimals)
+    >>> loss.is_better(0.5, than=1.0), loss.is_better(0.5, than=0.5)
+    (True, False)
     """
 
     column: str
     log: str
     label: str
     shown: Callable[[float], str]
+    higher_is_better: bool = False
+
+    def is_better(self, value: float, than: float) -> bool:
+        """Whether one value of the figure is better than another, not as good."""
+        return value > than if self.higher_is_better else value < than
 
 
 def percent(share: float) -> str:
@@ -69,10 +79,10 @@ KINDS: dict[str, Judged] = {
     "image": Judged(
         "image",
         (
-            Figure("test_accuracy", "val_accuracy", "test accuracy", percent),
-            Figure("test_top5", "val_top5", "test accuracy, top 5", percent),
+            Figure("test_accuracy", "val_accuracy", "test accuracy", percent, True),
+            Figure("test_top5", "val_top5", "test accuracy, top 5", percent, True),
             Figure("test_loss", "val_cross_entropy", "test loss (nats)", decimals),
-            Figure("train_accuracy", "accuracy", "training accuracy", percent),
+            Figure("train_accuracy", "accuracy", "training accuracy", percent, True),
             Figure("train_loss", "cross_entropy", "training loss (nats)", decimals),
         ),
         "Keras alone",

@@ -1,14 +1,22 @@
 """Checkpoints: damage is noticed, nothing whole is lost."""
 
 import json
+import os
+import resource
+import threading
 import zipfile
 
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
-from launch import checkpoints
+from launch import checkpoints, files, resolve, training
+from launch import flags as launch_flags
 from launch.errors import UserError
+from launch.snapshots import can_be_saved_apart, snapshot
+from launch.tasks import task_of
+from launch.writer import BackgroundWriter
 
 
 @pytest.fixture
@@ -136,3 +144,246 @@ def test_whole_file_that_cannot_be_loaded_says_so(tmp_path, model):
             archive.writestr(name, content)
     with pytest.raises(UserError, match="is whole but cannot be loaded"):
         checkpoints.restore(tmp_path)
+
+
+# --- Written while training goes on --------------------------------------------------
+
+IMAGES = ("--width=0.25", "--train_examples=64", "--batch_size=16", "--nodeterministic")
+
+
+def trained(tmp_path, method, *arguments):
+    """A model of the launcher after three steps."""
+    asked = [f"--method={method}", *arguments]
+    if "--dataset=bytes" in asked:
+        letters = np.random.default_rng(0).integers(0, 4, 900).astype("uint8")
+        (tmp_path / "text").write_bytes((letters + 97).tobytes())
+        asked += [f"--data_dir={tmp_path}/text", f"--text_cache={tmp_path}/cache"]
+    task = task_of(resolve.resolved(launch_flags.parse(["train.py", *asked])))
+    task.load()
+    model = training.build(task, method)
+    model.run_eagerly = True  # nothing to trace for three steps
+    batches = task.training_batches(0, 3)
+    model.fit(batches, steps_per_epoch=3, verbose=0, callbacks=task.callbacks())
+    return model
+
+
+def changed(model):
+    """Changes every variable there is, as training might."""
+    everything = model.variables + model.optimizer.variables + model.metrics_variables
+    for variable in everything:
+        variable.assign(
+            tf.cast(variable.value + tf.ones([], variable.dtype), variable.dtype)
+        )
+    if hasattr(model, "reset_memory"):
+        model.reset_memory()
+
+
+def members(path):
+    """All that a checkpoint holds, but the date in it."""
+    with zipfile.ZipFile(path) as archive:
+        names = sorted(set(archive.namelist()) - {"metadata.json"})
+        return {name: archive.read(name) for name in names}
+
+
+@pytest.mark.parametrize(
+    ("method", "arguments"),
+    [
+        ("topkast", (*IMAGES, "--distribution=global", "--backward=random")),
+        ("swat", (*IMAGES, "--distribution=momentum", "--topk_period=2")),
+        (
+            "topkast_swat",
+            (
+                *("--dataset=bytes", "--model=txl_tiny", "--batch_size=5"),
+                *("--segment_length=16", "--memory_length=8", "--dropout=0.1"),
+                *("--nodeterministic", "--evaluation_batch=2"),
+            ),
+        ),
+    ],
+    ids=["common budget", "momentum", "language"],
+)
+def test_what_is_written_later_is_of_the_moment_of_the_snapshot(
+    tmp_path, method, arguments
+):
+    model = trained(tmp_path, method, *arguments)
+    at_once = checkpoints.save(tmp_path / "at_once", model, 3, {"a": 1})
+    go, writer = threading.Event(), BackgroundWriter()
+
+    def write():
+        assert go.wait(60)
+        checkpoints.write(tmp_path / "later", taken, 3, {"a": 1})
+
+    taken = snapshot(model)
+    writer.start(write)
+    changed(model)
+    go.set()
+    writer.wait()
+    expected, found = members(at_once), members(tmp_path / "later" / at_once.name)
+    assert expected.keys() == found.keys() and len(found) == 4
+    for name, content in expected.items():
+        assert content == found[name], name
+    # The variables themselves are other ones by now.
+    for variable, value in taken.values:
+        assert not np.array_equal(variable.numpy(), value), variable.path
+
+
+def test_this_keras_saves_a_snapshot_apart():
+    assert can_be_saved_apart()
+
+
+def test_snapshot_shares_the_memory_of_the_variables_until_they_change():
+    """What makes it nearly free: TensorFlow copies a variable when it is written."""
+    variable = keras.Variable(np.zeros(1 << 20, "float32"))
+    first, second = (
+        np.asarray(memoryview(x))
+        for x in (tf.identity(variable.value), variable.value.read_value())
+    )
+    address = first.__array_interface__["data"][0]
+    assert address == second.__array_interface__["data"][0]
+    variable.assign_add(np.ones(1 << 20, "float32"))
+    after = np.asarray(memoryview(variable.value.read_value()))
+    assert after.__array_interface__["data"][0] != address
+    assert first.max() == 0 and after.min() == 1
+
+
+def test_variable_that_a_snapshot_has_not_is_an_error(tmp_path, model):
+    taken = snapshot(model)
+    lacking = taken._replace(values=taken.values[1:])
+    with pytest.raises(LookupError, match="value of every variable"):
+        checkpoints.write(tmp_path, lacking, 1, {})
+
+
+def test_write_is_waited_for_by_the_next_and_its_error_comes_once():
+    writer, done = BackgroundWriter(), []
+    go = threading.Event()
+    writer.start(lambda: (go.wait(60), done.append(1)))
+    threading.Timer(0.2, go.set).start()
+    writer.check()
+    assert done == []
+    writer.start(lambda: done.append(1 / 0))
+    assert done == [1]
+    with pytest.raises(ZeroDivisionError):
+        writer.wait()
+    writer.check()
+    writer.wait()
+
+
+# --- The best one --------------------------------------------------------------------
+
+
+def test_best_stays_when_its_step_goes(tmp_path, model):
+    for step, best in ((1, 1), (2, 2), (3, 2), (4, 2)):
+        state = {"best": {"step": best, "figure": "x", "value": 0.5}, "at": step}
+        checkpoints.save(tmp_path, model, step, state, kept=1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "best.keras",
+        "step-00000004.keras",
+    ]
+    _, state = checkpoints.restore_best(tmp_path)
+    assert state["at"] == 2
+    assert checkpoints.restore(tmp_path)[1]["at"] == 4
+    assert checkpoints.restore_best(tmp_path / "nothing") is None
+
+
+def test_best_that_a_kill_has_prevented_is_made_up_for(tmp_path, model, monkeypatch):
+    monkeypatch.setattr(checkpoints, "mend_best", lambda *_: 1 / 0)
+    state = {"best": {"step": 1, "figure": "x", "value": 0.5}}
+    with pytest.raises(ZeroDivisionError):
+        checkpoints.save(tmp_path, model, 1, state)
+    monkeypatch.undo()
+    assert checkpoints.restore_best(tmp_path) is None
+    _, state, _ = checkpoints.restore(tmp_path)
+    for _ in range(2):
+        checkpoints.mend_best(tmp_path, state)
+    assert checkpoints.restore_best(tmp_path)[1] == state
+
+
+def test_best_is_copied_where_files_have_one_name(tmp_path, model, monkeypatch):
+    def refuse(*_):
+        raise PermissionError
+
+    monkeypatch.setattr(os, "link", refuse)
+    state = {"best": {"step": 1, "figure": "x", "value": 0.5}}
+    path = checkpoints.save(tmp_path, model, 1, state)
+    best = tmp_path / checkpoints.BEST_FILE
+    assert best.read_bytes() == path.read_bytes() and not best.samefile(path)
+
+
+def test_damaged_best_says_so(tmp_path, model):
+    state = {"best": {"step": 1, "figure": "x", "value": 0.5}}
+    checkpoints.save(tmp_path, model, 1, state)
+    truncate(tmp_path / checkpoints.BEST_FILE)
+    with pytest.raises(UserError, match="is damaged .*use --checkpoint=last"):
+        checkpoints.restore_best(tmp_path)
+
+
+# --- A crash at any byte -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.1, 0.5, 0.9, 0.99, 1.0])
+def test_file_cut_short_anywhere_is_noticed(tmp_path, model, share):
+    checkpoints.save(tmp_path, model, 1, {"step": 1})
+    newest = checkpoints.save(tmp_path, model, 2, {"step": 2})
+    content = newest.read_bytes()
+    newest.write_bytes(content[: min(int(share * len(content)), len(content) - 1)])
+    _, state, damaged = checkpoints.restore(tmp_path)
+    assert state == {"step": 1} and len(damaged) == 1
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_write_that_died_is_not_seen_and_is_cleared(tmp_path, model, share):
+    path = checkpoints.save(tmp_path, model, 1, {"step": 1})
+    content = path.read_bytes()
+    parts = tmp_path / files.TEMPORARY
+    parts.mkdir()
+    (parts / f"{files.TEMPORARY}-step-00000002.keras").write_bytes(
+        content[: int(share * len(content))]
+    )
+    (parts / "tmpabcdefgh").write_bytes(b"what Keras leaves")
+    assert checkpoints.restore(tmp_path)[1:] == ({"step": 1}, [])
+    checkpoints.save(tmp_path, model, 2, {"step": 2})
+    assert checkpoints.restore(tmp_path)[1] == {"step": 2}
+    checkpoints.clear_unfinished(tmp_path)
+    assert not parts.exists() and path.read_bytes() == content
+
+
+@pytest.mark.parametrize("call", ["replace", "fsync", "link"])
+def test_failure_of_the_disk_leaves_what_was_there(tmp_path, model, monkeypatch, call):
+    def fail(*_):
+        raise OSError(5, "Input/output error")
+
+    state = {"best": {"step": 1, "figure": "x", "value": 0.5}}
+    first = checkpoints.save(tmp_path, model, 1, state)
+    content = first.read_bytes()
+    monkeypatch.setattr(os, call, fail)
+    if call == "link":
+        monkeypatch.setattr(checkpoints.shutil, "copyfile", fail)
+    with pytest.raises(OSError, match="Input/output"):
+        checkpoints.save(tmp_path, model, 2, {"best": {"step": 2}})
+    monkeypatch.undo()
+    assert first.read_bytes() == content
+    assert (tmp_path / checkpoints.BEST_FILE).read_bytes() == content
+    assert checkpoints.restore(tmp_path)[2] == []
+
+
+@pytest.fixture
+def full_disk():
+    """Lets no file of this process grow beyond so many bytes, as a full disk would."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def limit(size):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+
+    yield limit
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.2, 0.95])
+def test_full_disk_leaves_what_was_there(tmp_path, model, full_disk, share):
+    first = checkpoints.save(tmp_path, model, 1, {"step": 1})
+    content = first.read_bytes()
+    full_disk(int(share * len(content)))
+    with pytest.raises(OSError, match="File too large"):
+        checkpoints.save(tmp_path, model, 2, {"step": 2})
+    full_disk(1 << 30)
+    assert [path.name for path in tmp_path.iterdir()] == [first.name]
+    assert first.read_bytes() == content

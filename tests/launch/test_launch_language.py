@@ -101,12 +101,23 @@ def test_evaluation_with_memories_and_of_the_stripped_model(finished):
     assert float(shown[1]) == pytest.approx(float(last["valid_bpc"]), abs=1e-3)
 
 
+def test_evaluation_of_the_best_checkpoint(finished):
+    folder, _ = finished
+    with open(folder / "topkast" / "metrics.csv", newline="") as file:
+        best = min(csv.DictReader(file), key=lambda row: float(row["valid_bpc"]))
+    arguments = ["e", str(folder), "--checkpoint=best", "--part=valid"]
+    shown = evaluate.run(folder, evaluate._parse(arguments)[1]).splitlines()[-1]
+    assert float(shown.split()[1]) == pytest.approx(float(best["valid_bpc"]), abs=1e-3)
+
+
 @pytest.mark.parametrize(
     ("asked", "expected"),
     [
         (["--part=train"], "one of test, valid. Received: 'train'"),
         (["--memory=many"], "whole numbers"),
         (["--nothing"], "nothing"),
+        (["--checkpoint=first"], "one of last, best. Received: 'first'"),
+        (["--checkpoint=best", "--stripped"], "--stripped without --checkpoint"),
     ],
 )
 def test_evaluation_says_what_is_wrong(finished, capsys, asked, expected):
@@ -155,7 +166,7 @@ def test_evaluate_runs_as_a_program(root):
         check=False,
     )
     assert ended.returncode == 0
-    assert ended.stdout.count("python launch/evaluate.py") == 3
+    assert ended.stdout.count("python launch/evaluate.py") == 4
 
 
 @pytest.mark.parametrize(

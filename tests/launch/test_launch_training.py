@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -199,22 +200,33 @@ def undisturbed(request, launch, tmp_path_factory):
     return request.param, folder
 
 
-def test_killed_run_ends_as_if_it_had_not_been(undisturbed, command, launch, tmp_path):
+def test_run_that_is_asked_to_end_goes_on_as_if_it_had_not_been(
+    undisturbed, command, launch, tmp_path
+):
+    """SIGTERM; `test_launch_kills.py` has what no process is asked about."""
     method, whole = undisturbed
     folder = tmp_path / "run"
     arguments = [f"--method={method}", *SHORT, f"--run_dir={folder}"]
     with subprocess.Popen(
-        [*command, *arguments], stdout=subprocess.PIPE, text=True
+        [*command, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     ) as process:
         for line in process.stdout:
             if "epoch   1 " in line:
-                process.send_signal(signal.SIGKILL)
+                process.send_signal(signal.SIGTERM)
                 break
-    assert process.returncode == -signal.SIGKILL
+        said = process.stderr.read()
+    assert process.returncode == 128 + signal.SIGTERM
+    found = re.fullmatch(
+        r"interrupted at step (\d+): the same command goes on from there\.\n", said
+    )
+    assert found, said
     assert not (folder / method / "result.json").exists()
     ended = launch(*arguments)
     assert ended.returncode == 0, ended.stderr
-    assert "resumed after step" in ended.stdout
+    assert f"resumed after step {found[1]}\n" in ended.stdout
     assert_same_run(folder / method, whole / method)
 
 

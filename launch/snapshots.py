@@ -1,0 +1,152 @@
+"""A model as it was at one moment, to be saved later while training goes on."""
+
+import contextlib
+import functools
+import pathlib
+import tempfile
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import keras
+import tensorflow as tf
+
+
+@runtime_checkable
+class HasOwnState(Protocol):
+    """A layer that saves state which is in no Keras variable.
+
+    `own_state` is called in the thread that trains, `saving` in the one that saves.
+    """
+
+    def own_state(self) -> Mapping[str, tf.Tensor]:
+        """What it would save now."""
+
+    def saving(
+        self, state: Mapping[str, tf.Tensor]
+    ) -> contextlib.AbstractContextManager:
+        """Within it, in this thread, the layer saves `state` and not what it holds."""
+
+
+class Snapshot(NamedTuple):
+    """The values of everything in a model that changes while it trains.
+
+    Attributes:
+      model: the model that they are of.
+      values: (variable, value) of all variables of model, optimizer and metrics.
+      own: (layer, state) of the layers that keep state elsewhere.
+    """
+
+    model: keras.Model
+    values: list[tuple[keras.Variable, tf.Tensor]]
+    own: list[tuple[HasOwnState, Mapping[str, tf.Tensor]]]
+
+    @contextlib.contextmanager
+    def in_force(self) -> Iterator[keras.Model]:
+        """Within it, in this thread alone, the model reads as it was then.
+
+        Other threads read and write the variables meanwhile.
+
+        Yields:
+          The model.
+        """
+        with contextlib.ExitStack() as stack:
+            if can_be_saved_apart():
+                stack.enter_context(self._values_in_force())
+            for layer, state in self.own:
+                stack.enter_context(layer.saving(state))
+            yield self.model
+
+    @contextlib.contextmanager
+    def _values_in_force(self) -> Iterator[None]:
+        _skip_ordinary_attributes()
+        with _Then(self.values):
+            yield
+
+
+def snapshot(model: keras.Model) -> Snapshot:
+    """Takes the values of a compiled model, in the thread that trains it.
+
+    That is nearly free: TensorFlow hands out the buffer of a variable, and the next
+    update of the variable writes to another one. So it costs the memory of the
+    variables, until it has been saved.
+
+    Under a strategy every worker takes it, as reading a variable may be a step that they
+    take together; one of them saves it.
+
+    Args:
+      model: a compiled model that has taken a step.
+    """
+    found = {
+        id(variable): variable
+        for variable in (
+            *model.variables,
+            *model.optimizer.variables,
+            *model.metrics_variables,
+        )
+    }
+    layers = [
+        layer
+        for layer in model._flatten_layers(include_self=True)
+        if isinstance(layer, HasOwnState)
+    ]
+    return Snapshot(
+        model,
+        [(variable, tf.identity(variable.value)) for variable in found.values()],
+        [(layer, layer.own_state()) for layer in layers],
+    )
+
+
+@functools.cache
+def can_be_saved_apart() -> bool:
+    """Whether this Keras saves a model within a `keras.StatelessScope`.
+
+    Where it does not, a snapshot is to be saved at once, before training goes on.
+    """
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Activation("linear")])
+    model.compile("sgd", "mse")
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            with snapshot(model)._values_in_force():
+                model.save(pathlib.Path(folder) / "model.keras")
+        except (ValueError, LookupError):
+            return False
+    return True
+
+
+def _skip_ordinary_attributes() -> None:
+    """Has Keras find out, for this thread, which attributes it need not look into.
+
+    It does so by making a layer, an optimizer and so on, and an optimizer has variables,
+    which may not be made within a `StatelessScope`. It means to remember what it found,
+    which has no public name; Keras 3.15 reads another name than it writes, and so makes
+    them anew for each layer, which takes longer than all the rest of saving.
+    """
+    with contextlib.suppress(ImportError, AttributeError, ValueError):
+        from keras.src.backend.common import global_state
+        from keras.src.saving import saving_lib
+
+        for kind in (
+            "Layer",
+            "Functional",
+            "Sequential",
+            "Metric",
+            "Optimizer",
+            "Loss",
+        ):
+            name = f"saving_attr_skiplist_{kind}"
+            if global_state.get_global_attribute(name) is None:
+                found = saving_lib.get_attr_skipset(kind)
+                global_state.set_global_attribute(name, found)
+
+
+class _Then(keras.StatelessScope):
+    """A scope that has a value for each variable; one without would be of another time."""
+
+    def get_current_value(self, variable: keras.Variable) -> Any:
+        value = super().get_current_value(variable)
+        if value is None:
+            raise LookupError(
+                "Expected a snapshot with the value of every variable that is saved. "
+                f"Received: none of {variable.path}"
+            )
+        return value

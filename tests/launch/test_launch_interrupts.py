@@ -1,0 +1,177 @@
+"""SIGTERM, Ctrl-C and a disk that fails: said in one line, with nothing lost."""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import zipfile
+
+import pytest
+
+from launch import callbacks, checkpoints, interrupts, train
+
+RUN = (
+    *("--method=dense", "--width=0.25", "--train_examples=64", "--batch_size=16"),
+    *("--steps=6", "--evaluate_every=4", "--nodeterministic"),
+)
+
+
+def sent_at(monkeypatch, number, method, time, owner=callbacks.Recorder):
+    """Has the process send itself a signal when a method is called for the nth time."""
+    original, calls = getattr(owner, method), []
+
+    def called(self, *arguments, **options):
+        calls.append(1)
+        if len(calls) == time:
+            os.kill(os.getpid(), number)
+        return original(self, *arguments, **options)
+
+    monkeypatch.setattr(owner, method, called)
+
+
+def state(folder, step):
+    path = folder / "dense" / "checkpoints" / f"step-{step:08d}.keras"
+    with zipfile.ZipFile(path) as archive:
+        return json.loads(archive.read(checkpoints.STATE_MEMBER))
+
+
+def run(folder, *arguments):
+    return train.main(["train.py", *RUN, f"--run_dir={folder}", *arguments])
+
+
+def last_line(capsys):
+    # TensorFlow warns of the many models of one process.
+    return capsys.readouterr().err.splitlines()[-1]
+
+
+def test_signal_within_a_step_saves_that_step(tmp_path, capsys, monkeypatch):
+    before = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
+    for number, code, step in ((signal.SIGTERM, 143, 2), (signal.SIGINT, 130, 5)):
+        # Of the six steps, the second, and then the third of those that are left.
+        time = 2 if step == 2 else 3
+        with monkeypatch.context() as patched:
+            begin = "on_train_batch_begin"
+            sent_at(patched, number, begin, time, callbacks.LearningRate)
+            assert run(tmp_path / "run") == code
+        assert last_line(capsys) == (
+            f"interrupted at step {step}: the same command goes on from there."
+        )
+        found = state(tmp_path / "run", step)
+        # Loss, and what the figures need, of the round that is under way.
+        assert found["metrics"] and "unevaluated" not in found
+        assert [row["step"] for row in found["rows"]] == ([] if step == 2 else [4])
+    assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == before
+    assert run(tmp_path / "run") == 0
+    assert [row["step"] for row in state(tmp_path / "run", 6)["rows"]] == [4, 6]
+
+
+def test_signal_within_an_evaluation_has_it_made_anew(tmp_path, capsys, monkeypatch):
+    with monkeypatch.context() as patched:
+        sent_at(patched, signal.SIGTERM, "on_test_begin", 1)
+        assert run(tmp_path / "run") == 143
+    assert last_line(capsys).startswith("interrupted at step 4:")
+    found = state(tmp_path / "run", 4)
+    assert found["rows"] == [] and "metrics" not in found
+    assert found["unevaluated"].keys() >= {"loss", "accuracy", "cross_entropy"}
+    # Again, while it is made anew; and then not.
+    with monkeypatch.context() as patched:
+        sent_at(patched, signal.SIGTERM, "on_test_begin", 1)
+        assert run(tmp_path / "run") == 143
+    assert state(tmp_path / "run", 4)["unevaluated"] == found["unevaluated"]
+    assert run(tmp_path / "run") == 0
+    first, last = state(tmp_path / "run", 6)["rows"]
+    assert (first["step"], last["step"]) == (4, 6)
+    assert first["objective"] == found["unevaluated"]["loss"]
+    assert first["train_accuracy"] == found["unevaluated"]["accuracy"]
+    assert 0 < first["test_loss"] < 10
+
+
+def test_signal_before_training_ends_at_once(tmp_path, capsys, monkeypatch):
+    from launch.tasks.image import ImageTask
+
+    sent_at(monkeypatch, signal.SIGTERM, "load", 1, ImageTask)
+    assert run(tmp_path / "run") == 143
+    assert last_line(capsys) == (
+        "interrupted: the same command goes on from the last checkpoint."
+    )
+
+
+def test_second_ctrl_c_quits_at_once(root):
+    waits = (
+        "import os, signal, sys, time; sys.path.insert(0, sys.argv[1])\n"
+        "from launch import interrupts\n"
+        "with interrupts.handled():\n"
+        "    interrupts.defer(True)\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    assert interrupts.requested() == signal.SIGINT\n"
+        "    print('noted', flush=True)\n"
+        "    time.sleep(60)\n"
+    )
+    command = [sys.executable, "-c", waits, str(root)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "noted\n"
+        process.send_signal(signal.SIGINT)
+        # A shell calls this 130.
+        assert process.wait(10) == -signal.SIGINT
+
+
+def test_another_sigterm_changes_nothing():
+    with interrupts.handled():
+        interrupts.defer(True)
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert interrupts.requested() == signal.SIGTERM
+    with interrupts.handled():
+        assert interrupts.requested() is None
+        with pytest.raises(interrupts.Interrupted) as caught:
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert caught.value.exit_code == 143
+
+
+def test_full_disk_is_one_sentence_and_the_same_command_goes_on(
+    tmp_path, capsys, monkeypatch
+):
+    """At the second checkpoint no file may grow beyond 100 kB."""
+    write, calls = checkpoints.write, []
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def write_on_a_full_disk(*arguments):
+        calls.append(1)
+        if len(calls) == 2:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+        return write(*arguments)
+
+    try:
+        with monkeypatch.context() as patched:
+            patched.setattr(checkpoints, "write", write_on_a_full_disk)
+            assert run(tmp_path / "run", "--checkpoint_steps=1") == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    folder = tmp_path / "run" / "dense" / "checkpoints"
+    assert last_line(capsys) == (
+        f"error: the checkpoint of step 2 could not be written to {folder} (File too "
+        "large): once that is mended, the same command goes on from the last "
+        "checkpoint."
+    )
+    assert [path.name for path in folder.iterdir()] == ["step-00000001.keras"]
+    assert run(tmp_path / "run", "--checkpoint_steps=1") == 0
+    assert "resumed after step 1" in capsys.readouterr().out
+    assert len(state(tmp_path / "run", 6)["rows"]) == 2
+
+
+def test_read_only_folder_is_one_sentence(tmp_path, capsys, monkeypatch):
+    """As root may write anywhere, the system's answer is given by hand."""
+
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(checkpoints.files, "replacing", refuse)
+    from launch import experiment
+
+    monkeypatch.setattr(experiment.files, "write_text", lambda *_: None)
+    assert run(tmp_path / "run", "--checkpoint_steps=1") == 2
+    said = last_line(capsys)
+    assert said.startswith("error: the checkpoint of step 1 could not be written")
+    assert "(Permission denied)" in said
