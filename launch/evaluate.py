@@ -201,7 +201,7 @@ def _check_vocabulary(found: int, trained: int) -> None:
 
 def _batches(task: Any, part: str, is_text: bool) -> Any:
     task.load()
-    return task.evaluation_batches(part) if is_text else task.evaluation_batches()
+    return task.evaluation_batches(part=part) if is_text else task.evaluation_batches()
 
 
 def _models(

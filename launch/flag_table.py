@@ -265,12 +265,21 @@ GROUPS: Groups = (
                 _at_least(1),
             ),
             Flag(
-                "integer", "batch_size", 128, "images or segments a step", _at_least(1)
+                "integer",
+                "batch_size",
+                128,
+                "images or segments a step, over all devices",
+                _at_least(1),
             ),
             Flag(
                 "string", "optimizer", None, "sgd or adam; default sgd, adam for text"
             ),
-            Flag("float", "learning_rate", 0.1, "the highest learning rate"),
+            Flag(
+                "float",
+                "learning_rate",
+                None,
+                "the highest learning rate; default 0.1, with adam 2.5e-4",
+            ),
             Flag("string", "lr_schedule", "cosine", "cosine, steps or constant"),
             Flag(
                 "list",
@@ -307,6 +316,47 @@ GROUPS: Groups = (
                 0.0,
                 "the norm that the whole gradient is scaled down to; 0: as it is",
                 _at_least(0),
+            ),
+        ),
+    ),
+    (
+        "Many devices",
+        (
+            Flag(
+                "string",
+                "strategy",
+                "none",
+                "none (one device), mirrored (all of one host), multiworker (one "
+                "process a host, by TF_CONFIG; see launch/multiworker.py), or tpu",
+            ),
+            Flag(
+                "integer",
+                "devices",
+                None,
+                "with mirrored, how many: accelerators, or where there is none virtual "
+                "devices of the CPU; default all accelerators, else 2",
+                _at_least(1),
+            ),
+            Flag(
+                "string",
+                "tpu",
+                None,
+                "with tpu, its name or address; default the local one",
+            ),
+            Flag(
+                "integer",
+                "accumulate",
+                1,
+                "parts that a batch is computed in, one after the other, to need less "
+                "memory; a step is still one update, of the whole batch",
+                _at_least(1),
+            ),
+            Flag(
+                "string",
+                "reduce",
+                "packed",
+                "gradients that replicas exchange: packed (of the backward sets only, "
+                "exact) or dense",
             ),
         ),
     ),
@@ -392,6 +442,10 @@ SWAT, and compares them.
 
   # SWAT: sparse weights and activations, thresholds found every 20 steps
   python launch/train.py --flagfile=launch/flagfiles/quickstart_swat.cfg
+
+  # two devices, here virtual ones of the CPU; launch/multiworker.py: many processes
+  python launch/train.py --flagfile=launch/flagfiles/quickstart.cfg \\
+      --strategy=mirrored --run_dir=runs/quickstart_mirrored
 
   # start a run again where it stopped: the same command, or the flags it wrote
   python launch/train.py --flagfile=runs/quickstart/flags.cfg

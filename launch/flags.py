@@ -212,7 +212,10 @@ def _check(values: flags.FlagValues) -> None:
     ranges = {
         "momentum": (0 <= values.momentum < 1, "in [0, 1)"),
         "label_smoothing": (0 <= values.label_smoothing < 1, "in [0, 1)"),
-        "learning_rate": (0 < values.learning_rate < float("inf"), "above 0"),
+        "learning_rate": (
+            values.learning_rate is None or 0 < values.learning_rate < float("inf"),
+            "above 0",
+        ),
         "lr_drop": (0 < values.lr_drop < 1, "in (0, 1)"),
         "width": (0 < values.width < float("inf"), "above 0"),
         "weight_decay": (0 <= values.weight_decay < float("inf"), "at least 0"),

@@ -5,7 +5,7 @@ Nothing here imports TensorFlow: a mistake is reported before the seconds that c
 
 from absl import flags
 
-from launch import data, models
+from launch import data, devices, models
 from launch.data.source import Source
 from launch.data.text import TextSource
 from launch.errors import UserError
@@ -13,6 +13,7 @@ from launch.models import transformer_xl_config
 
 _TEXT_MODEL = "txl_small"
 _IMAGES_ONLY = ("train_examples", "label_smoothing", "width")
+_LEARNING_RATES = {"sgd": 0.1, "adam": 2.5e-4}
 _TEXT_ONLY = (
     *("segment_length", "memory_length", "evaluation_segment", "evaluation_memory"),
     *("evaluation_batch", "dropout", "attention_dropout", "sparse_embeddings"),
@@ -29,18 +30,20 @@ def resolved(settings: flags.FlagValues) -> flags.FlagValues:
     if isinstance(source, TextSource):
         _text(settings)
     else:
-        _images(settings, source)
+        _expect_default(settings, _TEXT_ONLY, "images", "text")
+        of_images(settings, source)
+    devices.check(settings)
     settings.run_dir = settings.run_dir or "-".join(
         (f"runs/{source.name}", settings.model, settings.method)
     )
     return settings
 
 
-def _images(settings: flags.FlagValues, source: Source) -> None:
-    _expect_default(settings, _TEXT_ONLY, "images", "text")
+def of_images(settings: flags.FlagValues, source: Source) -> None:
+    """Fills in and checks what concerns images, for any program that trains on them."""
     settings.model = settings.model or source.model
     models.find(settings.model)
-    settings.optimizer = settings.optimizer or "sgd"
+    _optimizer(settings, "sgd")
     settings.train_examples = settings.train_examples or source.train_examples
     if settings.train_examples > source.train_examples:
         raise UserError(
@@ -62,7 +65,7 @@ def _text(settings: flags.FlagValues) -> None:
             f"Expected --model to be one of {', '.join(names)} for text. "
             f"Received: {settings.model!r}"
         )
-    settings.optimizer = settings.optimizer or "adam"
+    _optimizer(settings, "adam")
     _expect_default(settings, _IMAGES_ONLY, "text", "images")
     if settings.sparse_embeddings and (settings.include or settings.method == "swat"):
         raise UserError(
@@ -70,6 +73,12 @@ def _text(settings: flags.FlagValues) -> None:
             f"place it takes. Received: --method={settings.method}, "
             f"--include={settings.include}"
         )
+
+
+def _optimizer(settings: flags.FlagValues, default: str) -> None:
+    settings.optimizer = settings.optimizer or default
+    if settings.learning_rate is None:
+        settings.learning_rate = _LEARNING_RATES[settings.optimizer]
 
 
 def _expect_default(

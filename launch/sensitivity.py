@@ -15,7 +15,7 @@ if __name__ == "__main__":
 
 from absl import flags
 
-from launch import data, experiment, flag_table, models, studies, terminal
+from launch import data, experiment, flag_table, resolve, studies, terminal
 from launch import sensitivity_flags as study_flags
 from launch.errors import UserError
 from launch.quiet import quiet_start
@@ -77,17 +77,7 @@ def main(argv: Sequence[str]) -> int:
 def resolved(settings: flags.FlagValues) -> flags.FlagValues:
     """Fills in the defaults that depend on other flags and checks them together."""
     source = data.find(settings.dataset, "image")
-    settings.model = settings.model or source.model
-    models.find(settings.model)
-    settings.train_examples = settings.train_examples or source.train_examples
-    for name, most in (
-        ("train_examples", source.train_examples),
-        ("batch_size", settings.train_examples),
-    ):
-        if settings[name].value > most:
-            raise UserError(
-                f"Expected --{name} of at most {most}. Received: {settings[name].value}"
-            )
+    resolve.of_images(settings, source)
     settings.run_dir = (
         settings.run_dir or f"runs/sensitivity-{source.name}-{settings.model}"
     )

@@ -9,7 +9,10 @@ from launch.flag_table import Flag, Groups
 from launch.studies import STUDIES
 
 _LEFT_OUT = frozenset(
-    ("compare_dense", "checkpoint_steps", "dynamics_every", "mixed_precision", "method")
+    (
+        *("method", "compare_dense", "mixed_precision", "dynamics_every"),
+        *("evaluate_every", "checkpoint_steps", "keep_checkpoints"),
+    )
 )
 
 _ERRORS_PER = ("batch", "sample")

@@ -10,7 +10,15 @@ if __name__ == "__main__":
 
 from absl import flags
 
-from launch import data, experiment, flag_table, interrupts, report, terminal
+from launch import (
+    data,
+    devices,
+    experiment,
+    flag_table,
+    interrupts,
+    report,
+    terminal,
+)
 from launch import flags as launch_flags
 from launch.errors import UserError
 from launch.quiet import quiet_start
@@ -74,7 +82,8 @@ def run(settings: flags.FlagValues) -> None:
     results = [experiment.finished(run_dir, method) for method in methods]
     if not all(results):
         results = _train(settings, run_dir, methods)
-    print(report.text(run_dir, results, judged(settings)))
+    if devices.worker_of(settings).is_chief:
+        print(report.text(run_dir, results, judged(settings)))
 
 
 def _train(
@@ -85,20 +94,22 @@ def _train(
     with quiet_start(settings.verbose):
         import tensorflow as tf
 
-        from launch import training
+        from launch import strategies, training
 
         if settings.deterministic:
             tf.config.experimental.enable_op_determinism()
+        strategies.start(settings)
         # What the scope refuses must not leave a folder behind.
         task = task_of(settings)
         training.build(task, settings.method)
-    with experiment.claim(run_dir, settings):
+    with strategies.claimed(run_dir, settings):
         task.load()
         results = []
         for method in methods:
             result = experiment.finished(run_dir, method)
             results.append(result or training.train(task, method))
-        report.write_results(run_dir, results)
+        if devices.worker_of(settings).is_chief:
+            report.write_results(run_dir, results)
     return results
 
 

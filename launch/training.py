@@ -1,9 +1,9 @@
-"""Trains one method of a run with Keras `fit`, from wherever it stands."""
+"""Trains one method of a run, from wherever it stands."""
 
 import contextlib
 import pathlib
 import sys
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -11,60 +11,26 @@ import tensorflow as tf
 from launch import (
     callbacks,
     checkpoints,
+    devices,
     diagnosis,
     experiment,
     files,
+    replicas,
     sparsity,
+    strategies,
     terminal,
+    trainers,
 )
 from launch import flags as launch_flags
 from launch.optimizers import optimizer_of
 from launch.schedules import learning_rate
+from launch.stretches import stretches
 from launch.tasks import judged
 from launch.tasks.base import Task
 from launch.tasks.figures import Items
+from topkast_tf import reduction
 
 MODEL_FILE = "model.keras"
-
-
-class Stretch(NamedTuple):
-    """Rounds of equal length that one call of `fit` trains, each an epoch to Keras.
-
-    Args:
-      first_step: step of the first batch.
-      round_steps: batches in each of the rounds.
-      rounds: how many.
-    """
-
-    first_step: int
-    round_steps: int
-    rounds: int
-
-
-def stretches(done: int, total: int, per_round: int) -> list[Stretch]:
-    """Cuts the steps that are left into stretches.
-
-    Whole rounds, before them the rest of a round that was interrupted, after them the
-    round that the end of the run cuts short.
-
-    Args:
-      done: steps already taken.
-      total: steps of the whole run.
-      per_round: steps from one evaluation to the next.
-
-    >>> stretches(done=5, total=13, per_round=4)
-    [Stretch(first_step=5, round_steps=3, rounds=1), \
-Stretch(first_step=8, round_steps=4, rounds=1), \
-Stretch(first_step=12, round_steps=1, rounds=1)]
-    """
-    found = []
-    while done < total:
-        into = done % per_round
-        length = min(per_round - into, total - done)
-        rounds = (total - done) // per_round if length == per_round else 1
-        found.append(Stretch(done, length, rounds))
-        done += length * rounds
-    return found
 
 
 def build(task: Task, method: str) -> keras.Model:
@@ -134,20 +100,25 @@ def train(task: Task, method: str) -> dict[str, Any]:
         or gradient are no longer finite.
       Interrupted: if a signal asks for it; the checkpoint of the last step is written.
     """
-    with callbacks.ended() as listeners:
-        return _train(task, method, listeners)
+    with (
+        strategies.folder_of(task.settings, method) as folder,
+        callbacks.ended() as listeners,
+    ):
+        return _train(task, method, folder, listeners)
 
 
 def _train(
-    task: Task, method: str, listeners: list[keras.callbacks.Callback]
+    task: Task,
+    method: str,
+    folder: pathlib.Path,
+    listeners: list[keras.callbacks.Callback],
 ) -> dict[str, Any]:
     settings = task.settings
-    folder = pathlib.Path(settings.run_dir) / method
-    folder.mkdir(exist_ok=True)
+    is_chief = devices.worker_of(settings).is_chief
     total = settings.steps or settings.epochs * task.steps_per_epoch
     per_round = settings.evaluate_every or task.steps_per_epoch
 
-    model, state = _start(folder, task, method)
+    model, state = _start(task, method, is_chief)
     add_weight_decay(model, settings.weight_decay, settings.decay)
     recorder = callbacks.Recorder(
         folder,
@@ -180,28 +151,16 @@ def _train(
         *sparsity.listeners(model, folder, settings.dynamics_every),
         recorder,
         events,
-        callbacks.Progress(method, total, recorder, items, sys.stdout),
-        callbacks.StopWhenAsked(recorder),
     ]
-    test = task.evaluation_batches()
+    if is_chief:
+        listeners.append(callbacks.Progress(method, total, recorder, items, sys.stdout))
+    listeners.append(callbacks.StopWhenAsked(recorder))
+    trainer = trainers.trainer_of(model, task, listeners)
     if recorder.unevaluated is not None:
-        _evaluate_round(model, recorder, listeners, test)
+        _evaluate_round(trainer, recorder.unevaluated)
     for stretch in stretches(done, total, per_round):
-        first_round = stretch.first_step // per_round
-        batches = task.training_batches(
-            stretch.first_step, stretch.round_steps * stretch.rounds
-        )
         try:
-            model.fit(
-                batches,
-                validation_data=test,
-                initial_epoch=first_round,
-                epochs=first_round + stretch.rounds,
-                steps_per_epoch=stretch.round_steps,
-                shuffle=False,
-                callbacks=listeners,
-                verbose=0,
-            )
+            trainer.fit(stretch, stretch.first_step // per_round)
         except (FloatingPointError, ValueError, tf.errors.OpError) as error:
             if not diverged(error):
                 raise
@@ -219,19 +178,15 @@ def _train(
 
 
 def _evaluate_round(
-    model: keras.Model,
-    recorder: callbacks.Recorder,
-    listeners: list[keras.callbacks.Callback],
-    batches: tf.data.Dataset,
+    trainer: trainers.Trainer, training_figures: dict[str, float]
 ) -> None:
     """Ends a round whose evaluation was interrupted."""
-    called = keras.callbacks.CallbackList(listeners, model=model)
-    called.on_train_begin()
-    trained = dict(recorder.unevaluated)
-    found = model.evaluate(batches, verbose=0, return_dict=True, callbacks=called)
-    logs = trained | {f"val_{name}": value for name, value in found.items()}
-    called.on_epoch_end(0, logs)
-    called.on_train_end()
+    trainer.listeners.on_train_begin()
+    logs = dict(training_figures)
+    found = trainer.evaluate()
+    logs |= {f"val_{name}": value for name, value in found.items()}
+    trainer.listeners.on_epoch_end(0, logs)
+    trainer.listeners.on_train_end()
 
 
 def diverged(error: Exception) -> bool:
@@ -242,19 +197,38 @@ def diverged(error: Exception) -> bool:
 
 
 def _start(
-    folder: pathlib.Path, task: Task, method: str
+    task: Task, method: str, is_chief: bool
 ) -> tuple[keras.Model, dict[str, Any]]:
-    checkpoints.clear_unfinished(folder / "checkpoints")
-    restored = checkpoints.restore(folder / "checkpoints")
-    if restored is None:
-        return build(task, method), {}
-    model, state, damaged = restored
-    checkpoints.mend_best(folder / "checkpoints", state)
+    strategy = strategies.start(task.settings)
+    # All workers read what the chief has written.
+    folder = pathlib.Path(task.settings.run_dir) / method / "checkpoints"
+    if is_chief:
+        checkpoints.clear_unfinished(folder)
+    with strategy.scope():
+        restored = checkpoints.restore(folder)
+        model, state, damaged = restored or (build(task, method), {}, [])
+    replicas.part_seeds(model)
     step = callbacks.steps_taken(model)
-    for sentence in damaged:
-        terminal.warning(f"{sentence}; going back to step {step}.")
-    print(f"{method}: resumed after step {step}", flush=True)
+    replicas.check_same_step(strategy, step)
+    if is_chief:
+        checkpoints.mend_best(folder, state)
+        for sentence in damaged:
+            terminal.warning(f"{sentence}; going back to step {step}.")
+        if restored:
+            print(f"{method}: resumed after step {step}", flush=True)
+        if replicas.count_of(model) > 1:
+            print(_exchange(model, method), flush=True)
     return model, state
+
+
+def _exchange(model: keras.Model, method: str) -> str:
+    """A line on what the replicas of a model tell each other."""
+    sizes = reduction.bytes_reduced(model)
+    return (
+        f"{method}: {replicas.count_of(model)} replicas, gradients of "
+        f"{sizes.packed:,} bytes a step packed, {sizes.dense:,} dense "
+        f"({sizes.packed / sizes.dense:.3f}x)"
+    )
 
 
 def _finish(
@@ -275,6 +249,11 @@ def _finish(
             counts["training_flops"] * task.units_a_step * last["step"]
         ),
     }
+    if replicas.count_of(model) > 1:
+        sizes = reduction.bytes_reduced(model)
+        result["replicas"] = replicas.count_of(model)
+        result["gradient_bytes_packed"] = sizes.packed
+        result["gradient_bytes_dense"] = sizes.dense
     with files.replacing(folder / MODEL_FILE) as part:
         sparsity.plain(model).save(part)
     # Last, because its presence says that everything else is there.

@@ -17,6 +17,7 @@ from benchmarks import (
     step_time,
     swat_memory,
     swat_step_time,
+    trainer_time,
 )
 from topkast_tf import sparse_weights, topkast_scope
 
@@ -260,3 +261,18 @@ def test_swat_variants_find_thresholds_as_their_names_say():
     never = swat_step_time.NEVER
     assert list(periods.values()) == [None, None, never, 1, never]
     assert "packed" not in swat_step_time.variants(jit_compile=True)
+
+
+@pytest.mark.slow
+def test_trainer_time_has_every_variant_of_every_case(tmp_path, capsys):
+    path = tmp_path / "results.csv"
+    trainer_time.main(["", f"--csv={path}", "--rounds=2", "--burst=1"])
+    with open(path, newline="") as file:
+        found = [(row["case"], row["variant"]) for row in csv.DictReader(file)]
+    assert sorted(set(found)) == sorted(
+        (case, variant)
+        for case in trainer_time.CASES
+        for variant in trainer_time.VARIANTS
+    )
+    assert len(found) == 2 * len(set(found))
+    assert capsys.readouterr().out.count("<= 1.03") == 4

@@ -17,6 +17,8 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 from tensorflow.python.distribute import distribute_lib
 
+from topkast_tf import broadcast
+
 
 class _Depths(threading.local):
     forward = 0
@@ -133,6 +135,7 @@ def install() -> None:
                     f"{library.__name__}.optimizers.Optimizer",
                 )
         _refuse_sparse(tf.compat.v1.train.Optimizer, "a Keras optimizer")
+        broadcast.install()
 
 
 def loaded_keras_libraries() -> list[Any]:

@@ -11,7 +11,7 @@ from typing import Any
 import keras
 
 import topkast_tf
-from launch import checkpoints, diagnosis, files, sparsity
+from launch import checkpoints, diagnosis, files, replicas, sparsity
 from launch.callbacks.steps import steps_taken
 from launch.errors import UserError
 from launch.snapshots import can_be_saved_apart, snapshot
@@ -97,10 +97,7 @@ class Recorder(keras.callbacks.Callback):
         if self._under_way is not None:
             # Keras makes these sums and counts at the first step and no sooner. What
             # was summed before is added to it afterwards: the same sum, to the bit.
-            for variable, value in zip(
-                self.model.metrics_variables, self._under_way, strict=True
-            ):
-                variable.assign_add(value)
+            replicas.add_totals(self.model, self._under_way)
             self._under_way = None
         step = steps_taken(self.model)
         if (
@@ -108,7 +105,7 @@ class Recorder(keras.callbacks.Callback):
             and step % self._checkpoint_steps == 0
             and not self._ends_round(step)
         ):
-            self._write(step, metrics=self._running())
+            self._write(step, metrics=replicas.running_totals(self.model))
 
     def on_test_begin(self, logs=None):
         # Evaluation has the same sums and counts, and begins by clearing them.
@@ -145,7 +142,7 @@ class Recorder(keras.callbacks.Callback):
         step = steps_taken(self.model)
         if self._saved_step != step:
             if not self._ends_round(step):
-                self._write(step, metrics=self._running())
+                self._write(step, metrics=replicas.running_totals(self.model))
             else:
                 figures = self.unevaluated or self._training_figures()
                 self._write(step, unevaluated=figures)
@@ -163,10 +160,6 @@ class Recorder(keras.callbacks.Callback):
     def _ends_round(self, step: int) -> bool:
         return step % self._round_steps == 0 or step == self._total_steps
 
-    def _running(self) -> list[float]:
-        # Sums and counts in float32: exact as JSON numbers.
-        return [float(v.numpy()) for v in self.model.metrics_variables]
-
     def _training_figures(self) -> dict[str, float]:
         return {
             name: float(value)
@@ -179,6 +172,7 @@ class Recorder(keras.callbacks.Callback):
         diagnosis.check_finite(self.model)
         # Before the memory of a second snapshot is taken.
         self._writer.wait()
+        replicas.prepare_to_save(self.model)
         taken = snapshot(self.model)
         self._writer.start(lambda: self._write_files(taken, step, state))
         if not can_be_saved_apart():

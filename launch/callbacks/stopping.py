@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import keras
 
-from launch import interrupts
+from launch import interrupts, replicas
 from launch.callbacks.recorder import Recorder
 from launch.callbacks.steps import steps_taken
 
@@ -15,6 +15,9 @@ class StopWhenAsked(keras.callbacks.Callback):
 
     During an evaluation it ends after the batch under way; the evaluation is made anew
     when the run goes on.
+
+    Of several workers all end after the same step, though each gets its signal at a moment
+    of its own.
 
     Args:
       recorder: what writes the checkpoint; must come before this in the callbacks.
@@ -42,16 +45,14 @@ class StopWhenAsked(keras.callbacks.Callback):
     def on_train_end(self, logs=None):
         interrupts.defer(False)
         # Training may have failed: what there is to save has been saved before.
-        self._raise_if_asked()
-
-    def _stop_if_asked(self) -> None:
-        if interrupts.requested() is not None:
-            self._recorder.save()
-            self._raise_if_asked()
-
-    def _raise_if_asked(self) -> None:
         number = interrupts.requested()
         if number is not None:
+            raise interrupts.Interrupted(number, steps_taken(self.model))
+
+    def _stop_if_asked(self) -> None:
+        number = replicas.agreed(self.model, interrupts.requested())
+        if number is not None:
+            self._recorder.save()
             raise interrupts.Interrupted(number, steps_taken(self.model))
 
 

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from launch.data import augment, sharding, streaming
 from launch.data.randomness import CROP, FLIP, ORDER, seed_of
+from launch.data.shares import share
 from launch.data.source import ImageData, ImageStream
 
 
@@ -103,15 +104,24 @@ def indices(
 
 
 def evaluation_batches(
-    data: ImageData | ImageStream, batch_size: int = 500
+    data: ImageData | ImageStream,
+    batch_size: int = 500,
+    shard: tuple[int, int] = (0, 1),
 ) -> tf.data.Dataset:
-    """All test images in their order, normalised, not augmented; one-hot labels."""
+    """All test images in their order, normalised, not augmented; one-hot labels.
+
+    Args:
+      data: the images, in memory or streamed.
+      batch_size: images a batch, of which the last may have fewer.
+      shard: (index of this worker, number of workers): it gets its rows of the batches.
+    """
     if isinstance(data, ImageStream):
-        return streaming.evaluation_batches(data, batch_size)
+        return streaming.evaluation_batches(data, batch_size, shard)
     x, y = data.test_images, data.test_labels
     return (
         tf.data.Dataset.from_tensor_slices((x, y))
         .batch(batch_size)
+        .map(lambda *batch: share(batch, shard))
         .map(
             lambda x, y: (normalise(x, data), tf.one_hot(y, data.classes)),
             num_parallel_calls=tf.data.AUTOTUNE,

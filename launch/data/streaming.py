@@ -132,11 +132,24 @@ def records(
     )
 
 
-def evaluation_batches(data: ImageStream, batch_size: int = 500) -> tf.data.Dataset:
-    """All test images in their order, centrally cropped, normalised; one-hot labels."""
-    height, width, channels = data.image_shape
+def evaluation_batches(
+    data: ImageStream, batch_size: int = 500, shard: tuple[int, int] = (0, 1)
+) -> tf.data.Dataset:
+    """All test images in their order, centrally cropped, normalised; one-hot labels.
 
-    def example(record):
+    Args:
+      data: the files.
+      batch_size: images a batch, of which the last may have fewer.
+      shard: (index of this worker, number of workers): it decodes its rows only.
+    """
+    height, width, channels = data.image_shape
+    rows = sharding.rows(batch_size, shard)
+
+    def is_own(position, _):
+        row = position % batch_size
+        return (rows.start <= row) & (row < rows.stop)
+
+    def example(_, record):
         jpeg, label = _parse(record, data)
         image = tf.io.decode_jpeg(jpeg, channels=channels)
         image = augment.central_crop(image, data.shorter_side, height, width)
@@ -145,8 +158,10 @@ def evaluation_batches(data: ImageStream, batch_size: int = 500) -> tf.data.Data
 
     return (
         tf.data.TFRecordDataset(list(data.test_files))
+        .enumerate()
+        .filter(is_own)
         .map(example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-        .batch(batch_size)
+        .batch(rows.stop - rows.start)
         .prefetch(2)
     )
 

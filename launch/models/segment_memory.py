@@ -11,9 +11,30 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from launch import replicas
 from topkast_tf.variables import components
 
 MODES = ("training", "evaluation")
+
+
+class _Part(threading.local):
+    index = 0
+
+
+_part = _Part()
+
+
+@contextlib.contextmanager
+def part_of_batch(index: int) -> Iterator[None]:
+    """Says which part of a batch is computed in the block, of several of one size.
+
+    Each has a memory of its own, as the rows of one are not those of the other.
+    """
+    before, _part.index = _part.index, index
+    try:
+        yield
+    finally:
+        _part.index = before
 
 
 class _Slot(NamedTuple):
@@ -22,12 +43,14 @@ class _Slot(NamedTuple):
     mode: str
     batch: int | None
     length: int
+    part: int = 0
 
     def name(self, layer: int) -> str:
-        return f"{self.mode}_{self.batch or 'any'}x{self.length}_{layer}"
+        part = f"p{self.part}" if self.part else ""
+        return f"{self.mode}_{self.batch or 'any'}x{self.length}{part}_{layer}"
 
 
-_SAVED_NAME = re.compile(r"training_\w+x\d+_(\d+)_(\d+)")  # layer, replica
+_SAVED_NAME = re.compile(r"training_\w+x\d+(?:p\d+)?_(\d+)_(\d+)")  # layer, replica
 
 
 class _Slots(dict):
@@ -59,6 +82,8 @@ class SegmentMemory(keras.layers.Layer):
         object.__setattr__(self, "_slots", _Slots())
         object.__setattr__(self, "_loaded", {})
         object.__setattr__(self, "_thread", threading.local())
+        object.__setattr__(self, "_elsewhere", {})
+        self._first_replica = 0
         self.built = True
 
     def read(self, mode: str, batch, length: int) -> list[tf.Tensor]:
@@ -104,6 +129,7 @@ class SegmentMemory(keras.layers.Layer):
             )
         if mode != "evaluation":
             self._loaded.clear()
+            self._elsewhere.clear()
         for slot, variables in self._slots.items():
             if mode in (None, slot.mode):
                 for variable in variables:
@@ -121,14 +147,38 @@ class SegmentMemory(keras.layers.Layer):
         for slot, variables in self._slots.items():
             if slot.mode == mode:
                 for layer, variable in enumerate(variables):
-                    for replica, component in enumerate(components(variable)):
+                    for replica, component in self._own(variable):
                         yield f"{slot.name(layer)}_{replica}", component
+
+    def gather_replicas(self, strategy: tf.distribute.Strategy) -> None:
+        """Fetches the training memory of all workers, to be saved next.
+
+        Does nothing where there is one worker. All workers are to call it.
+        """
+        if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+            return
+        named = {
+            slot.name(layer): variable
+            for slot, variables in self._slots.items()
+            if slot.mode == "training"
+            for layer, variable in enumerate(variables)
+        }
+        found = replicas.gathered(strategy, list(named.values()))
+        self._elsewhere.clear()
+        for name, values in zip(named, found, strict=True):
+            for replica, value in enumerate(values):
+                self._elsewhere[f"{name}_{replica}"] = value
+
+    def _own(self, variable) -> list:
+        """(number, component) of each replica of this worker."""
+        return list(enumerate(components(variable), start=self._first_replica))
 
     def _nothing(self, slot: _Slot) -> tf.Tensor:
         return tf.zeros((slot.batch or 0, slot.length, self.width), self.variable_dtype)
 
     def _variables(self, mode: str, batch, length: int) -> list[tf.Variable]:
-        slot = _Slot(mode, batch if isinstance(batch, int) else None, length)
+        size = batch if isinstance(batch, int) else None
+        slot = _Slot(mode, size, length, _part.index)
         if slot not in self._slots:
             # A thread of its own sees neither the function that is being traced, which
             # lets variables be made at its first tracing only, nor one replica alone.
@@ -145,6 +195,7 @@ class SegmentMemory(keras.layers.Layer):
         self, slot: _Slot, strategy: tf.distribute.Strategy
     ) -> list[tf.Variable]:
         is_default = type(strategy) is type(tf.distribute.get_strategy())
+        self._first_replica = replicas.first_replica(strategy)
         with contextlib.nullcontext() if is_default else strategy.scope():
             return [self._made(slot, layer) for layer in range(self.count)]
 
@@ -158,7 +209,7 @@ class SegmentMemory(keras.layers.Layer):
             synchronization=tf.VariableSynchronization.ON_READ,
             aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
         )
-        for replica, component in enumerate(components(variable)):
+        for replica, component in self._own(variable):
             value = self._loaded.pop(f"{name}_{replica}", None)
             if value is not None:
                 component.assign(value)
@@ -170,7 +221,10 @@ class SegmentMemory(keras.layers.Layer):
     def own_state(self) -> dict[str, tf.Tensor]:
         """What is saved, as it is now."""
         return {
-            **{name: tf.constant(value) for name, value in self._loaded.items()},
+            **{
+                name: tf.constant(value)
+                for name, value in (self._loaded | self._elsewhere).items()
+            },
             **{name: c.read_value() for name, c in self._named("training")},
         }
 
@@ -201,7 +255,7 @@ class SegmentMemory(keras.layers.Layer):
         self.reset("training")
         for slot, variables in self._slots.items():
             for layer, variable in enumerate(variables):
-                for replica, component in enumerate(components(variable)):
+                for replica, component in self._own(variable):
                     value = saved.pop(f"{slot.name(layer)}_{replica}", None)
                     if value is not None:
                         component.assign(value)

@@ -48,12 +48,24 @@ class Task(abc.ABC):
         """Compiles a model with the loss, and the metrics that its figures need."""
 
     @abc.abstractmethod
-    def training_batches(self, first_step: int, steps: int) -> tf.data.Dataset:
-        """The batches of steps `first_step` ... `first_step + steps - 1` of the run."""
+    def training_batches(
+        self, first_step: int, steps: int, shard: tuple[int, int] = (0, 1)
+    ) -> tf.data.Dataset:
+        """The batches of steps `first_step` ... `first_step + steps - 1` of the run.
+
+        Args:
+          first_step: step of the first batch.
+          steps: number of batches.
+          shard: (index of a worker, number of workers), to get its rows only.
+        """
 
     @abc.abstractmethod
-    def evaluation_batches(self) -> tf.data.Dataset:
-        """All test data, in its order."""
+    def evaluation_batches(self, shard: tuple[int, int] = (0, 1)) -> tf.data.Dataset:
+        """All test data, in its order.
+
+        Args:
+          shard: (index of a worker, number of workers), to get its rows only.
+        """
 
     def flops(self, model: keras.Model) -> FlopReport:
         """The FLOPs of one unit, counted, dense and at the model's sparsities."""

@@ -50,14 +50,17 @@ class ImageTask(Task):
             jit_compile=self.settings.jit,
         )
 
-    def training_batches(self, first_step: int, steps: int) -> tf.data.Dataset:
+    def training_batches(
+        self, first_step: int, steps: int, shard: tuple[int, int] = (0, 1)
+    ) -> tf.data.Dataset:
         return pipeline.training_batches(
             self._images,
             batch_size=self.settings.batch_size,
             seed=self.settings.seed,
             first_step=first_step,
             steps=steps,
+            shard=shard,
         )
 
-    def evaluation_batches(self) -> tf.data.Dataset:
-        return pipeline.evaluation_batches(self._images)
+    def evaluation_batches(self, shard: tuple[int, int] = (0, 1)) -> tf.data.Dataset:
+        return pipeline.evaluation_batches(self._images, shard=shard)

@@ -9,6 +9,7 @@ import tensorflow as tf
 from launch import data
 from launch.callbacks import steps_taken
 from launch.data import segments
+from launch.data.shares import share
 from launch.data.text import TextData
 from launch.errors import UserError
 from launch.models import transformer_xl_config
@@ -76,26 +77,32 @@ class LanguageTask(Task):
     def compile(self, model: keras.Model, optimizer: keras.Optimizer) -> None:
         model.compile(optimizer, jit_compile=self.settings.jit)
 
-    def training_batches(self, first_step: int, steps: int) -> tf.data.Dataset:
+    def training_batches(
+        self, first_step: int, steps: int, shard: tuple[int, int] = (0, 1)
+    ) -> tf.data.Dataset:
         return segments.segment_batches(
             self.text.train,
             self.settings.batch_size,
             self.config.segment_length,
             first_step,
             steps,
+            shard=shard,
         )
 
-    def evaluation_batches(self, part: str = "valid") -> tf.data.Dataset:
+    def evaluation_batches(
+        self, shard: tuple[int, int] = (0, 1), part: str = "valid"
+    ) -> tf.data.Dataset:
         """All of a part of the text, each token predicted once.
 
         Args:
+          shard: (index of a worker, number of workers), to get its rows only.
           part: `valid` or `test`.
         """
         return segments.evaluation_segments(
             getattr(self.text, part),
             self.settings.evaluation_batch,
             self.config.evaluation_segment_length,
-        )
+        ).map(lambda *batch: share(batch, shard))
 
     def flops(self, model: keras.Model) -> FlopReport:
         counts = [

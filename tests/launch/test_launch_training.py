@@ -15,6 +15,7 @@ import topkast_tf as tk
 from launch import flags as launch_flags
 from launch import train as launch_train
 from launch import training
+from launch.stretches import stretches
 from launch.tasks import task_of
 
 
@@ -39,7 +40,7 @@ def settings(*arguments):
     ],
 )
 def test_stretches(done, total, per_round, expected):
-    assert training.stretches(done, total, per_round) == expected
+    assert stretches(done, total, per_round) == expected
 
 
 def test_evaluation_within_an_epoch_changes_no_weight(tmp_path):

@@ -1,0 +1,342 @@
+"""Two worker processes on loopback: the same run as one process, also through a kill."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import keras
+import numpy as np
+import pytest
+
+import topkast_tf as tk
+from launch import devices, multiworker, train, training
+from launch import flags as launch_flags
+from launch.errors import UserError
+from launch.models import transformer_xl  # noqa: F401, registers the class
+from launch.tasks import task_of
+from tests.launch import plain_model
+
+SHORT = (
+    *("--dataset=digits", "--model=plain", "--steps=12", "--batch_size=128"),
+    *("--evaluate_every=5", "--checkpoint_steps=2", "--clip_norm=0.5"),
+    *("--dynamics_every=3", "--learning_rate=0.05"),
+)
+METHODS = {
+    "topkast": ("--fwd=0.8", "--bwd=0.6", "--refresh_every=2"),
+    # Thresholds of each example alone do not depend on who has the others.
+    "swat": ("--sparsity=0.8", "--activations_per=sample"),
+}
+LAST = "step-00000012.keras"
+
+
+@pytest.fixture(scope="module")
+def start(root):
+    """Starts a job of two workers as a process."""
+
+    def started(*arguments, restarts=0):
+        script = (
+            f"import sys; sys.path.insert(0, {str(root)!r})\n"
+            "from launch import multiworker\n"
+            f"command = [sys.executable, {str(plain_model.__file__)!r}, *sys.argv[1:]]\n"
+            f"sys.exit(multiworker.run(command, 2, {restarts}))"
+        )
+        command = [sys.executable, "-c", script, "--strategy=multiworker", *arguments]
+        return subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    return started
+
+
+def ended(job):
+    try:
+        out, err = job.communicate(timeout=400)
+    finally:
+        job.kill()
+    assert job.returncode == 0, err
+    return out
+
+
+def rows(folder):
+    with open(folder / "metrics.csv", newline="") as file:
+        found = list(csv.DictReader(file))
+    for row in found:
+        del row["seconds"]
+    return found
+
+
+def variables(path):
+    model = keras.models.load_model(path)
+    # Not by path: Keras numbers the random states of all models in a process.
+    return [v.numpy() for v in model.variables + model.optimizer.variables]
+
+
+@pytest.fixture(
+    scope="module", params=["topkast", pytest.param("swat", marks=pytest.mark.slow)]
+)
+def undisturbed(request, start, tmp_path_factory):
+    """A method, and the folder of a job of it that nobody disturbed."""
+    folder = tmp_path_factory.mktemp(request.param) / "run"
+    arguments = (*SHORT, *METHODS[request.param], f"--method={request.param}")
+    said = ended(start(*arguments, f"--run_dir={folder}"))
+    return arguments, folder / request.param, said
+
+
+def test_two_workers_reach_what_one_process_does(undisturbed, tmp_path):
+    arguments, folder, said = undisturbed
+    plain_model.register()
+    asked = train.resolved(
+        launch_flags.parse(["train.py", *arguments, f"--run_dir={tmp_path}"])
+    )
+    task = task_of(asked)
+    task.load()
+    method = folder.name
+    alone = training.train(task, method)
+    ours, theirs = (
+        tk.sparse_weights(keras.models.load_model(f / "checkpoints" / LAST))
+        for f in (folder, tmp_path / method)
+    )
+    assert len(ours) == 3
+    for mine, yours in zip(ours, theirs, strict=True):
+        np.testing.assert_array_equal(mine.codes(), yours.codes())
+        np.testing.assert_allclose(mine.dense(), yours.dense(), atol=1e-5)
+    for mine, yours in zip(rows(folder), rows(tmp_path / method), strict=True):
+        assert mine.keys() == yours.keys()
+        for name, value in mine.items():
+            assert float(value) == pytest.approx(float(yours[name]), rel=1e-4), name
+    result = json.loads((folder / "result.json").read_text())
+    assert result["replicas"] == 2 and "replicas" not in alone
+    sent, dense = result["gradient_bytes_packed"], result["gradient_bytes_dense"]
+    # Kernels of 72, 1152 and 160 entries, and 34 biases; SWAT updates every entry.
+    assert dense == 4 * (72 + 1152 + 160 + 34)
+    kept = sum(int(w.backward_mask().sum()) for w in ours)
+    assert sent == 4 * (kept + 34)
+    assert (
+        f"2 replicas, gradients of {sent:,} bytes a step packed, {dense:,} dense"
+        in said
+    )
+
+
+def killed(start, arguments, folder):
+    """Runs a job whose second worker is killed once there is a checkpoint."""
+    job = start(*arguments, f"--run_dir={folder.parent}", restarts=1)
+    lines = []
+
+    def kill_worker():
+        for line in job.stderr:
+            lines.append(line)
+            if line.startswith("job: 2 workers") and len(lines) == 1:
+                worker = int(line.split()[-1])
+                while not list(folder.glob("checkpoints/step-*.keras")):
+                    time.sleep(0.02)
+                os.kill(worker, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill_worker)
+    killer.start()
+    with job:
+        out = job.stdout.read()
+        killer.join()
+    assert job.returncode == 0, "".join(lines)
+    assert "job: worker 1 was killed by signal 9; starting again" in "".join(lines)
+    assert "resumed after step" in out
+
+
+def assert_same_run(ours, theirs):
+    assert rows(ours) == rows(theirs)
+    here, there = (variables(run / "checkpoints" / LAST) for run in (ours, theirs))
+    for ours, theirs in zip(here, there, strict=True):
+        assert ours.tobytes() == theirs.tobytes()
+
+
+def test_job_whose_worker_is_killed_ends_as_if_it_had_not_been(
+    undisturbed, start, tmp_path
+):
+    arguments, whole, _ = undisturbed
+    folder = tmp_path / "run" / whole.name
+    killed(start, arguments, folder)
+    assert_same_run(folder, whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["text", "norms"])
+def test_killed_job_with_state_of_each_worker(start, tmp_path, what):
+    """Memories of both workers' rows, dropout, statistics of batch normalisation."""
+    letters = np.random.default_rng(0).integers(0, 4, 600)
+    text = tmp_path / "text.txt"
+    text.write_bytes(b"".join(b"ab" if i < 2 else b"cde" for i in letters)[:1300])
+    arguments = {
+        "norms": (*SHORT, "--model=resnet8", "--width=0.25", "--accumulate=2"),
+        "text": (
+            *("--dataset=bytes", f"--data_dir={text}", "--model=txl_tiny"),
+            *(f"--text_cache={tmp_path}/cache", "--batch_size=4", "--dropout=0.2"),
+            *("--segment_length=16", "--memory_length=8", "--evaluate_every=5"),
+            *("--evaluation_batch=2", "--learning_rate=0.01", "--steps=12"),
+            *("--fwd=0.5", "--bwd=0.3", "--checkpoint_steps=2"),
+        ),
+    }[what]
+    whole, folder = tmp_path / "whole" / "topkast", tmp_path / "run" / "topkast"
+    ended(start(*arguments, f"--run_dir={whole.parent}"))
+    killed(start, arguments, folder)
+    assert_same_run(folder, whole)
+
+
+@pytest.mark.slow
+def test_job_that_is_asked_to_end_saves_the_step_and_goes_on(
+    undisturbed, start, tmp_path
+):
+    arguments, whole, _ = undisturbed
+    folder = tmp_path / "run" / whole.name
+    job = start(*arguments, f"--run_dir={folder.parent}")
+    while not list(folder.glob("checkpoints/step-*.keras")):
+        time.sleep(0.02)
+    job.send_signal(signal.SIGTERM)
+    _, said = job.communicate(timeout=400)
+    assert job.returncode == 143, said
+    assert "\ninterrupted at step" in said
+    ended(start(*arguments, f"--run_dir={folder.parent}"))
+    assert_same_run(folder, whole)
+
+
+def test_only_the_chief_writes(undisturbed):
+    _, folder, said = undisturbed
+    assert {p.name for p in folder.iterdir()} >= {"metrics.csv", "result.json"}
+    writers = {path.name.split(".")[5] for path in (folder / "events").iterdir()}
+    assert len(writers) == 1  # process ids
+    assert said.count("step 12/12") == 1
+
+
+# --- The script ----------------------------------------------------------------------
+
+
+def run(code, count=2, restarts=0):
+    return multiworker.run([sys.executable, "-c", code], count, restarts)
+
+
+INDEX = (
+    "import json, os, sys, time\n"
+    "i = json.loads(os.environ['TF_CONFIG'])['task']['index']\n"
+)
+
+
+def test_every_worker_finds_its_place_and_the_chief_is_heard(capfd):
+    code = INDEX + "print('out', i); print('err', i, file=sys.stderr)"
+    assert run(code, 3) == 0
+    said = capfd.readouterr()
+    assert said.out == "out 0\n"
+    lines = said.err.splitlines()
+    assert lines[0].startswith("job: 3 workers, processes ")
+    assert sorted(lines[1:]) == ["err 0", "worker 1: err 1", "worker 2: err 2"]
+
+
+def test_the_exit_code_is_the_chiefs(capfd):
+    assert run(INDEX + "sys.exit(7 * (i == 0)) if i == 0 else time.sleep(60)") == 7
+    assert "worker 0 was ended with code 7; giving up." in capfd.readouterr().err
+
+
+def test_bad_input_is_no_reason_to_start_again(capfd):
+    assert run(INDEX + "sys.exit(2)", restarts=3) == 2
+    assert "starting again" not in capfd.readouterr().err
+
+
+def test_a_dead_worker_stops_all_and_the_job_starts_again(capfd, tmp_path):
+    code = INDEX + (
+        f"first = {str(tmp_path)!r} + f'/{{i}}'\n"
+        "if not os.path.exists(first):\n"
+        "    open(first, 'w').close()\n"
+        "    if i == 1: os.kill(os.getpid(), 9)\n"
+        "    time.sleep(60)\n"
+    )
+    start = time.monotonic()
+    assert run(code, restarts=2) == 0
+    assert time.monotonic() - start < 30
+    said = capfd.readouterr().err
+    assert said.count("starting again from the last checkpoint") == 1
+    assert said.count("job: 2 workers") == 2
+
+
+def test_restarts_are_counted(capfd):
+    assert run("import os; os.kill(os.getpid(), 9)", restarts=2) == 128 + 9
+    said = capfd.readouterr().err
+    assert said.count("starting again") == 2 and said.count("giving up") == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signals_reach_the_workers_and_the_chief_decides(root, number):
+    worker = INDEX + (
+        "import signal\n"
+        "def stop(*_): print('stopping', i, flush=True); sys.exit(40 + i)\n"
+        "for n in (signal.SIGTERM, signal.SIGINT): signal.signal(n, stop)\n"
+        "print('ready', flush=True); time.sleep(60)"
+    )
+    script = (
+        f"import sys; sys.path.insert(0, {str(root)!r})\n"
+        "from launch import multiworker\n"
+        f"sys.exit(multiworker.run([sys.executable, '-c', {worker!r}], 2, 3))"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True
+    ) as job:
+        assert job.stdout.readline() == "ready\n"
+        time.sleep(0.5)  # the other one's turn
+        job.send_signal(number)
+        assert job.stdout.read() == "stopping 0\n"
+    assert job.returncode == 40
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["--workers=2"], ["--steps=3", "--", "--x"], ["--workers=0", "--", "-"]],
+)
+def test_what_the_script_refuses(capsys, arguments):
+    assert multiworker.main(["multiworker.py", *arguments]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and said.count("\n") == 1
+
+
+def test_help_shows_how_it_is_called(capsys):
+    assert multiworker.main(["multiworker.py", "--help"]) == 0
+    assert "--workers=2 -- --flagfile=" in capsys.readouterr().out
+
+
+# --- TF_CONFIG -----------------------------------------------------------------------
+
+
+def parsed(*arguments):
+    return launch_flags.parse(["train.py", *arguments])
+
+
+def test_a_worker_is_what_tf_config_says(monkeypatch):
+    monkeypatch.setenv("TF_CONFIG", multiworker.cluster(["a:1", "b:1", "c:1"], 2))
+    assert devices.worker_of(parsed()) == (0, 1)
+    worker = devices.worker_of(parsed("--strategy=multiworker"))
+    assert worker == (2, 3) and not worker.is_chief
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        (None, "in the environment"),
+        ("{", "Received: {"),
+        ('{"cluster": {"worker": ["a:1"]}}', "'task'"),
+        (multiworker.cluster(["a:1"], 1), "worker 1 is not one of 1"),
+        (
+            '{"cluster": {"chief": ["a:1"], "worker": ["b:1"]}, '
+            '"task": {"type": "worker", "index": 0}}',
+            "tasks of other types",
+        ),
+    ],
+)
+def test_a_tf_config_that_is_wrong(monkeypatch, config, expected):
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    if config is not None:
+        monkeypatch.setenv("TF_CONFIG", config)
+    with pytest.raises(UserError, match=expected):
+        devices.worker_of(parsed("--strategy=multiworker"))
