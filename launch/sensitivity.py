@@ -147,12 +147,13 @@ def check_scopes(runs: Sequence[studies.Run], settings: flags.FlagValues) -> Non
     for one in first.values():
         keras.utils.clear_session()
         try:
-            training.compiled(task_of(settings), _scope(one, settings), one.seed)
+            training.compiled(task_of(settings), scope_of(one, settings), one.seed)
         except ValueError as error:
             raise UserError(f"{error} (study {one.study!r})") from error
 
 
-def _scope(one: studies.Run, settings: flags.FlagValues) -> Any:
+def scope_of(one: studies.Run, settings: flags.FlagValues) -> Any:
+    """The scope in which the network of one run is built."""
     from swat_tf import swat_scope
 
     arguments = one.scope_arguments(settings.topk_period, settings.errors_per)
@@ -184,7 +185,7 @@ def train(
     steps = settings.steps or settings.epochs * pipeline.steps_per_epoch(
         settings.train_examples, settings.batch_size
     )
-    model = training.compiled(task_of(settings), _scope(one, settings), one.seed)
+    model = training.compiled(task_of(settings), scope_of(one, settings), one.seed)
     training.add_weight_decay(model, settings.weight_decay, settings.decay)
     schedule = learning_rate(
         settings.lr_schedule,

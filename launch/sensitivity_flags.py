@@ -88,7 +88,15 @@ def parse(argv: list[str]) -> flags.FlagValues:
       UserError: as `launch.flags.parse`, and for a study, a sparsity or a step out of
         range.
     """
-    values = launch_flags.parse(argv, GROUPS)
+    return checked(launch_flags.parse(argv, GROUPS))
+
+
+def checked(values: flags.FlagValues) -> flags.FlagValues:
+    """The parsed flags of a study, with what they say of it checked.
+
+    Raises:
+      UserError: as `parse`.
+    """
     for study in values.studies:
         if study not in STUDIES:
             raise UserError(

@@ -20,7 +20,7 @@ from launch.models.transformer_xl_flops import count_token_flops
 from launch.tasks.base import Task
 from topkast_tf.accounting import FlopReport
 
-_OVERRIDES = {
+OVERRIDES = {
     "segment_length": "segment_length",
     "memory_length": "memory_length",
     "evaluation_segment": "evaluation_segment_length",
@@ -46,7 +46,7 @@ class LanguageTask(Task):
         named = transformer_xl_config.find(self.settings.model)
         changes = {
             field: self.settings[flag].value
-            for flag, field in _OVERRIDES.items()
+            for flag, field in OVERRIDES.items()
             if self.settings[flag].value is not None
         }
         changes["vocabulary"] = self.text.vocabulary_size

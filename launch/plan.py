@@ -1,0 +1,71 @@
+"""The command line that says what a run will cost, before it is started."""
+
+import json
+import pathlib
+import sys
+from collections.abc import Sequence
+
+if __name__ == "__main__":
+    # Run as a file, Python looks for modules in launch/ and not in the project.
+    sys.path[0] = str(pathlib.Path(__file__).resolve().parent.parent)
+
+from absl import flags
+
+from launch import flag_table, plan_flags
+from launch.errors import UserError
+from launch.quiet import quiet_start
+
+_BAD_INPUT = 2
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the command line.
+
+    Args:
+      argv: the program's name, then its arguments.
+
+    Returns:
+      The exit code: 0; 2 for a mistake that one sentence on stderr explains.
+    """
+    if any(argument in ("-h", "-help", "--help") for argument in argv[1:]):
+        print(flag_table.help_text(plan_flags.HEAD, plan_flags.GROUPS))
+        return 0
+    try:
+        print(run(plan_flags.parse(argv)))
+    except (UserError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return _BAD_INPUT
+    return 0
+
+
+def run(settings: flags.FlagValues) -> str:
+    """Plans what the flags ask for.
+
+    Args:
+      settings: from `plan_flags.parse`.
+
+    Returns:
+      Tables, or JSON.
+
+    Raises:
+      UserError: if a figure that is needed cannot be known, or the scope refuses its
+        arguments.
+    """
+    with quiet_start(settings.verbose):
+        from launch import sparsity
+        from launch.planned import report, study
+        from launch.planned.plan import plan_of
+
+        if "studies" in settings:
+            planned = study.study_of(settings)
+            return json.dumps(planned.as_json()) if settings.json else planned.text()
+        plan = plan_of(
+            settings,
+            settings.method,
+            lambda: sparsity.scope(settings.method, settings),
+        )
+        return json.dumps(report.as_json(plan)) if settings.json else report.text(plan)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

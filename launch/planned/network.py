@@ -1,0 +1,145 @@
+"""The network and the method of a run, as far as its costs depend on them."""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import keras
+from absl import flags
+
+from launch import data, models
+from launch.errors import UserError
+from launch.models import transformer_xl_config
+from launch.models.transformer_xl import TransformerXL
+from launch.models.transformer_xl_config import TransformerXLConfig
+from launch.planned.forward_pass import ForwardPass
+from launch.planned.image_pass import image_pass
+from launch.planned.language_pass import language_pass
+from launch.planned.parameters import (
+    Parameter,
+    built,
+    parameters_of,
+    variable_bytes,
+)
+from launch.planned.text_sizes import TextSize, text_size
+from launch.tasks.language import OVERRIDES
+
+SIZES = ("layers", "d_model", "heads", "d_head", "d_inner")
+"""Flags that are fields of a `TransformerXLConfig` of the same name."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """A network that is planned, with its method.
+
+    Attributes:
+      name: of the model.
+      parameters: its trainable weights.
+      forward_pass: in training.
+      statistics_bytes: of variables that are neither trained nor the method's.
+      steps_per_epoch: how many steps see all training examples once; None: not known.
+      data_bytes: of training data that is held in the host's memory.
+      unit: what the batch counts.
+    """
+
+    name: str
+    parameters: tuple[Parameter, ...]
+    forward_pass: ForwardPass
+    statistics_bytes: int
+    steps_per_epoch: int | None
+    data_bytes: int
+    unit: str
+
+
+Scope = Callable[[], contextlib.AbstractContextManager]
+
+
+def network_of(settings: flags.FlagValues, scope: Scope) -> Network:
+    """The network that the flags ask for, without a value for any weight.
+
+    Args:
+      settings: the resolved flags, those of the plan among them.
+      scope: opens the scope of the method.
+
+    Raises:
+      UserError: what the scope or the model say of the flags, and for a text whose
+        vocabulary cannot be known.
+    """
+    if data.find(settings.dataset).kind == "text":
+        return _language(settings, scope)
+    return _image(settings, scope)
+
+
+def compute_itemsize(settings: flags.FlagValues) -> int:
+    """Bytes of an entry of what a run computes with."""
+    mixed = "mixed_precision" in settings and settings.mixed_precision
+    return 2 if mixed else 4
+
+
+def _image(settings: flags.FlagValues, scope: Scope) -> Network:
+    source = data.find(settings.dataset)
+    height, width, channels = source.image_shape
+    if settings.image_size:
+        height = width = settings.image_size
+    shape = (height, width, channels)
+    classes = settings.classes or source.classes
+    builder = models.find(settings.model)
+    model = built(lambda: builder(shape, classes, settings.width), scope())
+    streamed = source.stream is not None
+    return Network(
+        name=settings.model,
+        **_measured(model),
+        forward_pass=image_pass(model, compute_itemsize(settings)),
+        steps_per_epoch=settings.train_examples // settings.batch_size,
+        data_bytes=(
+            0 if streamed else settings.train_examples * height * width * channels
+        ),
+        unit="image",
+    )
+
+
+def _language(settings: flags.FlagValues, scope: Scope) -> Network:
+    text = text_size(settings)
+    config = language_config(settings, text)
+    model = built(lambda: TransformerXL(config), scope())
+    resized = any(settings[name].value is not None for name in SIZES)
+    return Network(
+        name="Transformer-XL" if resized else settings.model,
+        **_measured(model),
+        forward_pass=language_pass(config, model.name, compute_itemsize(settings)),
+        steps_per_epoch=text.steps_per_epoch(
+            settings.batch_size, config.segment_length
+        ),
+        data_bytes=text.bytes_in_memory,
+        unit=f"segment of {config.segment_length} tokens",
+    )
+
+
+def language_config(settings: flags.FlagValues, text: TextSize) -> TransformerXLConfig:
+    """The named configuration with what the flags and the text say otherwise.
+
+    Raises:
+      UserError: for a size out of range.
+    """
+    named = transformer_xl_config.find(settings.model)
+    asked = {**OVERRIDES, **{name: name for name in SIZES}}
+    changes: dict[str, Any] = {
+        field: settings[flag].value
+        for flag, field in asked.items()
+        if settings[flag].value is not None
+    }
+    changes["vocabulary"] = text.vocabulary
+    changes["cutoffs"] = tuple(cut for cut in named.cutoffs if cut < text.vocabulary)
+    try:
+        return named.replaced(**changes)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def _measured(model: keras.Model) -> dict[str, Any]:
+    """Its parameters, and the bytes of what is neither trained nor the method's."""
+    parameters = tuple(parameters_of(model))
+    every = sum(variable_bytes(variable) for variable in model.non_trainable_variables)
+    method = sum(each.set_bytes + each.state_bytes for each in parameters)
+    return {"parameters": parameters, "statistics_bytes": every - method}

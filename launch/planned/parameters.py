@@ -1,0 +1,218 @@
+"""The parameters of a network that is built without being allocated."""
+
+import contextlib
+import dataclasses
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+
+from topkast_tf import layers
+from topkast_tf.distributions import kept
+from topkast_tf.layer_weights import weights_of
+from topkast_tf.planning import is_matrix_name
+from topkast_tf.weights import SparseWeight
+
+CONVOLUTIONS = "convolutions"
+MATRICES = "matrices"
+EMBEDDINGS = "embeddings"
+VECTORS = "biases, norms"
+KINDS = (CONVOLUTIONS, MATRICES, EMBEDDINGS, VECTORS)
+
+
+@dataclasses.dataclass(frozen=True)
+class Parameter:
+    """One trainable weight, dense or with sets.
+
+    Attributes:
+      path: its path in the model.
+      kind: one of `KINDS`.
+      size: its entries.
+      forward: entries of A, `size` if it is dense.
+      backward: entries of B, `size` if all are updated.
+      has_sets: whether the method keeps sets beside it (also one that `exempt="last"`
+        leaves whole).
+      is_sparse: whether a forward or a backward pass leaves entries out.
+      reads_alpha: whether the forward pass reads a masked copy.
+      updates_all: whether every entry is updated.
+      on_host: whether its method lets theta stay on the host (Top-KAST).
+      products: sparsities of its three products, where they do not follow from the sets.
+      saved_activations: sparsity of the input that is kept for its gradient; 0: dense.
+      saves_masked: whether that input is kept as a copy of its own.
+      set_bytes: bytes of its set codes.
+      state_bytes: bytes of what else the method keeps beside it.
+    """
+
+    path: str
+    kind: str
+    size: int
+    forward: int
+    backward: int
+    has_sets: bool = False
+    is_sparse: bool = False
+    reads_alpha: bool = False
+    updates_all: bool = True
+    on_host: bool = False
+    products: tuple[float, float, float] | None = None
+    saved_activations: float = 0.0
+    saves_masked: bool = False
+    set_bytes: int = 0
+    state_bytes: int = 0
+
+    @property
+    def forward_sparsity(self) -> float:
+        """The share of entries outside A."""
+        return 1 - self.forward / self.size
+
+    @property
+    def backward_sparsity(self) -> float:
+        """The share of entries outside B."""
+        return 1 - self.backward / self.size
+
+
+@contextlib.contextmanager
+def unallocated() -> Iterator[None]:
+    """While it is open, Keras variables have shapes and no values.
+
+    >>> with unallocated():
+    ...     layer = keras.layers.Dense(10**9)
+    ...     layer.build((None, 10**6))  # four petabytes
+    >>> tuple(layer.kernel.shape)
+    (1000000, 1000000000)
+    """
+    try:
+        with keras.StatelessScope(initialize_variables=False):
+            yield
+    finally:
+        # Keras keeps a list of what it would give values later.
+        keras.utils.clear_session(free_memory=False)
+
+
+def built(
+    build: Callable[[], keras.Model], scope: contextlib.AbstractContextManager
+) -> keras.Model:
+    """A model that is built in a scope and has no values.
+
+    Args:
+      build: makes it.
+      scope: of the method.
+    """
+    with unallocated(), scope:
+        return build()
+
+
+def parameters_of(model: keras.Model) -> list[Parameter]:
+    """The trainable weights of a model, with what its scope has planned for each.
+
+    The counts are those that the scope itself has planned. Of a selection that depends
+    on the weights (`global`; blocks at the edge of a kernel) they are nominal.
+
+    Args:
+      model: built, with or without values.
+    """
+    sparse = {
+        weight.path: weight
+        for layer in layers.all_layers(model)
+        for weight in weights_of(layer)
+    }
+    found = []
+    for variable in model.trainable_variables:
+        weight = sparse.pop(variable.path, None)
+        if weight is None:
+            size = math.prod(variable.shape)
+            found.append(Parameter(variable.path, kind_of(variable), size, size, size))
+        else:
+            found.append(_planned(variable, weight))
+    if sparse:
+        raise ValueError(
+            "Expected each sparse weight under its path among the weights of the model. "
+            f"Received: {', '.join(sparse)}"
+        )
+    return found
+
+
+def kind_of(variable: Any) -> str:
+    """The kind of a weight, by its name and shape."""
+    name, rank = variable.path.split("/")[-1], len(variable.shape)
+    if "embedding" in name or "embeddings" in name:
+        return EMBEDDINGS
+    if rank < 2 or not is_matrix_name(name):
+        return VECTORS
+    return CONVOLUTIONS if rank > 2 else MATRICES
+
+
+@dataclasses.dataclass(frozen=True)
+class _Sets:
+    """What a product rule asks of a weight, of one that has no sets yet."""
+
+    forward_sparsity: float
+    backward_sparsity: float
+    fwd: float
+    method: Any
+    extras: dict = dataclasses.field(default_factory=dict)
+
+
+def _planned(variable: Any, weight: SparseWeight) -> Parameter:
+    size, method = math.prod(weight.shape), weight.method
+    forward = _entries(weight, weight.kept_forward)
+    backward = _entries(weight, weight.kept_backward)
+    if method.updates_all:
+        backward = size
+    elif method.name == "swat":
+        backward = forward  # its masked updates are those of what is active
+    state = {id(made): made for made in weight.state_variables().values()}
+    sets = state.pop(id(vars(weight)["_sets"]))
+    common = {
+        "path": variable.path,
+        "kind": kind_of(variable),
+        "size": size,
+        "has_sets": True,
+        "reads_alpha": method.sparse_forward,
+        "updates_all": method.updates_all,
+        "on_host": method.name == "topkast",
+        "set_bytes": variable_bytes(sets),
+        "state_bytes": sum(map(variable_bytes, state.values())),
+    }
+    if weight.exempt:
+        return Parameter(forward=size, backward=size, **common)
+    products, saved, masked = None, 0.0, False
+    if weight.rule is not None:
+        sets = _Sets(1 - forward / size, 1 - backward / size, weight.fwd, method)
+        products = weight.rule.product_sparsities(sets)
+        if "activations" in weight.rule.backward:
+            saved, masked = weight.rule.sparsity_of(weight), True
+    return Parameter(
+        forward=forward,
+        backward=backward,
+        is_sparse=True,
+        products=products,
+        saved_activations=saved,
+        saves_masked=masked,
+        **common,
+    )
+
+
+def _entries(weight: SparseWeight, units: int) -> int:
+    """Entries of so many units; on average, where blocks at an edge are smaller."""
+    size = math.prod(weight.shape)
+    return max(1, round(size * units / weight.units))
+
+
+def variable_bytes(variable: Any) -> int:
+    """Bytes of a variable, which need not have a value."""
+    return math.prod(variable.shape) * itemsize(variable.dtype)
+
+
+def itemsize(dtype: str) -> int:
+    """Bytes of an entry.
+
+    >>> itemsize("bfloat16"), itemsize("int64")
+    (2, 8)
+    """
+    return {"bool": 1, "bfloat16": 2}.get(dtype) or int(dtype.lstrip("uintfloa")) // 8
+
+
+def kept_of(entries: int, sparsity: float) -> int:
+    """As `distributions.kept`, and 0 of none."""
+    return kept(entries, sparsity) if entries else 0
