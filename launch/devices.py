@@ -60,6 +60,12 @@ def worker_of(settings: flags.FlagValues) -> Worker:
         ) from None
 
 
+def workers_named(settings: flags.FlagValues) -> int:
+    """How many workers TF_CONFIG names, if it matters and is there; otherwise 1."""
+    is_set = bool(os.environ.get(CLUSTER))
+    return worker_of(settings).count if is_set else 1
+
+
 def _worker(config: dict[str, Any]) -> Worker:
     workers, task = config["cluster"]["worker"], config["task"]
     if set(config["cluster"]) != {"worker"} or task["type"] != "worker":
@@ -90,7 +96,7 @@ def check(settings: flags.FlagValues) -> None:
             f"Expected no --jit with --strategy={strategy}, because collective "
             "operations are not compiled there. Received: --jit"
         )
-    parts = settings.accumulate * worker_of(settings).count * (settings.devices or 1)
+    parts = settings.accumulate * workers_named(settings) * (settings.devices or 1)
     if settings.batch_size % parts:
         raise UserError(
             "Expected --batch_size, the examples of a step over all devices, to be a "

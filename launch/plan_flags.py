@@ -45,9 +45,10 @@ PLAN: Groups = (
         (
             Flag(
                 "integer",
-                "devices",
-                1,
-                "how many, each with an equal part of the batch",
+                "replicas",
+                None,
+                "devices that share the batch; default those of --strategy and "
+                "--devices, else 1",
                 _POSITIVE,
             ),
             Flag("float", "device_memory", None, "of one device, in GB (10^9 bytes)"),
@@ -82,7 +83,7 @@ memory, bytes between workers, time. No weight is allocated, and no data need be
   # on eight devices of 16 GB, 100 TFLOP/s and 900 GB/s that send 12.5 GB/s: how long
   # does it take, and does it fit?
   python launch/plan.py --flagfile=launch/flagfiles/topkast_imagenet/resnet50_90_80.cfg \\
-      --devices=8 --device_memory=16 --device_flops=100e12 --device_bandwidth=900e9 \\
+      --replicas=8 --device_memory=16 --device_flops=100e12 --device_bandwidth=900e9 \\
       --network_bandwidth=12.5e9
 
   # a language model of twenty billion parameters that nobody has trained yet

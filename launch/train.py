@@ -74,6 +74,7 @@ def run(settings: flags.FlagValues) -> None:
     Raises:
       UserError: see `main`.
     """
+    worker = devices.worker_of(settings)
     run_dir = pathlib.Path(settings.run_dir)
     methods = [settings.method]
     if settings.compare_dense:
@@ -82,7 +83,7 @@ def run(settings: flags.FlagValues) -> None:
     results = [experiment.finished(run_dir, method) for method in methods]
     if not all(results):
         results = _train(settings, run_dir, methods)
-    if devices.worker_of(settings).is_chief:
+    if worker.is_chief:
         print(report.text(run_dir, results, judged(settings)))
 
 

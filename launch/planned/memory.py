@@ -79,6 +79,7 @@ class Storage:
       keeps_penalty: whether a weighted copy of theta is kept for the exploration loss.
       packed: whether SWAT's activations are packed, as it runs here.
       replaces_relu: whether there is a SWAT scope, which may pack ReLUs too.
+      parts: that a device computes its batch in, one after the other.
     """
 
     slots: int
@@ -86,6 +87,7 @@ class Storage:
     keeps_penalty: bool = False
     packed: bool = False
     replaces_relu: bool = False
+    parts: int = 1
 
 
 def memory_of(network: Network, storage: Storage, batch: int) -> Memory:
@@ -100,7 +102,10 @@ def memory_of(network: Network, storage: Storage, batch: int) -> Memory:
     every = FLOAT32 * sum(each.size for each in parameters)
     on_device = FLOAT32 * sum(map(_on_device, parameters))
     reached = FLOAT32 * sum(each.backward for each in parameters)
-    activations = [activation_bytes(network, storage, batch, form) for form in FORMS]
+    rows = batch // storage.parts
+    activations = [activation_bytes(network, storage, rows, form) for form in FORMS]
+    # A part's own gradients, and their sum.
+    summands = 1 if storage.parts == 1 else 2
     inputs = forward.inputs.of(batch)
     carried = forward.carried.of(batch)
     fixed = network.statistics_bytes
@@ -118,7 +123,7 @@ def memory_of(network: Network, storage: Storage, batch: int) -> Memory:
             _copies(parameters, storage),
             _copies(parameters, storage, dense=True, of="forward"),
         ),
-        Item("gradients", every, every, reached),
+        Item("gradients", *(summands * size for size in (every, every, reached))),
         Item(
             "optimizer slots",
             storage.slots * every,
@@ -129,7 +134,7 @@ def memory_of(network: Network, storage: Storage, batch: int) -> Memory:
         Item("memory of segments", carried, carried, carried),
         Item("batch", inputs, inputs, inputs),
         Item("activations", *activations),
-        Item("working memory", *(_working(network, batch, form) for form in FORMS)),
+        Item("working memory", *(_working(network, rows, form) for form in FORMS)),
     ]
     theta = FLOAT32 * sum(each.size for each in parameters if _leaves_theta(each))
     graph = _GRAPH + _GRAPH_A_PRODUCT * len(forward.macs)

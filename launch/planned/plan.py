@@ -5,6 +5,7 @@ from typing import Any
 
 from absl import flags
 
+from launch.devices import workers_named
 from launch.errors import UserError
 from launch.planned.costs import (
     Device,
@@ -101,15 +102,16 @@ def plan_of(settings: flags.FlagValues, method: str, scope: Scope) -> Plan:
     Raises:
       UserError: if a figure that is needed cannot be known, or flags contradict.
     """
-    batch, devices = settings.batch_size, settings.devices
-    if batch % devices:
+    batch, devices = settings.batch_size, _replicas(settings)
+    storage = _storage(settings, method)
+    if batch % (devices * storage.parts):
         raise UserError(
-            "Expected --batch_size to be a multiple of --devices. Received: "
-            f"--batch_size={batch}, --devices={devices}"
+            "Expected --batch_size to be a multiple of the devices that share it, and of "
+            f"--accumulate on each. Received: --batch_size={batch}, {devices} devices, "
+            f"--accumulate={storage.parts}"
         )
     network = network_of(settings, scope)
     steps = _steps(settings, network)
-    storage = _storage(settings, method)
     device = Device(
         settings.device_flops,
         settings.device_bandwidth,
@@ -137,6 +139,14 @@ def plan_of(settings: flags.FlagValues, method: str, scope: Scope) -> Plan:
     )
 
 
+def _replicas(settings: flags.FlagValues) -> int:
+    if settings.replicas:
+        return settings.replicas
+    if "strategy" not in settings:
+        return 1
+    return (settings.devices or 1) * workers_named(settings)
+
+
 def _steps(settings: flags.FlagValues, network: Network) -> int:
     if settings.steps:
         return settings.steps
@@ -159,6 +169,7 @@ def _storage(settings: flags.FlagValues, method: str) -> Storage:
         keeps_penalty="topkast" in method and value("exploration", 0) > 0,
         packed=value("storage") == "packed",
         replaces_relu="swat" in method,
+        parts=value("accumulate", 1),
     )
 
 
@@ -187,7 +198,7 @@ def _fits(
     if not device.memory:
         return {}
     batch = settings.batch_size
-    counts = [n for n in range(1, batch + 1) if not batch % n]
+    counts = [n for n in range(1, batch + 1) if not batch % (n * storage.parts)]
     by_count = {n: memory_of(network, storage, batch // n) for n in counts}
     found = {}
     for form in FORMS:
@@ -195,7 +206,7 @@ def _fits(
         found[form] = Fit(
             memory.total(form) <= device.memory,
             next(enough, None),
-            by_count[batch].total(form),
+            by_count[counts[-1]].total(form),
         )
     return found
 
@@ -207,11 +218,6 @@ def _notes(settings: flags.FlagValues, method: str, network: Network, device: De
             f"How --distribution={distribution} spreads the sparsity follows from the "
             "weights as they are trained; it is taken as even."
         )
-    if network.forward_pass.activation_macs.each:
-        yield (
-            "FLOPs are those of training, softmax and memory included; results.csv "
-            "counts the evaluation of the hidden states."
-        )
     if any("cluster_embeddings" in p.path for p in network.parameters):
         yield (
             "Which tokens reach the tails of the adaptive softmax is taken from Zipf's "
@@ -219,5 +225,5 @@ def _notes(settings: flags.FlagValues, method: str, network: Network, device: De
         )
     if "jit" in settings and settings.jit:
         yield "XLA may keep fewer activations than are counted here."
-    if settings.devices > 1 and device.flops and device.network is None:
+    if _replicas(settings) > 1 and device.flops and device.network is None:
         yield "Time leaves out what workers exchange: give --network_bandwidth."

@@ -438,7 +438,7 @@ def test_what_does_not_fit_says_so():
         if "as run here" in line and "fit" in line
     ]
     assert "does not fit; it would on 4 devices, with 32 of the batch on each" in line
-    said = plan.run(settings_of(*arguments, "--device_memory=0.1", "--devices=4"))
+    said = plan.run(settings_of(*arguments, "--device_memory=0.1", "--replicas=4"))
     assert said.count(" fits.") == 3
     said = plan.run(settings_of(*arguments, "--device_memory=0.001"))
     assert said.count("nor would it on 128 devices: with one image each needs") == 3
@@ -487,7 +487,7 @@ def test_help_teaches_with_examples(capsys):
         (("--model=resnet9",), "did you mean resnet"),
         (("--dataset=bytes",), "Expected --vocabulary, the number of different tokens"),
         (("--dataset=words", "--vocabulary=9"), "Expected --steps, as the length"),
-        (("--devices=3",), "Expected --batch_size to be a multiple of --devices."),
+        (("--replicas=3",), "Expected --batch_size to be a multiple of the devices"),
         (("--layers=2",), "Expected no --layers for --dataset=digits"),
         (("--dataset=python", "--classes=2"), "Expected no --classes"),
         (("--dataset=python", "--d_model=7"), "Expected `d_model` to be even."),
@@ -535,7 +535,7 @@ def test_gradients_of_swat_are_dense_unless_updates_are_masked():
 
 
 def test_devices_share_the_batch_and_not_the_weights():
-    one, four = planned("--batch_size=64"), planned("--batch_size=64", "--devices=4")
+    one, four = planned("--batch_size=64"), planned("--batch_size=64", "--replicas=4")
     for place, (alone, shared) in {
         name: (bytes_of(one.memory)[name][1], bytes_of(four.memory)[name][1])
         for name in ("activations", "weights")
