@@ -12,6 +12,7 @@ from tensorflow.python.framework import config
 import topkast_tf as tk
 from launch import flags as launch_flags
 from launch import resolve, strategies, training
+from launch import train as launch_train
 from launch.data.shares import share
 from launch.errors import UserError
 from launch.loop import Loop
@@ -314,7 +315,6 @@ def test_workers_read_their_rows_of_each_batch():
             "multiple of 3: workers x --devices x --accumulate. Received: --batch_size=128",
         ),
         (["--accumulate=5"], "multiple of 5"),
-        (["--strategy=multiworker"], "Expected TF_CONFIG in the environment"),
         (
             ["--strategy=mirrored", "--jit", "--nodeterministic"],
             "no --jit with --strategy=mirrored",
@@ -325,6 +325,12 @@ def test_flags_that_do_not_fit_together(monkeypatch, arguments, expected):
     monkeypatch.delenv("TF_CONFIG", raising=False)
     with pytest.raises(UserError, match=expected):
         settings(*arguments)
+
+
+def test_a_worker_without_a_cluster_is_one_sentence(monkeypatch):
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    with pytest.raises(UserError, match="Expected TF_CONFIG in the environment"):
+        launch_train.run(settings("--strategy=multiworker"))
 
 
 def test_devices_that_are_there_but_do_not_divide_the_batch():
