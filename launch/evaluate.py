@@ -103,7 +103,7 @@ def run(run_dir: pathlib.Path, asked: flags.FlagValues) -> str:
 
     Raises:
       UserError: for a folder without a run, or without a trained model, and for
-        another text than that of the run.
+        other data than that of the run.
     """
     path = run_dir / experiment.FLAGS_FILE
     if not path.is_file():
@@ -120,11 +120,10 @@ def run(run_dir: pathlib.Path, asked: flags.FlagValues) -> str:
 
         task = task_of(settings)
     batches = _batches(task, asked.part, is_text)
+    experiment.check_data(run_dir, task.data_digest, first=False)
     figures = [f for f in judged(settings).figures if f.log.startswith("val_")]
     rows = [("", *(figure.log.removeprefix("val_") for figure in figures))]
     for method, model in _models(run_dir, asked):
-        if is_text:
-            _check_vocabulary(task.text.vocabulary_size, model.config.vocabulary)
         task.compile(model, "sgd")
         for memory in asked.memory or [None]:
             name = method
@@ -188,15 +187,6 @@ def _check(settings: flags.FlagValues, asked: flags.FlagValues) -> bool:
         )
     source.check(settings.data_dir)
     return is_text
-
-
-def _check_vocabulary(found: int, trained: int) -> None:
-    # In another text the same number may be another token.
-    if found != trained:
-        raise UserError(
-            f"Expected the text of the run, which has {trained} different tokens. "
-            f"Received: a text of {found}; pass its own with --data_dir"
-        )
 
 
 def _batches(task: Any, part: str, is_text: bool) -> Any:

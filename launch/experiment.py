@@ -1,6 +1,7 @@
 """The folder of a run: whose it is, and who may write to it.
 
     RUN_DIR/flags.cfg       the resolved flags; --flagfile=RUN_DIR/flags.cfg goes on
+            data.digest     a name for the data, which is not to change
             results.csv     one line for each method that is finished
             METHOD/         metrics.csv, events, checkpoints, model.keras
 
@@ -29,6 +30,7 @@ except ImportError:  # Windows: two processes in one folder go unnoticed there.
 
 FLAGS_FILE = "flags.cfg"
 _LOCK_FILE = ".lock"
+_DATA_FILE = "data.digest"
 _RESULT_FILE = "result.json"
 
 
@@ -101,6 +103,26 @@ def claim(
         if not (run_dir / FLAGS_FILE).is_file():
             files.write_text(run_dir / FLAGS_FILE, _flags_text(ours, groups))
         yield
+
+
+def check_data(run_dir: pathlib.Path, digest: str, first: bool) -> None:
+    """Raises `UserError` for other data than that which the run has learnt from.
+
+    Args:
+      run_dir: the folder.
+      digest: of the data that is there now.
+      first: whether to note it where nothing is noted yet.
+    """
+    path = run_dir / _DATA_FILE
+    if path.is_file():
+        noted = path.read_text(encoding="utf-8").strip()
+        if noted != digest:
+            raise UserError(
+                f"Expected the data that --run_dir={run_dir} has learnt from ({noted}). "
+                f"Received: other data ({digest}); pass its own with --data_dir"
+            )
+    elif first:
+        files.write_text(path, f"{digest}\n")
 
 
 def finished(run_dir: pathlib.Path, method: str) -> dict[str, Any] | None:

@@ -103,13 +103,15 @@ def _train(
         # What the scope refuses must not leave a folder behind.
         task = task_of(settings)
         training.build(task, settings.method)
+    worker = devices.worker_of(settings)
     with strategies.claimed(run_dir, settings):
         task.load()
+        experiment.check_data(run_dir, task.data_digest, first=worker.is_chief)
         results = []
         for method in methods:
             result = experiment.finished(run_dir, method)
             results.append(result or training.train(task, method))
-        if devices.worker_of(settings).is_chief:
+        if worker.is_chief:
             report.write_results(run_dir, results)
     return results
 

@@ -22,6 +22,7 @@ from launch import (
     trainers,
 )
 from launch import flags as launch_flags
+from launch.errors import UserError
 from launch.optimizers import optimizer_of
 from launch.schedules import learning_rate
 from launch.stretches import stretches
@@ -161,6 +162,12 @@ def _train(
     for stretch in stretches(done, total, per_round):
         try:
             trainer.fit(stretch, stretch.first_step // per_round)
+        except tf.errors.DataLossError as error:
+            reason = error.message.splitlines()[0]
+            raise UserError(
+                f"the data at --data_dir={settings.data_dir} is damaged ({reason}): put "
+                "back a copy of it, and the same command goes on from the last checkpoint."
+            ) from error
         except (FloatingPointError, ValueError, tf.errors.OpError) as error:
             if not diverged(error):
                 raise

@@ -1,11 +1,13 @@
 """What the launcher knows of a data set: before it is read, and once it is."""
 
 import dataclasses
+import pathlib
 from collections.abc import Callable
 from typing import ClassVar
 
 import numpy as np
 
+from launch.data.digest import digest
 from launch.errors import UserError
 
 
@@ -33,6 +35,14 @@ class ImageData:
     std: tuple[float, ...]
     padding: int = 0
     flip: bool = False
+
+    @property
+    def digest(self) -> str:
+        """A name that other images do not have."""
+        return digest(
+            *(self.train_images, self.train_labels),
+            *(self.test_images, self.test_labels),
+        )
 
     def subset(self, train_examples: int) -> "ImageData":
         """The same data with the first N training examples of a fixed permutation.
@@ -79,6 +89,12 @@ class ImageStream:
     scale: float
     mean: tuple[float, ...]
     std: tuple[float, ...]
+
+    @property
+    def digest(self) -> str:
+        """A name that files of other names do not have; they are not read."""
+        names = [pathlib.Path(file).name for file in self.train_files + self.test_files]
+        return digest(names, [str(self.train_examples)])
 
     def subset(self, train_examples: int) -> "ImageStream":
         """The same data, if all of it is asked for; nothing less can be streamed.

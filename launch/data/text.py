@@ -7,6 +7,8 @@ from typing import ClassVar
 
 import numpy as np
 
+from launch.data.digest import digest
+
 BYTE, WORD = "byte", "word"
 
 # Ranks of words at which an adaptive softmax is cut; for WikiText-103 those of
@@ -42,6 +44,11 @@ class TextData:
     def vocabulary_size(self) -> int:
         """Number of different tokens."""
         return len(self.vocabulary)
+
+    @property
+    def digest(self) -> str:
+        """A name that a text with other tokens or of another length does not have."""
+        return digest(self.vocabulary, self.train, self.valid, self.test)
 
     @property
     def cutoffs(self) -> tuple[int, ...]:

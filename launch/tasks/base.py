@@ -39,6 +39,11 @@ class Task(abc.ABC):
           UserError: if it is missing or damaged.
         """
 
+    @property
+    @abc.abstractmethod
+    def data_digest(self) -> str:
+        """A name for the data that was loaded, which other data does not have."""
+
     @abc.abstractmethod
     def build(self) -> keras.Model:
         """The model, built and not compiled, in whatever scope is active."""

@@ -28,6 +28,10 @@ class ImageTask(Task):
         everything = source.open(self.settings.data_dir)
         self._images = everything.subset(self.settings.train_examples)
 
+    @property
+    def data_digest(self) -> str:
+        return self._images.digest
+
     def build(self) -> keras.Model:
         source = data.find(self.settings.dataset)
         return models.find(self.settings.model)(

@@ -71,6 +71,10 @@ class LanguageTask(Task):
     def load(self) -> None:
         _ = self.text
 
+    @property
+    def data_digest(self) -> str:
+        return self.text.digest
+
     def build(self) -> keras.Model:
         return TransformerXL(self.config)
 

@@ -4,10 +4,12 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from launch import experiment, files
 from launch import flags as launch_flags
+from launch.data.text import TextData
 from launch.errors import UserError
 
 
@@ -141,3 +143,29 @@ def test_interrupted_writing_leaves_the_old_file(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
     files.write_text(path, "new")
     assert path.read_text() == "new"
+
+
+# --- The data of a run ---------------------------------------------------------------
+
+
+def test_other_data_is_refused_and_the_first_is_noted(tmp_path):
+    experiment.check_data(tmp_path, "aaaa", first=False)
+    assert not list(tmp_path.iterdir())
+    experiment.check_data(tmp_path, "aaaa", first=True)
+    experiment.check_data(tmp_path, "aaaa", first=True)
+    with pytest.raises(UserError, match=r"learnt from \(aaaa\). Received: other data"):
+        experiment.check_data(tmp_path, "bbbb", first=True)
+    experiment.check_data(tmp_path, "aaaa", first=False)
+
+
+def test_data_sets_have_names_of_their_own():
+    letters = np.arange(6, dtype="uint8")
+    of = TextData(letters, letters[:2], letters[:2], ["a", "b"], "byte").digest
+    assert of == TextData(letters, letters[:2], letters[:2], ["a", "b"], "byte").digest
+    for other in (
+        TextData(letters, letters[:2], letters[:2], ["a", "c"], "byte"),
+        TextData(letters[:5], letters[:2], letters[:2], ["a", "b"], "byte"),
+        TextData(letters[::-1], letters[:2], letters[:2], ["a", "b"], "byte"),
+        TextData(letters, letters[1:3], letters[:2], ["a", "b"], "byte"),
+    ):
+        assert other.digest != of
