@@ -20,6 +20,10 @@ Three clocks: `wall`; `cpu`, of all threads, which counts the writing too, as wo
 machine with a core to spare does not wait for; `thread`, of the thread that trains
 alone: what it does itself for a checkpoint, without what TensorFlow computes for it.
 
+What the figures do not say: what it costs where the accelerator is another device, which
+the writing leaves alone; here both want the same cores. Larger models take longer to
+write, and their steps too. The disk is that of the temporary folder.
+
 The CSV holds each round, and only grows: the same command goes on where it stopped, and
 --rounds is the total.
 

@@ -11,7 +11,7 @@ if __name__ == "__main__":
 
 from absl import flags
 
-from launch import flag_table, plan_flags
+from launch import flag_table, plan_flags, terminal
 from launch.errors import UserError
 from launch.quiet import quiet_start
 
@@ -27,13 +27,14 @@ def main(argv: Sequence[str]) -> int:
     Returns:
       The exit code: 0; 2 for a mistake that one sentence on stderr explains.
     """
-    if any(argument in ("-h", "-help", "--help") for argument in argv[1:]):
-        print(flag_table.help_text(plan_flags.HEAD, plan_flags.GROUPS))
+    taught = flag_table.asked_for_help(argv, plan_flags.HEAD, plan_flags.GROUPS)
+    if taught:
+        print(taught)
         return 0
     try:
         print(run(plan_flags.parse(argv)))
     except (UserError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        terminal.error(error)
         return _BAD_INPUT
     return 0
 

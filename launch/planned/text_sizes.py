@@ -43,6 +43,8 @@ PUBLISHED = {
 Source: Mahoney 2006, Merity et al. 2017 and Dai et al. 2019 (ends of lines are tokens).
 """
 
+_BYTES = 256  # there are no more, and a text in which some do not occur has few less
+
 
 def text_size(settings: flags.FlagValues) -> TextSize:
     """The size of the text that the flags name; `--vocabulary` counts before it.
@@ -66,6 +68,8 @@ def _read(settings: flags.FlagValues) -> TextSize:
     needs_file = source.name != "python"
     if settings.vocabulary and (settings.steps or needs_file and not settings.data_dir):
         return TextSize(settings.vocabulary, None)
+    if source.name == "bytes" and not settings.data_dir:
+        return TextSize(_BYTES, None)
     if needs_file and not settings.data_dir:
         raise UserError(
             f"Expected --vocabulary, the number of different tokens, or --data_dir with "

@@ -485,7 +485,8 @@ def test_help_teaches_with_examples(capsys):
     ("arguments", "expected"),
     [
         (("--model=resnet9",), "did you mean resnet"),
-        (("--dataset=bytes",), "Expected --vocabulary, the number of different tokens"),
+        (("--dataset=words",), "Expected --vocabulary, the number of different tokens"),
+        (("--dataset=bytes",), "Expected --steps, as the length"),
         (("--dataset=words", "--vocabulary=9"), "Expected --steps, as the length"),
         (("--replicas=3",), "Expected --batch_size to be a multiple of the devices"),
         (("--layers=2",), "Expected no --layers for --dataset=digits"),
