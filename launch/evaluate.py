@@ -14,7 +14,8 @@ from absl import flags
 from launch import experiment, report, terminal
 from launch import flags as launch_flags
 from launch.errors import UserError
-from launch.flag_table import Flag, Groups, asked_for_help
+from launch.flag_help import asked_for_help
+from launch.flag_table import Flag, Groups
 from launch.quiet import quiet_start
 
 GROUPS: Groups = (

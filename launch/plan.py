@@ -11,7 +11,7 @@ if __name__ == "__main__":
 
 from absl import flags
 
-from launch import flag_table, plan_flags, terminal
+from launch import flag_help, plan_flags, terminal
 from launch.errors import UserError
 from launch.quiet import quiet_start
 
@@ -27,7 +27,7 @@ def main(argv: Sequence[str]) -> int:
     Returns:
       The exit code: 0; 2 for a mistake that one sentence on stderr explains.
     """
-    taught = flag_table.asked_for_help(argv, plan_flags.HEAD, plan_flags.GROUPS)
+    taught = flag_help.asked_for_help(argv, plan_flags.HEAD, plan_flags.GROUPS)
     if taught:
         print(taught)
         return 0

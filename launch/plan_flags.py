@@ -74,27 +74,32 @@ STUDY_GROUPS: Groups = (*PLAN, *sensitivity_flags.GROUPS)
 _STUDY_ONLY = ("studies", "sparsities", "ablation_sparsities", "periods", "seeds")
 
 HEAD = """\
-Says what a run of launch/train.py will cost, before it is started: parameters, FLOPs,
-memory, bytes between workers, time. No weight is allocated, and no data need be there.
+Says what a run of launch/train.py will cost, before it is started: parameters,
+FLOPs, memory, bytes between workers, time. No weight is allocated, and no data
+need be there.
 
   # any flagfile
-  python launch/plan.py --flagfile=launch/flagfiles/topkast_imagenet/resnet50_90_80.cfg
+  python launch/plan.py \\
+      --flagfile=launch/flagfiles/topkast_imagenet/resnet50_90_80.cfg
 
-  # on eight devices of 16 GB, 100 TFLOP/s and 900 GB/s that send 12.5 GB/s: how long
-  # does it take, and does it fit?
-  python launch/plan.py --flagfile=launch/flagfiles/topkast_imagenet/resnet50_90_80.cfg \\
-      --replicas=8 --device_memory=16 --device_flops=100e12 --device_bandwidth=900e9 \\
-      --network_bandwidth=12.5e9
+  # on eight devices of 16 GB, 100 TFLOP/s and 900 GB/s that send 12.5 GB/s:
+  # how long does it take, and does it fit?
+  python launch/plan.py \\
+      --flagfile=launch/flagfiles/topkast_imagenet/resnet50_90_80.cfg \\
+      --replicas=8 --device_memory=16 --device_flops=100e12 \\
+      --device_bandwidth=900e9 --network_bandwidth=12.5e9
 
   # a language model of twenty billion parameters that nobody has trained yet
-  python launch/plan.py --dataset=bytes --vocabulary=50000 --layers=44 --d_model=6144 \\
-      --heads=64 --d_head=96 --d_inner=24576 --segment_length=1024 --memory_length=1024 \\
-      --batch_size=64 --steps=100000 --fwd=0.9 --bwd=0.8 --device_memory=80
+  python launch/plan.py --dataset=bytes --vocabulary=50000 --layers=44 \\
+      --d_model=6144 --heads=64 --d_head=96 --d_inner=24576 \\
+      --segment_length=1024 --memory_length=1024 --batch_size=64 \\
+      --steps=100000 --fwd=0.9 --bwd=0.8 --device_memory=80
 
-Memory and time have three columns: the dense twin; as it runs here, with dense tensors
-and masks; and as truly sparse storage would need it, which no program here has. FLOPs
-are counted: a multiply and an add are two, only products count. Sparsities are
-fractions of zeros. The flags of launch/sensitivity.py are taken too.
+Memory and time have three columns: the dense twin; as it runs here, with dense
+tensors and masks; and as truly sparse storage would need it, which no program
+here has. FLOPs are counted: a multiply and an add are two, only products count.
+Sparsities are fractions of zeros. The flags of launch/sensitivity.py are taken
+too.
 """
 
 

@@ -15,7 +15,7 @@ if __name__ == "__main__":
 
 from absl import flags
 
-from launch import data, experiment, flag_table, resolve, studies, terminal
+from launch import data, experiment, flag_help, resolve, studies, terminal
 from launch import sensitivity_flags as study_flags
 from launch.errors import UserError
 from launch.quiet import quiet_start
@@ -59,7 +59,7 @@ def main(argv: Sequence[str]) -> int:
       The exit code: 0; 2 for a mistake that one sentence on stderr explains; 130 after
       an interrupt.
     """
-    taught = flag_table.asked_for_help(argv, study_flags.HEAD, study_flags.GROUPS)
+    taught = flag_help.asked_for_help(argv, study_flags.HEAD, study_flags.GROUPS)
     if taught:
         print(taught)
         return 0

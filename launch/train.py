@@ -14,7 +14,7 @@ from launch import (
     data,
     devices,
     experiment,
-    flag_table,
+    flag_help,
     interrupts,
     report,
     terminal,
@@ -38,7 +38,7 @@ def main(argv: Sequence[str]) -> int:
       The exit code: 0; 2 for a mistake that one sentence on stderr explains; 130 after
       Ctrl-C and 143 after SIGTERM, both with a checkpoint of the last step.
     """
-    taught = flag_table.asked_for_help(argv)
+    taught = flag_help.asked_for_help(argv)
     if taught:
         print(taught)
         return 0

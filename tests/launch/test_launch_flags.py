@@ -2,7 +2,7 @@
 
 import pytest
 
-from launch import flag_table
+from launch import flag_help, flag_table
 from launch import flags as launch_flags
 from launch import sensitivity_flags as study_flags
 from launch.errors import UserError
@@ -165,7 +165,7 @@ def test_broken_mapping_is_one_sentence():
 
 
 def test_every_flag_is_in_the_help():
-    said = flag_table.help_text()
+    said = flag_help.help_text()
     for name in flag_table.new_flags():
         assert f"--{name}" in said
 

@@ -19,7 +19,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from launch import evaluate, flag_table, report, sensitivity_flags, terminal
+from launch import (
+    evaluate,
+    flag_help,
+    flag_table,
+    plan_flags,
+    report,
+    sensitivity_flags,
+    terminal,
+)
 from launch import train as launch_train
 from launch.callbacks import EvaluationBar, Progress
 from launch.callbacks import progress as progress_module
@@ -314,7 +322,8 @@ def test_the_end_names_files_and_commands_that_can_be_pasted(
 # --- Help and names ------------------------------------------------------------------
 
 PROGRAMS = {
-    "train": (flag_table._HEAD, flag_table.GROUPS),
+    "plan": (plan_flags.HEAD, plan_flags.GROUPS),
+    "train": (flag_help.HEAD, flag_table.GROUPS),
     "evaluate": (evaluate.HEAD, evaluate.GROUPS),
     "sensitivity": (sensitivity_flags.HEAD, sensitivity_flags.GROUPS),
 }
@@ -324,11 +333,11 @@ PROGRAMS = {
 def test_the_help_fits_80_columns_and_explains_each_flag_once(program):
     head, groups = PROGRAMS[program]
     for said in (
-        flag_table.help_text(head, groups),
-        flag_table.short_help(head, groups),
+        flag_help.help_text(head, groups),
+        flag_help.short_help(head, groups),
     ):
         assert max(map(len, said.splitlines())) <= 80
-    lines = flag_table.help_text(head, groups).splitlines()
+    lines = flag_help.help_text(head, groups).splitlines()
     for _, group in groups:
         for flag in group:
             negative = f", --no{flag.name}" if flag.kind == "boolean" else ""
@@ -349,7 +358,7 @@ def test_each_program_helps(asked, capsys):
 
 
 def test_the_help_gives_the_choices_and_defaults():
-    said = " ".join(flag_table.help_text().split())
+    said = " ".join(flag_help.help_text().split())
     assert "cosine, steps or constant [default: cosine]" in said
     assert "weights, activations [default: weights]" not in said.partition("SWAT:")[0]
     assert "[default: true]" in said and "[default: none]" in said
