@@ -153,7 +153,8 @@ def burst_of(
 def _listeners(task, model, folder: pathlib.Path) -> list[keras.callbacks.Callback]:
     """What a run listens with, but for the record, which is made once a round."""
     schedule = learning_rate("cosine", 0.01, 10**6, warmup_steps=10)
-    recorder = callbacks.Recorder(folder, {}, (), epoch_steps=10**6, round_steps=10**6)
+    endless = {"epoch_steps": 10**6, "round_steps": 10**6, "total_steps": 10**6}
+    recorder = callbacks.Recorder(folder, {}, (), **endless)
     recorder.on_epoch_end = lambda *_: None
     progress = callbacks.Progress("topkast", 10**6, recorder, _Terminal())
     progress.on_epoch_end = lambda *_: None
