@@ -14,6 +14,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from launch import replicas
 from launch.data.shares import shares
 from launch.gradient_step import train_step
 
@@ -105,6 +106,7 @@ class Loop:
     def _evaluate(
         self, batches: Any, listeners: keras.callbacks.CallbackList
     ) -> dict[str, float]:
+        replicas.average_statistics(self._model)
         listeners.on_test_begin()
         self._model.reset_metrics()
         for number, batch in enumerate(batches):

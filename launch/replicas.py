@@ -5,7 +5,8 @@ metrics, statistics of batch normalisation, memory of a text, and random state o
 A checkpoint is one file, and a resumed run must equal the undisturbed one to the bit. So
 
 * metrics and statistics are made equal on all replicas when a checkpoint is taken, by the
-  run that takes it as by the one that goes on from it;
+  run that takes it as by the one that goes on from it; statistics before an evaluation
+  too, so that all replicas evaluate one model;
 * memories are brought together in the file, each under the number of its replica;
 * random states follow from that of the first replica and the replica's number.
 
@@ -13,7 +14,8 @@ Where a value is read that all replicas share in, all workers of a job must call
 """
 
 import functools
-from collections.abc import Callable, Sequence
+import weakref
+from collections.abc import Callable, MutableMapping, Sequence
 from typing import Any
 
 import keras
@@ -85,16 +87,59 @@ def prepare_to_save(model: keras.Model) -> None:
     """
     if count_of(model) == 1:
         return
-    for variable in model.non_trainable_variables:
-        raw = raw_variable(variable)
-        on_read = raw.synchronization == tf.VariableSynchronization.ON_READ
-        if on_read and raw.aggregation == tf.VariableAggregation.MEAN:
-            mean = raw.read_value()
-            for component in components(raw):
-                component.assign(mean)
+    average_statistics(model)
     for layer in model.layers:
         if hasattr(layer, "gather_replicas"):
             layer.gather_replicas(model.distribute_strategy)
+
+
+def average_statistics(model: keras.Model) -> None:
+    """Gives each replica the mean of what layers have counted on all of them.
+
+    These are the moving mean and variance of batch normalisation, which Keras lets each
+    replica update for itself, and of which it would save those of the first one.
+    """
+    if count_of(model) == 1:
+        return
+    if model not in _averagers:
+        _averagers[model] = _averager(model)
+    _averagers[model]()
+
+
+_averagers: MutableMapping[keras.Model, Callable[[], Any]] = weakref.WeakKeyDictionary()
+
+
+def _averager(model: keras.Model) -> Callable[[], Any]:
+    # State that belongs to sparse weights says how it is aggregated, and is the same on
+    # all replicas; random states are no floating numbers.
+    raw = [raw_variable(variable) for variable in model.non_trainable_variables]
+    counted = [
+        variable
+        for variable in raw
+        if variable.dtype.is_floating
+        and variable.aggregation == tf.VariableAggregation.NONE
+    ]
+    strategy = model.distribute_strategy
+
+    def of_replica():
+        replica = tf.distribute.get_replica_context()
+        own = [_own_copy(variable) for variable in counted]
+        values = [copy.read_value() for copy in own]
+        means = replica.all_reduce(tf.distribute.ReduceOp.MEAN, values)
+        for copy, mean in zip(own, means, strict=True):
+            copy.assign(mean)
+
+    if not counted:
+        return lambda: None
+    return tf.function(lambda: strategy.run(of_replica))
+
+
+def _own_copy(variable: Any) -> tf.Variable:
+    """A replica's copy of a variable, where the replica calls."""
+    replica = tf.distribute.get_replica_context()
+    copies = components(variable)
+    number = int(tf.get_static_value(replica.replica_id_in_sync_group))
+    return copies[number % len(copies)]
 
 
 def gathered(
@@ -109,10 +154,9 @@ def gathered(
 
     def own():
         replica = tf.distribute.get_replica_context()
-        number = int(tf.get_static_value(replica.replica_id_in_sync_group))
         return [
-            replica.all_gather(copies[number % len(copies)].read_value()[None], axis=0)
-            for copies in map(components, variables)
+            replica.all_gather(_own_copy(variable).read_value()[None], axis=0)
+            for variable in variables
         ]
 
     found = tf.function(lambda: strategy.run(own))()

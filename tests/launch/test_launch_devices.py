@@ -11,7 +11,7 @@ from tensorflow.python.framework import config
 
 import topkast_tf as tk
 from launch import flags as launch_flags
-from launch import resolve, strategies, training
+from launch import replicas, resolve, strategies, training
 from launch import train as launch_train
 from launch.data.shares import share
 from launch.errors import UserError
@@ -19,6 +19,7 @@ from launch.loop import Loop
 from launch.tasks import task_of
 from tests import zoo
 from tests.launch import plain_model
+from topkast_tf.variables import components, raw_variable
 
 IMAGES = (
     *("--dataset=digits", "--model=plain", "--steps=7", "--batch_size=128"),
@@ -262,6 +263,27 @@ def test_mirrored_run_resumes_to_the_bit(launch, text, what, tmp_path):
     ours, theirs = (m.variables + m.optimizer.variables for m in models)
     for mine, yours in zip(ours, theirs, strict=True):
         assert mine.numpy().tobytes() == yours.numpy().tobytes(), mine.path
+
+
+def test_statistics_become_their_mean_on_all_replicas():
+    strategy = zoo.two_devices()
+    with strategy.scope():
+        model = keras.Sequential(
+            [
+                keras.Input((3,)),
+                keras.layers.BatchNormalization(),
+                keras.layers.Dense(2),
+            ]
+        )
+    raw = raw_variable(model.layers[0].moving_mean)
+    for copy, value in zip(components(raw), ([1.0, 2, 3], [3.0, 2, 5]), strict=True):
+        copy.assign(value)
+    before = [w.numpy() for w in model.trainable_variables]
+    replicas.average_statistics(model)
+    for copy in components(raw):
+        np.testing.assert_array_equal(copy, [2, 2, 4])
+    for variable, value in zip(model.trainable_variables, before, strict=True):
+        np.testing.assert_array_equal(variable, value)
 
 
 # --- The rows of a worker ------------------------------------------------------------
