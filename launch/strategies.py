@@ -3,7 +3,9 @@
 import contextlib
 import functools
 import pathlib
+import signal
 import tempfile
+import threading
 from collections.abc import Iterator
 
 import tensorflow as tf
@@ -74,7 +76,12 @@ def _divide_cpu(count: int) -> None:
 
 @functools.cache
 def _multiworker() -> tf.distribute.Strategy:
-    return tf.distribute.MultiWorkerMirroredStrategy()
+    handler = signal.getsignal(signal.SIGTERM)
+    strategy = tf.distribute.MultiWorkerMirroredStrategy()
+    # TensorFlow puts a handler of its own there, which only notes the signal.
+    if handler is not None and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)
+    return strategy
 
 
 @functools.cache
