@@ -54,7 +54,8 @@ with quiet_start():
     from launch.data.source import ImageData
     from launch.loop import Loop
     from launch.schedules import learning_rate
-    from launch.tasks import task_of
+    from launch.tasks import judged, task_of
+    from launch.tasks.figures import Items
 
 COLUMNS = ("case", "burst", "tensorflow", "round", "variant", "wall_ms", "cpu_ms")
 VARIANTS = ("fit", "fit_again", "launcher", "loop")
@@ -154,9 +155,10 @@ def _listeners(task, model, folder: pathlib.Path) -> list[keras.callbacks.Callba
     """What a run listens with, but for the record, which is made once a round."""
     schedule = learning_rate("cosine", 0.01, 10**6, warmup_steps=10)
     endless = {"epoch_steps": 10**6, "round_steps": 10**6, "total_steps": 10**6}
-    recorder = callbacks.Recorder(folder, {}, (), **endless)
+    recorder = callbacks.Recorder(folder, {}, judged(task.settings).figures, **endless)
     recorder.on_epoch_end = lambda *_: None
-    progress = callbacks.Progress("topkast", 10**6, recorder, _Terminal())
+    items = Items("items", task.units_a_step)
+    progress = callbacks.Progress("topkast", 10**6, recorder, items, _Terminal())
     progress.on_epoch_end = lambda *_: None
     return [
         *task.callbacks(),
@@ -165,6 +167,7 @@ def _listeners(task, model, folder: pathlib.Path) -> list[keras.callbacks.Callba
         *sparsity.listeners(model, folder, 100),
         recorder,
         progress,
+        callbacks.StopWhenAsked(recorder),
     ]
 
 
