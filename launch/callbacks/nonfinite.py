@@ -49,10 +49,12 @@ class StopOnNaN(keras.callbacks.Callback):
         self.step += 1
 
     def on_train_batch_end(self, batch, logs=None):
+        # Read first: with several workers that is an operation that all take part in.
+        unusable = int(self._unusable.numpy()) != self._counted
         # The mean over the round so far: not finite from the bad step on.
         if not math.isfinite(logs["loss"]):
             raise NotFinite(f"the loss is {logs['loss']}", self.step)
-        if int(self._unusable.numpy()) != self._counted:
+        if unusable:
             raise NotFinite("the gradient is not finite", self.step)
 
     def on_epoch_end(self, epoch, logs=None):
