@@ -151,7 +151,7 @@ class _SparseLayer:
         if scope is None:
             return layer.get_config()
         saved = saving.serialize_keras_object(layer)
-        if "config" not in saved:
+        if not {"config", "module"} <= saved.keys():
             raise ValueError(
                 "Expected one of the formats that can hold a sparse tf_keras model: "
                 "`.keras`, weights, or a `tf.train.Checkpoint`; or `strip` it first. "

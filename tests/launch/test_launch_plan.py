@@ -32,7 +32,7 @@ QUICK = (
     "quickstart.cfg",
     "quickstart_text.cfg",
     "swat_cifar/base.cfg",
-    "swat_cifar/cifar100_vgg16_m95.cfg",
+    "swat_cifar/cifar100_vgg16_m90.cfg",
     "swat_imagenet/resnet50_channel70.cfg",
     "topkast_imagenet/resnet50_90_80_random.cfg",
     "topkast_language/wikitext103_large_80_60.cfg",
