@@ -72,13 +72,14 @@ _ALL = (
     *(step_time, selection_time, memory, swat_step_time, swat_memory),
     *(input_pipeline, checkpoint_time),
 )
+_LONG = (swat_step_time, checkpoint_time, input_pipeline)
 EACH = pytest.mark.parametrize("benchmark_", _ALL)
 MEASURED = pytest.mark.parametrize(
     "benchmark_",
     [
         pytest.param(
             b,
-            marks=[pytest.mark.slow] if b in (swat_step_time, checkpoint_time) else [],
+            marks=[pytest.mark.slow] if b in _LONG else [],
         )
         for b in _ALL
     ],
