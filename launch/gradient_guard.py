@@ -5,6 +5,7 @@ nobody can tell where it began. So the optimizer is given zeros in its place, an
 weights stay those with which it happened.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -75,6 +76,27 @@ def all_finite(gradients: Sequence[Any]) -> tf.Tensor:
     """Whether the sum of squares of all gradients is finite; None is left out."""
     squares = [tf.nn.l2_loss(_values(g)) for g in gradients if g is not None]
     return tf.math.is_finite(tf.add_n([tf.cast(s, tf.float32) for s in squares]))
+
+
+def marked(gradients: Sequence[Any], loss: tf.Tensor) -> list[Any]:
+    """The gradients, one of them all NaN where the loss is not finite.
+
+    So all replicas learn of it with the sum of the gradients, which the guard sees, and
+    stop at the same step, also where the gradient of such a loss is finite. The smallest
+    gradient takes the mark, which is the least to go through.
+    """
+    dense = [
+        i
+        for i, g in enumerate(gradients)
+        if g is not None and not isinstance(g, tf.IndexedSlices)
+    ]
+    found = list(gradients)
+    if not dense:
+        return found
+    place = min(dense, key=lambda i: found[i].shape.num_elements() or math.inf)
+    nan = tf.constant(float("nan"), found[place].dtype)
+    found[place] = tf.where(tf.math.is_finite(loss), found[place], nan)
+    return found
 
 
 def _or_zeros(finite: tf.Tensor, gradients: Sequence[Any]) -> list[Any]:

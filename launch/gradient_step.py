@@ -12,6 +12,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from launch import gradient_guard
 from launch.models.segment_memory import part_of_batch
 from topkast_tf import reduction
 
@@ -59,7 +60,7 @@ def _gradients(model: keras.Model, data: Any, of: list) -> tuple[list, dict]:
         outputs = model(x, training=True)
         loss = model.compute_loss(x, y, outputs, weights, training=True)
         scaled = model.optimizer.scale_loss(loss)
-    gradients = tape.gradient(scaled, of)
+    gradients = gradient_guard.marked(tape.gradient(scaled, of), loss)
     # The loss is divided by the number of replicas, the metric is a mean over them.
     replicas = tf.distribute.get_strategy().num_replicas_in_sync
     mean = loss * replicas if replicas > 1 else loss

@@ -42,6 +42,7 @@ TRAIN = pathlib.Path(__file__).resolve().parent / "train.py"
 _BAD_INPUT = 2
 _PAUSE = 0.1  # seconds between two looks at the workers
 _PATIENCE = 60.0  # seconds that the others have, once the chief has ended
+_LAST_WORDS = 20.0  # seconds that the chief has, once another has refused its input
 _FORWARDED = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -128,10 +129,10 @@ class Job:
                 patience = time.monotonic() + _PATIENCE
             time.sleep(_PAUSE)
 
-    def wait_for_chief(self) -> int | None:
+    def wait_for_chief(self, seconds: float = _PATIENCE) -> int | None:
         """Waits until the chief has ended by itself; its exit code, None if it has not."""
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self._workers[0].wait(_PATIENCE)
+            self._workers[0].wait(seconds)
         return self._workers[0].returncode
 
     def send(self, number: int) -> None:
@@ -172,6 +173,9 @@ def run(command: Sequence[str], count: int, restarts: int) -> int:
                 if received.number is not None:
                     ended = job.wait_for_chief()
                     return _exit_code(-received.number if ended is None else ended)
+                if code == _BAD_INPUT:
+                    # All see the same; the chief says it, and ends what it writes.
+                    job.wait_for_chief(_LAST_WORDS)
             finally:
                 job.stop()
             if code == 0 or code == _BAD_INPUT:

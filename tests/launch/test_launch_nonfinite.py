@@ -81,6 +81,18 @@ def test_the_guard_reads_slices_and_leaves_out_none():
     assert kept.values.numpy().tolist() == [[0.0, 0.0]]
 
 
+def test_a_bad_loss_marks_the_smallest_gradient():
+    slices = tf.IndexedSlices(tf.constant([[1.0]]), tf.constant([0]))
+    given = [None, tf.ones((2, 2)), slices, tf.ones(3)]
+    for loss in (INF, NAN):
+        none, large, same, small = gradient_guard.marked(given, tf.constant(loss))
+        assert none is None and same is slices
+        assert large.numpy().tolist() == [[1, 1], [1, 1]]
+        assert np.isnan(small).all()
+    *_, small = gradient_guard.marked(given, tf.constant(1.0))
+    assert small.numpy().tolist() == [1, 1, 1]
+
+
 def test_a_saved_model_does_not_know_of_the_guard(tmp_path):
     model = network()
     gradient_guard.guard(model)
