@@ -6,13 +6,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from swat_tf.method import SWAT
 from swat_tf.recipe import OPERANDS
 from swat_tf.rule import SparseBackward
-from topkast_tf.planning import (
-    Placement,
-    SparsityScope,
-    activated_rule,
-    active_rule,
-    active_scope,
-)
+from topkast_tf.active import activated_rule, active_rule, active_scope
+from topkast_tf.placement import Placement
+from topkast_tf.planning import SparsityScope
 from topkast_tf.scope import open_scope
 
 

@@ -12,7 +12,8 @@ import tensorflow as tf
 
 from topkast_tf import variables
 from topkast_tf.blocks import MatrixView
-from topkast_tf.planning import SparsityScope, is_matrix_name
+from topkast_tf.placement import is_matrix_name
+from topkast_tf.planning import SparsityScope
 
 
 def creating_sparse(scope: SparsityScope) -> contextlib.AbstractContextManager:

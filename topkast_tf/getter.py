@@ -8,7 +8,7 @@ import tensorflow as tf
 from topkast_tf.blocks import MatrixView
 from topkast_tf.distributions import kept
 from topkast_tf.methods import Method, Selection, TopKAST
-from topkast_tf.planning import is_matrix_name, seed_of
+from topkast_tf.placement import is_matrix_name, seed_of
 from topkast_tf.selection import FORWARD, RESERVOIR
 
 _v1 = tf.compat.v1

@@ -6,7 +6,8 @@ import tensorflow as tf
 
 from topkast_tf import linear, steps, variables
 from topkast_tf.blocks import MatrixView
-from topkast_tf.planning import SparsityScope, is_matrix_name
+from topkast_tf.placement import is_matrix_name
+from topkast_tf.planning import SparsityScope
 from topkast_tf.weights import SparseWeight
 
 

@@ -18,15 +18,9 @@ import numpy as np
 import tensorflow as tf
 
 from topkast_tf import hooks, layer_calls, linear
+from topkast_tf.active import activated, activated_rule, active_rule, active_scope
 from topkast_tf.layer_weights import consider_weight, weights_of
-from topkast_tf.planning import (
-    SparsityScope,
-    activated,
-    activated_rule,
-    active_rule,
-    active_scope,
-    joined,
-)
+from topkast_tf.planning import SparsityScope, joined
 
 PACKAGE = "topkast_tf"
 SAVED_NAME = "SparseLayer"

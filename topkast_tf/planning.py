@@ -8,65 +8,27 @@ one has joined.
 import contextlib
 import dataclasses
 import re
-import threading
 import uuid
 import weakref
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from absl import logging
 
 from topkast_tf import hooks
+from topkast_tf.active import active_scope
 from topkast_tf.blocks import MatrixView
-from topkast_tf.distributions import resolve, validate_distribution
-from topkast_tf.linear import ProductRule
+from topkast_tf.distributions import resolve
 from topkast_tf.methods import METHODS, Method
+from topkast_tf.placement import ENDS, Placement, seed_of
 from topkast_tf.weights import SparseWeight
 
-ENDS = ("first", "last")
 _UNBUILT = (
     "Expected a model that is built before it is saved, because `distribution` or "
     "`exempt` depend on all of its weights. Received: a model with layers that have no "
     "weights yet"
 )
 _SCOPE = "_topkast_scope"  # a layer's attribute
-_NOT_MATRICES = frozenset(
-    (
-        "bias",
-        "gamma",
-        "beta",
-        "scale",
-        "offset",
-        "alpha",
-        "embedding",
-        "embeddings",
-        "lora",
-    )
-)
-
-
-@dataclasses.dataclass(frozen=True)
-class Placement:
-    """Which weights are sparsified, and how the sparsity is spread over them."""
-
-    distribution: Any = "uniform"
-    exempt: tuple[str, ...] = ()
-    include: tuple[str, ...] | None = None
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        of_methods = {
-            name: method.name
-            for method in METHODS.values()
-            for name in method.own_distributions
-        }
-        validate_distribution(self.distribution, of_methods)
-        object.__setattr__(self, "exempt", _patterns("exempt", self.exempt))
-        if self.include is not None:
-            object.__setattr__(self, "include", _patterns("include", self.include))
-        if not isinstance(self.seed, int):
-            raise ValueError(f"`seed` must be an integer. Received: seed={self.seed!r}")
 
 
 class Budget:
@@ -473,66 +435,8 @@ def joined(config: Mapping) -> SparsityScope | None:
     return scope
 
 
-def is_matrix_name(name: str) -> bool:
-    """Whether a weight of two or more axes is a matmul or convolution kernel by its name.
-
-    >>> is_matrix_name("recurrent_kernel"), is_matrix_name("position_embedding")
-    (True, False)
-    """
-    return _NOT_MATRICES.isdisjoint(name.split("/")[-1].split("_"))
-
-
-def seed_of(path: str, seed: int) -> int:
-    """A weight's own random seed: a digest of its path and of the user's seed.
-
-    >>> seed_of("dense/kernel", 0) == seed_of("dense/kernel", 1)
-    False
-    """
-    # Not `hash()`, which differs from process to process.
-    return zlib.crc32(path.encode()) ^ (seed & 0xFFFFFFFF)
-
-
-class _Active(threading.local):
-    def __init__(self):
-        self.scopes: list[SparsityScope] = []
-        self.rules: list[ProductRule | None] = []
-
-
-_active = _Active()
 _unfinished: "weakref.WeakSet[SparsityScope]" = weakref.WeakSet()
 _budgets: "weakref.WeakValueDictionary[str, Budget]" = weakref.WeakValueDictionary()
-
-
-def active_scope() -> SparsityScope | None:
-    """The innermost scope that is active in this thread, or None."""
-    return _active.scopes[-1] if _active.scopes else None
-
-
-@contextlib.contextmanager
-def activated(scope: SparsityScope) -> Iterator[None]:
-    """Makes a scope the innermost one of this thread."""
-    for outer in _active.scopes:
-        outer.has_inner = True  # which may take everything that is made
-    _active.scopes.append(scope)
-    try:
-        yield
-    finally:
-        _active.scopes.pop()
-
-
-def active_rule() -> ProductRule | None:
-    """The innermost product rule that is active in this thread, or None."""
-    return _active.rules[-1] if _active.rules else None
-
-
-@contextlib.contextmanager
-def activated_rule(rule: ProductRule | None) -> Iterator[None]:
-    """Makes a product rule (or none) the innermost one of this thread."""
-    _active.rules.append(rule)
-    try:
-        yield
-    finally:
-        _active.rules.pop()
 
 
 def finish_scopes(layer: Any) -> None:
@@ -567,21 +471,3 @@ def _decision_config(decision: _Decision) -> dict:
         "bwd": weight and weight.bwd,
         "exempt": weight and weight.exempt,
     }
-
-
-def _patterns(argument: str, patterns: Any) -> tuple[str, ...]:
-    if not isinstance(patterns, str | list | tuple | set | frozenset):
-        raise ValueError(
-            f"`{argument}` must be a regular expression or several. "
-            f"Received: {argument}={patterns!r}"
-        )
-    patterns = (patterns,) if isinstance(patterns, str) else tuple(patterns)
-    for pattern in patterns:
-        try:
-            re.compile(pattern)
-        except (re.error, TypeError) as error:
-            raise ValueError(
-                f"`{argument}` must hold regular expressions ({error}). "
-                f"Received: {pattern!r}"
-            ) from error
-    return patterns

@@ -4,8 +4,10 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from topkast_tf import creators, hooks, layers
+from topkast_tf.active import activated
 from topkast_tf.methods import Method, TopKAST
-from topkast_tf.planning import Placement, SparsityScope, activated
+from topkast_tf.placement import Placement
+from topkast_tf.planning import SparsityScope
 
 
 @contextlib.contextmanager

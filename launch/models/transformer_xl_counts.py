@@ -4,7 +4,7 @@ import math
 
 from launch.models.transformer_xl_config import TransformerXLConfig
 from topkast_tf.distributions import kept
-from topkast_tf.planning import is_matrix_name
+from topkast_tf.placement import is_matrix_name
 
 KERNELS = r"/kernel$"
 EMBEDDINGS = r"/(embedding_projection_\d+|(cluster_)?embeddings(_\d+)?)$"

@@ -11,7 +11,7 @@ import keras
 from topkast_tf import layers
 from topkast_tf.distributions import kept
 from topkast_tf.layer_weights import weights_of
-from topkast_tf.planning import is_matrix_name
+from topkast_tf.placement import is_matrix_name
 from topkast_tf.weights import SparseWeight
 
 CONVOLUTIONS = "convolutions"

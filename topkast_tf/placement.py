@@ -1,0 +1,84 @@
+"""Which parameters a scope looks at, and how it is told."""
+
+import dataclasses
+import re
+import zlib
+from typing import Any
+
+from topkast_tf.distributions import validate_distribution
+from topkast_tf.methods import METHODS
+
+ENDS = ("first", "last")
+_NOT_MATRICES = frozenset(
+    (
+        "bias",
+        "gamma",
+        "beta",
+        "scale",
+        "offset",
+        "alpha",
+        "embedding",
+        "embeddings",
+        "lora",
+    )
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Placement:
+    """Which weights are sparsified, and how the sparsity is spread over them."""
+
+    distribution: Any = "uniform"
+    exempt: tuple[str, ...] = ()
+    include: tuple[str, ...] | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        of_methods = {
+            name: method.name
+            for method in METHODS.values()
+            for name in method.own_distributions
+        }
+        validate_distribution(self.distribution, of_methods)
+        object.__setattr__(self, "exempt", _patterns("exempt", self.exempt))
+        if self.include is not None:
+            object.__setattr__(self, "include", _patterns("include", self.include))
+        if not isinstance(self.seed, int):
+            raise ValueError(f"`seed` must be an integer. Received: seed={self.seed!r}")
+
+
+def is_matrix_name(name: str) -> bool:
+    """Whether a weight of two or more axes is a matmul or convolution kernel by its name.
+
+    >>> is_matrix_name("recurrent_kernel"), is_matrix_name("position_embedding")
+    (True, False)
+    """
+    return _NOT_MATRICES.isdisjoint(name.split("/")[-1].split("_"))
+
+
+def seed_of(path: str, seed: int) -> int:
+    """A weight's own random seed: a digest of its path and of the user's seed.
+
+    >>> seed_of("dense/kernel", 0) == seed_of("dense/kernel", 1)
+    False
+    """
+    # Not `hash()`, which differs from process to process.
+    return zlib.crc32(path.encode()) ^ (seed & 0xFFFFFFFF)
+
+
+def _patterns(argument: str, patterns: Any) -> tuple[str, ...]:
+    if not isinstance(patterns, str | list | tuple | set | frozenset):
+        raise ValueError(
+            f"`{argument}` must be a regular expression or several. "
+            f"Received: {argument}={patterns!r}"
+        )
+    patterns = (patterns,) if isinstance(patterns, str) else tuple(patterns)
+    for pattern in patterns:
+        try:
+            re.compile(pattern)
+        except (re.error, TypeError) as error:
+            raise ValueError(
+                f"`{argument}` must hold regular expressions ({error}). "
+                f"Received: {pattern!r}"
+            ) from error
+    return patterns
