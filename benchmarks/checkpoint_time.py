@@ -36,7 +36,7 @@ import random
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 if __name__ == "__main__":
@@ -142,13 +142,9 @@ def burst(
     return Clocks(*(1e3 * (b - a) for a, b in zip(begin, end, strict=True)))
 
 
-def complete_rounds(results: common.Results) -> list[dict[str, Clocks]]:
-    """The rounds in which every variant has been measured: variant -> its times."""
-    rounds: dict[str, dict[str, Clocks]] = {}
-    for row in results.rows:
-        clocks = Clocks(*(float(row[f"{clock}_ms"]) for clock in Clocks._fields))
-        rounds.setdefault(row["round"], {})[row["variant"]] = clocks
-    return [found for found in rounds.values() if set(found) == set(VARIANTS)]
+def clocks_of(row: Mapping[str, str]) -> Clocks:
+    """What a row of the CSV says."""
+    return Clocks(*(float(row[f"{clock}_ms"]) for clock in Clocks._fields))
 
 
 def table_rows(rounds: Sequence[dict[str, Clocks]]) -> list[Sequence[str]]:
@@ -185,7 +181,7 @@ def main(argv: Sequence[str]) -> None:
             "tensorflow": tf.__version__,
         },
     )
-    done = len(complete_rounds(results))
+    done = len(results.complete_rounds(VARIANTS, clocks_of))
     made, writer = None, BackgroundWriter()
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
@@ -200,7 +196,7 @@ def main(argv: Sequence[str]) -> None:
                 clocks = burst(variant, *made, values.steps, folder, writer)
                 shown = {f"{n}_ms": f"{ms:.3f}" for n, ms in clocks._asdict().items()}
                 results.add(round=number, variant=variant, **shown)
-    rounds = complete_rounds(results)
+    rounds = results.complete_rounds(VARIANTS, clocks_of)
     if not rounds:
         print("no round yet")
         return

@@ -6,12 +6,13 @@ import pathlib
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 from absl import flags
 
 BAD_INPUT = 2
+T = TypeVar("T")
 
 
 def parse(
@@ -105,6 +106,25 @@ class Results:
         given = {name: str(value) for name, value in values.items()}
         return [row for row in self.rows if given.items() <= row.items()]
 
+    def complete_rounds(
+        self, variants: Iterable[str], read: Callable[[Mapping[str, str]], T]
+    ) -> list[dict[str, T]]:
+        """The rounds in which every variant has been measured.
+
+        Of a variant that was measured twice, as after a kill, the last counts.
+
+        Args:
+          variants: all there are.
+          read: what is wanted of a row.
+
+        Returns:
+          For each round: variant -> what was read.
+        """
+        rounds: dict[str, dict[str, T]] = {}
+        for row in self.rows:
+            rounds.setdefault(row["round"], {})[row["variant"]] = read(row)
+        return [found for found in rounds.values() if set(found) == set(variants)]
+
 
 def _line(cells: Sequence[Any]) -> str:
     text = io.StringIO()
@@ -145,6 +165,11 @@ class Times(NamedTuple):
 
     wall: float
     cpu: float
+
+
+def times_of(row: Mapping[str, str]) -> Times:
+    """What `wall_ms` and `cpu_ms` of a row say."""
+    return Times(float(row["wall_ms"]), float(row["cpu_ms"]))
 
 
 def timed(call: Callable[[], Any]) -> Times:

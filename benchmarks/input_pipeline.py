@@ -37,7 +37,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 if __name__ == "__main__":
     # Run as a file, Python looks for modules in benchmarks/ and not in the project.
@@ -229,7 +229,7 @@ def run_case(
         "tensorflow": tf.__version__,
     }
     results = common.Results(values.csv, COLUMNS, settings)
-    done = len(complete_rounds(results))
+    done = len(results.complete_rounds(VARIANTS, times_of))
     missing = tqdm(range(done, values.rounds), case, unit="round", disable=None)
     with tempfile.TemporaryDirectory() as folder:
         model = None
@@ -250,16 +250,17 @@ def run_case(
                     wall_ms=f"{wall:.3f}",
                     wait_ms=f"{wait:.3f}",
                 )
-    return [table_row(f"{case}, {settings['size']}", complete_rounds(results))]
+    return [
+        table_row(
+            f"{case}, {settings['size']}",
+            [Times(found) for found in results.complete_rounds(VARIANTS, times_of)],
+        )
+    ]
 
 
-def complete_rounds(results: common.Results) -> list[Times]:
-    """The rounds in which every variant has been measured."""
-    rounds: dict[str, Times] = {}
-    for row in results.rows:
-        times = float(row["wall_ms"]), float(row["wait_ms"])
-        rounds.setdefault(row["round"], Times())[row["variant"]] = times
-    return [found for found in rounds.values() if set(found) == set(VARIANTS)]
+def times_of(row: Mapping[str, str]) -> tuple[float, float]:
+    """(milliseconds a step, of which it waits) of a row of the CSV."""
+    return float(row["wall_ms"]), float(row["wait_ms"])
 
 
 def table_row(name: str, rounds: Sequence[Times]) -> Sequence[str]:

@@ -27,7 +27,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 if __name__ == "__main__":
     # Run as a file, Python looks for modules in benchmarks/ and not in the project.
@@ -131,14 +131,9 @@ def measure_elsewhere(variant: str, values: flags.FlagValues) -> dict[str, int]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def complete_rounds(results: common.Results) -> list[dict[str, dict[str, int]]]:
-    """The rounds with both variants: variant -> figure -> bytes."""
-    figures = COLUMNS[5:]
-    rounds: dict[str, dict[str, dict[str, int]]] = {}
-    for row in results.rows:
-        found = {name: int(row[name]) for name in figures}
-        rounds.setdefault(row["round"], {})[row["variant"]] = found
-    return [found for found in rounds.values() if set(found) == set(VARIANTS)]
+def figures_of(row: Mapping[str, str]) -> dict[str, int]:
+    """Figure -> bytes of a row of the CSV."""
+    return {name: int(row[name]) for name in COLUMNS[5:]}
 
 
 def table_of(rounds: Sequence[dict[str, dict[str, int]]], entries: int) -> str:
@@ -169,14 +164,14 @@ def main(argv: Sequence[str]) -> None:
     settings = {n: getattr(values, n) for n in ("side", "steps", "jit_compile")}
     results = common.Results(values.csv, COLUMNS, settings)
     deadline = time.monotonic() + (values.seconds or float("inf"))
-    done = len(complete_rounds(results))
+    done = len(results.complete_rounds(VARIANTS, figures_of))
     for number in tqdm(range(done, values.rounds), unit="round", disable=None):
         if time.monotonic() > deadline:
             break
         for variant in VARIANTS:
             found = measure_elsewhere(variant, values)
             results.add(round=number, variant=variant, **found)
-    rounds = complete_rounds(results)
+    rounds = results.complete_rounds(VARIANTS, figures_of)
     if not rounds:
         print("no round yet")
         return

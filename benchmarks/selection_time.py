@@ -94,15 +94,6 @@ def calls(size: int, fwd: float, bwd: float) -> dict[str, Callable[[], object]]:
     return dict(zip(VARIANTS, map(waiting, functions, jit), strict=True))
 
 
-def complete_rounds(results: common.Results) -> list[dict[str, common.Times]]:
-    """The rounds in which every variant has been measured: variant -> its times."""
-    rounds: dict[str, dict[str, common.Times]] = {}
-    for row in results.rows:
-        times = common.Times(float(row["wall_ms"]), float(row["cpu_ms"]))
-        rounds.setdefault(row["round"], {})[row["variant"]] = times
-    return [found for found in rounds.values() if set(found) == set(VARIANTS)]
-
-
 def table_of(rounds: Sequence[dict[str, common.Times]]) -> str:
     """The table that is printed."""
     rows: list[Sequence[str]] = [("", "ms", "over top_k: wall", "cpu", "target")]
@@ -131,7 +122,7 @@ def main(argv: Sequence[str]) -> None:
     settings["tensorflow"] = tf.__version__
     results = common.Results(values.csv, COLUMNS, settings)
     deadline = time.monotonic() + (values.seconds or float("inf"))
-    done = len(complete_rounds(results))
+    done = len(results.complete_rounds(VARIANTS, common.times_of))
     progress = tqdm(range(done, values.rounds), unit="round", disable=None)
     variants: dict[str, Callable[[], object]] = {}
     for number in progress:
@@ -148,7 +139,7 @@ def main(argv: Sequence[str]) -> None:
                 wall_ms=f"{times.wall:.3f}",
                 cpu_ms=f"{times.cpu:.3f}",
             )
-    rounds = complete_rounds(results)
+    rounds = results.complete_rounds(VARIANTS, common.times_of)
     if not rounds:
         print("no round yet")
         return

@@ -176,7 +176,7 @@ def run_case(
             "tensorflow": tf.__version__,
         },
     )
-    done = len(complete_rounds(results))
+    done = len(results.complete_rounds(VARIANTS, common.times_of))
     name = f"{case}, jit_compile={jit_compile}"
     missing = tqdm(range(done, values.rounds), name, unit="round", disable=None)
     steps: dict[str, Callable[[], object]] = {}
@@ -196,16 +196,7 @@ def run_case(
                 wall_ms=f"{statistics.median(t.wall for t in times):.3f}",
                 cpu_ms=f"{statistics.median(t.cpu for t in times):.3f}",
             )
-    return table_rows(name, complete_rounds(results))
-
-
-def complete_rounds(results: common.Results) -> list[dict[str, common.Times]]:
-    """The rounds in which every variant has been measured: variant -> its times."""
-    rounds: dict[str, dict[str, common.Times]] = {}
-    for row in results.rows:
-        times = common.Times(float(row["wall_ms"]), float(row["cpu_ms"]))
-        rounds.setdefault(row["round"], {})[row["variant"]] = times
-    return [found for found in rounds.values() if set(found) == set(VARIANTS)]
+    return table_rows(name, results.complete_rounds(VARIANTS, common.times_of))
 
 
 def ratio(times: dict[str, common.Times], clock: str, refresh_every: int) -> float:

@@ -27,7 +27,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 if __name__ == "__main__":
@@ -164,14 +164,11 @@ def measure_elsewhere(
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def complete_rounds(results: common.Results) -> list[dict[str, dict[str, float]]]:
-    """The rounds with all variants: variant -> figure -> number."""
-    figures = ("before_bytes", "peak_bytes", "step_ms")
-    rounds: dict[str, dict[str, dict[str, float]]] = {}
-    for row in results.rows:
-        found = {name: float(row[name]) for name in figures}
-        rounds.setdefault(row["round"], {})[row["variant"]] = found
-    return [found for found in rounds.values() if set(found) == set(VARIANTS)]
+def figures_of(row: Mapping[str, str]) -> dict[str, float]:
+    """Figure -> number of a row of the CSV."""
+    return {
+        name: float(row[name]) for name in ("before_bytes", "peak_bytes", "step_ms")
+    }
 
 
 def table_rows(
@@ -234,14 +231,14 @@ def main(argv: Sequence[str]) -> None:
     for net in values.nets:
         settings = {"net": net, **{name: values[name].value for name in names}}
         results = common.Results(values.csv, COLUMNS, settings)
-        done = len(complete_rounds(results))
+        done = len(results.complete_rounds(VARIANTS, figures_of))
         for number in tqdm(range(done, values.rounds), net, unit="round", disable=None):
             if time.monotonic() > deadline:
                 break
             for variant in VARIANTS:
                 found = measure_elsewhere(net, variant, values)
                 results.add(round=number, variant=variant, **found)
-        rows += table_rows(net, complete_rounds(results))
+        rows += table_rows(net, results.complete_rounds(VARIANTS, figures_of))
     print(common.table(rows))
     print("median (quartiles) over the rounds; `of the steps`: above what was resident")
     print("before the first one")

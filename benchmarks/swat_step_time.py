@@ -121,17 +121,6 @@ def step_of(variant: str, values: flags.FlagValues) -> Callable[[], object]:
     return step
 
 
-def complete_rounds(
-    results: common.Results, names: Sequence[str]
-) -> list[dict[str, common.Times]]:
-    """The rounds in which every variant has been measured: variant -> its times."""
-    rounds: dict[str, dict[str, common.Times]] = {}
-    for row in results.rows:
-        times = common.Times(float(row["wall_ms"]), float(row["cpu_ms"]))
-        rounds.setdefault(row["round"], {})[row["variant"]] = times
-    return [found for found in rounds.values() if set(found) == set(names)]
-
-
 def ratio(times: dict[str, common.Times], clock: str, period: int) -> float:
     """SWAT over dense, with the search for thresholds spread over the steps.
 
@@ -196,7 +185,7 @@ def main(argv: Sequence[str]) -> None:
     )
     names = variants(values.jit_compile)
     deadline = time.monotonic() + (values.seconds or float("inf"))
-    done = len(complete_rounds(results, names))
+    done = len(results.complete_rounds(names, common.times_of))
     missing = tqdm(range(done, values.rounds), unit="round", disable=None)
     steps: dict[str, Callable[[], object]] = {}
     for number in missing:
@@ -217,7 +206,7 @@ def main(argv: Sequence[str]) -> None:
             )
     header = ("SWAT step / dense step", "wall", "cpu", "target", "rounds")
     name = f"{size}, jit_compile={values.jit_compile}"
-    rows = table_rows(name, complete_rounds(results, names))
+    rows = table_rows(name, results.complete_rounds(names, common.times_of))
     print(common.table([header, *rows]))
     print("median (quartiles) over the rounds; the first line is dense / dense")
 

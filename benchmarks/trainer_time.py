@@ -180,7 +180,7 @@ def run_case(
         COLUMNS,
         {"case": case, "burst": values.burst, "tensorflow": tf.__version__},
     )
-    done = len(complete_rounds(results))
+    done = len(results.complete_rounds(VARIANTS, common.times_of))
     missing = tqdm(range(done, values.rounds), case, unit="round", disable=None)
     trainers: dict[str, Callable[[], None]] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -199,16 +199,7 @@ def run_case(
                     wall_ms=f"{times.wall / values.burst:.3f}",
                     cpu_ms=f"{times.cpu / values.burst:.3f}",
                 )
-    return table_rows(case, complete_rounds(results))
-
-
-def complete_rounds(results: common.Results) -> list[dict[str, common.Times]]:
-    """The rounds in which every variant has been measured: variant -> its times."""
-    rounds: dict[str, dict[str, common.Times]] = {}
-    for row in results.rows:
-        times = common.Times(float(row["wall_ms"]), float(row["cpu_ms"]))
-        rounds.setdefault(row["round"], {})[row["variant"]] = times
-    return [found for found in rounds.values() if set(found) == set(VARIANTS)]
+    return table_rows(case, results.complete_rounds(VARIANTS, common.times_of))
 
 
 def table_rows(

@@ -164,6 +164,11 @@ def restore_best(folder: pathlib.Path) -> tuple[keras.Model, dict[str, Any]] | N
     return _loaded(path)
 
 
+def newest(folder: pathlib.Path) -> pathlib.Path | None:
+    """The checkpoint of the highest step in a folder, unread; None if there is none."""
+    return next(iter(_newest_first(folder)), None)
+
+
 @contextlib.contextmanager
 def _replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """As `files.replacing`, in a folder apart, for `clear_unfinished` to remove."""

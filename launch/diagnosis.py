@@ -1,13 +1,13 @@
 """Where a model is not finite: its weights, its gradients, its batch."""
 
 import pathlib
-import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
 
+from launch import checkpoints
 from launch.errors import UserError
 
 SHOWN = 10
@@ -137,7 +137,7 @@ def stopped(
     step: int,
     cause: str,
     found: Findings,
-    checkpoints: pathlib.Path,
+    folder: pathlib.Path,
 ) -> UserError:
     """What a person is told of a run that cannot go on.
 
@@ -146,7 +146,7 @@ def stopped(
       step: the bad one, counted from 1.
       cause: what was noticed.
       found: what is not finite.
-      checkpoints: the folder of the run's checkpoints.
+      folder: of the run's checkpoints, which are all finite.
     """
     width = max((len(bad.path) for bad in found.bad[:SHOWN]), default=0)
     lines = [f"{name} training stopped at step {step}: {cause}.", found.what]
@@ -156,27 +156,17 @@ def stopped(
     ]
     if len(found.bad) > SHOWN:
         lines.append(f"  and {len(found.bad) - SHOWN} more")
-    good = newest(checkpoints)
+    good = checkpoints.newest(folder)
     lines.append(
         f"Last good checkpoint: {good}"
         if good
         else "There is no checkpoint from before it."
     )
     lines.append(
-        "To go on: a lower --learning_rate, a --clip_norm or more --warmup_steps, with "
-        "another --run_dir."
+        "Try a lower --learning_rate, a --clip_norm or more --warmup_steps, with another "
+        "--run_dir."
     )
     return UserError("\n".join(lines))
-
-
-def newest(checkpoints: pathlib.Path) -> pathlib.Path | None:
-    """The checkpoint of the highest step in a folder; all there are finite."""
-    steps = {
-        int(match[1]): path
-        for path in checkpoints.glob("step-*.keras")
-        if (match := re.fullmatch(r"step-(\d+)", path.stem))
-    }
-    return steps[max(steps)] if steps else None
 
 
 def _all_variables(model: keras.Model) -> list[keras.Variable]:

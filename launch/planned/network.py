@@ -9,10 +9,8 @@ import keras
 from absl import flags
 
 from launch import data, models
-from launch.errors import UserError
-from launch.models import transformer_xl_config
+from launch.data import pipeline
 from launch.models.transformer_xl import TransformerXL
-from launch.models.transformer_xl_config import TransformerXLConfig
 from launch.planned.forward_pass import ForwardPass
 from launch.planned.image_pass import image_pass
 from launch.planned.language_pass import language_pass
@@ -22,11 +20,12 @@ from launch.planned.parameters import (
     parameters_of,
     variable_bytes,
 )
-from launch.planned.text_sizes import TextSize, text_size
-from launch.tasks.language import OVERRIDES
+from launch.planned.text_sizes import text_size
+from launch.tasks.language import OVERRIDES, config_of
 
 SIZES = ("layers", "d_model", "heads", "d_head", "d_inner")
 """Flags that are fields of a `TransformerXLConfig` of the same name."""
+_OVERRIDES = {**OVERRIDES, **{name: name for name in SIZES}}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +90,9 @@ def _image(settings: flags.FlagValues, scope: Scope) -> Network:
         name=settings.model,
         **_measured(model),
         forward_pass=image_pass(model, compute_itemsize(settings)),
-        steps_per_epoch=settings.train_examples // settings.batch_size,
+        steps_per_epoch=pipeline.steps_per_epoch(
+            settings.train_examples, settings.batch_size
+        ),
         data_bytes=(
             0 if streamed else settings.train_examples * height * width * channels
         ),
@@ -101,7 +102,7 @@ def _image(settings: flags.FlagValues, scope: Scope) -> Network:
 
 def _language(settings: flags.FlagValues, scope: Scope) -> Network:
     text = text_size(settings)
-    config = language_config(settings, text)
+    config = config_of(settings, text.vocabulary, _OVERRIDES)
     model = built(lambda: TransformerXL(config), scope())
     resized = any(settings[name].value is not None for name in SIZES)
     return Network(
@@ -114,27 +115,6 @@ def _language(settings: flags.FlagValues, scope: Scope) -> Network:
         data_bytes=text.bytes_in_memory,
         unit=f"segment of {config.segment_length} tokens",
     )
-
-
-def language_config(settings: flags.FlagValues, text: TextSize) -> TransformerXLConfig:
-    """The named configuration with what the flags and the text say otherwise.
-
-    Raises:
-      UserError: for a size out of range.
-    """
-    named = transformer_xl_config.find(settings.model)
-    asked = {**OVERRIDES, **{name: name for name in SIZES}}
-    changes: dict[str, Any] = {
-        field: settings[flag].value
-        for flag, field in asked.items()
-        if settings[flag].value is not None
-    }
-    changes["vocabulary"] = text.vocabulary
-    changes["cutoffs"] = tuple(cut for cut in named.cutoffs if cut < text.vocabulary)
-    try:
-        return named.replaced(**changes)
-    except ValueError as error:
-        raise UserError(str(error)) from error
 
 
 def _measured(model: keras.Model) -> dict[str, Any]:

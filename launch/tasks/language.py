@@ -1,10 +1,13 @@
 """Prediction of the next token of a text."""
 
 import functools
+from collections.abc import Mapping
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
+from absl import flags
 
 from launch import data
 from launch.callbacks import steps_taken
@@ -31,6 +34,37 @@ OVERRIDES = {
 """Flag -> field of the configuration that it takes the place of."""
 
 
+def config_of(
+    settings: flags.FlagValues,
+    vocabulary: int,
+    overrides: Mapping[str, str] = OVERRIDES,
+) -> TransformerXLConfig:
+    """The configuration that the flags name, with what they say otherwise.
+
+    Cutoffs of the adaptive softmax beyond the vocabulary are left out.
+
+    Args:
+      settings: the resolved flags.
+      vocabulary: different tokens of the text.
+      overrides: flag -> field that it takes the place of, where it is given.
+
+    Raises:
+      UserError: for a size out of range.
+    """
+    named = transformer_xl_config.find(settings.model)
+    changes: dict[str, Any] = {
+        field: settings[flag].value
+        for flag, field in overrides.items()
+        if settings[flag].value is not None
+    }
+    changes["vocabulary"] = vocabulary
+    changes["cutoffs"] = tuple(cut for cut in named.cutoffs if cut < vocabulary)
+    try:
+        return named.replaced(**changes)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
 class LanguageTask(Task):
     """A Transformer-XL on a text, segment after segment; its loss is in nats a token."""
 
@@ -43,20 +77,7 @@ class LanguageTask(Task):
     @functools.cached_property
     def config(self) -> TransformerXLConfig:
         """The named configuration, with what the flags say otherwise and the text."""
-        named = transformer_xl_config.find(self.settings.model)
-        changes = {
-            field: self.settings[flag].value
-            for flag, field in OVERRIDES.items()
-            if self.settings[flag].value is not None
-        }
-        changes["vocabulary"] = self.text.vocabulary_size
-        changes["cutoffs"] = tuple(
-            cut for cut in named.cutoffs if cut < self.text.vocabulary_size
-        )
-        try:
-            return named.replaced(**changes)
-        except ValueError as error:
-            raise UserError(str(error)) from error
+        return config_of(self.settings, self.text.vocabulary_size)
 
     @property
     def steps_per_epoch(self) -> int:

@@ -1,6 +1,5 @@
 """Many devices and parts of a batch: the same training as one device in one piece."""
 
-import csv
 import shutil
 
 import keras
@@ -19,6 +18,7 @@ from launch.loop import Loop
 from launch.tasks import task_of
 from tests import zoo
 from tests.launch import plain_model
+from tests.launch.runs import rows, write_text
 from topkast_tf.variables import components, raw_variable
 
 IMAGES = (
@@ -52,14 +52,6 @@ def trained(folder, method, *arguments):
     training.train(task, method)
     path = folder / method / "checkpoints" / "step-00000007.keras"
     return keras.models.load_model(path), rows(folder / method)
-
-
-def rows(folder):
-    with open(folder / "metrics.csv", newline="") as file:
-        found = list(csv.DictReader(file))
-    for row in found:
-        del row["seconds"]
-    return found
 
 
 def assert_close(ours, theirs):
@@ -213,8 +205,7 @@ def test_the_loop_does_what_fit_does_to_the_bit(deterministic, method):
 def text(tmp_path_factory):
     """Flags of a small language model on a text of few letters, without dropout."""
     path = tmp_path_factory.mktemp("text") / "text.txt"
-    letters = np.random.default_rng(0).integers(0, 4, 600)
-    path.write_bytes(b"".join(b"ab" if i < 2 else b"cde" for i in letters)[:1300])
+    write_text(path, draws=600, size=1300)
     return (
         *("--dataset=bytes", f"--data_dir={path}", "--model=txl_tiny", "--steps=7"),
         *(f"--text_cache={path.parent / 'cache'}", "--batch_size=4", "--dropout=0"),

@@ -1,6 +1,5 @@
 """`kill -9` at any moment: the same command ends as if nothing had happened."""
 
-import csv
 import json
 import pathlib
 import random
@@ -10,10 +9,10 @@ import sys
 import time
 import zipfile
 
-import numpy as np
 import pytest
 
 from launch import files
+from tests.launch.runs import rows, write_text
 
 DRIVER = pathlib.Path(__file__).with_name("kill_driver.py")
 CASES = {
@@ -27,9 +26,7 @@ CASES = {
 def text(tmp_path_factory):
     """A text of few letters with some order in it."""
     path = tmp_path_factory.mktemp("text") / "text.txt"
-    letters = np.random.default_rng(0).integers(0, 4, 410)
-    path.write_bytes(b"".join(b"ab" if i < 2 else b"cde" for i in letters)[:900])
-    return path
+    return write_text(path, draws=410, size=900)
 
 
 def arguments_of(kind, method, text, steps, every, checkpoint_steps):
@@ -49,14 +46,6 @@ def arguments_of(kind, method, text, steps, every, checkpoint_steps):
         *("--learning_rate=0.01", "--clip_norm=0.5", "--dynamics_every=0"),
         *("--fwd=0.5", "--bwd=0.3", "--sparsity=0.5"),
     ]
-
-
-def rows(folder):
-    with open(folder / "metrics.csv", newline="") as file:
-        found = list(csv.DictReader(file))
-    for row in found:
-        del row["seconds"]
-    return found
 
 
 def state(archive):

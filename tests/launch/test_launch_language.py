@@ -14,6 +14,7 @@ from launch import flags as launch_flags
 from launch.errors import UserError
 from launch.models import transformer_xl  # noqa: F401, registers the class
 from launch.tasks import task_of
+from tests.launch.runs import write_text
 
 STEPS = 14
 
@@ -22,9 +23,7 @@ STEPS = 14
 def text(tmp_path_factory):
     """A text of few letters with some order in it; an epoch of it is ten steps."""
     path = tmp_path_factory.mktemp("text") / "text.txt"
-    letters = np.random.default_rng(0).integers(0, 4, 410)
-    path.write_bytes(b"".join(b"ab" if i < 2 else b"cde" for i in letters)[:900])
-    return path
+    return write_text(path, draws=410, size=900)
 
 
 @pytest.fixture(scope="module")

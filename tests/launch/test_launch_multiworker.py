@@ -1,6 +1,5 @@
 """Two worker processes on loopback: the same run as one process, also through a kill."""
 
-import csv
 import json
 import os
 import signal
@@ -20,6 +19,7 @@ from launch.errors import UserError
 from launch.models import transformer_xl  # noqa: F401, registers the class
 from launch.tasks import task_of
 from tests.launch import plain_model
+from tests.launch.runs import rows, write_text
 
 SHORT = (
     *("--dataset=digits", "--model=plain", "--steps=12", "--batch_size=128"),
@@ -63,14 +63,6 @@ def ended(job):
         job.kill()
     assert job.returncode == 0, err
     return out
-
-
-def rows(folder):
-    with open(folder / "metrics.csv", newline="") as file:
-        found = list(csv.DictReader(file))
-    for row in found:
-        del row["seconds"]
-    return found
 
 
 def variables(path):
@@ -170,9 +162,8 @@ def test_job_whose_worker_is_killed_ends_as_if_it_had_not_been(
 @pytest.mark.parametrize("what", ["text", "norms"])
 def test_killed_job_with_state_of_each_worker(start, tmp_path, what):
     """Memories of both workers' rows, dropout, statistics of batch normalisation."""
-    letters = np.random.default_rng(0).integers(0, 4, 600)
     text = tmp_path / "text.txt"
-    text.write_bytes(b"".join(b"ab" if i < 2 else b"cde" for i in letters)[:1300])
+    write_text(text, draws=600, size=1300)
     arguments = {
         "norms": (*SHORT, "--model=resnet8", "--width=0.25", "--accumulate=2"),
         "text": (
@@ -205,6 +196,25 @@ def test_job_that_is_asked_to_end_saves_the_step_and_goes_on(
     assert "\ninterrupted at step" in said
     ended(start(*arguments, f"--run_dir={folder.parent}"))
     assert_same_run(folder, whole)
+
+
+def test_a_loss_that_is_not_finite_ends_all_workers_at_its_step(start, tmp_path):
+    job = start(
+        *(*SHORT, *METHODS["topkast"], f"--run_dir={tmp_path}/run"),
+        *("--learning_rate=1e30", "--clip_norm=0"),
+        restarts=3,
+    )
+    _, said = job.communicate(timeout=400)
+    assert job.returncode == 2, said
+    ends = [
+        line.removeprefix("worker 1: ")
+        for line in said.splitlines()
+        if "error: topkast training stopped at step " in line
+    ]
+    assert ends[0].split(":")[1] == " topkast training stopped at step 2"
+    assert set(ends) == {ends[0]}
+    assert "There is no checkpoint from before it." in said
+    assert "starting again" not in said
 
 
 def test_only_the_chief_writes(undisturbed):

@@ -1,6 +1,5 @@
 """Training: what is cut into rounds, what decays, and that a kill changes nothing."""
 
-import csv
 import json
 import re
 import shutil
@@ -17,6 +16,7 @@ from launch import train as launch_train
 from launch import training
 from launch.stretches import stretches
 from launch.tasks import task_of
+from tests.launch.runs import rows
 
 
 def settings(*arguments):
@@ -152,14 +152,6 @@ SHORT = (
     *("--dynamics_every=2", "--topk_period=3"),
 )
 LAST = "step-00000015.keras"
-
-
-def rows(folder):
-    with open(folder / "metrics.csv", newline="") as file:
-        found = list(csv.DictReader(file))
-    for row in found:
-        del row["seconds"]
-    return found
 
 
 def variables(path):
