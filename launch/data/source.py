@@ -119,6 +119,7 @@ class Source:
 
     Attributes:
       kind: "image".
+      unit: "image".
       name: what `--dataset` calls it.
       train_examples: images to train on.
       image_shape: (height, width, channels).
@@ -140,6 +141,7 @@ class Source:
     load: Callable[[str | None], ImageData] | None = None
     stream: Callable[[str | None], ImageStream] | None = None
     kind: ClassVar[str] = "image"
+    unit: ClassVar[str] = "image"
 
     def __post_init__(self):
         if (self.load is None) == (self.stream is None):

@@ -18,6 +18,7 @@ from launch.planned.costs import (
 from launch.planned.memory import FORMS, Memory, Storage, memory_of
 from launch.planned.network import Network, Scope, compute_itemsize, network_of
 from launch.planned.parameters import KINDS
+from launch.planned.text_sizes import PUBLISHED
 from topkast_tf.accounting import FlopReport
 
 _GIGABYTE = 10**9
@@ -217,6 +218,12 @@ def _notes(settings: flags.FlagValues, method: str, network: Network, device: De
         yield (
             f"How --distribution={distribution} spreads the sparsity follows from the "
             "weights as they are trained; it is taken as even."
+        )
+    if settings.dataset in PUBLISHED and not settings.vocabulary:
+        size = PUBLISHED[settings.dataset]
+        yield (
+            f"The text is not read: {size.vocabulary:,} different tokens, as published; "
+            "--vocabulary says otherwise."
         )
     if any("cluster_embeddings" in p.path for p in network.parameters):
         yield (

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from launch import data
-from launch.tasks.figures import KINDS, Judged
+from launch.tasks.figures import JUDGED, Judged
 
 if TYPE_CHECKING:
     from absl import flags
@@ -20,7 +20,7 @@ __all__ = ["judged", "task_of"]
 
 def judged(settings: flags.FlagValues) -> Judged:
     """The figures of a run, and what its FLOPs are counted for."""
-    return KINDS[data.find(settings.dataset).kind]
+    return JUDGED[data.find(settings.dataset).unit]
 
 
 def task_of(settings: flags.FlagValues) -> Task:

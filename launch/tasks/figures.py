@@ -75,7 +75,16 @@ class Judged(NamedTuple):
     loads: str
 
 
-KINDS: dict[str, Judged] = {
+_PERPLEXITY = Figure(
+    "valid_perplexity", "val_perplexity", "validation perplexity", decimals
+)
+_TEXT_LOSSES = (
+    Figure("valid_loss", "val_nll", "validation loss (nats)", decimals),
+    Figure("train_loss", "nll", "training loss (nats)", decimals),
+)
+_TEXT_LOADS = "launch.models.transformer_xl imported"
+
+JUDGED: dict[str, Judged] = {
     "image": Judged(
         "image",
         (
@@ -87,17 +96,15 @@ KINDS: dict[str, Judged] = {
         ),
         "Keras alone",
     ),
-    "text": Judged(
+    "byte": Judged(
         "token",
         (
-            Figure("valid_bpc", "val_bpc", "validation, bits per token", decimals),
-            Figure(
-                "valid_perplexity", "val_perplexity", "validation perplexity", decimals
-            ),
-            Figure("valid_loss", "val_nll", "validation loss (nats)", decimals),
-            Figure("train_loss", "nll", "training loss (nats)", decimals),
+            Figure("valid_bpc", "val_bpc", "validation, bits per byte", decimals),
+            _PERPLEXITY,
+            *_TEXT_LOSSES,
         ),
-        "launch.models.transformer_xl imported",
+        _TEXT_LOADS,
     ),
+    "word": Judged("token", (_PERPLEXITY, *_TEXT_LOSSES), _TEXT_LOADS),
 }
-"""By the kind of the data set."""
+"""By the unit of the data set."""

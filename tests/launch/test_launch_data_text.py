@@ -1,6 +1,5 @@
 """Text as tokens: by hand on small files, and what is wrong with files."""
 
-import math
 import os
 import pathlib
 import subprocess
@@ -13,7 +12,6 @@ import pytest
 
 from launch import data
 from launch.data import byte_files, encoded, vocabulary, word_files
-from launch.data.text import TextData
 from launch.errors import UserError
 
 
@@ -69,23 +67,6 @@ def test_missing_text_is_reported_without_tensorflow(root, tmp_path):
         timeout=60,
     )
     assert len(done.stdout.splitlines()) == 4
-
-
-# --- Units ---------------------------------------------------------------------------
-
-
-def test_a_loss_in_nats_as_it_is_published():
-    nothing = np.zeros(0, "uint8")
-    of_bytes = TextData(nothing, nothing, nothing, ["a"] * 205, "byte")
-    of_words = TextData(nothing, nothing, nothing, ["a"] * 50_000, "word")
-    # A uniform guess among 205 bytes takes log2(205) bits, one of 50,000 words has a
-    # perplexity of 50,000.
-    assert of_bytes.measured(math.log(205)) == pytest.approx(7.6794, abs=1e-4)
-    assert of_words.measured(math.log(50_000)) == pytest.approx(50_000)
-    assert of_words.measured(1e4) == math.inf
-    assert of_bytes.measure == "bits per character"
-    assert of_words.measure == "perplexity"
-    assert of_bytes.cutoffs == () and of_words.cutoffs == (20_000, 40_000)
 
 
 # --- Vocabularies --------------------------------------------------------------------

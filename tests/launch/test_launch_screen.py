@@ -32,7 +32,7 @@ from launch import train as launch_train
 from launch.callbacks import EvaluationBar, Progress
 from launch.callbacks import progress as progress_module
 from launch.pace import Pace
-from launch.tasks.figures import KINDS, Items
+from launch.tasks.figures import JUDGED, Items
 
 ESCAPE = "\x1b"
 
@@ -114,13 +114,13 @@ LOGS = {"loss": 9.0, "accuracy": 0.375, "cross_entropy": 1.125, "top5": 0.75}
 TEXT_LOGS = {"loss": 9.0, "nll": 1.75, "bpc": 2.25, "perplexity": 5.0}
 
 
-def followed(out, monkeypatch, kind="image", logs=LOGS, row=ROW, end=True):
+def followed(out, monkeypatch, unit="image", logs=LOGS, row=ROW, end=True):
     """Shows a run of two rounds of four steps, and gives what follows it."""
     clock = iter(range(10_000))
     ticking = types.SimpleNamespace(monotonic=lambda: next(clock) / 4)
     monkeypatch.setattr(progress_module, "time", ticking)
-    recorder = types.SimpleNamespace(rows=[], figures=KINDS[kind].figures)
-    items = Items("images" if kind == "image" else "tokens", 128)
+    recorder = types.SimpleNamespace(rows=[], figures=JUDGED[unit].figures)
+    items = Items("images" if unit == "image" else "tokens", 128)
     progress = Progress("topkast", 8, recorder, items, out)
     progress._pace = Pace(8, ticking.monotonic)
     steps = types.SimpleNamespace(numpy=lambda: progress._pace.done)
@@ -161,10 +161,18 @@ def test_a_terminal_shows_a_bar_with_every_field_and_keeps_the_lines(
     ]
 
 
-def test_the_bar_of_a_text_has_bits(screen, monkeypatch, plain_terminal):
-    followed(screen.out, monkeypatch, "text", TEXT_LOGS, TEXT_ROW)
+@pytest.mark.parametrize(
+    ("unit", "expected", "other"),
+    [("byte", "bpc 2.2500", "perplexity 5"), ("word", "perplexity 5.0000", "bpc")],
+)
+def test_the_bar_of_a_text_has_the_figure_of_its_unit(
+    screen, monkeypatch, plain_terminal, unit, expected, other
+):
+    followed(screen.out, monkeypatch, unit, TEXT_LOGS, TEXT_ROW)
     said = screen.read()
-    assert "loss 1.7500  bpc 2.2500" in said
+    running = [part for part in re.split(r"[\r\n]", said) if "%|" in part]
+    assert any(f"loss 1.7500  {expected}" in bar for bar in running)
+    assert not any(other in bar for bar in running)
     assert "tokens/s" in said and "sparsity" not in said
 
 
@@ -304,7 +312,7 @@ def test_the_end_names_files_and_commands_that_can_be_pasted(
     monkeypatch.chdir(tmp_path)
     run = pathlib.Path("runs/my run")
     results = [result("dense"), result("topkast")]
-    said = report.text(run, results, KINDS["image"], io.StringIO())
+    said = report.text(run, results, JUDGED["image"], io.StringIO())
     assert ESCAPE not in said
     files, commands = said.split("Files:\n")[1].split("What next:\n")
     named = [shlex.split(x)[0] for x in files.splitlines() if x.startswith("  ")]
@@ -313,9 +321,9 @@ def test_the_end_names_files_and_commands_that_can_be_pasted(
     (_, script, folder), board = map(shlex.split, commands.splitlines())
     assert pathlib.Path(script).is_file() and folder == "runs/my run"
     assert board == ["tensorboard", "--logdir", "runs/my run"]
-    absolute = report.text(tmp_path / run, results, KINDS["image"], io.StringIO())
+    absolute = report.text(tmp_path / run, results, JUDGED["image"], io.StringIO())
     assert absolute == said
-    coloured = report.text(run, results, KINDS["image"], screen.out)
+    coloured = report.text(run, results, JUDGED["image"], screen.out)
     assert coloured.count(ESCAPE) == 2
 
 
