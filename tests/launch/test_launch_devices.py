@@ -1,6 +1,8 @@
 """Many devices and parts of a batch: the same training as one device in one piece."""
 
 import shutil
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -99,6 +101,23 @@ def test_the_same_as_one_device_in_one_piece(alone, method, how, tmp_path):
     """Clipped by the norm of the whole gradient, not by that of a part of it."""
     arguments = (*IMAGES, *METHODS[method], "--clip_norm=0.5", how)
     assert_close(trained(tmp_path / "run", method, *arguments), alone(method))
+
+
+@pytest.mark.slow
+def test_four_devices_are_the_same_as_one(alone, tmp_path):
+    """In a process of its own, as the devices of one are divided up once."""
+    arguments = (*IMAGES, *METHODS["topkast"], "--clip_norm=0.5")
+    found = subprocess.run(
+        [sys.executable, plain_model.__file__, *arguments, f"--run_dir={tmp_path}/run"]
+        + ["--strategy=mirrored", "--devices=4"],
+        capture_output=True,
+        text=True,
+    )
+    assert found.returncode == 0, found.stderr
+    assert "topkast: 4 replicas" in found.stdout
+    folder = tmp_path / "run" / "topkast"
+    model = keras.models.load_model(folder / "checkpoints" / "step-00000007.keras")
+    assert_close((model, rows(folder)), alone("topkast"))
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Two worker processes on loopback: the same run as one process, also through a kill."""
+"""Worker processes on loopback: the same run as one process, also through a kill."""
 
 import json
 import os
@@ -36,14 +36,14 @@ LAST = "step-00000012.keras"
 
 @pytest.fixture(scope="module")
 def start(root):
-    """Starts a job of two workers as a process."""
+    """Starts a job of workers, two if not said otherwise, as a process."""
 
-    def started(*arguments, restarts=0):
+    def started(*arguments, restarts=0, workers=2):
         script = (
             f"import sys; sys.path.insert(0, {str(root)!r})\n"
             "from launch import multiworker\n"
             f"command = [sys.executable, {str(plain_model.__file__)!r}, *sys.argv[1:]]\n"
-            f"sys.exit(multiworker.run(command, 2, {restarts}))"
+            f"sys.exit(multiworker.run(command, {workers}, {restarts}))"
         )
         command = [sys.executable, "-c", script, "--strategy=multiworker", *arguments]
         return subprocess.Popen(
@@ -82,30 +82,49 @@ def undisturbed(request, start, tmp_path_factory):
     return arguments, folder / request.param, said
 
 
-def test_two_workers_reach_what_one_process_does(undisturbed, tmp_path):
-    arguments, folder, said = undisturbed
+def alone(arguments, method, run_dir):
+    """The result and the folder of the same run in this process."""
     plain_model.register()
     asked = train.resolved(
-        launch_flags.parse(["train.py", *arguments, f"--run_dir={tmp_path}"])
+        launch_flags.parse(["train.py", *arguments, f"--run_dir={run_dir}"])
     )
     task = task_of(asked)
     task.load()
-    method = folder.name
-    alone = training.train(task, method)
+    return training.train(task, method), run_dir / method
+
+
+def assert_close(folder, other):
+    """Runs that differ by rounding alone, with the same sets; gives the sparse weights."""
     ours, theirs = (
         tk.sparse_weights(keras.models.load_model(f / "checkpoints" / LAST))
-        for f in (folder, tmp_path / method)
+        for f in (folder, other)
     )
     assert len(ours) == 3
     for mine, yours in zip(ours, theirs, strict=True):
         np.testing.assert_array_equal(mine.codes(), yours.codes())
         np.testing.assert_allclose(mine.dense(), yours.dense(), atol=1e-5)
-    for mine, yours in zip(rows(folder), rows(tmp_path / method), strict=True):
+    for mine, yours in zip(rows(folder), rows(other), strict=True):
         assert mine.keys() == yours.keys()
         for name, value in mine.items():
             assert float(value) == pytest.approx(float(yours[name]), rel=1e-4), name
+    return ours
+
+
+@pytest.mark.slow
+def test_three_workers_reach_what_one_process_does(start, tmp_path):
+    arguments = (*SHORT, *METHODS["topkast"], "--method=topkast", "--batch_size=126")
+    said = ended(start(*arguments, f"--run_dir={tmp_path}/run", workers=3))
+    assert "topkast: 3 replicas" in said
+    _, other = alone(arguments, "topkast", tmp_path)
+    assert_close(tmp_path / "run" / "topkast", other)
+
+
+def test_two_workers_reach_what_one_process_does(undisturbed, tmp_path):
+    arguments, folder, said = undisturbed
+    one, other = alone(arguments, folder.name, tmp_path)
+    ours = assert_close(folder, other)
     result = json.loads((folder / "result.json").read_text())
-    assert result["replicas"] == 2 and "replicas" not in alone
+    assert result["replicas"] == 2 and "replicas" not in one
     sent, dense = result["gradient_bytes_packed"], result["gradient_bytes_dense"]
     # Kernels of 72, 1152 and 160 entries, and 34 biases; SWAT updates every entry.
     assert dense == 4 * (72 + 1152 + 160 + 34)
