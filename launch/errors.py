@@ -1,4 +1,4 @@
-"""What separates a mistake of the user's from a fault of ours."""
+"""What separates a mistake of the user's, or a job's loss, from a fault of ours."""
 
 
 class UserError(Exception):
@@ -7,4 +7,11 @@ class UserError(Exception):
     `train.py` prints it as `error: <sentence>` and ends with exit code 2, without a
     traceback. Anything else that is raised is a fault of the program and keeps its
     traceback.
+    """
+
+
+class WorkerLost(Exception):
+    """Another worker of the job cannot be reached any more; it says itself why.
+
+    `train.py` prints it as one sentence and ends with exit code 3.
     """

@@ -82,11 +82,11 @@ def main(argv: Sequence[str]) -> int:
     """
     taught = asked_for_help(argv, HEAD, GROUPS)
     if taught:
-        print(taught)
+        terminal.show(taught)
         return 0
     try:
         run_dir, asked = _parse(argv)
-        print(run(run_dir, asked))
+        terminal.show(run(run_dir, asked))
     except UserError as error:
         terminal.error(error)
         return 2
@@ -113,7 +113,7 @@ def run(run_dir: pathlib.Path, asked: flags.FlagValues) -> str:
             f"Expected the folder of a run, which holds {experiment.FLAGS_FILE}. "
             f"Received: {run_dir}"
         )
-    settings = launch_flags.parse(["evaluate.py", f"--flagfile={path}"])
+    settings = experiment.flags_of(run_dir)
     settings.data_dir = asked.data_dir or settings.data_dir
     is_text = _check(settings, asked)
     with quiet_start(asked.verbose):

@@ -13,7 +13,8 @@ import contextlib
 import json
 import os
 import pathlib
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from absl import flags
@@ -29,6 +30,10 @@ except ImportError:  # Windows: two processes in one folder go unnoticed there.
     fcntl = None
 
 FLAGS_FILE = "flags.cfg"
+_HEAD = (
+    "# The resolved flags of this run, written by the launcher.\n"
+    "# --flagfile=<this file> goes on with it, or shows its table once finished.\n"
+)
 _LOCK_FILE = ".lock"
 _DATA_FILE = "data.digest"
 _RESULT_FILE = "result.json"
@@ -125,10 +130,60 @@ def check_data(run_dir: pathlib.Path, digest: str, first: bool) -> None:
         files.write_text(path, f"{digest}\n")
 
 
+def check_flagfiles(argv: Sequence[str], settings: flags.FlagValues) -> None:
+    """Raises `UserError` for the flagfile of a run that would begin another one.
+
+    So it would where the run has been moved, or is named from another folder, and the
+    file's own --run_dir is not where it lies.
+
+    Args:
+      argv: the program's name, then its arguments.
+      settings: the resolved flags.
+    """
+    if any(re.match("--?run_dir(=|$)", argument) for argument in argv):
+        return
+    for path in launch_flags.flagfiles(argv):
+        is_of_a_run = path.is_file() and path.read_text().startswith(_HEAD)
+        if is_of_a_run and not _is_same(path.parent, settings.run_dir):
+            raise UserError(
+                f"Expected --run_dir={path.parent} beside --flagfile={path}, to go on with "
+                "the run that lies there, or another --run_dir for a new one. Received: "
+                f"none, and the file says --run_dir={settings.run_dir}"
+            )
+
+
 def finished(run_dir: pathlib.Path, method: str) -> dict[str, Any] | None:
-    """The result of a method that was trained to its end, or None."""
+    """The result of a method that was trained to its end, or None.
+
+    Raises:
+      UserError: if the file is damaged.
+    """
     path = run_dir / method / _RESULT_FILE
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    if not path.is_file():
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(
+            f"{path} is damaged ({error}): remove it, and the same command makes it again "
+            "from the last checkpoint."
+        ) from None
+
+
+def flags_of(run_dir: pathlib.Path, groups: Groups = GROUPS) -> flags.FlagValues:
+    """The flags of the run in a folder.
+
+    Raises:
+      UserError: if the file is damaged, or of another version.
+    """
+    path = run_dir / FLAGS_FILE
+    try:
+        return launch_flags.parse(["flags", f"--flagfile={path}"], groups)
+    except UserError as error:
+        raise UserError(
+            f"{path} is not a flagfile of this version ({error}): choose another "
+            "--run_dir."
+        ) from None
 
 
 def write_result(folder: pathlib.Path, result: dict[str, Any]) -> None:
@@ -157,14 +212,7 @@ def _lock(lock, run_dir: pathlib.Path) -> None:
 
 
 def _check_same(run_dir: pathlib.Path, ours: flags.FlagValues, groups: Groups) -> None:
-    path = run_dir / FLAGS_FILE
-    try:
-        theirs = launch_flags.parse(["flags", f"--flagfile={path}"], groups)
-    except UserError as error:
-        raise UserError(
-            f"{path} is not a flagfile of this version ({error}): choose another "
-            "--run_dir."
-        ) from None
+    theirs = flags_of(run_dir, groups)
     different = launch_flags.differences(ours, theirs, groups)
     if different:
         shown = "; ".join(
@@ -178,11 +226,11 @@ def _check_same(run_dir: pathlib.Path, ours: flags.FlagValues, groups: Groups) -
 
 
 def _flags_text(ours: flags.FlagValues, groups: Groups) -> str:
-    head = (
-        "# The resolved flags of this run, written by the launcher.\n"
-        "# --flagfile=<this file> goes on with it, or shows its table once finished.\n"
-    )
-    return head + launch_flags.to_text(ours, groups)
+    return _HEAD + launch_flags.to_text(ours, groups)
+
+
+def _is_same(folder: pathlib.Path, other: str) -> bool:
+    return os.path.exists(other) and folder.samefile(other)
 
 
 def _is_ours(path: pathlib.Path) -> bool:

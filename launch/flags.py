@@ -68,7 +68,8 @@ def known(argv: Sequence[str], groups: Groups) -> tuple[flags.FlagValues, list[s
     except flags.UnrecognizedFlagError as error:
         raise UserError(_unknown(error.flagname, argv[1:], groups)) from None
     except (flags.Error, ValueError) as error:
-        raise UserError(" ".join(str(error).split())) from None
+        said = " ".join(str(error).split()).removeprefix("ERROR:: ")
+        raise UserError(said) from None
     return values, rest
 
 
@@ -218,6 +219,7 @@ def _check(values: flags.FlagValues) -> None:
         ),
         "lr_drop": (0 < values.lr_drop < 1, "in (0, 1)"),
         "width": (0 < values.width < float("inf"), "above 0"),
+        "clip_norm": (0 <= values.clip_norm < float("inf"), "at least 0"),
         "weight_decay": (0 <= values.weight_decay < float("inf"), "at least 0"),
         "seed": (values.seed < 2**31, "below 2**31"),
     }
@@ -259,15 +261,10 @@ def _nearest(given: str, names: Sequence[str]) -> str:
 def _place(name: str, arguments: Sequence[str]) -> str:
     """ " (FILE, line N)" where a flagfile of the command line holds the flag."""
     pattern = re.compile(rf"\s*--?{re.escape(name)}(=|\s|$)")
-    files = [a.partition("=")[2] for a in arguments if re.match("--?flagfile=", a)]
-    files += [
-        arguments[i + 1]
-        for i, a in enumerate(arguments[:-1])
-        if a in ("--flagfile", "-flagfile")
-    ]
+    files = flagfiles(arguments)
     seen = set()
     while files:
-        path = pathlib.Path(files.pop(0).strip()).expanduser()
+        path = files.pop(0)
         if path in seen or not path.is_file():
             continue
         seen.add(path)
@@ -276,5 +273,20 @@ def _place(name: str, arguments: Sequence[str]) -> str:
                 return f" ({path}, line {number})"
             nested = re.match(r"\s*--?flagfile[= ](.*)", line)
             if nested:
-                files.append(nested[1])
+                files.append(_path(nested[1]))
     return ""
+
+
+def flagfiles(arguments: Sequence[str]) -> list[pathlib.Path]:
+    """The flagfiles that a command line names, without those that they name."""
+    joined = [a.partition("=")[2] for a in arguments if re.match("--?flagfile=", a)]
+    apart = [
+        arguments[i + 1]
+        for i, a in enumerate(arguments[:-1])
+        if a in ("--flagfile", "-flagfile")
+    ]
+    return [_path(name) for name in joined + apart]
+
+
+def _path(name: str) -> pathlib.Path:
+    return pathlib.Path(name.strip()).expanduser()

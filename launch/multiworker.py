@@ -6,8 +6,9 @@
 What stands behind `--` are the flags of launch/train.py; --strategy=multiworker is added.
 The chief's output is shown as it is, what the others write to stderr with their number
 before it. When a worker dies, all are stopped and the job goes on from its last
-checkpoint, at most --restarts times. Ctrl-C and SIGTERM are passed on. The exit code is
-the chief's. For several hosts see docs/distributed.md.
+checkpoint, at most --restarts times. Ctrl-C and SIGTERM are passed on, and on Linux the
+workers save their step and end if this script itself is killed. The exit code is the
+chief's. For several hosts see docs/distributed.md.
 
 Flags:
   --workers [2]
@@ -17,6 +18,7 @@ Flags:
 """
 
 import contextlib
+import ctypes
 import json
 import os
 import pathlib
@@ -35,15 +37,27 @@ if __name__ == "__main__":
 
 from absl import flags
 
+from launch import terminal
 from launch.devices import CLUSTER
 from launch.errors import UserError
 
 TRAIN = pathlib.Path(__file__).resolve().parent / "train.py"
-_BAD_INPUT = 2
+_BAD_INPUT, _LOST_WORKER = 2, 3  # exit codes of launch/train.py
 _PAUSE = 0.1  # seconds between two looks at the workers
 _PATIENCE = 60.0  # seconds that the others have, once the chief has ended
-_LAST_WORDS = 20.0  # seconds that the chief has, once another has refused its input
+_LAST_WORDS = 20.0  # seconds that the others have, once one has refused its input
+_SETTLE = 3.0  # seconds in which others fail for want of the one that failed first
 _FORWARDED = (signal.SIGINT, signal.SIGTERM)
+
+
+# Where a process can ask to be told of the death of its parent.
+_libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+_PDEATHSIG = 1  # of <linux/prctl.h>
+
+
+def _end_with_parent() -> None:
+    """Has this process, a worker to be, asked to end if the job's script is killed."""
+    _libc.prctl(_PDEATHSIG, signal.SIGTERM)
 
 
 def cluster(addresses: Sequence[str], index: int) -> str:
@@ -100,6 +114,7 @@ class Job:
             stdin=subprocess.DEVNULL,
             # So that Ctrl-C reaches a worker once, through us.
             start_new_session=True,
+            preexec_fn=_end_with_parent if _libc else None,
             text=True,
             errors="replace",
             **quiet,
@@ -114,25 +129,47 @@ class Job:
         """Waits until the job has ended, or one of its workers has died.
 
         Returns:
-          The number of the worker that decides, and its exit code: the first one that
-          has failed, else the chief. Negative: the signal that killed it.
+          The number of the worker that decides, and its exit code: the one whose failure
+          made the others fail, else the chief. Negative: the signal that killed it.
         """
         patience = float("inf")
         while True:
-            codes = [worker.poll() for worker in self._workers]
-            failed = [(i, code) for i, code in enumerate(codes) if code]
-            if failed:
-                return failed[0]
+            codes = self._codes()
+            if any(codes):
+                return self._cause()
             if None not in codes or time.monotonic() > patience:
                 return 0, 0
             if codes[0] == 0 and patience == float("inf"):
                 patience = time.monotonic() + _PATIENCE
             time.sleep(_PAUSE)
 
-    def wait_for_chief(self, seconds: float = _PATIENCE) -> int | None:
+    def _codes(self) -> list[int | None]:
+        """The exit code of each worker; None: it is alive."""
+        return [worker.poll() for worker in self._workers]
+
+    def _cause(self) -> tuple[int, int]:
+        """The worker that failed first, as far as that can be told, and its exit code.
+
+        Those that miss it fail a moment later, and may be seen before it.
+        """
+        start = time.monotonic()
+        while None in self._codes():
+            is_refused = _BAD_INPUT in self._codes()
+            if time.monotonic() - start > (_LAST_WORDS if is_refused else _SETTLE):
+                break
+            time.sleep(_PAUSE)
+        failed = [(i, code) for i, code in enumerate(self._codes()) if code]
+        # TensorFlow aborts a process that others of its job have left.
+        consequences = (_LOST_WORKER, -signal.SIGABRT)
+        return min(
+            failed,
+            key=lambda one: (one[1] != _BAD_INPUT, one[1] in consequences, one[0]),
+        )
+
+    def wait_for_chief(self) -> int | None:
         """Waits until the chief has ended by itself; its exit code, None if it has not."""
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self._workers[0].wait(seconds)
+            self._workers[0].wait(_PATIENCE)
         return self._workers[0].returncode
 
     def send(self, number: int) -> None:
@@ -173,9 +210,6 @@ def run(command: Sequence[str], count: int, restarts: int) -> int:
                 if received.number is not None:
                     ended = job.wait_for_chief()
                     return _exit_code(-received.number if ended is None else ended)
-                if code == _BAD_INPUT:
-                    # All see the same; the chief says it, and ends what it writes.
-                    job.wait_for_chief(_LAST_WORDS)
             finally:
                 job.stop()
             if code == 0 or code == _BAD_INPUT:
@@ -234,22 +268,23 @@ def _relay(lines: Any, index: int) -> None:
 
 
 def _parse(argv: Sequence[str]) -> tuple[flags.FlagValues, list[str]]:
-    own, asked = list(argv), []
-    if "--" in own:
-        place = own.index("--")
-        own, asked = own[:place], own[place + 1 :]
+    place = argv.index("--") if "--" in argv else len(argv)
+    own, asked = argv[:place], argv[place + 1 :]
     values = flags.FlagValues()
     flags.DEFINE_integer("workers", 2, "processes", 1, flag_values=values)
     flags.DEFINE_integer("restarts", 3, "starts again", 0, flag_values=values)
+    misplaced = UserError(
+        "Expected the flags of launch/train.py behind `--`, as in `--workers=2 -- "
+        f"--flagfile=...`. Received: {' '.join(argv[1:]) or 'nothing'}"
+    )
     try:
         rest = values(own)[1:]
+    except flags.UnrecognizedFlagError:
+        raise misplaced from None
     except (flags.Error, ValueError) as error:
         raise UserError(" ".join(str(error).split())) from None
     if rest or not asked:
-        raise UserError(
-            "Expected the flags of launch/train.py behind `--`, as in `--workers=2 -- "
-            f"--flagfile=...`. Received: {' '.join(argv[1:]) or 'nothing'}"
-        )
+        raise misplaced
     return values, asked
 
 
@@ -264,12 +299,12 @@ def main(argv: Sequence[str]) -> int:
     """
     own = argv[: argv.index("--")] if "--" in argv else argv
     if any(argument in ("-h", "-help", "--help") for argument in own[1:]):
-        print(__doc__)
+        terminal.show(__doc__)
         return 0
     try:
         values, asked = _parse(argv)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        terminal.error(error)
         return _BAD_INPUT
     command = [sys.executable, str(TRAIN), *asked, "--strategy=multiworker"]
     return run(command, values.workers, values.restarts)

@@ -29,10 +29,10 @@ def main(argv: Sequence[str]) -> int:
     """
     taught = flag_help.asked_for_help(argv, plan_flags.HEAD, plan_flags.GROUPS)
     if taught:
-        print(taught)
+        terminal.show(taught)
         return 0
     try:
-        print(run(plan_flags.parse(argv)))
+        terminal.show(run(plan_flags.parse(argv)))
     except (UserError, OSError) as error:
         terminal.error(error)
         return _BAD_INPUT

@@ -132,6 +132,13 @@ def parse(argv: Sequence[str]) -> flags.FlagValues:
         value = settings[name].value
         if value is not None and not 0 < value < float("inf"):
             raise UserError(f"Expected --{name} to be above 0. Received: {value}")
+    devices = settings.devices if "devices" in settings else None
+    if devices is not None and settings.replicas not in (None, devices):
+        raise UserError(
+            "Expected --replicas, which says how many devices there would be, without "
+            f"--devices. Received: --replicas={settings.replicas}, "
+            f"--devices={devices}"
+        )
     is_text = data.find(settings.dataset).kind == "text"
     for name in _IMAGE_SIZES if is_text else _TEXT_SIZES:
         if settings[name].value is not None:

@@ -9,6 +9,7 @@ from launch import data, devices, models
 from launch.data.source import Source
 from launch.data.text import TextSource
 from launch.errors import UserError
+from launch.flag_table import GROUPS
 from launch.models import transformer_xl_config
 
 _TEXT_MODEL = "txl_small"
@@ -32,6 +33,7 @@ def resolved(settings: flags.FlagValues) -> flags.FlagValues:
     else:
         _expect_default(settings, _TEXT_ONLY, "images", "text")
         of_images(settings, source)
+    _method(settings)
     devices.check(settings)
     settings.run_dir = settings.run_dir or "-".join(
         (f"runs/{source.name}", settings.model, settings.method)
@@ -73,6 +75,14 @@ def _text(settings: flags.FlagValues) -> None:
             f"place it takes. Received: --method={settings.method}, "
             f"--include={settings.include}"
         )
+
+
+def _method(settings: flags.FlagValues) -> None:
+    """A dense run may be given what is of others, to be compared with them."""
+    other = {"topkast": "SWAT", "swat": "Top-KAST"}.get(settings.method)
+    if other is not None:
+        names = tuple(flag.name for flag in dict(GROUPS)[other])
+        _expect_default(settings, names, f"--method={settings.method}", other)
 
 
 def _optimizer(settings: flags.FlagValues, default: str) -> None:

@@ -61,7 +61,7 @@ def main(argv: Sequence[str]) -> int:
     """
     taught = flag_help.asked_for_help(argv, study_flags.HEAD, study_flags.GROUPS)
     if taught:
-        print(taught)
+        terminal.show(taught)
         return 0
     try:
         run(resolved(study_flags.parse(list(argv))))

@@ -12,7 +12,7 @@ import tensorflow as tf
 from absl import flags
 
 from launch import devices, experiment
-from launch.errors import UserError
+from launch.errors import UserError, WorkerLost
 
 _VIRTUAL = 2
 
@@ -107,6 +107,22 @@ def claimed(run_dir: pathlib.Path, settings: flags.FlagValues) -> Iterator[None]
         return
     with experiment.claim(run_dir, settings):
         yield
+
+
+@contextlib.contextmanager
+def losses_named(settings: flags.FlagValues) -> Iterator[None]:
+    """Turns what TensorFlow raises when another worker is gone into `WorkerLost`."""
+    try:
+        yield
+    except tf.errors.OpError as error:
+        of_a_loss = (tf.errors.UnavailableError, tf.errors.AbortedError)
+        is_lost = isinstance(error, of_a_loss) or "ollective" in error.message
+        if devices.worker_of(settings).count == 1 or not is_lost:
+            raise
+        raise WorkerLost(
+            "another worker of the job cannot be reached any more "
+            f"({type(error).__name__}): see what it has said."
+        ) from error
 
 
 @contextlib.contextmanager

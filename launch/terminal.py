@@ -55,6 +55,20 @@ def note(sentence: object) -> None:
     _message(str(sentence))
 
 
+def show(text: str) -> None:
+    """Prints what was asked for to stdout; a reader that has seen enough is no error."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        stop_writing()
+
+
+def stop_writing() -> None:
+    """Sends the rest of stdout nowhere, or Python fails when it ends, writing it out."""
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())
+
+
 def _message(text: str) -> None:
     if _close is not None:
         _close()

@@ -20,12 +20,12 @@ from launch import (
     terminal,
 )
 from launch import flags as launch_flags
-from launch.errors import UserError
+from launch.errors import UserError, WorkerLost
 from launch.quiet import quiet_start
 from launch.resolve import resolved
 from launch.tasks import judged, task_of
 
-_BAD_INPUT = 2
+_BAD_INPUT, _LOST_WORKER = 2, 3
 
 
 def main(argv: Sequence[str]) -> int:
@@ -36,17 +36,30 @@ def main(argv: Sequence[str]) -> int:
 
     Returns:
       The exit code: 0; 2 for a mistake that one sentence on stderr explains; 130 after
-      Ctrl-C and 143 after SIGTERM, both with a checkpoint of the last step.
+      Ctrl-C and 143 after SIGTERM, both with a checkpoint of the last step; 3 where
+      another worker of the job is gone.
     """
     taught = flag_help.asked_for_help(argv)
     if taught:
-        print(taught)
+        terminal.show(taught)
         return 0
     try:
         with interrupts.handled():
-            run(resolved(launch_flags.parse(argv)))
+            settings = resolved(launch_flags.parse(argv))
+            experiment.check_flagfiles(argv, settings)
+            run(settings)
     except UserError as error:
         terminal.error(error)
+        return _BAD_INPUT
+    except WorkerLost as error:
+        terminal.error(error)
+        return _LOST_WORKER
+    except BrokenPipeError:
+        terminal.stop_writing()
+        terminal.error(
+            "nobody reads the output any more: the same command goes on from the last "
+            "checkpoint."
+        )
         return _BAD_INPUT
     except OSError as error:
         # A full disk, a permission, a file that is gone: nothing here can mend it, and
@@ -104,7 +117,7 @@ def _train(
         task = task_of(settings)
         training.build(task, settings.method)
     worker = devices.worker_of(settings)
-    with strategies.claimed(run_dir, settings):
+    with strategies.losses_named(settings), strategies.claimed(run_dir, settings):
         task.load()
         experiment.check_data(run_dir, task.data_digest, first=worker.is_chief)
         results = []

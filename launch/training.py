@@ -30,6 +30,7 @@ from launch.tasks import judged
 from launch.tasks.base import Task
 from launch.tasks.figures import Items
 from topkast_tf import reduction
+from topkast_tf.dynamics_memory import OtherFiles
 
 MODEL_FILE = "model.keras"
 
@@ -97,15 +98,18 @@ def train(task: Task, method: str) -> dict[str, Any]:
       The result, which is also written to METHOD/result.json.
 
     Raises:
-      UserError: for damaged checkpoints, for one that could not be written, and if loss
-        or gradient are no longer finite.
+      UserError: for damaged checkpoints or mask dynamics, for a checkpoint that could not
+        be written, and if loss or gradient are no longer finite.
       Interrupted: if a signal asks for it; the checkpoint of the last step is written.
     """
-    with (
-        strategies.folder_of(task.settings, method) as folder,
-        callbacks.ended() as listeners,
-    ):
-        return _train(task, method, folder, listeners)
+    try:
+        with (
+            strategies.folder_of(task.settings, method) as folder,
+            callbacks.ended() as listeners,
+        ):
+            return _train(task, method, folder, listeners)
+    except OtherFiles as error:
+        raise UserError(str(error)) from error
 
 
 def _train(

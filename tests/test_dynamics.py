@@ -471,6 +471,19 @@ def test_a_csv_with_other_columns_is_an_error_and_kept(tmp_path):
     assert path.read_text() == "epoch,loss\n0,1.5\n"
 
 
+def test_a_damaged_csv_is_made_again_from_its_memory(digits, tmp_path):
+    path = tmp_path / "masks.csv"
+    model = small_model()
+    fit(model, digits, MaskDynamics(csv=path, every=5))
+    whole = path.read_bytes()
+    path.write_bytes(b"\xff\xfe" + whole[40:])
+    dynamics = MaskDynamics(csv=path, every=5)
+    dynamics.set_model(model)
+    dynamics.on_train_begin()
+    dynamics.on_epoch_begin(0)
+    assert path.read_bytes() == whole
+
+
 def test_a_csv_without_its_memory_is_an_error_and_kept(digits, tmp_path):
     path = tmp_path / "masks.csv"
     text = ",".join(COLUMNS) + "\n5,0,(all),0.1,0,0.8,0.5,1.0\n"

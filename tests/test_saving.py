@@ -200,6 +200,16 @@ def test_a_process_that_does_not_know_the_library_fails_loudly(tmp_path):
     assert run.returncode == 0, run.stderr
 
 
+def test_stripped_model_goes_on_with_the_same_dropout(digits):
+    model = build()
+    images = digits[0][:4]
+    first = model(images, training=True)
+    plain = tk.strip(model)
+    second = model(images, training=True)
+    assert np.abs(first - second).max() > 1e-3
+    np.testing.assert_allclose(plain(images, training=True), second, rtol=1e-5)
+
+
 def test_sparse_weights_do_not_load_into_a_dense_model(tmp_path):
     build().save_weights(tmp_path / "sparse.weights.h5")
     dense = tk.strip(build())

@@ -20,6 +20,7 @@ import tensorflow as tf
 from topkast_tf.dynamics_memory import (
     Measurement,
     Memory,
+    OtherFiles,
     Sets,
     forward_bits,
     reservoir_bits,
@@ -195,8 +196,8 @@ class MaskDynamics(keras.callbacks.Callback):
         self._log_dir = None if log_dir is None else os.fspath(log_dir)
         self._csv = None if csv is None else pathlib.Path(csv)
         if self._csv is not None:
-            _check_csv(self._csv)
             self._memory = Memory(self._csv.with_name(f"{self._csv.name}.sets"))
+            _check_csv(self._csv, self._memory.path.is_file())
         elif self._log_dir is not None and "://" not in self._log_dir:
             self._memory = Memory(pathlib.Path(self._log_dir) / "mask_dynamics.sets")
         else:
@@ -265,9 +266,9 @@ class MaskDynamics(keras.callbacks.Callback):
 
     def _begin(self, step: int) -> None:
         if self._csv is not None and self._csv.exists():
-            with open(self._csv, encoding="utf-8") as file:
+            with open(self._csv, encoding="utf-8", errors="replace") as file:
                 if len(list(file)) > 1:
-                    raise ValueError(
+                    raise OtherFiles(
                         f"Expected {self._memory.path.name} beside the CSV to go on "
                         f"with it, or a new `csv`. Received: csv={str(self._csv)!r}"
                     )
@@ -282,14 +283,14 @@ class MaskDynamics(keras.callbacks.Callback):
     ) -> None:
         place = "`log_dir`" if self._csv is None else "`csv`"
         if identity != self._identity():
-            raise ValueError(
+            raise OtherFiles(
                 f"Expected the model of {self._memory.path}, or another {place}. "
                 f"Received: a model with the sparse weights {self._identity()[:4]}, "
                 f"and there {identity[:4]}"
             )
         codes = (weight.codes() for weight in self._weights)
         if not past or past[-1].step == step and not sets.equal(codes):
-            raise ValueError(
+            raise OtherFiles(
                 f"Expected the run of {self._memory.path}, or another {place} for a new "
                 f"run. Received: a model that at step {step} has other sets"
             )
@@ -398,18 +399,22 @@ def _line(cells: Sequence[Any]) -> str:
     return text.getvalue()
 
 
-def _check_csv(path: pathlib.Path) -> None:
+def _check_csv(path: pathlib.Path, is_remembered: bool) -> None:
+    """Raises `ValueError` for a path that cannot be written to or a file of another kind.
+
+    Ours may be damaged where it can be made again from what is remembered.
+    """
     if not path.parent.is_dir() or path.is_dir():
         raise ValueError(
             "`csv` must be the path of a file, in a folder that exists. "
             f"Received: csv={str(path)!r}"
         )
-    if not path.exists():
+    if not path.exists() or is_remembered:
         return
-    with open(path, encoding="utf-8", newline="") as file:
+    with open(path, encoding="utf-8", errors="replace", newline="") as file:
         columns = next(csv_format.reader(file), [])
     if columns and tuple(columns) != COLUMNS:
-        raise ValueError(
+        raise OtherFiles(
             f"Expected a `csv` with the columns {','.join(COLUMNS)}, or a new file. "
             f"Received: csv={str(path)!r} with the columns {','.join(columns)}"
         )

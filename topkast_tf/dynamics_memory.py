@@ -23,6 +23,10 @@ from absl import logging
 from topkast_tf.selection import FORWARD, RESERVOIR
 
 
+class OtherFiles(ValueError):
+    """What lies where `MaskDynamics` is to write is damaged, or not of this run."""
+
+
 class Measurement(NamedTuple):
     """One measurement, as the file keeps it.
 
@@ -143,7 +147,7 @@ class Memory:
           None if there is no file, or no measurement in it.
 
         Raises:
-          ValueError: for another file.
+          OtherFiles: if it is damaged, or something else.
         """
         if not self.path.exists():
             return None
@@ -154,7 +158,7 @@ class Memory:
                 sizes = [math.prod(shape) for _, shape in identity]
                 sets = Sets.of(_split(_expanded(np.load(file)), sizes))
             except (ValueError, TypeError, EOFError, zlib.error) as error:
-                raise ValueError(
+                raise OtherFiles(
                     "Expected a file that `MaskDynamics` wrote. Delete it, and the CSV "
                     f"beside it, to begin anew. Received: {self.path} ({error})"
                 ) from error

@@ -10,11 +10,11 @@ def strip(model: Any) -> Any:
     """A plain Keras model with the same outputs, and zeros in its kernels.
 
     ``kernel = alpha = theta on A, 0 elsewhere``. It is made of the layer classes that
-    the model was written with, so that it saves and loads without this library; the
-    given model is not changed. Its optimizer and metrics are left behind: compile it
-    anew to evaluate or train it (training would fill the zeros). Activations that SWAT
-    made sparse in the forward pass, for a study, are dense in it: there alone the outputs
-    differ.
+    the model was written with, so that it saves and loads without this library, and its
+    dropout goes on with the same random numbers; the given model is not changed. Its
+    optimizer and metrics are left behind: compile it anew to evaluate or train it
+    (training would fill the zeros). Activations that SWAT made sparse in the forward
+    pass, for a study, are dense in it: there alone the outputs differ.
 
     Args:
       model: a built Keras 3 or tf_keras model or layer. A subclassed one must define
@@ -63,7 +63,17 @@ def strip(model: Any) -> Any:
     for source, target in zip(sources, plain.weights, strict=True):
         weight = weights.get(id(variables.raw_variable(source)))
         target.assign(source.numpy() if weight is None else weight.effective())
+    for source, target in zip(_random(model), _random(plain), strict=True):
+        target.assign(source)
     return plain
+
+
+def _random(model: Any) -> list[Any]:
+    """Where a model's random numbers have got to; tf_keras does not keep it so."""
+    found = [
+        getattr(layer, "_seed_generators", ()) for layer in model._flatten_layers()
+    ]
+    return [generator.state for each in found for generator in each]
 
 
 def _without_scopes(config: Any) -> Any:

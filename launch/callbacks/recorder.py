@@ -92,13 +92,15 @@ class Recorder(keras.callbacks.Callback):
     def on_train_end(self, logs=None):
         self._writer.wait()
 
+    def on_train_batch_begin(self, batch, logs=None):
+        # Before the step, which may add to the sums more than once. Keras's own step adds
+        # once, but makes these sums only then: there it is the same sum afterwards.
+        if len(self.model.metrics_variables) == len(self._under_way or ()):
+            self._restore_totals()
+
     def on_train_batch_end(self, batch, logs=None):
         self._writer.check()
-        if self._under_way is not None:
-            # Keras makes these sums and counts at the first step and no sooner. What
-            # was summed before is added to it afterwards: the same sum, to the bit.
-            replicas.add_totals(self.model, self._under_way)
-            self._under_way = None
+        self._restore_totals()
         step = steps_taken(self.model)
         if (
             self._checkpoint_steps
@@ -156,6 +158,11 @@ class Recorder(keras.callbacks.Callback):
     def write_metrics(self) -> None:
         """Writes metrics.csv as a whole: one row a round."""
         _write_table(self._folder / METRICS_FILE, self.rows)
+
+    def _restore_totals(self) -> None:
+        if self._under_way is not None:
+            replicas.add_totals(self.model, self._under_way)
+            self._under_way = None
 
     def _ends_round(self, step: int) -> bool:
         return step % self._round_steps == 0 or step == self._total_steps

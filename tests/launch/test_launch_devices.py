@@ -103,6 +103,23 @@ def test_the_same_as_one_device_in_one_piece(alone, method, how, tmp_path):
     assert_close(trained(tmp_path / "run", method, *arguments), alone(method))
 
 
+def test_metrics_of_parts_resume_to_the_bit(tmp_path):
+    """What was summed before comes first: sums of many parts depend on their order."""
+    arguments = (
+        *IMAGES,
+        "--accumulate=32",
+        "--evaluate_every=7",
+        "--checkpoint_steps=2",
+    )
+    whole, again = tmp_path / "whole", tmp_path / "again"
+    trained(whole, "dense", *arguments)
+    folder = again / "dense" / "checkpoints"
+    folder.mkdir(parents=True)
+    shutil.copy(whole / "dense" / "checkpoints" / "step-00000006.keras", folder)
+    trained(again, "dense", *arguments)
+    assert rows(again / "dense") == rows(whole / "dense")
+
+
 @pytest.mark.slow
 def test_four_devices_are_the_same_as_one(alone, tmp_path):
     """In a process of its own, as the devices of one are divided up once."""

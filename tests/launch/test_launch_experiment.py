@@ -126,6 +126,33 @@ def test_folder_in_use_by_another_process_is_refused(tmp_path, root):
         pass
 
 
+def test_flagfile_of_a_run_that_lies_elsewhere_begins_no_other(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with experiment.claim(tmp_path / "run", settings("--run_dir=run")):
+        pass
+    argv = ["train.py", "--flagfile=run/flags.cfg"]
+    experiment.check_flagfiles(argv, launch_flags.parse(argv))
+    (tmp_path / "run").rename(tmp_path / "moved")
+    argv = ["train.py", "--flagfile", "moved/flags.cfg"]
+    with pytest.raises(UserError, match="Expected --run_dir=moved beside"):
+        experiment.check_flagfiles(argv, launch_flags.parse(argv))
+    argv.append("--run_dir=another")
+    experiment.check_flagfiles(argv, launch_flags.parse(argv))
+    # A flagfile that nobody's run has written says where the run is to lie.
+    (tmp_path / "own.cfg").write_text("--run_dir=another\n")
+    argv = ["train.py", "--flagfile=own.cfg"]
+    experiment.check_flagfiles(argv, launch_flags.parse(argv))
+
+
+def test_damaged_result_is_one_sentence_with_the_remedy(tmp_path):
+    (tmp_path / "dense").mkdir()
+    experiment.write_result(tmp_path / "dense", {"step": 3})
+    path = tmp_path / "dense" / "result.json"
+    path.write_text(path.read_text()[:7])
+    with pytest.raises(UserError, match="result.json is damaged .*: remove it"):
+        experiment.finished(tmp_path, "dense")
+
+
 def test_result_marks_a_method_as_finished(tmp_path):
     assert experiment.finished(tmp_path, "dense") is None
     (tmp_path / "dense").mkdir()

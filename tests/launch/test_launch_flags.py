@@ -58,6 +58,7 @@ def test_missing_flagfile_is_one_sentence():
         ("--label_smoothing=-0.1", "Expected --label_smoothing to be in [0, 1)."),
         ("--learning_rate=0", "Expected --learning_rate to be above 0. Received: 0.0"),
         ("--width=inf", "Expected --width to be above 0. Received: inf"),
+        ("--clip_norm=nan", "Expected --clip_norm to be at least 0. Received: nan"),
         ("--weight_decay=-1", "Expected --weight_decay to be at least 0."),
         ("--seed=2147483648", "Expected --seed to be below 2**31."),
         ("--method=rigl", "to be one of dense, topkast, swat, topkast_swat. Received"),

@@ -204,3 +204,11 @@ def test_sparse_embeddings(arguments):
     asked = settings(*arguments)
     paths = sparsity.sparse_paths(training.build(task_of(asked), "topkast"))
     assert not any("embeddings_0" in path for path in paths)
+
+
+def test_paths_of_weights_do_not_count_the_models_of_a_process(arguments):
+    """Or a run that goes on after its dense twin would have other names in its files."""
+    task = task_of(settings(*arguments))
+    task.load()
+    first, second = ([v.path for v in task.build().weights] for _ in range(2))
+    assert first == second

@@ -1,5 +1,6 @@
 """Worker processes on loopback: the same run as one process, also through a kill."""
 
+import fcntl
 import json
 import os
 import signal
@@ -321,6 +322,57 @@ def test_signals_reach_the_workers_and_the_chief_decides(root, number):
         job.send_signal(number)
         assert job.stdout.read() == "stopping 0\n"
     assert job.returncode == 40
+
+
+@pytest.mark.parametrize(("first", "after"), [("3", "2"), ("-6", "-9"), ("3", "1")])
+def test_the_worker_that_failed_first_decides(capfd, first, after):
+    """Not the one that missed it, and was seen to fail before it."""
+    code = INDEX + (
+        "import signal\n"
+        "def end(code):\n"
+        "    os.kill(os.getpid(), -code) if code < 0 else sys.exit(code)\n"
+        f"end({first}) if i == 0 else (time.sleep(0.5), end({after}))"
+    )
+    expected = int(after) if int(after) > 0 else 128 - int(after)
+    assert run(code) == expected
+    said = capfd.readouterr().err
+    assert ("worker 1 was" in said) == (after != "2")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks the kernel of Linux")
+def test_workers_end_when_the_script_is_killed(root):
+    worker = INDEX + (
+        "import signal\n"
+        "def stop(*_): print('stopping', i, flush=True); sys.exit(0)\n"
+        "signal.signal(signal.SIGTERM, stop)\n"
+        "print('ready', flush=True); time.sleep(60)"
+    )
+    script = (
+        f"import sys; sys.path.insert(0, {str(root)!r})\n"
+        "from launch import multiworker\n"
+        f"sys.exit(multiworker.run([sys.executable, '-c', {worker!r}], 2, 3))"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True
+    ) as job:
+        assert job.stdout.readline() == "ready\n"
+        job.kill()
+        assert job.stdout.readline() == "stopping 0\n"
+
+
+@pytest.mark.slow
+def test_a_folder_in_use_is_one_sentence_of_each_worker(start, tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    with open(folder / ".lock", "a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        job = start(*SHORT, f"--run_dir={folder}", restarts=3)
+        _, said = job.communicate(timeout=400)
+    assert job.returncode == 2, said
+    assert "Traceback" not in said and "starting again" not in said
+    errors = [line for line in said.splitlines() if "error: " in line]
+    assert errors[0].startswith(f"error: --run_dir={folder} is in use")
+    assert all("another worker of the job" in line for line in errors[1:])
 
 
 @pytest.mark.parametrize(

@@ -489,6 +489,10 @@ def test_help_teaches_with_examples(capsys):
         (("--dataset=bytes",), "Expected --steps, as the length"),
         (("--dataset=words", "--vocabulary=9"), "Expected --steps, as the length"),
         (("--replicas=3",), "Expected --batch_size to be a multiple of the devices"),
+        (
+            ("--strategy=mirrored", "--devices=2", "--replicas=4"),
+            "without --devices. Received: --replicas=4, --devices=2",
+        ),
         (("--layers=2",), "Expected no --layers for --dataset=digits"),
         (("--dataset=python", "--classes=2"), "Expected no --classes"),
         (("--dataset=python", "--d_model=7"), "Expected `d_model` to be even."),

@@ -3,6 +3,8 @@
 import csv
 import os
 import resource
+import subprocess
+import sys
 import time
 
 import pytest
@@ -69,6 +71,7 @@ def test_unwritable_run_folder(launch, tmp_path):
             "bytes, wikitext103, wikitext2, words. Received: 'mnist'",
         ),
         ("--model=vgg", "one of resnet8, resnet20, resnet32, resnet56,"),
+        ("--sparsity=0.5", "no --sparsity for --method=topkast, as it speaks of SWAT"),
         ("--train_examples=1438", "at most 1437, all that digits has. Received: 1438"),
         ("--batch_size=1438", "training examples, 1437. Received: 1438"),
     ],
@@ -76,6 +79,22 @@ def test_unwritable_run_folder(launch, tmp_path):
 def test_names_and_sizes(capsys, argument, expected):
     assert train.main(["train.py", argument]) == 2
     assert expected in capsys.readouterr().err
+
+
+def test_a_dense_run_takes_what_is_of_sparse_ones():
+    flags = launch_flags.parse(["train.py", "--method=dense", "--fwd=0.5"])
+    assert train.resolved(flags).fwd == 0.5
+
+
+@pytest.mark.parametrize("program", ["train.py", "plan.py", "evaluate.py"])
+def test_a_reader_that_has_seen_enough_is_no_error(root, program):
+    """The first line of a help, and the pipe is closed."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, root / "launch" / program, "--help"]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_what_the_scope_refuses_comes_without_noise(launch, tmp_path):
