@@ -33,12 +33,25 @@ def resolved(settings: flags.FlagValues) -> flags.FlagValues:
     else:
         _expect_default(settings, _TEXT_ONLY, "images", "text")
         of_images(settings, source)
-    _method(settings)
     devices.check(settings)
     settings.run_dir = settings.run_dir or "-".join(
         (f"runs/{source.name}", settings.model, settings.method)
     )
     return settings
+
+
+def without_effect(settings: flags.FlagValues) -> list[str]:
+    """The flags that are given and speak of another sparse method than the one trained.
+
+    No mistake, as methods that are compared share a flagfile. A dense run has none.
+
+    Args:
+      settings: the resolved flags.
+    """
+    other = {"topkast": "SWAT", "swat": "Top-KAST"}.get(settings.method)
+    group = dict(GROUPS)[other] if other else ()
+    given = (settings[flag.name] for flag in group)
+    return [flag.name for flag in given if flag.value != flag.default]
 
 
 def of_images(settings: flags.FlagValues, source: Source) -> None:
@@ -75,14 +88,6 @@ def _text(settings: flags.FlagValues) -> None:
             f"place it takes. Received: --method={settings.method}, "
             f"--include={settings.include}"
         )
-
-
-def _method(settings: flags.FlagValues) -> None:
-    """A dense run may be given what is of others, to be compared with them."""
-    other = {"topkast": "SWAT", "swat": "Top-KAST"}.get(settings.method)
-    if other is not None:
-        names = tuple(flag.name for flag in dict(GROUPS)[other])
-        _expect_default(settings, names, f"--method={settings.method}", other)
 
 
 def _optimizer(settings: flags.FlagValues, default: str) -> None:

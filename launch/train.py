@@ -22,7 +22,7 @@ from launch import (
 from launch import flags as launch_flags
 from launch.errors import UserError, WorkerLost
 from launch.quiet import quiet_start
-from launch.resolve import resolved
+from launch.resolve import resolved, without_effect
 from launch.tasks import judged, task_of
 
 _BAD_INPUT, _LOST_WORKER = 2, 3
@@ -88,6 +88,10 @@ def run(settings: flags.FlagValues) -> None:
       UserError: see `main`.
     """
     worker = devices.worker_of(settings)
+    idle = without_effect(settings)
+    if idle and worker.is_chief:
+        names = ", ".join(f"--{name}" for name in idle)
+        terminal.warning(f"without effect with --method={settings.method}: {names}.")
     run_dir = pathlib.Path(settings.run_dir)
     methods = [settings.method]
     if settings.compare_dense:

@@ -32,7 +32,8 @@ def text(tmp_path_factory):
 def arguments_of(kind, method, text, steps, every, checkpoint_steps):
     arguments = [
         *(f"--method={method}", f"--steps={steps}", f"--evaluate_every={every}"),
-        *(f"--checkpoint_steps={checkpoint_steps}", "--topk_period=2"),
+        f"--checkpoint_steps={checkpoint_steps}",
+        *(("--topk_period=2",) if method == "swat" else ()),
     ]
     if kind == "images":
         return [
@@ -44,7 +45,7 @@ def arguments_of(kind, method, text, steps, every, checkpoint_steps):
         *(f"--text_cache={text.parent / 'cache'}", "--batch_size=5", "--dropout=0.1"),
         *("--segment_length=16", "--memory_length=8", "--evaluation_batch=2"),
         *("--learning_rate=0.01", "--clip_norm=0.5", "--dynamics_every=0"),
-        *("--fwd=0.5", "--bwd=0.3", "--sparsity=0.5"),
+        *(("--sparsity=0.5",) if method == "swat" else ("--fwd=0.5", "--bwd=0.3")),
     ]
 
 

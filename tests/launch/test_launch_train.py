@@ -71,7 +71,6 @@ def test_unwritable_run_folder(launch, tmp_path):
             "bytes, wikitext103, wikitext2, words. Received: 'mnist'",
         ),
         ("--model=vgg", "one of resnet8, resnet20, resnet32, resnet56,"),
-        ("--sparsity=0.5", "no --sparsity for --method=topkast, as it speaks of SWAT"),
         ("--train_examples=1438", "at most 1437, all that digits has. Received: 1438"),
         ("--batch_size=1438", "training examples, 1437. Received: 1438"),
     ],
@@ -81,9 +80,25 @@ def test_names_and_sizes(capsys, argument, expected):
     assert expected in capsys.readouterr().err
 
 
-def test_a_dense_run_takes_what_is_of_sparse_ones():
-    flags = launch_flags.parse(["train.py", "--method=dense", "--fwd=0.5"])
-    assert train.resolved(flags).fwd == 0.5
+def test_flags_of_another_method_are_named(capsys, tmp_path):
+    shared = ("--fwd=0.7", "--sparsity=0.5", "--topk_period=3", "--errors=0.0")
+    found = {}
+    for method in launch_flags.METHODS:
+        asked = launch_flags.parse(["train.py", *shared, f"--method={method}"])
+        found[method] = train.without_effect(train.resolved(asked))
+    assert found == {
+        "dense": [],
+        "topkast": ["sparsity", "topk_period"],
+        "swat": ["fwd"],
+        "topkast_swat": [],
+    }
+    (tmp_path / "mine").write_text("")  # so that it ends before it trains
+    arguments = ["train.py", *shared, "--method=topkast", f"--run_dir={tmp_path}"]
+    assert train.main(arguments) == 2
+    first = capsys.readouterr().err.splitlines()[0]
+    assert first == (
+        "warning: without effect with --method=topkast: --sparsity, --topk_period."
+    )
 
 
 @pytest.mark.parametrize("program", ["train.py", "plan.py", "evaluate.py"])
