@@ -28,7 +28,9 @@ def settings(name, monkeypatch):
 
 @pytest.mark.parametrize("name", RUNS)
 def test_it_is_understood(name, monkeypatch):
-    assert settings(name, monkeypatch).run_dir
+    asked = settings(name, monkeypatch)
+    assert asked.run_dir
+    assert resolve.without_effect(asked) == []
 
 
 @pytest.mark.parametrize("name", NAMES)
