@@ -11,8 +11,8 @@ import tensorflow as tf
 from tensorflow.python.framework import config
 
 import topkast_tf as tk
+from launch import callbacks, replicas, resolve, strategies, training
 from launch import flags as launch_flags
-from launch import replicas, resolve, strategies, training
 from launch import train as launch_train
 from launch.data.shares import share
 from launch.errors import UserError
@@ -103,6 +103,20 @@ def test_the_same_as_one_device_in_one_piece(alone, method, how, tmp_path):
     assert_close(trained(tmp_path / "run", method, *arguments), alone(method))
 
 
+def test_totals_are_there_before_the_step_that_adds_to_them(tmp_path):
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    model.train_on_batch(np.ones((2, 1)), np.ones((2, 1)))
+    model.reset_metrics()
+    of_a_run = {"epoch_steps": 5, "round_steps": 5, "total_steps": 5}
+    recorder = callbacks.Recorder(tmp_path, {"metrics": [3.0, 2.0]}, (), **of_a_run)
+    recorder.set_model(model)
+    for _ in range(2):
+        recorder.on_train_batch_begin(0)
+        assert [float(v.numpy()) for v in model.metrics_variables] == [3.0, 2.0]
+
+
+@pytest.mark.slow
 def test_metrics_of_parts_resume_to_the_bit(tmp_path):
     """What was summed before comes first: sums of many parts depend on their order."""
     arguments = (
