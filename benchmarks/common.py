@@ -11,7 +11,8 @@ from typing import Any, NamedTuple, TypeVar
 
 from absl import flags
 
-BAD_INPUT = 2
+from launch.errors import BAD_INPUT
+
 T = TypeVar("T")
 
 

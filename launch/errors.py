@@ -1,5 +1,9 @@
 """What separates a mistake of the user's, or a job's loss, from a fault of ours."""
 
+# Exit codes of the programs.
+BAD_INPUT = 2
+LOST_WORKER = 3
+
 
 class UserError(Exception):
     """A mistake that one sentence explains, with what to do about it.

@@ -13,7 +13,7 @@ from absl import flags
 
 from launch import experiment, report, terminal
 from launch import flags as launch_flags
-from launch.errors import UserError
+from launch.errors import BAD_INPUT, UserError
 from launch.flag_help import asked_for_help
 from launch.flag_table import Flag, Groups
 from launch.quiet import quiet_start
@@ -89,7 +89,7 @@ def main(argv: Sequence[str]) -> int:
         terminal.show(run(run_dir, asked))
     except UserError as error:
         terminal.error(error)
-        return 2
+        return BAD_INPUT
     return 0
 
 

@@ -39,10 +39,9 @@ from absl import flags
 
 from launch import terminal
 from launch.devices import CLUSTER
-from launch.errors import UserError
+from launch.errors import BAD_INPUT, LOST_WORKER, UserError
 
 TRAIN = pathlib.Path(__file__).resolve().parent / "train.py"
-_BAD_INPUT, _LOST_WORKER = 2, 3  # exit codes of launch/train.py
 _PAUSE = 0.1  # seconds between two looks at the workers
 _PATIENCE = 60.0  # seconds that the others have, once the chief has ended
 _LAST_WORDS = 20.0  # seconds that the others have, once one has refused its input
@@ -154,16 +153,16 @@ class Job:
         """
         start = time.monotonic()
         while None in self._codes():
-            is_refused = _BAD_INPUT in self._codes()
+            is_refused = BAD_INPUT in self._codes()
             if time.monotonic() - start > (_LAST_WORDS if is_refused else _SETTLE):
                 break
             time.sleep(_PAUSE)
         failed = [(i, code) for i, code in enumerate(self._codes()) if code]
         # TensorFlow aborts a process that others of its job have left.
-        consequences = (_LOST_WORKER, -signal.SIGABRT)
+        consequences = (LOST_WORKER, -signal.SIGABRT)
         return min(
             failed,
-            key=lambda one: (one[1] != _BAD_INPUT, one[1] in consequences, one[0]),
+            key=lambda one: (one[1] != BAD_INPUT, one[1] in consequences, one[0]),
         )
 
     def wait_for_chief(self) -> int | None:
@@ -212,7 +211,7 @@ def run(command: Sequence[str], count: int, restarts: int) -> int:
                     return _exit_code(-received.number if ended is None else ended)
             finally:
                 job.stop()
-            if code == 0 or code == _BAD_INPUT:
+            if code == 0 or code == BAD_INPUT:
                 return code
             how = f"killed by signal {-code}" if code < 0 else f"ended with code {code}"
             left = (
@@ -267,9 +266,14 @@ def _relay(lines: Any, index: int) -> None:
             sys.stderr.flush()
 
 
-def _parse(argv: Sequence[str]) -> tuple[flags.FlagValues, list[str]]:
+def _parted(argv: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
+    """What stands before `--`, for this script, and behind it, for the workers."""
     place = argv.index("--") if "--" in argv else len(argv)
-    own, asked = argv[:place], argv[place + 1 :]
+    return argv[:place], argv[place + 1 :]
+
+
+def _parse(argv: Sequence[str]) -> tuple[flags.FlagValues, Sequence[str]]:
+    own, asked = _parted(argv)
     values = flags.FlagValues()
     flags.DEFINE_integer("workers", 2, "processes", 1, flag_values=values)
     flags.DEFINE_integer("restarts", 3, "starts again", 0, flag_values=values)
@@ -297,7 +301,7 @@ def main(argv: Sequence[str]) -> int:
     Returns:
       The exit code.
     """
-    own = argv[: argv.index("--")] if "--" in argv else argv
+    own, _ = _parted(argv)
     if any(argument in ("-h", "-help", "--help") for argument in own[1:]):
         terminal.show(__doc__)
         return 0
@@ -305,7 +309,7 @@ def main(argv: Sequence[str]) -> int:
         values, asked = _parse(argv)
     except UserError as error:
         terminal.error(error)
-        return _BAD_INPUT
+        return BAD_INPUT
     command = [sys.executable, str(TRAIN), *asked, "--strategy=multiworker"]
     return run(command, values.workers, values.restarts)
 

@@ -12,10 +12,8 @@ if __name__ == "__main__":
 from absl import flags
 
 from launch import flag_help, plan_flags, terminal
-from launch.errors import UserError
+from launch.errors import BAD_INPUT, UserError
 from launch.quiet import quiet_start
-
-_BAD_INPUT = 2
 
 
 def main(argv: Sequence[str]) -> int:
@@ -35,7 +33,7 @@ def main(argv: Sequence[str]) -> int:
         terminal.show(run(plan_flags.parse(argv)))
     except (UserError, OSError) as error:
         terminal.error(error)
-        return _BAD_INPUT
+        return BAD_INPUT
     return 0
 
 

@@ -17,7 +17,7 @@ from absl import flags
 
 from launch import data, experiment, flag_help, resolve, studies, terminal
 from launch import sensitivity_flags as study_flags
-from launch.errors import UserError
+from launch.errors import BAD_INPUT, UserError
 from launch.quiet import quiet_start
 from launch.tasks import task_of
 
@@ -46,7 +46,7 @@ _KINDS: dict[str, Callable[[str], Any]] = {
     "study": str,
     **dict.fromkeys(("value", "seed", "steps", "diverged"), _whole),
 }
-_BAD_INPUT, _INTERRUPTED = 2, 130
+_INTERRUPTED = 130
 
 
 def main(argv: Sequence[str]) -> int:
@@ -67,7 +67,7 @@ def main(argv: Sequence[str]) -> int:
         run(resolved(study_flags.parse(list(argv))))
     except (UserError, OSError) as error:
         terminal.error(error)
-        return _BAD_INPUT
+        return BAD_INPUT
     except KeyboardInterrupt:
         print("interrupted: the same command goes on after the last run.")
         return _INTERRUPTED

@@ -20,12 +20,10 @@ from launch import (
     terminal,
 )
 from launch import flags as launch_flags
-from launch.errors import UserError, WorkerLost
+from launch.errors import BAD_INPUT, LOST_WORKER, UserError, WorkerLost
 from launch.quiet import quiet_start
 from launch.resolve import resolved, without_effect
 from launch.tasks import judged, task_of
-
-_BAD_INPUT, _LOST_WORKER = 2, 3
 
 
 def main(argv: Sequence[str]) -> int:
@@ -50,17 +48,17 @@ def main(argv: Sequence[str]) -> int:
             run(settings)
     except UserError as error:
         terminal.error(error)
-        return _BAD_INPUT
+        return BAD_INPUT
     except WorkerLost as error:
         terminal.error(error)
-        return _LOST_WORKER
+        return LOST_WORKER
     except BrokenPipeError:
         terminal.stop_writing()
         terminal.error(
             "nobody reads the output any more: the same command goes on from the last "
             "checkpoint."
         )
-        return _BAD_INPUT
+        return BAD_INPUT
     except OSError as error:
         # A full disk, a permission, a file that is gone: nothing here can mend it, and
         # every file was either replaced as a whole or left as it was.
@@ -68,7 +66,7 @@ def main(argv: Sequence[str]) -> int:
             f"{error}: once that is mended, the same command goes on from the last "
             "checkpoint."
         )
-        return _BAD_INPUT
+        return BAD_INPUT
     except interrupts.Interrupted as asked:
         terminal.note(str(asked))
         return asked.exit_code

@@ -95,7 +95,8 @@ class Recorder(keras.callbacks.Callback):
     def on_train_batch_begin(self, batch, logs=None):
         # Before the step, which may add to the sums more than once. Keras's own step adds
         # once, but makes these sums only then: there it is the same sum afterwards.
-        if len(self.model.metrics_variables) == len(self._under_way or ()):
+        under_way = self._under_way
+        if under_way and len(self.model.metrics_variables) == len(under_way):
             self._restore_totals()
 
     def on_train_batch_end(self, batch, logs=None):

@@ -42,6 +42,7 @@ class TransformerXL(keras.Model):
 
     Args:
       config: the sizes and settings.
+      name: of the model; its weights' paths begin with it.
 
     Raises:
       ValueError: in `fit` and `evaluate`, if there are no targets.
@@ -62,8 +63,14 @@ class TransformerXL(keras.Model):
     softmaxes in float32.
     """
 
-    def __init__(self, config: TransformerXLConfig | Mapping, **kwargs):
-        super().__init__(**kwargs)
+    def __init__(
+        self,
+        config: TransformerXLConfig | Mapping,
+        # Not numbered by how many the process has made: paths of weights begin with it.
+        name: str = "transformer_xl",
+        **kwargs,
+    ):
+        super().__init__(name=name, **kwargs)
         self.config = from_saved(config)
         self.core = TransformerXLCore(self.config, dtype=self.dtype_policy, name="core")
         self.softmax = AdaptiveSoftmax(self.config, self.core.embedding, name="softmax")

@@ -103,7 +103,7 @@ def _image(settings: flags.FlagValues, scope: Scope) -> Network:
 def _language(settings: flags.FlagValues, scope: Scope) -> Network:
     text = text_size(settings)
     config = config_of(settings, text.vocabulary, _OVERRIDES)
-    model = built(lambda: TransformerXL(config, name="transformer_xl"), scope())
+    model = built(lambda: TransformerXL(config), scope())
     resized = any(settings[name].value is not None for name in SIZES)
     return Network(
         name="Transformer-XL" if resized else settings.model,

@@ -97,8 +97,7 @@ class LanguageTask(Task):
         return self.text.digest
 
     def build(self) -> keras.Model:
-        # Not numbered by how many the process has made: paths of weights begin with it.
-        return TransformerXL(self.config, name="transformer_xl")
+        return TransformerXL(self.config)
 
     def compile(self, model: keras.Model, optimizer: keras.Optimizer) -> None:
         model.compile(optimizer, jit_compile=self.settings.jit)

@@ -3,6 +3,9 @@
 import csv
 
 import numpy as np
+import pytest
+
+import topkast_tf as tk
 
 
 def rows(folder):
@@ -19,3 +22,17 @@ def write_text(path, draws, size):
     letters = np.random.default_rng(0).integers(0, 4, draws)
     path.write_bytes(b"".join(b"ab" if i < 2 else b"cde" for i in letters)[:size])
     return path
+
+
+def assert_close(ours, theirs):
+    """Models and rows that differ by rounding alone, with the same sets."""
+    for mine, yours in zip(ours[1], theirs[1], strict=True):
+        assert mine.keys() == yours.keys()
+        for name, value in mine.items():
+            assert float(value) == pytest.approx(float(yours[name]), rel=1e-4), name
+    for mine, yours in zip(
+        ours[0].trainable_variables, theirs[0].trainable_variables, strict=True
+    ):
+        np.testing.assert_allclose(mine, yours, atol=1e-5, err_msg=mine.path)
+    for mine, yours in zip(*map(tk.sparse_weights, (ours[0], theirs[0])), strict=True):
+        np.testing.assert_array_equal(mine.codes(), yours.codes())

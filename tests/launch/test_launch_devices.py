@@ -10,7 +10,6 @@ import pytest
 import tensorflow as tf
 from tensorflow.python.framework import config
 
-import topkast_tf as tk
 from launch import callbacks, replicas, resolve, strategies, training
 from launch import flags as launch_flags
 from launch import train as launch_train
@@ -20,7 +19,7 @@ from launch.loop import Loop
 from launch.tasks import task_of
 from tests import zoo
 from tests.launch import plain_model
-from tests.launch.runs import rows, write_text
+from tests.launch.runs import assert_close, rows, write_text
 from topkast_tf.variables import components, raw_variable
 
 IMAGES = (
@@ -54,20 +53,6 @@ def trained(folder, method, *arguments):
     training.train(task, method)
     path = folder / method / "checkpoints" / "step-00000007.keras"
     return keras.models.load_model(path), rows(folder / method)
-
-
-def assert_close(ours, theirs):
-    """Models and rows that differ by rounding alone, with the same sets."""
-    for mine, yours in zip(ours[1], theirs[1], strict=True):
-        assert mine.keys() == yours.keys()
-        for name, value in mine.items():
-            assert float(value) == pytest.approx(float(yours[name]), rel=1e-4), name
-    for mine, yours in zip(
-        ours[0].trainable_variables, theirs[0].trainable_variables, strict=True
-    ):
-        np.testing.assert_allclose(mine, yours, atol=1e-5, err_msg=mine.path)
-    for mine, yours in zip(*map(tk.sparse_weights, (ours[0], theirs[0])), strict=True):
-        np.testing.assert_array_equal(mine.codes(), yours.codes())
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,6 @@ import threading
 import time
 
 import keras
-import numpy as np
 import pytest
 
 import topkast_tf as tk
@@ -20,7 +19,7 @@ from launch.errors import UserError
 from launch.models import transformer_xl  # noqa: F401, registers the class
 from launch.tasks import task_of
 from tests.launch import plain_model
-from tests.launch.runs import rows, write_text
+from tests.launch.runs import assert_close, rows, write_text
 
 SHORT = (
     *("--dataset=digits", "--model=plain", "--steps=12", "--batch_size=128"),
@@ -94,21 +93,16 @@ def alone(arguments, method, run_dir):
     return training.train(task, method), run_dir / method
 
 
-def assert_close(folder, other):
-    """Runs that differ by rounding alone, with the same sets; gives the sparse weights."""
+def assert_same_but_rounding(folder, other):
+    """As `assert_close`, of the ends of two runs; gives the sparse weights of the first."""
     ours, theirs = (
-        tk.sparse_weights(keras.models.load_model(f / "checkpoints" / LAST))
+        (keras.models.load_model(f / "checkpoints" / LAST), rows(f))
         for f in (folder, other)
     )
-    assert len(ours) == 3
-    for mine, yours in zip(ours, theirs, strict=True):
-        np.testing.assert_array_equal(mine.codes(), yours.codes())
-        np.testing.assert_allclose(mine.dense(), yours.dense(), atol=1e-5)
-    for mine, yours in zip(rows(folder), rows(other), strict=True):
-        assert mine.keys() == yours.keys()
-        for name, value in mine.items():
-            assert float(value) == pytest.approx(float(yours[name]), rel=1e-4), name
-    return ours
+    assert_close(ours, theirs)
+    weights = tk.sparse_weights(ours[0])
+    assert len(weights) == 3
+    return weights
 
 
 @pytest.mark.slow
@@ -117,13 +111,13 @@ def test_three_workers_reach_what_one_process_does(start, tmp_path):
     said = ended(start(*arguments, f"--run_dir={tmp_path}/run", workers=3))
     assert "topkast: 3 replicas" in said
     _, other = alone(arguments, "topkast", tmp_path)
-    assert_close(tmp_path / "run" / "topkast", other)
+    assert_same_but_rounding(tmp_path / "run" / "topkast", other)
 
 
 def test_two_workers_reach_what_one_process_does(undisturbed, tmp_path):
     arguments, folder, said = undisturbed
     one, other = alone(arguments, folder.name, tmp_path)
-    ours = assert_close(folder, other)
+    ours = assert_same_but_rounding(folder, other)
     result = json.loads((folder / "result.json").read_text())
     assert result["replicas"] == 2 and "replicas" not in one
     sent, dense = result["gradient_bytes_packed"], result["gradient_bytes_dense"]
@@ -301,6 +295,18 @@ def test_restarts_are_counted(capfd):
     assert said.count("starting again") == 2 and said.count("giving up") == 1
 
 
+def job_of(root, worker):
+    """A process that runs a job of two workers, each with the same code."""
+    script = (
+        f"import sys; sys.path.insert(0, {str(root)!r})\n"
+        "from launch import multiworker\n"
+        f"sys.exit(multiworker.run([sys.executable, '-c', {worker!r}], 2, 3))"
+    )
+    return subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True
+    )
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signals_reach_the_workers_and_the_chief_decides(root, number):
     worker = INDEX + (
@@ -309,14 +315,7 @@ def test_signals_reach_the_workers_and_the_chief_decides(root, number):
         "for n in (signal.SIGTERM, signal.SIGINT): signal.signal(n, stop)\n"
         "print('ready', flush=True); time.sleep(60)"
     )
-    script = (
-        f"import sys; sys.path.insert(0, {str(root)!r})\n"
-        "from launch import multiworker\n"
-        f"sys.exit(multiworker.run([sys.executable, '-c', {worker!r}], 2, 3))"
-    )
-    with subprocess.Popen(
-        [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True
-    ) as job:
+    with job_of(root, worker) as job:
         assert job.stdout.readline() == "ready\n"
         time.sleep(0.5)  # the other one's turn
         job.send_signal(number)
@@ -347,14 +346,7 @@ def test_workers_end_when_the_script_is_killed(root):
         "signal.signal(signal.SIGTERM, stop)\n"
         "print('ready', flush=True); time.sleep(60)"
     )
-    script = (
-        f"import sys; sys.path.insert(0, {str(root)!r})\n"
-        "from launch import multiworker\n"
-        f"sys.exit(multiworker.run([sys.executable, '-c', {worker!r}], 2, 3))"
-    )
-    with subprocess.Popen(
-        [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True
-    ) as job:
+    with job_of(root, worker) as job:
         assert job.stdout.readline() == "ready\n"
         job.kill()
         assert job.stdout.readline() == "stopping 0\n"
