@@ -52,6 +52,7 @@ def consider_weight(
         is_matrix=is_matrix_name(name),
         within_keras=True,
         refused=refused,
+        owner=layer,
     )
     if weight is not None:
         weight.rule = layer._topkast_rule if form is not None else None

@@ -17,10 +17,12 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from topkast_tf import hooks, layer_calls, linear
+from topkast_tf import hooks, layer_calls, linear, weight_lists
 from topkast_tf.active import activated, activated_rule, active_rule, active_scope
 from topkast_tf.layer_weights import consider_weight, weights_of
 from topkast_tf.planning import SparsityScope, joined
+from topkast_tf.weight_lists import STATE_KEY
+from topkast_tf.weights import restart
 
 PACKAGE = "topkast_tf"
 SAVED_NAME = "SparseLayer"
@@ -87,7 +89,6 @@ def _hook_construction(layer_class: type, library: Any) -> None:
         # Keras tracks what is set as an attribute; this is not for it to see.
         object.__setattr__(layer, "_topkast_scope", scope)
         object.__setattr__(layer, "_topkast_rule", active_rule())
-        scope.record_layer(layer)
         return layer
 
     new.original = original  # type: ignore[attr-defined]
@@ -133,6 +134,17 @@ class _SparseLayer:
     def supports_jit(self, value):
         object.__setattr__(self, "_topkast_jit", value)
 
+    @property
+    def weights(self):
+        # The sets are state, as a random seed is: among the `variables`, but no weights,
+        # so that parameters are counted, and lists and files of weights ordered, as in
+        # the dense model. The legacy formats of tf_keras save nothing but weights.
+        found = super().weights
+        if self._topkast_library.__name__ != "keras":
+            return found
+        state = {id(made) for made in _state(self).values()}
+        return [made for made in found if id(made) not in state]
+
     def add_weight(self, *args, **kwargs):
         variable = super().add_weight(*args, **kwargs)
         if self._topkast_scope is not None:
@@ -145,10 +157,10 @@ class _SparseLayer:
         if scope is None:
             return layer.get_config()
         saved = saving.serialize_keras_object(layer)
-        if not {"config", "module"} <= saved.keys():
+        if not {"config", "module"} <= saved.keys() or _is_saving_legacy_file():
             raise ValueError(
-                "Expected one of the formats that can hold a sparse tf_keras model: "
-                "`.keras`, weights, or a `tf.train.Checkpoint`; or `strip` it first. "
+                "Expected one of the formats that can hold a sparse model: `.keras`, "
+                "weights, or a `tf.train.Checkpoint`; or `strip` it first. "
                 f"Received: {self.name!r}, to be saved in another"
             )
         # The layer's own configuration stays flat: wrappers such as Bidirectional read
@@ -209,30 +221,39 @@ class _SparseLayer:
         seen = _seen_as(self, type(self), **{name: _without_state(self, name)})
         super(_SparseLayer, seen).save_own_variables(store)
         for name, variable in _state(self).items():
-            store[_STATE_KEY + name] = variable
+            store[STATE_KEY + name] = variable
 
     def load_own_variables(self, store):
         state = _state(self)
         keys = list(store.keys())
-        saved = {key.removeprefix(_STATE_KEY) for key in keys if _STATE_KEY in key}
-        if saved != set(state) and self.built:
+        saved = {key.removeprefix(STATE_KEY) for key in keys if STATE_KEY in key}
+        if saved and saved != set(state) and self.built:
             raise ValueError(
-                f"Layer {self.name!r} expected the state {sorted(state)}. A model that "
-                "was saved dense is to be loaded into a dense one, and a sparse one with "
-                "the same arguments of the scope. "
-                f"Received: a file with the state {sorted(saved)}"
+                f"Layer {self.name!r} expected the state {sorted(state)}, as the same "
+                "arguments of the scope give it, or none at all, as a dense or stripped "
+                f"model has it. Received: a file with the state {sorted(saved)}"
             )
-        loaded = {name: np.asarray(store[_STATE_KEY + name]) for name in state}
-        for weight in weights_of(self):
-            weight.check_clock(loaded[f"{weight.local_name}_clock"])
+        loaded = {name: np.asarray(store[STATE_KEY + name]) for name in saved}
+        if saved:
+            for weight in weights_of(self):
+                name = weight.local_name
+                weight.check_state(loaded[f"{name}_clock"], loaded[f"{name}_sets"])
         with _state_hidden(self):
-            own = {key: store[key] for key in keys if _STATE_KEY not in key}
+            own = {key: store[key] for key in keys if STATE_KEY not in key}
             super().load_own_variables(own)
-        for name, variable in state.items():
-            variable.assign(loaded[name])
+        for name in saved:
+            state[name].assign(loaded[name])
+        if not saved:
+            restart(weights_of(self))
 
 
-_STATE_KEY = "topkast:"
+def _is_saving_legacy_file() -> bool:
+    """Whether Keras 3 is writing or reading its old `.h5` format, which holds no sets."""
+    try:  # there is no public name for it
+        from keras.src.backend.common import global_state
+    except ImportError:
+        return False
+    return bool(global_state.get_global_attribute("use_legacy_config", False))
 
 
 def _saved_scope(layer: Any, scope: SparsityScope, saved: dict) -> dict:
@@ -321,6 +342,18 @@ def sparse_layer_class(cls: type, library: Any) -> type:
 
 @functools.cache
 def _sparse_layer_class(cls: type, library: Any) -> type:
+    @functools.wraps(cls.__init__)  # type: ignore[misc]
+    def init(self, *args, **kwargs):
+        scope = self._topkast_scope
+        # Not in `__new__`: Keras calls that for objects which it never initialises, and
+        # a constructor may raise, after it has made layers of its own.
+        with scope.construction(self) if scope else contextlib.nullcontext():
+            # Looked up now: Keras changes the bases of functional models' subclasses.
+            cls.__init__(self, *args, **kwargs)  # type: ignore[misc]
+
+    # Keras looks at the arguments of a constructor, and not through wrappers.
+    init.__signature__ = inspect.signature(cls.__init__)  # type: ignore
+
     @functools.wraps(cls.build)
     def build(self, *args, **kwargs):
         scope = self._topkast_scope
@@ -332,6 +365,7 @@ def _sparse_layer_class(cls: type, library: Any) -> type:
             return cls.build(self, *args, **kwargs)
 
     body = {
+        "__init__": init,
         "build": build,
         "__module__": __name__,
         "__qualname__": cls.__qualname__,
@@ -353,6 +387,7 @@ def _sparse_layer_class(cls: type, library: Any) -> type:
 def register_for_loading(library: Any) -> None:
     """Lets a Keras library load sparse layers before any has been made."""
     _sparse_layer_class(library.layers.Layer, library)
+    weight_lists.install(library)
 
 
 def library_of(layer: Any) -> Any:

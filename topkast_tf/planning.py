@@ -29,6 +29,7 @@ _UNBUILT = (
     "weights yet"
 )
 _SCOPE = "_topkast_scope"  # a layer's attribute
+_FIRST = "`exempt` names the first"
 
 
 class Budget:
@@ -38,13 +39,14 @@ class Budget:
         self.weights: list[SparseWeight] = []
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class _Decision:
     variable: Any
     path: str
     shape: tuple[int, ...]
     weight: SparseWeight | None
     dense: str | None  # why it stays dense
+    owner: weakref.ref | None  # the layer that has made it
 
 
 class SparsityScope:
@@ -75,7 +77,6 @@ class SparsityScope:
         self.is_open = False
         self.has_inner = False
         self._decisions: list[_Decision] = []
-        self._has_first = False
         self._used_patterns: set[str] = set()
         self._refused: dict[str, str] = {}
         self._layers: dict[int, weakref.ref] = {}
@@ -100,12 +101,41 @@ class SparsityScope:
 
     # Joining.
 
-    def record_layer(self, layer: Any) -> None:
-        """Remembers a layer that was constructed in the scope; it may build later."""
+    @contextlib.contextmanager
+    def construction(self, layer: Any) -> Iterator[None]:
+        """Around the constructor of a layer, which joins the scope if it succeeds.
+
+        The layer may build later. If the constructor raises, all that it has made leaves
+        the scope again: such layers are never built, however long a traceback keeps them.
+        """
+        before = self._recorded
+        try:
+            yield
+        except BaseException:
+            made = [ref() for n, ref in self._layers.items() if n >= before]
+            self._forget([layer, *(each for each in made if each is not None)])
+            raise
         self._layers[self._recorded] = weakref.ref(layer)
         self._recorded += 1
         self._finished = False
         _unfinished.add(self)
+
+    def _forget(self, layers: Sequence[Any]) -> None:
+        ids = {id(layer) for layer in layers}
+        gone = [d for d in self._decisions if d.owner and id(d.owner()) in ids]
+        weights = {id(d.weight) for d in gone if d.weight}
+        self._layers = {
+            n: ref for n, ref in self._layers.items() if id(ref()) not in ids
+        }
+        self._decisions = [d for d in self._decisions if d not in gone]
+        self.weights = [w for w in self.weights if id(w) not in weights]
+        if self.budget is not None:
+            self.budget.weights = [
+                w for w in self.budget.weights if id(w) not in weights
+            ]
+        for decision in gone:
+            self.left_dense.pop(decision.path, None)
+            self._refused.pop(decision.path, None)
 
     def restored_for(self, layer: Any) -> None:
         """Remembers the layer whose configuration this scope was restored from."""
@@ -136,6 +166,7 @@ class SparsityScope:
         is_matrix: bool,
         within_keras: bool,
         refused: str | None = None,
+        owner: Any = None,
     ) -> SparseWeight | None:
         """Decides whether a parameter is sparsified.
 
@@ -146,6 +177,7 @@ class SparsityScope:
           is_matrix: whether it is a matmul or convolution kernel.
           within_keras: whether it belongs to a Keras layer.
           refused: why the method cannot sparsify it, if it cannot.
+          owner: the layer that has made it, if any.
 
         Returns:
           Its sparse weight, still without variables, or None if it stays dense.
@@ -163,7 +195,8 @@ class SparsityScope:
                 weight.plan(saved["fwd"], saved["bwd"], saved["exempt"])
         else:
             self.left_dense[path] = why
-        self._decisions.append(_Decision(variable, path, view.shape, weight, why))
+        by = None if owner is None else weakref.ref(owner)
+        self._decisions.append(_Decision(variable, path, view.shape, weight, why, by))
         return weight
 
     def _reason_to_stay_dense(
@@ -182,10 +215,9 @@ class SparsityScope:
             return refused
         if exempt:
             return "in `exempt`"
-        is_first = not self._has_first
-        self._has_first = True
+        is_first = not any(d.weight or d.dense == _FIRST for d in self._decisions)
         if is_first and "first" in self.placement.exempt:
-            return "`exempt` names the first"
+            return _FIRST
         return None
 
     def _any_matches(self, patterns: Sequence[str], path: str) -> bool:

@@ -1,7 +1,7 @@
 """A sparse weight: theta with its sets, and what one may ask of it."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +15,23 @@ from topkast_tf.selection import FORWARD, RESERVOIR
 
 if TYPE_CHECKING:
     from topkast_tf.planning import SparsityScope
+
+
+def restart(weights: Iterable["SparseWeight"]) -> None:
+    """Begins anew from thetas as they are: step 0, sets as the method selects first."""
+    weights = list(weights)
+    for weight in weights:
+        weight.restart()
+    selected: set[int] = set()
+    for weight in weights:
+        if id(weight) not in selected:
+            selected.update(id(peer) for peer in weight.peers())
+            weight.refresh()
+
+
+def _counts(codes: np.ndarray) -> tuple[int, int]:
+    """How many codes are of A, and of B."""
+    return int((codes == FORWARD).sum()), int((codes != RESERVOIR).sum())
 
 
 class SparseWeight:
@@ -49,6 +66,7 @@ class SparseWeight:
         self.fwd, self.bwd = self.method.fwd, self.method.bwd
         self.exempt = False
         self._restores = (0, 0)
+        self._unverified = False
         self.within_keras = within_keras
         self.seed = seed
         self.local_name = path
@@ -81,14 +99,90 @@ class SparseWeight:
         state = {"sets": self._sets, "clock": self._clock, **self.extras}
         return {f"{self.local_name}_{name}": made for name, made in state.items()}
 
-    def check_clock(self, clock: np.ndarray) -> None:
-        """Raises a ValueError unless a saved clock belongs to a weight like this one."""
-        if clock.shape != (variables.CLOCK_SIZE,):
+    def check_state(self, clock: np.ndarray, sets: np.ndarray) -> None:
+        """Raises a ValueError unless saved state belongs to a weight like this one.
+
+        Args:
+          clock: the saved clock.
+          sets: the saved set codes.
+        """
+        if clock.shape != (variables.CLOCK_SIZE,) or sets.shape != self.shape:
             raise ValueError(
-                f"Expected a clock of {variables.CLOCK_SIZE} entries for {self.path}. "
-                f"Received: one of shape {clock.shape}; the file is damaged"
+                f"Expected a clock of {variables.CLOCK_SIZE} entries and sets of shape "
+                f"{self.shape} for {self.path}. Received: shapes {clock.shape} and "
+                f"{sets.shape}; the file is damaged"
             )
-        self.prepare()
+        self.scope.ensure_planned()
+        self._check_counts_of_clock(clock)
+        self._check_codes(clock, sets)
+        self._unverified = self.scope.budget is not None
+
+    def _check_codes(self, clock: np.ndarray, sets: np.ndarray) -> None:
+        if sets.max(initial=0) > FORWARD:
+            raise ValueError(
+                f"Expected set codes of at most {FORWARD} for {self.path}. Received: "
+                f"{sets.max()}; the file is damaged"
+            )
+        units = self._codes_of_units(sets)
+        expected = self.method.counts(
+            int(clock[variables.KEPT_FORWARD]),
+            int(clock[variables.KEPT_BACKWARD]),
+            int(clock[variables.STEP]),
+        )
+        if self.scope.budget is not None and not self.method.needs_momentum:
+            expected = None  # of all its weights together: `_verify_budget`
+        if self.exempt:
+            expected = (self.units, self.units)
+        found = _counts(units)
+        if expected is not None and found != expected:
+            raise ValueError(
+                f"Expected sets of {self.path} that keep {expected[0]} units forward and "
+                f"{expected[1]} backward, as its clock says. Received: sets that keep "
+                f"{found[0]} and {found[1]}; the file is damaged"
+            )
+
+    def _codes_of_units(self, sets: np.ndarray) -> np.ndarray:
+        if self.blocks is None:
+            return sets
+        unit_of = self.blocks.expand(tf.range(self.units)).numpy()
+        units = np.zeros(self.units, np.uint8)
+        units[unit_of] = sets
+        if np.any(units[unit_of] != sets):
+            raise ValueError(
+                f"Expected sets of {self.path} that hold whole blocks. Received: sets "
+                "that divide one; the file is damaged"
+            )
+        return units
+
+    def _verify_budget(self) -> None:
+        """Checks the sets of a common budget, once all of its weights are restored."""
+        peers = self.peers()
+        if not any(peer._unverified for peer in peers):
+            return
+        for peer in peers:
+            peer._unverified = False
+        if self.method.needs_momentum:
+            return  # each has a count of its own
+        with tf.init_scope():
+            clocks = [peer.component().clock.numpy() for peer in peers]
+            codes = [
+                peer._codes_of_units(peer.component().sets.numpy()) for peer in peers
+            ]
+        expected = self.method.counts(
+            sum(int(clock[variables.KEPT_FORWARD]) for clock in clocks),
+            sum(int(clock[variables.KEPT_BACKWARD]) for clock in clocks),
+            int(clocks[0][variables.STEP]),
+        )
+        found = tuple(map(sum, zip(*map(_counts, codes), strict=True)))
+        if expected is not None and found != expected:
+            raise ValueError(
+                f"Expected sets that keep {expected[0]} units forward and {expected[1]} "
+                f"backward over {[peer.path for peer in peers]} together. Received: a "
+                f"file whose sets keep {found[0]} and {found[1]}; it is damaged, or "
+                "holds only some of these weights (`refresh` selects anew)"
+            )
+
+    def _check_counts_of_clock(self, clock: np.ndarray) -> None:
         kept_units = clock[[variables.KEPT_FORWARD, variables.KEPT_BACKWARD]].tolist()
         expected = [self.kept_forward, self.kept_backward]
         if self.method.needs_momentum:  # it moves units from weight to weight
@@ -106,15 +200,28 @@ class SparseWeight:
         if (fwd, bwd, exempt) == (self.fwd, self.bwd, self.exempt):
             return
         self.fwd, self.bwd, self.exempt = fwd, bwd, exempt
-        if not self.is_ready:
-            return
+        if self.is_ready:
+            self._set_clock()
+            self.refresh()
+
+    def _set_clock(self, **entries: int) -> None:
+        """Writes the nominal counts into the clock, and entries by their names."""
         with tf.init_scope():
             for clock in variables.components(self.clock):
                 values = clock.numpy()
                 values[variables.KEPT_FORWARD] = self.kept_forward
                 values[variables.KEPT_BACKWARD] = self.kept_backward
+                for name, value in entries.items():
+                    values[getattr(variables, name)] = value
                 clock.assign(values)
-            self.refresh()
+
+    def restart(self) -> None:
+        """Back to step 0: theta was taken over from a model without sets.
+
+        The sets follow at the next selection; the caller makes it once all are back.
+        """
+        self._set_clock(STEP=0, PENDING=0, FAULTY=0, THRESHOLD=0)
+        self._unverified = False
 
     @property
     def units(self) -> int:
@@ -185,6 +292,8 @@ class SparseWeight:
         """Called before a forward pass reads it: the plan must be made by then."""
         self.scope.ensure_planned()
         self._check_restored()
+        if self._unverified:
+            self._verify_budget()
 
     def _check_restored(self) -> None:
         """What `tf.train.Checkpoint` restores without a word is put right, or refused.
@@ -197,9 +306,10 @@ class SparseWeight:
         self._restores, (theta_before, sets_before) = restores, self._restores
         with tf.init_scope():
             if restores[1] - sets_before < restores[0] - theta_before:
-                self.refresh()  # the checkpoint of a dense model: the sets follow theta
+                restart([self])  # the checkpoint of a dense model
             else:
-                self.check_clock(self.component().clock.numpy())
+                component = self.component()
+                self.check_state(component.clock.numpy(), component.sets.numpy())
 
     def after_assignment(self, component: variables.Component) -> None:
         """Called after theta was assigned from outside, as by `set_weights`.
@@ -282,6 +392,7 @@ class SparseWeight:
     @property
     def step(self) -> int:
         """How many optimizer steps it has taken."""
+        self.prepare()
         return int(self._numpy(lambda component: component.clock)[variables.STEP])
 
     def refresh(self) -> None:

@@ -124,6 +124,21 @@ class Method(abc.ABC):
         """
         raise NotImplementedError
 
+    def counts(
+        self, kept_forward: int, kept_backward: int, step: int
+    ) -> tuple[int, int] | None:
+        """How many units the sets A and B hold after a step, or None where that varies.
+
+        What is read from a file is held against it.
+
+        Args:
+          kept_forward: units of A by the clock.
+          kept_backward: units of B by the clock.
+          step: optimizer steps taken.
+        """
+        del step
+        return None if self.follows else (kept_forward, kept_backward)
+
     def penalty(
         self, theta: tf.Tensor, sets: tf.Tensor, density: tf.Tensor
     ) -> tf.Tensor | None:

@@ -95,6 +95,12 @@ class TopKAST(Method):
         finite = ~tf.reduce_any(tf.stack([selection.has_nan(key) for key in keys]))
         return Sets(shaped, finite)
 
+    def counts(
+        self, kept_forward: int, kept_backward: int, step: int
+    ) -> tuple[int, int] | None:
+        explores = self.schedule.explores(step)
+        return kept_forward, kept_backward if explores else kept_forward
+
     def penalty(
         self, theta: tf.Tensor, sets: tf.Tensor, density: tf.Tensor
     ) -> tf.Tensor | None:

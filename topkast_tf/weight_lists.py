@@ -1,0 +1,162 @@
+"""Lists and files of weights, between sparse models and dense ones.
+
+`get_weights` of a model with sparse weights gives the weights that its dense twin has,
+in the same order, and behind them the sets and clocks. `set_weights` takes both: such a
+list restores everything, and one of the dense length, as a pretrained model gives it, is
+taken as a new beginning: theta is assigned, the step is 0, and the sets follow by the
+method's rule. The same holds for files. The public methods of each Keras library are
+wrapped once; for models without sparse weights they do what they did.
+"""
+
+import contextlib
+import functools
+import zipfile
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import h5py
+import numpy as np
+
+from topkast_tf.layer_weights import weights_of
+from topkast_tf.weights import SparseWeight, restart
+
+STATE_KEY = "topkast:"
+"""Begins the name of each variable of state in a file of weights."""
+_LEGACY_SUFFIXES = (".h5", ".hdf5")
+_STRIP = "`topkast_tf.strip` makes a dense model of a sparse one"
+
+
+def install(library: Any) -> None:
+    """Wraps the methods of a Keras library that exchange weights, once.
+
+    Args:
+      library: the module `keras` or `tf_keras`.
+    """
+    for owner, name, wrapped in (
+        (library.layers.Layer, "get_weights", _get_weights),
+        (library.layers.Layer, "set_weights", _set_weights),
+        (library.Model, "load_weights", _load_weights),
+    ):
+        if name == "load_weights" and library.__name__ != "keras":
+            continue  # tf_keras's legacy files hold the sets, as weights
+        owner = next(cls for cls in owner.__mro__ if name in vars(cls))
+        original = getattr(owner, name)
+        if not hasattr(original, "_topkast_original"):
+            made = functools.wraps(original)(wrapped(original))
+            made._topkast_original = original  # type: ignore[attr-defined]
+            setattr(owner, name, made)
+
+
+def sparse_weights_within(layer: Any) -> list[SparseWeight]:
+    """The sparse weights of a layer and of all layers within it, each once."""
+    layers = layer._flatten_layers(include_self=True, recursive=True)
+    found = {id(weight): weight for each in layers for weight in weights_of(each)}
+    return [weight for weight in found.values() if weight.is_ready]
+
+
+def _lists_of(layer: Any, sparse: Sequence[SparseWeight]) -> tuple[list, list, set]:
+    """What a layer lists as its weights, the state it does not list, and all state's ids.
+
+    Keras 3 lists no state (`layers._SparseLayer.weights`), tf_keras lists all of it.
+    """
+    listed = list(layer.weights)
+    state = [made for weight in sparse for made in weight.state_variables().values()]
+    ids = {id(made) for made in listed}
+    behind = [made for made in state if id(made) not in ids]
+    return listed, behind, {id(made) for made in state}
+
+
+def _get_weights(original: Callable) -> Callable:
+    def get_weights(self):
+        values, sparse = original(self), sparse_weights_within(self)
+        _, behind, _ = _lists_of(self, sparse)
+        return [*values, *(made.numpy() for made in behind)]
+
+    return get_weights
+
+
+def _set_weights(original: Callable) -> Callable:
+    def set_weights(self, weights):
+        sparse, values = sparse_weights_within(self), list(weights)
+        if not sparse:
+            _refuse_state(self, values)
+            return original(self, values)
+        listed, behind, state = _lists_of(self, sparse)
+        dense = sum(id(made) not in state for made in listed)
+        if len(values) == dense:
+            given = iter(values)
+            original(
+                self,
+                [made.numpy() if id(made) in state else next(given) for made in listed],
+            )
+            restart(sparse)
+        elif len(values) == len(listed) + len(behind):
+            by_variable = dict(zip(map(id, [*listed, *behind]), values, strict=True))
+            for weight in sparse:
+                own, name = weight.state_variables(), weight.local_name
+                weight.check_state(
+                    clock=np.asarray(by_variable[id(own[f"{name}_clock"])]),
+                    sets=np.asarray(by_variable[id(own[f"{name}_sets"])]),
+                )
+            original(self, values[: len(listed)])
+            for made in behind:
+                made.assign(by_variable[id(made)])
+        else:
+            raise ValueError(
+                f"Expected {dense} arrays for {self.name!r}, as its dense twin has them, "
+                f"or {len(listed) + len(behind)} with the sets and clocks of its sparse "
+                f"weights. Received: {len(values)} arrays"
+            )
+
+    return set_weights
+
+
+def _refuse_state(layer: Any, values: Sequence[Any]) -> None:
+    extra = values[len(layer.weights) :]
+    if extra and all(np.asarray(each).dtype.kind in "iu" for each in extra):
+        raise ValueError(
+            f"Expected {len(layer.weights)} arrays for the dense {layer.name!r}. "
+            f"{_STRIP}, whose `get_weights` fits. Received: {len(values)} arrays, of "
+            "which the last are the sets and clocks of a sparse model"
+        )
+
+
+def _load_weights(original: Callable) -> Callable:
+    def load_weights(self, filepath, *args, **kwargs):
+        sparse = sparse_weights_within(self)
+        try:
+            result = original(self, filepath, *args, **kwargs)
+        except ValueError as error:
+            if not sparse and _holds_state(filepath):
+                raise ValueError(
+                    f"Expected the weights of a dense model for {self.name!r}. {_STRIP}, "
+                    f"whose file fits. Received: {filepath}, saved by a sparse model"
+                ) from error
+            raise
+        if _is_legacy(filepath):
+            # This format hands out arrays and asks no layer; it knows of no sets.
+            restart(sparse)
+        return result
+
+    return load_weights
+
+
+def _is_legacy(filepath: Any) -> bool:
+    name = str(filepath)
+    return name.endswith(_LEGACY_SUFFIXES) and not name.endswith(".weights.h5")
+
+
+def _holds_state(filepath: Any) -> bool:
+    """Whether a file of weights holds sets; False where that cannot be told."""
+    try:
+        with contextlib.ExitStack() as stack:
+            file = stack.enter_context(open(filepath, "rb"))
+            if zipfile.is_zipfile(file):
+                archive = stack.enter_context(zipfile.ZipFile(file))
+                file = stack.enter_context(archive.open("model.weights.h5"))
+            weights = stack.enter_context(h5py.File(file, "r"))
+            names: list[str] = []
+            weights.visit(names.append)
+            return any(STATE_KEY in name for name in names)
+    except (OSError, KeyError, zipfile.BadZipFile):
+        return False
