@@ -18,6 +18,7 @@ from topkast_tf.getter import topkast_getter
 from topkast_tf.hooks import dense_reads
 from topkast_tf.report import refresh, sparse_weights, summary
 from topkast_tf.scope import topkast_scope
+from topkast_tf.sparsify import sparsify
 
 __version__ = "0.1.0"
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "dense_reads",
     "refresh",
     "sparse_weights",
+    "sparsify",
     "strip",
     "summary",
     "topkast_getter",

@@ -35,37 +35,69 @@ def strip(model: Any) -> Any:
     >>> int((plain.layers[0].kernel.numpy() != 0).sum()), len(plain.weights)
     (10, 2)
     """
-    library = layers.library_of(model)
-    if library is None:
+    if layers.library_of(model) is None:
         raise TypeError(f"Expected a Keras model or layer. Received: {model!r}")
-    weights = {id(weight.variable): weight for weight in planned_weights(model)}
+    plain = made_again(model)
+    copy_values(model, plain)
+    return plain
+
+
+def made_again(model: Any) -> Any:
+    """A second model, or layer, from the configuration of a built one, without scopes.
+
+    Args:
+      model: of Keras 3 or tf_keras.
+
+    Returns:
+      The second model, with values of its own, not compiled.
+
+    Raises:
+      ValueError: if the model is not built, or cannot be made again.
+    """
+    library = layers.library_of(model)
     try:
         config = library.saving.serialize_keras_object(model)
         with library.saving.custom_object_scope(_classes(model)):
-            plain = library.saving.deserialize_keras_object(_without_scopes(config))
+            made = library.saving.deserialize_keras_object(_without_scopes(config))
     except (NotImplementedError, TypeError) as error:
         raise ValueError(
             "Expected a model that can be made again from its configuration: give it a "
             f"`get_config`. Received: {model!r} ({error})"
         ) from error
-    state = {
-        id(variables.raw_variable(made))
-        for weight in weights.values()
-        for made in weight.state_variables().values()
-    }
-    sources = [v for v in model.weights if id(variables.raw_variable(v)) not in state]
-    if not model.built or len(sources) != len(plain.weights):
+    sources, targets = _own_weights(model), _own_weights(made)
+    if not model.built or len(sources) != len(targets):
         raise ValueError(
             "Expected a built model, which its configuration makes again. Received: "
-            f"{model!r} with {len(sources)} weights, and {len(plain.weights)} of them "
-            "when made again"
+            f"{model!r} with {len(sources)} weights, and {len(targets)} of them when "
+            "made again"
         )
-    for source, target in zip(sources, plain.weights, strict=True):
-        weight = weights.get(id(variables.raw_variable(source)))
-        target.assign(source.numpy() if weight is None else weight.effective())
-    for source, target in zip(_random(model), _random(plain), strict=True):
-        target.assign(source)
-    return plain
+    return made
+
+
+def copy_values(source: Any, target: Any) -> None:
+    """Gives a second model what the first computes with: its weights, and alphas.
+
+    Args:
+      source: a model.
+      target: as `made_again` makes it, dense or sparse.
+    """
+    alphas = {id(w.variable): w.effective() for w in planned_weights(source)}
+    pairs = zip(_own_weights(source), _own_weights(target), strict=True)
+    for variable, made in pairs:
+        alpha = alphas.get(id(variables.raw_variable(variable)))
+        made.assign(variable.numpy() if alpha is None else alpha)
+    for state, made in zip(_random(source), _random(target), strict=True):
+        made.assign(state)
+
+
+def _own_weights(model: Any) -> list[Any]:
+    """The weights of a model without the state of those that are sparse."""
+    state = {
+        id(variables.raw_variable(made))
+        for weight in planned_weights(model)
+        for made in weight.state_variables().values()
+    }
+    return [v for v in model.weights if id(variables.raw_variable(v)) not in state]
 
 
 def _random(model: Any) -> list[Any]:

@@ -1,0 +1,110 @@
+"""From a dense model to a sparse one, with its weights."""
+
+import contextlib
+from typing import Any
+
+from absl import logging
+
+from topkast_tf import export, layers
+from topkast_tf.report import planned_weights
+from topkast_tf.scope import topkast_scope
+
+
+def sparsify(
+    model: Any,
+    scope_or_fwd: contextlib.AbstractContextManager | float,
+    bwd: float | None = None,
+    **arguments: Any,
+) -> Any:
+    """A sparse model with the weights of a dense one, trained or not.
+
+    ``theta = kernel``; the sets are the method's first selection from it, at step 0, and
+    ``alpha = theta on A, 0 elsewhere``, so that the outputs are those of the dense model
+    pruned at once. `fit` goes on from there.
+
+    The layers are made again from the model's configuration, in the scope; the given
+    model is not changed. What it was compiled with is kept, but for the optimizer's
+    slots: the new optimizer has the same configuration, with the learning rate as it is
+    now, and begins at its first step. Layers that are frozen (``trainable=False``) stay
+    dense.
+
+    Args:
+      model: a built Keras 3 or tf_keras model or layer without sparse weights. A
+        subclassed one must define `get_config`, as for any saving by Keras.
+      scope_or_fwd: forward sparsity of Top-KAST, in [0, 1); or a scope of any method,
+        such as ``swat_scope(0.9)``, which is not yet open.
+      bwd: backward sparsity of Top-KAST, in [0, fwd].
+      **arguments: others of `topkast_scope`, such as ``refresh_every=100``.
+
+    Returns:
+      The sparse model.
+
+    Raises:
+      TypeError: for anything but a Keras model or layer.
+      ValueError: for a model that is not built, is sparse already, or cannot be made
+        again from its configuration; and as the scope raises it.
+
+    >>> import keras
+    >>> from topkast_tf import sparse_weights, sparsify
+    >>> dense = keras.Sequential([keras.Input((20,)), keras.layers.Dense(5)])
+    >>> model = sparsify(dense, 0.9, 0.8, refresh_every=10)
+    >>> [kernel] = sparse_weights(model)
+    >>> bool((kernel.dense() == dense.layers[0].kernel.numpy()).all())
+    True
+    >>> int(kernel.forward_mask().sum())
+    10
+    """
+    if layers.library_of(model) is None:
+        raise TypeError(f"Expected a Keras model or layer. Received: {model!r}")
+    if planned_weights(model):
+        raise ValueError(
+            "Expected a dense model; `strip` makes one of a sparse model. "
+            f"Received: {model!r}, which has sparse weights"
+        )
+    if hasattr(scope_or_fwd, "__enter__"):
+        if bwd is not None or arguments:
+            raise ValueError(
+                "Expected no other arguments beside a scope, which has its own. "
+                f"Received: bwd={bwd!r}, {arguments}"
+            )
+        scope = scope_or_fwd
+    else:
+        scope = topkast_scope(scope_or_fwd, bwd, **arguments)  # type: ignore[arg-type]
+    with scope:
+        sparse = export.made_again(model)
+    export.copy_values(model, sparse)
+    _compile_like(model, sparse)
+    return sparse
+
+
+def _compile_like(model: Any, made: Any) -> None:
+    """Compiles a second model as a first one, with an optimizer of its own.
+
+    Not by the serialised configuration: that asks for losses and metrics that are
+    registered, or were written without a lambda.
+    """
+    # Keras has no public name for what `compile` was given.
+    given = getattr(getattr(model, "_compile_config", None), "config", None)
+    if given is None or not getattr(model, "optimizer", None):
+        return
+    library = layers.library_of(model)
+
+    def copied(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: copied(each) for key, each in value.items()}
+        if isinstance(value, list | tuple):
+            return type(value)(map(copied, value))
+        has_state = isinstance(
+            value, library.metrics.Metric | library.optimizers.Optimizer
+        )
+        return type(value).from_config(value.get_config()) if has_state else value
+
+    try:
+        made.compile(**copied({**given, "optimizer": model.optimizer}))
+    except (TypeError, ValueError) as error:
+        logging.warning(
+            "%s is not compiled, as its optimizer or metrics cannot be made again from "
+            "their configurations: %s",
+            made.name,
+            error,
+        )
