@@ -14,6 +14,7 @@ import keras as _keras
 from topkast_tf import layers
 from topkast_tf.dynamics import MaskDynamics
 from topkast_tf.export import strip
+from topkast_tf.freezing import freeze
 from topkast_tf.getter import topkast_getter
 from topkast_tf.hooks import dense_reads
 from topkast_tf.report import refresh, sparse_weights, summary
@@ -24,6 +25,7 @@ __version__ = "0.1.0"
 __all__ = [
     "MaskDynamics",
     "dense_reads",
+    "freeze",
     "refresh",
     "sparse_weights",
     "sparsify",

@@ -315,7 +315,7 @@ class SparsityScope:
                 weight.plan(0.0, 0.0, exempt=True)
         if self.budget is not None and self.budget.weights:
             members = [w for w in self.budget.weights if not w.exempt]
-            if all(member.is_ready and member.step == 0 for member in members):
+            if all(m.is_ready and m.step == 0 and not m.is_frozen for m in members):
                 members[0].refresh()
 
     def _resolve(self, shapes: Mapping) -> Mapping[str, tuple[float, float]]:

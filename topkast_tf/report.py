@@ -75,14 +75,14 @@ def refresh(model: Any) -> None:
     >>> refresh(model)
     """
     done = set()
-    for weight in _some_sparse_weights(model):
+    for weight in some_sparse_weights(model):
         peers = weight.peers()
         if id(peers[0]) not in done:
             weight.refresh()
             done.update(id(peer) for peer in peers)
 
 
-def _some_sparse_weights(model: Any) -> list[SparseWeight]:
+def some_sparse_weights(model: Any) -> list[SparseWeight]:
     weights = sparse_weights(model)
     if not weights:
         raise ValueError(

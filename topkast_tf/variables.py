@@ -26,11 +26,12 @@ from topkast_tf.selection import FORWARD, RESERVOIR
 if TYPE_CHECKING:
     from topkast_tf.weights import SparseWeight
 
-STEP, PENDING, KEPT_FORWARD, KEPT_BACKWARD, SEED, FAULTY, THRESHOLD = range(7)
+STEP, PENDING, KEPT_FORWARD, KEPT_BACKWARD, SEED, FAULTY, THRESHOLD, FROZEN = range(8)
 """The entries of a weight's `clock`, the int64 vector of what changes beside its sets:
 optimizer steps taken; whether an update waits to be counted; units kept in A and in B;
-the random seed; whether a refresh has met a NaN; the threshold of the last selection."""
-CLOCK_SIZE = 7
+the random seed; whether a refresh has met a NaN; the threshold of the last selection;
+whether the sets stay as they are (`freeze`)."""
+CLOCK_SIZE = 8
 
 NAN_MESSAGE = (
     "Expected finite weights when the sparse sets are selected, but the weight holds "
@@ -230,12 +231,15 @@ def count_step(
         for member in members:
             _set_entries(member.clock, {STEP: step, PENDING: 0})
         method = members[0].weight.method
-        due = method.schedule.due(step)
+        moves = clocks[0][FROZEN] < 1
         return tf.cond(
-            due,
+            method.schedule.due(step) & moves,
             lambda: done(refresh(members, momenta)),
-            lambda: done(follow(members) if method.follows else None),
+            lambda: tf.cond(moves, between, done) if method.follows else done(),
         )
+
+    def between():
+        return done(follow(members))
 
     pending = tf.reduce_any([clock[PENDING] > 0 for clock in clocks])
     tf.cond(pending, advance, done)

@@ -1,7 +1,7 @@
 """A sparse weight: theta with its sets, and what one may ask of it."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,13 +18,16 @@ if TYPE_CHECKING:
 
 
 def restart(weights: Iterable["SparseWeight"]) -> None:
-    """Begins anew from thetas as they are: step 0, sets as the method selects first."""
+    """Begins anew from thetas as they are: step 0, sets as the method selects first.
+
+    Frozen sets stay: so a found mask is trained from other weights.
+    """
     weights = list(weights)
     for weight in weights:
         weight.restart()
     selected: set[int] = set()
     for weight in weights:
-        if id(weight) not in selected:
+        if id(weight) not in selected and not weight.is_frozen:
             selected.update(id(peer) for peer in weight.peers())
             weight.refresh()
 
@@ -134,6 +137,10 @@ class SparseWeight:
         if self.exempt:
             expected = (self.units, self.units)
         found = _counts(units)
+        if clock[variables.FROZEN] and expected is not None:
+            # Since a step that the clock does not know; B may have been larger then.
+            backward = int(clock[variables.KEPT_BACKWARD])
+            expected = expected[0], backward if found[1] == backward else expected[1]
         if expected is not None and found != expected:
             raise ValueError(
                 f"Expected sets of {self.path} that keep {expected[0]} units forward and "
@@ -201,18 +208,21 @@ class SparseWeight:
             return
         self.fwd, self.bwd, self.exempt = fwd, bwd, exempt
         if self.is_ready:
-            self._set_clock()
+            self._set_clock(self._nominal_counts)
             self.refresh()
 
-    def _set_clock(self, **entries: int) -> None:
-        """Writes the nominal counts into the clock, and entries by their names."""
+    @property
+    def _nominal_counts(self) -> dict[int, int]:
+        return {
+            variables.KEPT_FORWARD: self.kept_forward,
+            variables.KEPT_BACKWARD: self.kept_backward,
+        }
+
+    def _set_clock(self, entries: Mapping[int, int]) -> None:
         with tf.init_scope():
             for clock in variables.components(self.clock):
                 values = clock.numpy()
-                values[variables.KEPT_FORWARD] = self.kept_forward
-                values[variables.KEPT_BACKWARD] = self.kept_backward
-                for name, value in entries.items():
-                    values[getattr(variables, name)] = value
+                values[list(entries)] = list(entries.values())
                 clock.assign(values)
 
     def restart(self) -> None:
@@ -220,8 +230,24 @@ class SparseWeight:
 
         The sets follow at the next selection; the caller makes it once all are back.
         """
-        self._set_clock(STEP=0, PENDING=0, FAULTY=0, THRESHOLD=0)
+        entries = dict.fromkeys(
+            (variables.STEP, variables.PENDING, variables.FAULTY), 0
+        )
+        if not self.is_frozen:
+            entries |= {variables.THRESHOLD: 0, **self._nominal_counts}
+        self._set_clock(entries)
         self._unverified = False
+
+    @property
+    def is_frozen(self) -> bool:
+        """Whether its sets stay as they are (`topkast_tf.freeze`)."""
+        return bool(self._numpy(lambda c: c.clock)[variables.FROZEN])
+
+    def freeze(self) -> None:
+        """Its sets, and those of all that share its budget, stay as they are."""
+        self.prepare()
+        for peer in self.peers():
+            peer._set_clock({variables.FROZEN: 1})
 
     @property
     def units(self) -> int:
@@ -320,9 +346,10 @@ class SparseWeight:
         # Of all that share its budget: while a saved model is loaded, one after the other,
         # those that are restored already are not to be selected anew.
         peers = component.peers()
-        steps = [peer.clock.read_value()[variables.STEP] for peer in peers]
+        clocks = [peer.clock.read_value() for peer in peers]
+        started = [clock[variables.STEP] + clock[variables.FROZEN] for clock in clocks]
         tf.cond(
-            tf.reduce_max(tf.stack(steps)) < 1,
+            tf.reduce_max(tf.stack(started)) < 1,
             lambda: variables.done(variables.refresh(peers)),
             variables.done,
         )
