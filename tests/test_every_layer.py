@@ -196,7 +196,7 @@ CASES = {
     "RandomColorJitter": (IMAGE, lambda: L.RandomColorJitter(brightness_factor=0.2)),
     # A single number becomes a range that its own configuration refuses.
     "RandomShear": (IMAGE, lambda: L.RandomShear((0.0, 0.2), (0.0, 0.2))),
-    "RandomCrop": (IMAGE, lambda: L.RandomCrop(4, 4)),
+    "RandomCrop": (IMAGE, lambda: L.RandomCrop(8, 8)),
     "RandomPosterization": (IMAGE, lambda: L.RandomPosterization(4)),
     "RandomTranslation": (IMAGE, lambda: L.RandomTranslation(0.2, 0.2)),
     "Pipeline": (IMAGE, lambda: L.Pipeline([L.RandomFlip(), L.Rescaling(0.5)])),

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from topkast_tf import layers, variables
-from topkast_tf.report import planned_weights
+from topkast_tf import layers
+from topkast_tf.remaking import copy_values, made_again
 
 
 def strip(model: Any) -> Any:
@@ -40,96 +40,3 @@ def strip(model: Any) -> Any:
     plain = made_again(model)
     copy_values(model, plain)
     return plain
-
-
-def made_again(model: Any) -> Any:
-    """A second model, or layer, from the configuration of a built one, without scopes.
-
-    Args:
-      model: of Keras 3 or tf_keras.
-
-    Returns:
-      The second model, with values of its own, not compiled.
-
-    Raises:
-      ValueError: if the model is not built, or cannot be made again.
-    """
-    library = layers.library_of(model)
-    try:
-        config = library.saving.serialize_keras_object(model)
-        with library.saving.custom_object_scope(_classes(model)):
-            made = library.saving.deserialize_keras_object(_without_scopes(config))
-    except (NotImplementedError, TypeError) as error:
-        raise ValueError(
-            "Expected a model that can be made again from its configuration: give it a "
-            f"`get_config`. Received: {model!r} ({error})"
-        ) from error
-    sources, targets = _own_weights(model), _own_weights(made)
-    if not model.built or len(sources) != len(targets):
-        raise ValueError(
-            "Expected a built model, which its configuration makes again. Received: "
-            f"{model!r} with {len(sources)} weights, and {len(targets)} of them when "
-            "made again"
-        )
-    return made
-
-
-def copy_values(source: Any, target: Any) -> None:
-    """Gives a second model what the first computes with: its weights, and alphas.
-
-    Args:
-      source: a model.
-      target: as `made_again` makes it, dense or sparse.
-    """
-    alphas = {id(w.variable): w.effective() for w in planned_weights(source)}
-    pairs = zip(_own_weights(source), _own_weights(target), strict=True)
-    for variable, made in pairs:
-        alpha = alphas.get(id(variables.raw_variable(variable)))
-        made.assign(variable.numpy() if alpha is None else alpha)
-    for state, made in zip(_random(source), _random(target), strict=True):
-        made.assign(state)
-
-
-def _own_weights(model: Any) -> list[Any]:
-    """The weights of a model without the state of those that are sparse."""
-    state = {
-        id(variables.raw_variable(made))
-        for weight in planned_weights(model)
-        for made in weight.state_variables().values()
-    }
-    return [v for v in model.weights if id(variables.raw_variable(v)) not in state]
-
-
-def _random(model: Any) -> list[Any]:
-    """Where a model's random numbers have got to; tf_keras does not keep it so."""
-    found = [
-        getattr(layer, "_seed_generators", ()) for layer in model._flatten_layers()
-    ]
-    return [generator.state for each in found for generator in each]
-
-
-def _without_scopes(config: Any) -> Any:
-    """A serialised model without scopes, and without how it was compiled."""
-    if isinstance(config, list | tuple):
-        return type(config)(map(_without_scopes, config))
-    if not isinstance(config, dict):
-        return config
-    inner = config.get("config")
-    if isinstance(inner, dict) and layers.SAVED_KEY in inner:
-        config = {**config, **layers.without_scope(inner)}
-    return {
-        key: _without_scopes(value)
-        for key, value in config.items()
-        if key != "compile_config"
-    }
-
-
-def _classes(model: Any) -> dict[str, type]:
-    """The classes that the model's author wrote, by the names they are saved under."""
-    library = layers.library_of(model)
-    found = {}
-    for layer in layers.all_layers(model):
-        cls = layers.dense_class(layer)
-        if cls.__module__.split(".")[0] != library.__name__:
-            found[library.saving.get_registered_name(cls)] = cls
-    return found

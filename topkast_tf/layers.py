@@ -403,6 +403,13 @@ def dense_class(layer: Any) -> type:
     return getattr(layer, "_topkast_dense_class", type(layer))
 
 
+def seen_dense(layer: Any) -> Any:
+    """A layer as its dense class sees it, without the state of sparse weights."""
+    name = _state_list(layer)
+    hidden = {name: _without_state(layer, name)}
+    return _seen_as(layer, dense_class(layer), **hidden)
+
+
 def all_layers(layer: Any) -> list[Any]:
     """A layer and, depth first, all layers within it."""
     return list(layer._flatten_layers(include_self=True, recursive=True))

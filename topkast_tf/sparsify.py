@@ -5,7 +5,8 @@ from typing import Any
 
 from absl import logging
 
-from topkast_tf import export, layers
+from topkast_tf import layers
+from topkast_tf.remaking import copy_values, made_again
 from topkast_tf.report import planned_weights
 from topkast_tf.scope import topkast_scope
 
@@ -71,8 +72,8 @@ def sparsify(
     else:
         scope = topkast_scope(scope_or_fwd, bwd, **arguments)  # type: ignore[arg-type]
     with scope:
-        sparse = export.made_again(model)
-    export.copy_values(model, sparse)
+        sparse = made_again(model)
+    copy_values(model, sparse)
     _compile_like(model, sparse)
     return sparse
 

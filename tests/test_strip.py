@@ -1,0 +1,188 @@
+"""A stripped model computes the same, whatever state or code its layers have."""
+
+import functools
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers
+
+import topkast_tf as tk
+
+rng = np.random.default_rng(0)
+NUMBERS = rng.random((6, 8), np.float32) * 5 + 3
+INTEGERS = rng.integers(0, 9, (6, 8))
+WORDS = tf.constant([["a b", "c"], ["b", "d e a"], ["c", "c"]])
+factor = 3.0
+
+
+def doubled(x):
+    return 2 * x
+
+
+def scaled_by(factor):
+    return lambda x: x * factor
+
+
+class Table(layers.Layer):
+    """A user's layer with state that is no variable."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.table = np.zeros(8, np.float32)
+
+    def call(self, inputs):
+        return inputs + self.table
+
+    def save_own_variables(self, store):
+        store["table"] = self.table
+
+    def load_own_variables(self, store):
+        self.table = np.asarray(store["table"])
+
+
+class Small(keras.initializers.Initializer):
+    """An initializer that nobody registered."""
+
+    def __call__(self, shape, dtype=None):
+        return 0.1 * keras.random.normal(shape, dtype=dtype, seed=1)
+
+
+def adapted(layer, data):
+    layer.adapt(data)
+    return layer
+
+
+def with_table():
+    layer = Table()
+    layer.table = np.arange(8, dtype=np.float32)
+    return layer
+
+
+NUMERIC = {
+    "Normalization": lambda: adapted(layers.Normalization(), NUMBERS),
+    "Normalization, given": lambda: layers.Normalization(mean=3.0, variance=2.0),
+    "Discretization": lambda: adapted(layers.Discretization(num_bins=4), NUMBERS),
+    "a table": with_table,
+    "lambda": lambda: layers.Lambda(lambda x: factor * x),
+    "closure": lambda: layers.Lambda(scaled_by(4.0)),
+    "function": lambda: layers.Lambda(doubled),
+    "activation": lambda: layers.Dense(8, activation=doubled),
+    "activation, lambda": lambda: layers.Dense(8, activation=lambda x: factor * x),
+    "initializer": lambda: layers.Dense(8, kernel_initializer=Small()),
+    "batch norm": lambda: layers.BatchNormalization(),
+}
+
+
+def numeric(make):
+    inputs = keras.Input((8,))
+    x = keras.ops.cast(make()(inputs), "float32")
+    return keras.Model(inputs, layers.Dense(3)(layers.Dense(8)(x)))
+
+
+def assert_strips(model, inputs):
+    plain = tk.strip(model)
+    np.testing.assert_allclose(
+        plain.predict(inputs, verbose=0),
+        model.predict(inputs, verbose=0),
+        rtol=1e-5,
+        atol=1e-5,
+    )
+    assert not tk.sparse_weights(plain)
+    return plain
+
+
+@pytest.mark.parametrize("what", NUMERIC)
+def test_state_and_code_of_layers(what):
+    with tk.topkast_scope(0.5, 0.25):
+        model = numeric(NUMERIC[what])
+    model.compile("sgd", "mse")
+    model.fit(NUMBERS, np.ones((6, 3), np.float32), verbose=0)
+    assert_strips(model, NUMBERS)
+
+
+def text():
+    inputs = keras.Input((2,), dtype="string")
+    lookup = adapted(layers.StringLookup(), WORDS)
+    x = layers.Embedding(10, 4)(lookup(inputs))
+    return keras.Model(inputs, layers.Dense(3)(layers.Flatten()(x)))
+
+
+def vectorized():
+    inputs = keras.Input((), dtype="string")
+    layer = adapted(layers.TextVectorization(output_sequence_length=3), WORDS[:, 0])
+    x = layers.Embedding(10, 4)(layer(inputs))
+    return keras.Model(inputs, layers.Dense(3)(layers.Flatten()(x)))
+
+
+def integers():
+    inputs = keras.Input((8,), dtype="int64")
+    lookup = adapted(layers.IntegerLookup(), INTEGERS)
+    x = layers.CategoryEncoding(12, "multi_hot")(lookup(inputs))
+    return keras.Model(inputs, layers.Dense(3)(x))
+
+
+@pytest.mark.parametrize(
+    ("make", "inputs"),
+    [(text, WORDS), (vectorized, WORDS[:, 0]), (integers, INTEGERS)],
+    ids=["StringLookup", "TextVectorization", "IntegerLookup"],
+)
+def test_vocabularies(make, inputs, tmp_path):
+    with tk.topkast_scope(0.5, 0.25):
+        model = make()
+    plain = assert_strips(model, inputs)
+    plain.save(tmp_path / "plain.keras")
+    again = keras.models.load_model(tmp_path / "plain.keras")
+    np.testing.assert_array_equal(
+        again.predict(inputs, verbose=0), plain.predict(inputs, verbose=0)
+    )
+
+
+def test_nested_and_shared():
+    with tk.topkast_scope(0.5, 0.25):
+        norm = adapted(layers.Normalization(), NUMBERS)
+        block = keras.Sequential(
+            [keras.Input((8,)), norm, layers.Lambda(lambda x: factor * x)]
+        )
+        shared = layers.Dense(8, activation=scaled_by(2.0))
+        inputs = keras.Input((8,))
+        x = shared(shared(block(inputs)))
+        model = keras.Model(inputs, layers.Dense(3)(x))
+    assert_strips(model, NUMBERS)
+
+
+def test_two_layers_of_one_name_keep_their_own_functions():
+    with tk.topkast_scope(0.5, 0.25):
+        blocks = [
+            keras.Sequential(
+                [keras.Input((8,)), layers.Lambda(scaled_by(by), name="same")]
+            )
+            for by in (2.0, 5.0)
+        ]
+        inputs = keras.Input((8,))
+        x = blocks[1](blocks[0](inputs))
+        model = keras.Model(inputs, layers.Dense(3)(x))
+    assert_strips(model, NUMBERS)
+
+
+def test_what_cannot_be_made_again_is_named():
+    class NoConfig(layers.Layer):
+        def __init__(self, units):
+            super().__init__()
+            self.units = units
+
+        def call(self, inputs):
+            return inputs
+
+        def get_config(self):
+            raise NotImplementedError("no")
+
+    def part():
+        return layers.Lambda(functools.partial(keras.ops.clip, x_min=4, x_max=6))
+
+    for make in (lambda: NoConfig(3), part):
+        with tk.topkast_scope(0.5, 0.25):
+            model = numeric(make)
+        with pytest.raises(ValueError, match="get_config.*Received"):
+            tk.strip(model)
