@@ -16,6 +16,7 @@ if __name__ == "__main__":
 from absl import flags
 
 from launch import data, experiment, flag_help, resolve, studies, terminal
+from launch import flags as launch_flags
 from launch import sensitivity_flags as study_flags
 from launch.errors import BAD_INPUT, UserError
 from launch.quiet import quiet_start
@@ -64,7 +65,10 @@ def main(argv: Sequence[str]) -> int:
         terminal.show(taught)
         return 0
     try:
-        run(resolved(study_flags.parse(list(argv))))
+        settings = resolved(study_flags.parse(list(argv)))
+        for sentence in launch_flags.overruled(argv, study_flags.GROUPS):
+            terminal.note(sentence)
+        run(settings)
     except (UserError, OSError) as error:
         terminal.error(error)
         return BAD_INPUT
@@ -192,6 +196,8 @@ def train(
         settings.learning_rate,
         steps,
         warmup_steps=settings.warmup_steps,
+        drop_steps=launch_flags.drop_steps(settings),
+        drop=settings.lr_drop,
     )
     batches = pipeline.training_batches(
         images,

@@ -154,9 +154,9 @@ def test_the_table_by_hand():
     [
         ("--studies=dense,forwards", "Received: 'forwards'"),
         ("--sparsities=0.5,1", r"in \[0, 1\). Received: 1.0"),
-        ("--studies=", "out of dense, .* Received: none"),
+        ("--studies=", "one of dense, .* Received: none"),
         ("--errors_per=row", "batch, sample. Received: 'row'"),
-        ("--topk_period=0", "at least 1. Received: 0"),
+        ("--topk_period=0", "topk_period=0"),
         ("--seeds=0,1,0", "each of --seeds once. Received: 0,1,0"),
         ("--sparsities=half", "to be numbers with commas between them"),
         ("--freeze_at=0", "at least 1. Received: 0"),

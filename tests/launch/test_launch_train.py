@@ -11,6 +11,7 @@ import pytest
 
 from launch import experiment, train
 from launch import flags as launch_flags
+from launch.flag_table import METHODS
 
 
 def error(launch, *arguments, **options):
@@ -81,16 +82,16 @@ def test_names_and_sizes(capsys, argument, expected):
 
 
 def test_flags_of_another_method_are_named(capsys, tmp_path):
-    shared = ("--fwd=0.7", "--sparsity=0.5", "--topk_period=3", "--errors=0.0")
+    shared = ("--fwd=0.85", "--sparsity=0.5", "--topk_period=3", "--errors=0.0")
     found = {}
-    for method in launch_flags.METHODS:
+    for method in METHODS:
         asked = launch_flags.parse(["train.py", *shared, f"--method={method}"])
         found[method] = train.without_effect(train.resolved(asked))
     assert found == {
-        "dense": [],
-        "topkast": ["sparsity", "topk_period"],
-        "swat": ["fwd"],
-        "topkast_swat": [],
+        "dense": {},
+        "topkast": {"method=topkast": ["sparsity", "topk_period"]},
+        "swat": {"method=swat": ["fwd"]},
+        "topkast_swat": {},
     }
     (tmp_path / "mine").write_text("")  # so that it ends before it trains
     arguments = ["train.py", *shared, "--method=topkast", f"--run_dir={tmp_path}"]
@@ -98,6 +99,26 @@ def test_flags_of_another_method_are_named(capsys, tmp_path):
     first = capsys.readouterr().err.splitlines()[0]
     assert first == (
         "warning: without effect with --method=topkast: --sparsity, --topk_period."
+    )
+
+
+def test_flags_of_another_schedule_or_optimizer_are_named():
+    def idle(*arguments):
+        asked = launch_flags.parse(["train.py", "--method=dense", *arguments])
+        return train.without_effect(train.resolved(asked))
+
+    drops = ("--lr_drop_steps=3", "--lr_drop=0.5")
+    assert idle(*drops) == {"lr_schedule=cosine": ["lr_drop_steps", "lr_drop"]}
+    assert idle(*drops, "--lr_schedule=steps") == {}
+    assert idle("--optimizer=adam", "--nesterov") == {"optimizer=adam": ["nesterov"]}
+
+
+def test_a_flag_that_a_later_one_excludes_is_named(capsys, tmp_path):
+    (tmp_path / "mine").write_text("")  # so that it ends before it trains
+    flagfile = "--flagfile=launch/flagfiles/cifar10_resnet20_90_80.cfg"
+    assert train.main(["", flagfile, "--epochs=3", f"--run_dir={tmp_path}"]) == 2
+    assert capsys.readouterr().err.splitlines()[0] == (
+        "--epochs=3 counts, and --steps=64000, which came before it, does not."
     )
 
 
@@ -113,16 +134,16 @@ def test_a_reader_that_has_seen_enough_is_no_error(root, program):
 
 
 def test_what_the_scope_refuses_comes_without_noise(launch, tmp_path):
-    said = error(launch, "--fwd=0.8", "--bwd=0.9", f"--run_dir={tmp_path}/run")
-    assert said.rstrip().endswith("Received: fwd=0.8, bwd=0.9")
+    said = error(launch, "--exempt=zzz", f"--run_dir={tmp_path}/run")
+    assert said.startswith("error: Expected each regex of `exempt`")
     assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.parametrize(
     ("arguments", "received"),
     [
-        (["--bwd=-0.1"], "bwd=-0.1"),
-        (["--fwd=1"], "fwd=1"),
+        (["--bwd=-0.1"], "--bwd to be in [0, 1). Received: -0.1"),
+        (["--fwd=1"], "--fwd to be in [0, 1). Received: 1.0"),
         (["--refresh_every=0"], "refresh_every=0"),
         (["--distribution=erdos"], "erdos"),
         (["--exploration_norm=l3"], "l3"),

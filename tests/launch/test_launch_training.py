@@ -9,11 +9,13 @@ import subprocess
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import topkast_tf as tk
 from launch import flags as launch_flags
 from launch import train as launch_train
 from launch import training
+from launch.errors import UserError
 from launch.stretches import stretches
 from launch.tasks import task_of
 from tests.launch.runs import rows
@@ -257,3 +259,16 @@ def test_finished_run_shows_its_table_again_and_does_nothing(undisturbed, launch
     assert ended.stderr == ""
     after = {p: p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()}
     assert before == after
+
+
+def test_memory_that_runs_out_is_one_sentence():
+    message = (
+        "OOM when allocating tensor with shape[3,3,1,16000] and type float on CPU:0"
+    )
+    with (
+        pytest.raises(
+            UserError, match=r"for a tensor of shape \[3,3,1,16000\]: take a"
+        ),
+        training.memory_named(),
+    ):
+        raise tf.errors.ResourceExhaustedError(None, None, message)
