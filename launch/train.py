@@ -136,7 +136,7 @@ def _train(
             result = experiment.finished(run_dir, method, judged(settings).figures)
             results.append(result or training.train(task, method))
         if worker.is_chief:
-            report.write_results(run_dir, results)
+            report.write_results(run_dir, results, settings)
     return results
 
 

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from launch import experiment, train
+from launch import experiment, report, train
 from launch import flags as launch_flags
 from launch.flag_table import METHODS
 
@@ -102,6 +102,28 @@ def test_flags_of_another_method_are_named(capsys, tmp_path):
     )
 
 
+def test_results_hold_what_sets_runs_apart(tmp_path):
+    shared = ("--seed=3", "--sparsity=0.7", "--fwd=0.95", "--distribution=erk")
+    found = []
+    for method in ("topkast", "swat", "topkast_swat", "dense"):
+        asked = ["train.py", f"--method={method}", "--steps=9", *shared]
+        settings = train.resolved(launch_flags.parse(asked))
+        folder = tmp_path / method
+        folder.mkdir()
+        report.write_results(folder, [{"method": method, "step": 9}], settings)
+        with open(folder / "results.csv", newline="") as file:
+            found += csv.DictReader(file)
+    names = ("method", "seed", "fwd", "sparsity", "distribution", "epochs", "steps")
+    assert [tuple(row[name] for name in names) for row in found] == [
+        ("topkast", "3", "0.95", "", "erk", "", "9"),
+        ("swat", "3", "", "0.7", "erk", "", "9"),
+        ("topkast_swat", "3", "0.95", "0.7", "erk", "", "9"),
+        ("dense", "3", "", "", "", "", "9"),
+    ]
+    assert all(row.keys() == found[0].keys() for row in found)
+    assert not {"run_dir", "data_dir", "compare_dense"} & found[0].keys()
+
+
 def test_flags_of_another_schedule_or_optimizer_are_named():
     def idle(*arguments):
         asked = launch_flags.parse(["train.py", "--method=dense", *arguments])
@@ -189,7 +211,7 @@ def reduced(launch, root, tmp_path_factory):
 def test_quickstart_prints_lines_and_a_table_and_no_noise(reduced):
     ended, _ = reduced
     assert ended.stderr == ""
-    assert sum("  epoch " in line for line in ended.stdout.splitlines()) == 6
+    assert sum("  step " in line for line in ended.stdout.splitlines()) == 6
     (heads,) = [
         x for x in ended.stdout.splitlines() if x.split() == ["dense", "topkast"]
     ]
@@ -206,6 +228,10 @@ def test_quickstart_leaves_the_files_that_it_names(reduced):
     with open(folder / "results.csv", newline="") as file:
         dense, sparse = csv.DictReader(file)
     assert float(dense["training_flops_ratio"]) == 1
+    assert (sparse["seed"], sparse["fwd"], sparse["bwd"]) == ("0", "0.9", "0.8")
+    assert (dense["seed"], dense["fwd"], dense["sparsity"]) == ("0", "", "")
+    assert sparse["exempt"] == "first,last" and sparse["dataset"] == "digits"
+    assert float(dense["exploration_loss"]) == 0 < float(sparse["exploration_loss"])
     assert float(dense["forward_sparsity"]) == 0
     assert float(sparse["forward_sparsity"]) == pytest.approx(0.9, abs=0.01)
     assert float(sparse["backward_sparsity"]) == pytest.approx(0.8, abs=0.01)

@@ -13,8 +13,8 @@ import tensorflow as tf
 
 import topkast_tf as tk
 from launch import flags as launch_flags
+from launch import sparsity, training
 from launch import train as launch_train
-from launch import training
 from launch.errors import UserError
 from launch.stretches import stretches
 from launch.tasks import task_of
@@ -272,3 +272,20 @@ def test_memory_that_runs_out_is_one_sentence():
         training.memory_named(),
     ):
         raise tf.errors.ResourceExhaustedError(None, None, message)
+
+
+def test_the_exploration_loss_is_what_val_loss_has_beside_the_cross_entropy():
+    asked = ("--width=0.25", "--model=resnet8", "--exempt=first", "--exploration=0.1")
+    settings = launch_train.resolved(
+        launch_flags.parse(["", *asked, "--nodeterministic", "--weight_decay=0"])
+    )
+    task = task_of(settings)
+    task.load()
+    images = task.evaluation_batches()
+    for method, is_more in (("topkast", True), ("dense", False), ("swat", False)):
+        model = training.build(task, method)
+        found = model.evaluate(images, verbose=0, return_dict=True)
+        ours = sparsity.exploration_loss(model)
+        assert (ours > 0.1) == is_more
+        apart = found["loss"] - found["cross_entropy"]
+        assert ours == pytest.approx(apart, rel=1e-4, abs=1e-5)
