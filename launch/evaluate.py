@@ -117,10 +117,13 @@ def run(run_dir: pathlib.Path, asked: flags.FlagValues) -> str:
     settings.data_dir = asked.data_dir or settings.data_dir
     is_text = _check(settings, asked)
     with quiet_start(asked.verbose):
+        import tensorflow as tf
+
         from launch.callbacks import EvaluationBar
         from launch.tasks import judged, task_of
 
         task = task_of(settings)
+        tf.config.list_logical_devices()  # what it logs of them, too, is not shown
     batches = _batches(task, asked.part, is_text)
     experiment.check_data(run_dir, task.data_digest, first=False)
     figures = [f for f in judged(settings).figures if f.log.startswith("val_")]

@@ -70,8 +70,10 @@ over seeds.
   python launch/sensitivity.py --dataset=digits --model=resnet20 --epochs=5 \\
       --studies=dense,backward_errors --seeds=0 --run_dir=runs/errors
 
-results.csv in the run's folder gets a line after each run, and the same command
-goes on after the last one. figures.png and ablations.png are drawn from it.
+results.csv in the run's folder gets a line after each run, with its seed and
+the arguments of its scope; the same command goes on after the last one.
+figures.png and ablations.png are drawn from it: a run that has diverged, whose
+accuracy is nan, is a cross there, and in no mean.
 """
 
 

@@ -11,8 +11,8 @@ from launch import terminal
 class EvaluationBar(keras.callbacks.Callback):
     """Shows the batches of `evaluate` as they are done.
 
-    On a terminal a bar, which goes when it is full; elsewhere a line when the evaluation
-    begins, every ten seconds, and when it ends.
+    On a terminal a bar, which goes when it is full; elsewhere a line when this is made,
+    every ten seconds, and when the evaluation ends.
 
     Args:
       name: what is evaluated.
@@ -23,12 +23,15 @@ class EvaluationBar(keras.callbacks.Callback):
         super().__init__()
         self._name = name
         self._out = out
+        # Before `evaluate`, which may compile for long.
+        self._status = terminal.Status(out)
+        self._status.draw(f"{name}: begins")
 
     def on_test_begin(self, logs=None):
-        self._status = terminal.Status(self._out)
         self._begin = time.monotonic()
         self._done = 0
-        self._draw()
+        if terminal.moves(self._out):
+            self._draw()
 
     def on_test_batch_end(self, batch, logs=None):
         self._done += 1

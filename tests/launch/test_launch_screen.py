@@ -327,7 +327,7 @@ def test_an_evaluation_on_a_terminal_has_a_bar_that_goes(
     assert not on_screen(said)
     # Elsewhere, a line when it begins and one when it ends.
     begin, end = capsys.readouterr().err.splitlines()
-    assert begin.startswith("topkast, memory 8") and "batch 0" in begin
+    assert begin == "topkast, memory 8: begins"
     assert "100%|##########|  batch 3/3  0:00:0" in end.replace("█", "#")
 
 
