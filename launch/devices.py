@@ -11,8 +11,6 @@ from absl import flags
 
 from launch.errors import UserError
 
-STRATEGIES = ("none", "mirrored", "multiworker", "tpu")
-REDUCTIONS = ("packed", "dense")
 CLUSTER = "TF_CONFIG"
 
 
@@ -78,12 +76,6 @@ def _worker(config: dict[str, Any]) -> Worker:
 
 def check(settings: flags.FlagValues) -> None:
     """Raises `UserError` for flags of devices that do not fit together."""
-    for name, allowed in (("strategy", STRATEGIES), ("reduce", REDUCTIONS)):
-        if settings[name].value not in allowed:
-            raise UserError(
-                f"Expected --{name} to be one of {', '.join(allowed)}. "
-                f"Received: {settings[name].value!r}"
-            )
     strategy = settings.strategy
     for name, of in (("devices", "mirrored"), ("tpu", "tpu")):
         if settings[name].value is not None and strategy != of:

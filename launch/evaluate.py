@@ -15,7 +15,7 @@ from launch import experiment, report, terminal
 from launch import flags as launch_flags
 from launch.errors import BAD_INPUT, UserError
 from launch.flag_help import asked_for_help
-from launch.flag_table import Flag, Groups
+from launch.flag_table import METHODS, Flag, Groups
 from launch.quiet import quiet_start
 
 GROUPS: Groups = (
@@ -87,7 +87,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         run_dir, asked = _parse(argv)
         terminal.show(run(run_dir, asked))
-    except UserError as error:
+    except (UserError, OSError) as error:
         terminal.error(error)
         return BAD_INPUT
     return 0
@@ -117,10 +117,13 @@ def run(run_dir: pathlib.Path, asked: flags.FlagValues) -> str:
     settings.data_dir = asked.data_dir or settings.data_dir
     is_text = _check(settings, asked)
     with quiet_start(asked.verbose):
+        import tensorflow as tf
+
         from launch.callbacks import EvaluationBar
         from launch.tasks import judged, task_of
 
         task = task_of(settings)
+        tf.config.list_logical_devices()  # what it logs of them, too, is not shown
     batches = _batches(task, asked.part, is_text)
     experiment.check_data(run_dir, task.data_digest, first=False)
     figures = [f for f in judged(settings).figures if f.log.startswith("val_")]
@@ -205,7 +208,7 @@ def _models(
     from launch import checkpoints
     from launch.training import MODEL_FILE
 
-    for method in launch_flags.METHODS:
+    for method in METHODS:
         folder = run_dir / method
         if asked.stripped:
             path = folder / MODEL_FILE

@@ -10,6 +10,7 @@ refused with others, and never overwritten.
 """
 
 import contextlib
+import errno
 import json
 import os
 import pathlib
@@ -22,7 +23,8 @@ from absl import flags
 from launch import files
 from launch import flags as launch_flags
 from launch.errors import UserError
-from launch.flag_table import GROUPS, Groups
+from launch.flag_table import GROUPS, METHODS, Groups
+from launch.tasks.figures import Figure
 
 try:
     import fcntl
@@ -37,6 +39,16 @@ _HEAD = (
 _LOCK_FILE = ".lock"
 _DATA_FILE = "data.digest"
 _RESULT_FILE = "result.json"
+_LINKS_REFUSED = ("", "checkpoints", "checkpoints/.part", "events", "events/dynamics")
+# The longest that is written in a run's folder.
+_LONGEST = "topkast_swat/checkpoints/.part/.part-step-0000000000.keras"
+_COLUMNS = (
+    *("forward_sparsity", "backward_sparsity", "forward_sparsity_network"),
+    *("backward_sparsity_network", "parameters", "kept_parameters", "inference_flops"),
+    *("inference_flops_ratio", "training_flops_total", "training_flops_ratio"),
+    *("step", "seconds"),
+)
+"""What a result has of numbers, beside the figures of its task."""
 
 
 def check(
@@ -45,13 +57,15 @@ def check(
     """Raises `UserError` unless a run with these flags may start or go on here.
 
     Looks only: nothing is created. A folder is accepted if it does not exist and can
-    be made, is empty, or holds a run with the same flags.
+    be made, is empty, or holds a run with the same flags. It may be a symbolic link, but
+    none of the folders in it: old checkpoints and events are removed there.
 
     Args:
       run_dir: the folder.
       ours: the resolved flags of the run that wants it.
       groups: the flags there are.
     """
+    _check_length(run_dir)
     parent = run_dir
     while not os.path.lexists(parent):
         parent = parent.parent
@@ -67,6 +81,7 @@ def check(
         )
     if not run_dir.is_dir():
         return
+    _check_links(run_dir)
     if (run_dir / FLAGS_FILE).is_file():
         _check_same(run_dir, ours, groups)
     elif any(not _is_ours(path) for path in run_dir.iterdir()):
@@ -152,22 +167,42 @@ def check_flagfiles(argv: Sequence[str], settings: flags.FlagValues) -> None:
             )
 
 
-def finished(run_dir: pathlib.Path, method: str) -> dict[str, Any] | None:
+def finished(
+    run_dir: pathlib.Path, method: str, figures: Sequence[Figure] = ()
+) -> dict[str, Any] | None:
     """The result of a method that was trained to its end, or None.
 
+    Args:
+      run_dir: the folder.
+      method: whose.
+      figures: of the task, which a result has.
+
     Raises:
-      UserError: if the file is damaged.
+      UserError: if the file is damaged, or holds something else.
     """
     path = run_dir / method / _RESULT_FILE
     if not path.is_file():
         return None
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        result = json.loads(path.read_text(encoding="utf-8"))
+        _check_result(result, method, [figure.column for figure in figures])
     except ValueError as error:
         raise UserError(
             f"{path} is damaged ({error}): remove it, and the same command makes it again "
             "from the last checkpoint."
         ) from None
+    return result
+
+
+def _check_result(result: Any, method: str, figures: Sequence[str]) -> None:
+    if not isinstance(result, dict):
+        raise ValueError(f"it holds no object but {json.dumps(result):.40}")
+    if result.get("method") != method:
+        raise ValueError(f"its method is {result.get('method')!r:.40}, not {method!r}")
+    for name in (*figures, *_COLUMNS):
+        value = result.get(name)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ValueError(f"its {name} is {value!r:.40}, not a number")
 
 
 def flags_of(run_dir: pathlib.Path, groups: Groups = GROUPS) -> flags.FlagValues:
@@ -194,6 +229,30 @@ def write_result(folder: pathlib.Path, result: dict[str, Any]) -> None:
       result: what the table at the end shows, as JSON can hold it.
     """
     files.write_text(folder / _RESULT_FILE, json.dumps(result, indent=2) + "\n")
+
+
+def _check_length(run_dir: pathlib.Path) -> None:
+    try:
+        os.lstat(os.path.abspath(run_dir / _LONGEST))
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise UserError(
+                "Expected a --run_dir short enough for this file system, with the names "
+                f"of the files in it. Received: one of {len(str(run_dir))} characters"
+            ) from None
+        # Whatever else is wrong with it is said where it is needed.
+
+
+def _check_links(run_dir: pathlib.Path) -> None:
+    for method in METHODS:
+        for name in _LINKS_REFUSED:
+            path = run_dir / method / name
+            if path.is_symlink():
+                raise UserError(
+                    f"Expected the folders of a run to lie in it, as files are removed "
+                    f"there. Received: the symbolic link {path}; put the folder itself in "
+                    "its place, or let all of --run_dir be a link"
+                )
 
 
 def _lock(lock, run_dir: pathlib.Path) -> None:

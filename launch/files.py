@@ -1,9 +1,12 @@
 """Writing files so that a kill at any moment leaves either the old one or the new."""
 
 import contextlib
+import csv
+import io
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 TEMPORARY = ".part"
 
@@ -52,3 +55,17 @@ def write_text(path: pathlib.Path, text: str) -> None:
     """Writes or replaces a text file as a whole."""
     with replacing(path) as part:
         part.write_text(text, encoding="utf-8")
+
+
+def csv_text(rows: Sequence[dict[str, Any]]) -> str:
+    """Rows as CSV, with every column that one of them has; empty where one has it not.
+
+    >>> csv_text([{"a": 1}, {"a": 2, "b": 3}])
+    'a,b\\n1,\\n2,3\\n'
+    """
+    out = io.StringIO()
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    writer = csv.DictWriter(out, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return out.getvalue()

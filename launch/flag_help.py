@@ -52,7 +52,13 @@ SWAT, and compares them.
 
 A run folder holds flags.cfg, results.csv, and for each method metrics.csv,
 TensorBoard events, checkpoints and model.keras; for a sparse one also
-mask_dynamics.csv.
+mask_dynamics.csv. results.csv has a line for each method, with its figures, its
+seed and all its flags: the files of many runs are one table.
+The losses in metrics.csv are without penalties. Top-KAST's exploration loss,
+which Keras counts in its own loss and val_loss, has a column, exploration_loss;
+objective is what was minimised, all penalties included.
+In pictures of sets blue is A (forward), amber B \\ A (updated, but zero in the
+forward pass), grey C (neither); inputs go down, outputs across.
 Sparsities are fractions of zeros.
 """
 

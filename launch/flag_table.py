@@ -1,22 +1,64 @@
 """Every flag of `launch/train.py`: its type, its default, its meaning, its help."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from absl import flags
 
 
+class Range(NamedTuple):
+    """The numbers that a flag may have.
+
+    Attributes:
+      words: after "Expected --flag to be".
+      holds: whether a number is one of them.
+    """
+
+    words: str
+    holds: Callable[[float], bool]
+
+
+_INFINITY = float("inf")
+SHARE = Range("in [0, 1)", lambda number: 0 <= number < 1)
+FACTOR = Range("in (0, 1)", lambda number: 0 < number < 1)
+ABOVE_0 = Range("above 0", lambda number: 0 < number < _INFINITY)
+NOT_NEGATIVE = Range("at least 0", lambda number: 0 <= number < _INFINITY)
+# A hundred times as wide, a ResNet-20 has ten thousand times its parameters.
+WIDTH = Range("above 0 and at most 100", lambda number: 0 < number <= 100)
+
+
 class Flag(NamedTuple):
-    """One flag: the suffix of an absl `DEFINE_` function and its arguments."""
+    """One flag: the suffix of an absl `DEFINE_` function and its arguments.
+
+    Attributes:
+      bounds: what else absl is told.
+      choices: the words that it, or each item of a list, may be; empty: any.
+      range: the numbers that a float may be; None: any.
+    """
 
     kind: str
     name: str
     default: Any
     help: str
     bounds: dict[str, Any] = {}
+    choices: tuple[str, ...] = ()
+    range: Range | None = None
 
 
 def _at_least(number: float) -> dict[str, Any]:
     return {"lower_bound": number}
+
+
+METHODS = ("dense", "topkast", "swat", "topkast_swat")
+SCHEDULES = ("cosine", "steps", "constant")
+OPTIMIZERS = ("sgd", "adam")
+DECAYED = ("kernels", "all")
+STRATEGIES = ("none", "mirrored", "multiworker", "tpu")
+REDUCTIONS = ("packed", "dense")
+# What the scopes take, here too: to import them is to import TensorFlow.
+DISTRIBUTIONS = ("uniform", "er", "erk", "global", "momentum")
+PER = ("batch", "sample")
+_OPERANDS = ("weights", "activations")
 
 
 Groups = tuple[tuple[str, tuple[Flag, ...]], ...]
@@ -59,7 +101,8 @@ GROUPS: Groups = (
                 "float",
                 "width",
                 1.0,
-                "factor on the number of channels of an image model",
+                "factor on the number of channels of an image model, at most 100",
+                range=WIDTH,
             ),
         ),
     ),
@@ -102,8 +145,14 @@ GROUPS: Groups = (
                 "memory",
                 _at_least(1),
             ),
-            Flag("float", "dropout", None, "in [0, 1); default by model"),
-            Flag("float", "attention_dropout", None, "in [0, 1); default by model"),
+            Flag("float", "dropout", None, "in [0, 1); default by model", range=SHARE),
+            Flag(
+                "float",
+                "attention_dropout",
+                None,
+                "in [0, 1); default by model",
+                range=SHARE,
+            ),
             Flag(
                 "boolean",
                 "sparse_embeddings",
@@ -127,6 +176,7 @@ GROUPS: Groups = (
                 "topkast",
                 "dense, topkast, swat, or topkast_swat: Top-KAST weights, SWAT "
                 "activations",
+                choices=METHODS,
             ),
             Flag(
                 "boolean",
@@ -153,13 +203,20 @@ GROUPS: Groups = (
     (
         "Top-KAST",
         (
-            Flag("float", "fwd", 0.9, "forward sparsity, a fraction of zeros"),
-            Flag("float", "bwd", 0.8, "backward sparsity, at most --fwd"),
+            Flag(
+                "float",
+                "fwd",
+                0.9,
+                "forward sparsity, a fraction of zeros",
+                range=SHARE,
+            ),
+            Flag("float", "bwd", 0.8, "backward sparsity, at most --fwd", range=SHARE),
             Flag(
                 "integer",
                 "refresh_every",
                 1,
                 "steps between two selections of the sets",
+                bounds=_at_least(1),
             ),
             Flag(
                 "float",
@@ -167,22 +224,37 @@ GROUPS: Groups = (
                 1e-4,
                 "coefficient of the exploration loss, the weight decay of sparse "
                 "kernels",
+                range=NOT_NEGATIVE,
             ),
             Flag(
                 "string",
                 "exploration_norm",
                 "l2",
                 "l2 (squared), or l1, the form that the paper prints",
+                choices=("l2", "l1"),
             ),
-            Flag("string", "backward", "topk", "topk or random"),
+            Flag(
+                "string",
+                "backward",
+                "topk",
+                "topk or random",
+                choices=("topk", "random"),
+            ),
             Flag(
                 "integer",
                 "stop_exploring_at",
                 None,
                 "step from which the backward set is the forward set",
+                bounds=_at_least(0),
             ),
             Flag("list", "block", None, "rows,cols of the blocks that are selected"),
-            Flag("string", "block_reduce", "sum", "score of a block: sum or max"),
+            Flag(
+                "string",
+                "block_reduce",
+                "sum",
+                "score of a block: sum or max",
+                choices=("sum", "max"),
+            ),
         ),
     ),
     (
@@ -193,64 +265,88 @@ GROUPS: Groups = (
                 "sparsity",
                 0.9,
                 "of weights and activations, a fraction of zeros",
+                range=SHARE,
             ),
             Flag(
                 "integer",
                 "topk_period",
                 1,
                 "steps for which a threshold of weights or activations serves",
+                bounds=_at_least(1),
             ),
             Flag(
                 "string",
                 "structured",
                 None,
                 "channel or filter: slices of convolution kernels; default weights",
+                choices=("channel", "filter"),
             ),
             Flag(
                 "float",
                 "activations",
                 None,
                 "sparsity of the activations; default that of the layer's weights",
+                range=SHARE,
             ),
-            Flag("string", "activations_per", "batch", "batch or sample"),
-            Flag("float", "errors", 0.0, "sparsity of the error gradients"),
-            Flag("string", "errors_per", "batch", "batch or sample (meProp)"),
+            Flag("string", "activations_per", "batch", "batch or sample", choices=PER),
+            Flag(
+                "float", "errors", 0.0, "sparsity of the error gradients", range=SHARE
+            ),
+            Flag(
+                "string", "errors_per", "batch", "batch or sample (meProp)", choices=PER
+            ),
             Flag(
                 "list",
                 "forward_sparse",
                 ["weights"],
                 "what is sparse in the forward pass: weights, activations",
+                choices=_OPERANDS,
             ),
             Flag(
                 "list",
                 "backward_sparse",
                 ["weights", "activations"],
                 "what is sparse in the backward pass",
+                choices=_OPERANDS,
             ),
-            Flag("string", "updates", "dense", "dense, or masked: active weights only"),
+            Flag(
+                "string",
+                "updates",
+                "dense",
+                "dense, or masked: active weights only",
+                choices=("dense", "masked"),
+            ),
             Flag(
                 "integer",
                 "freeze_at",
                 None,
                 "step from which the active weights stay the same ones",
+                bounds=_at_least(1),
             ),
             Flag(
                 "string",
                 "storage",
                 "dense",
                 "of what the backward pass needs: dense, or packed, which takes more time",
+                choices=("dense", "packed"),
             ),
         ),
     ),
     (
         "How long and how fast it learns",
         (
-            Flag("integer", "epochs", 30, "length of the run", _at_least(1)),
+            Flag(
+                "integer",
+                "epochs",
+                30,
+                "length of the run; of this and --steps the later one counts",
+                _at_least(1),
+            ),
             Flag(
                 "integer",
                 "steps",
                 None,
-                "length in optimizer steps; counts instead of --epochs",
+                "length in optimizer steps, instead of --epochs",
                 _at_least(1),
             ),
             Flag(
@@ -261,22 +357,39 @@ GROUPS: Groups = (
                 _at_least(1),
             ),
             Flag(
-                "string", "optimizer", None, "sgd or adam; default sgd, adam for text"
+                "string",
+                "optimizer",
+                None,
+                "sgd or adam; default sgd, adam for text",
+                choices=OPTIMIZERS,
             ),
             Flag(
                 "float",
                 "learning_rate",
                 None,
                 "the highest learning rate; default 0.1, with adam 2.5e-4",
+                range=ABOVE_0,
             ),
-            Flag("string", "lr_schedule", "cosine", "cosine, steps or constant"),
+            Flag(
+                "string",
+                "lr_schedule",
+                "cosine",
+                "cosine, steps or constant",
+                choices=SCHEDULES,
+            ),
             Flag(
                 "list",
                 "lr_drop_steps",
                 [],
                 "steps from which `steps` is lower; default 1/2 and 3/4 of the run",
             ),
-            Flag("float", "lr_drop", 0.1, "factor of each such step, in (0, 1)"),
+            Flag(
+                "float",
+                "lr_drop",
+                0.1,
+                "factor of each such step, in (0, 1)",
+                range=FACTOR,
+            ),
             Flag(
                 "integer",
                 "warmup_steps",
@@ -284,27 +397,29 @@ GROUPS: Groups = (
                 "steps of linear warm-up, for any schedule",
                 _at_least(0),
             ),
-            Flag("float", "momentum", 0.9, "momentum of SGD, in [0, 1)"),
+            Flag("float", "momentum", 0.9, "momentum of SGD, in [0, 1)", range=SHARE),
             Flag("boolean", "nesterov", False, "Nesterov momentum"),
             Flag(
                 "float",
                 "weight_decay",
                 1e-4,
                 "L2 of the kernels that are left dense (gradient weight_decay * w)",
+                range=NOT_NEGATIVE,
             ),
             Flag(
                 "string",
                 "decay",
                 "kernels",
                 "what --weight_decay is of: kernels, or all (biases and norms too)",
+                choices=DECAYED,
             ),
-            Flag("float", "label_smoothing", 0.0, "in [0, 1)"),
+            Flag("float", "label_smoothing", 0.0, "in [0, 1)", range=SHARE),
             Flag(
                 "float",
                 "clip_norm",
                 0.0,
                 "the norm that the whole gradient is scaled down to; 0: as it is",
-                _at_least(0),
+                range=NOT_NEGATIVE,
             ),
         ),
     ),
@@ -317,6 +432,7 @@ GROUPS: Groups = (
                 "none",
                 "none (one device), mirrored (all of one host), multiworker (one "
                 "process a host, by TF_CONFIG; see launch/multiworker.py), or tpu",
+                choices=STRATEGIES,
             ),
             Flag(
                 "integer",
@@ -346,6 +462,7 @@ GROUPS: Groups = (
                 "packed",
                 "gradients that replicas exchange: packed (of the backward sets only, "
                 "exact) or dense",
+                choices=REDUCTIONS,
             ),
         ),
     ),

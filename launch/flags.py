@@ -13,13 +13,19 @@ from typing import Any
 
 from absl import flags
 
+from launch import exclusive
 from launch.errors import UserError
-from launch.flag_table import GROUPS, Groups, new_flags
+from launch.flag_table import (
+    DISTRIBUTIONS,
+    GROUPS,
+    Flag,
+    Groups,
+    new_flags,
+)
 
-METHODS = ("dense", "topkast", "swat", "topkast_swat")
-SCHEDULES = ("cosine", "steps", "constant")
-OPTIMIZERS = ("sgd", "adam")
-DECAYED = ("kernels", "all")
+_TOPKAST = ("topkast", "topkast_swat")
+# TensorFlow counts steps, and what is made of them, in numbers below this.
+_TOO_LARGE = 2**31
 # Where a run lies, how much it says and how much it keeps do not change what it computes.
 PLACE_FLAGS = frozenset(
     {"run_dir", "data_dir", "text_cache", "verbose", "keep_checkpoints"}
@@ -45,8 +51,20 @@ def parse(argv: Sequence[str], groups: Groups = GROUPS) -> flags.FlagValues:
         raise UserError(
             f"Expected flags only, written --name=value. Received: {rest[0]!r}."
         )
-    _check(values)
+    _check_together(values)
     return values
+
+
+def overruled(argv: Sequence[str], groups: Groups = GROUPS) -> list[str]:
+    """A sentence on each flag of a command line that a later one takes the place of.
+
+    Args:
+      argv: as for `parse`, which has accepted it.
+      groups: the flags there are.
+    """
+    values = new_flags(groups)
+    values(list(argv))
+    return exclusive.settle(values, exclusive.expanded(argv))
 
 
 def known(argv: Sequence[str], groups: Groups) -> tuple[flags.FlagValues, list[str]]:
@@ -60,25 +78,33 @@ def known(argv: Sequence[str], groups: Groups) -> tuple[flags.FlagValues, list[s
       The flags, and the arguments that are none.
 
     Raises:
-      UserError: an unknown flag, or a value of another type.
+      UserError: an unknown flag, or a value of another type or out of its range.
     """
     values = new_flags(groups)
     try:
         rest = values(list(argv))[1:]
+        exclusive.settle(values, exclusive.expanded(argv))
     except flags.UnrecognizedFlagError as error:
         raise UserError(_unknown(error.flagname, argv[1:], groups)) from None
     except (flags.Error, ValueError) as error:
         said = " ".join(str(error).split()).removeprefix("ERROR:: ")
         raise UserError(said) from None
+    for _, group in groups:
+        for flag in group:
+            _check_value(flag, values[flag.name].value)
     return values, rest
 
 
 def to_text(values: flags.FlagValues, groups: Groups = GROUPS) -> str:
     """The flags as a flagfile, one a line, in the order of the help."""
     lines = []
+    idle = exclusive.idle(values)
     for title, group in groups:
         lines.append(f"# {title}")
         for flag in group:
+            if flag.name in idle:
+                lines.append(f"# --{flag.name} does not count")
+                continue
             line = values[flag.name].serialize()
             lines.append(line or f"# --{flag.name} is not set")
     return "\n".join(lines) + "\n"
@@ -104,6 +130,12 @@ def differences(
 def _distribution(values: flags.FlagValues) -> Any:
     distribution = values.distribution
     if not distribution.lstrip().startswith("{"):
+        if distribution not in DISTRIBUTIONS:
+            raise UserError(
+                f"Expected --distribution to be one of {', '.join(DISTRIBUTIONS)}, or a "
+                f"JSON mapping. Received: {distribution!r}"
+                + _nearest(distribution.lower(), DISTRIBUTIONS)
+            )
         return distribution
     try:
         mapping = json.loads(distribution)
@@ -187,47 +219,42 @@ def drop_steps(values: flags.FlagValues) -> tuple[int, ...]:
 
 def _integers(values: flags.FlagValues, name: str) -> tuple[int, ...]:
     try:
-        return tuple(int(item) for item in values[name].value)
+        numbers = tuple(int(item) for item in values[name].value)
     except ValueError:
         raise UserError(
             f"Expected --{name} to be whole numbers with commas between them. "
             f"Received: {','.join(values[name].value)}"
         ) from None
+    for number in numbers:
+        _check_size(name, number)
+    return numbers
 
 
-def _check(values: flags.FlagValues) -> None:
-    choices = {
-        "method": METHODS,
-        "lr_schedule": SCHEDULES,
-        "optimizer": (None, *OPTIMIZERS),
-        "decay": DECAYED,
-    }
-    for name, allowed in choices.items():
-        if name in values and values[name].value not in allowed:
-            names = list(filter(None, allowed))
+def _check_size(name: str, number: int) -> None:
+    if number >= _TOO_LARGE:
+        raise UserError(f"Expected --{name} to be below 2**31. Received: {number}")
+
+
+def _check_value(flag: Flag, value: Any) -> None:
+    """Raises `UserError` for a value that is out of the range of its flag."""
+    if value is None:
+        return
+    if flag.kind == "integer":
+        _check_size(flag.name, value)
+    if flag.range is not None and not flag.range.holds(value):
+        raise UserError(
+            f"Expected --{flag.name} to be {flag.range.words}. Received: {value}"
+        )
+    for item in value if flag.kind == "list" else [value]:
+        if flag.choices and item not in flag.choices:
             raise UserError(
-                f"Expected --{name} to be one of {', '.join(names)}. "
-                f"Received: {values[name].value!r}"
-                + _nearest(values[name].value, names)
+                f"Expected --{flag.name} to be one of {', '.join(flag.choices)}. "
+                f"Received: {item!r}" + _nearest(item, flag.choices)
             )
-    ranges = {
-        "momentum": (0 <= values.momentum < 1, "in [0, 1)"),
-        "label_smoothing": (0 <= values.label_smoothing < 1, "in [0, 1)"),
-        "learning_rate": (
-            values.learning_rate is None or 0 < values.learning_rate < float("inf"),
-            "above 0",
-        ),
-        "lr_drop": (0 < values.lr_drop < 1, "in (0, 1)"),
-        "width": (0 < values.width < float("inf"), "above 0"),
-        "clip_norm": (0 <= values.clip_norm < float("inf"), "at least 0"),
-        "weight_decay": (0 <= values.weight_decay < float("inf"), "at least 0"),
-        "seed": (values.seed < 2**31, "below 2**31"),
-    }
-    for name, (holds, expected) in ranges.items():
-        if not holds:
-            raise UserError(
-                f"Expected --{name} to be {expected}. Received: {values[name].value}"
-            )
+
+
+def _check_together(values: flags.FlagValues) -> None:
+    """Raises `UserError` for values that do not fit together, or are no such lists."""
     steps = drop_steps(values)
     if list(steps) != sorted(set(steps)) or any(step < 1 for step in steps):
         raise UserError(
@@ -242,6 +269,57 @@ def _check(values: flags.FlagValues) -> None:
     if "compare_dense" in values and values.compare_dense and values.method == "dense":
         raise UserError(
             "Expected --compare_dense with a sparse --method. Received: --method=dense"
+        )
+    for name in ("exempt", "include"):
+        for pattern in (values[name].value if name in values else None) or ():
+            _check_pattern(name, pattern)
+    if "distribution" in values:
+        _check_sparsities(values)
+
+
+def _check_pattern(name: str, pattern: str) -> None:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise UserError(
+            f"Expected --{name} to be regular expressions ({error}). "
+            f"Received: {pattern!r}"
+        ) from None
+
+
+def _check_sparsities(values: flags.FlagValues) -> None:
+    distribution = _distribution(values)
+    if distribution == "momentum" and values.method in _TOPKAST:
+        raise UserError(
+            "Expected --distribution=momentum with --method=swat, whose it is. "
+            f"Received: --method={values.method}"
+        )
+    if isinstance(distribution, dict):
+        for pattern, asked in distribution.items():
+            _check_pattern("distribution", pattern)
+            _check_pair(f"--distribution of {pattern!r}", asked)
+    if values.method in _TOPKAST and values.bwd > values.fwd:
+        raise UserError(
+            "Expected --bwd to be at most --fwd: sparsities are fractions of zeros, and "
+            "the backward set contains the forward set. "
+            f"Received: --fwd={values.fwd}, --bwd={values.bwd}"
+        )
+    block = _integers(values, "block") if values.block else (1, 1)
+    if len(block) != 2 or min(block) < 1:
+        raise UserError(
+            "Expected --block to be rows,cols, both at least 1. "
+            f"Received: {','.join(values.block)}"
+        )
+
+
+def _check_pair(name: str, asked: Any) -> None:
+    pair = asked if isinstance(asked, tuple) else (asked,)
+    numbers = all(type(number) in (int, float) for number in pair)
+    falling = numbers and list(pair) == sorted(pair, reverse=True)
+    if not (falling and 1 <= len(pair) <= 2 and 0 <= pair[-1] <= pair[0] < 1):
+        raise UserError(
+            f"Expected {name} to be a sparsity in [0, 1) or a pair [forward, backward], "
+            f"the backward one at most the forward one. Received: {asked!r}"
         )
 
 

@@ -1,4 +1,4 @@
-"""A picture of the sets of a weight. Pure."""
+"""A picture of the sets of a weight, and its legend. Pure."""
 
 import numpy as np
 
@@ -6,6 +6,21 @@ from topkast_tf.selection import FORWARD, RESERVOIR
 
 SIDE = 256
 _OUTSIDE, _BACKWARD, _FORWARD = (236, 236, 236), (255, 176, 0), (0, 90, 181)
+LEGEND = (
+    "Inputs down, outputs across. Blue: A, the forward set. Amber: B \\ A, updated and "
+    "zero in the forward pass. Grey: C, the reservoir, neither used nor updated. A pixel "
+    "of a weight above 256 x 256 is the mean colour of its entries."
+)
+"""What the colours of the pictures mean, in Markdown."""
+_WHITE, _INK = 255, 70
+_LINE, _SWATCH, _GAP, _DOT = 22, 14, 4, 2
+# Letters of 5 x 7 dots, a row a number.
+_LETTERS = {
+    "A": (0b01110, 0b10001, 0b10001, 0b11111, 0b10001, 0b10001, 0b10001),
+    "B": (0b11110, 0b10001, 0b10001, 0b11110, 0b10001, 0b10001, 0b11110),
+    "C": (0b01110, 0b10001, 0b10000, 0b10000, 0b10000, 0b10001, 0b01110),
+    "\\": (0b10000, 0b10000, 0b01000, 0b00100, 0b00010, 0b00001, 0b00001),
+}
 
 
 def mask_image(codes: np.ndarray, side: int = SIDE) -> np.ndarray:
@@ -41,6 +56,54 @@ def mask_image(codes: np.ndarray, side: int = SIDE) -> np.ndarray:
         share = _sums(_sums(members, rows, 0), columns, 1) / sizes
         picture += share[..., None] * np.array(colour)
     return np.rint(picture).astype("uint8")
+
+
+def with_legend(picture: np.ndarray, side: int = SIDE) -> np.ndarray:
+    """A picture of sets with a line below that says which colour is which set.
+
+    A small picture is enlarged, by a whole number, so that its entries can be seen.
+
+    Args:
+      picture: as `mask_image` gives it.
+      side: rows and columns that it is enlarged to, at most.
+
+    Returns:
+      uint8 [rows, columns, 3].
+
+    >>> with_legend(mask_image(np.array([[2, 0], [1, 2]]))).shape
+    (278, 256, 3)
+    """
+    times = max(1, side // max(picture.shape[:2]))
+    picture = picture.repeat(times, axis=0).repeat(times, axis=1)
+    line = _legend()
+    columns = max(picture.shape[1], line.shape[1])
+    return np.concatenate([_widened(part, columns) for part in (picture, line)])
+
+
+def _widened(picture: np.ndarray, columns: int) -> np.ndarray:
+    missing = columns - picture.shape[1]
+    return np.pad(picture, [(0, 0), (0, missing), (0, 0)], constant_values=_WHITE)
+
+
+def _legend() -> np.ndarray:
+    parts = []
+    for colour, name in ((_FORWARD, "A"), (_BACKWARD, "B\\A"), (_OUTSIDE, "C")):
+        swatch = np.full((_LINE, _SWATCH + 2 * _GAP, 3), _WHITE, np.uint8)
+        swatch[_GAP:-_GAP, _GAP:-_GAP] = colour
+        parts += [swatch, *map(_letter, name)]
+    return np.concatenate(parts, axis=1)
+
+
+def _letter(name: str) -> np.ndarray:
+    dots = np.array(
+        [[row >> bit & 1 for bit in range(4, -1, -1)] for row in _LETTERS[name]]
+    )
+    drawn = np.where(dots, _INK, _WHITE).astype("uint8")
+    drawn = drawn.repeat(_DOT, axis=0).repeat(_DOT, axis=1)
+    above = (_LINE - drawn.shape[0]) // 2
+    below = _LINE - drawn.shape[0] - above
+    drawn = np.pad(drawn, [(above, below), (0, _DOT)], constant_values=_WHITE)
+    return drawn[..., None].repeat(3, axis=2)
 
 
 def _edges(length: int, side: int) -> np.ndarray:

@@ -30,7 +30,10 @@ def main(argv: Sequence[str]) -> int:
         terminal.show(taught)
         return 0
     try:
-        terminal.show(run(plan_flags.parse(argv)))
+        settings = plan_flags.parse(argv)
+        for sentence in plan_flags.overruled(argv):
+            terminal.note(sentence)
+        terminal.show(run(settings))
     except (UserError, OSError) as error:
         terminal.error(error)
         return BAD_INPUT

@@ -12,7 +12,6 @@ from launch.flag_table import Flag, Groups
 _POSITIVE = {"lower_bound": 1}
 _TEXT_SIZES = ("vocabulary", "layers", "d_model", "heads", "d_head", "d_inner")
 _IMAGE_SIZES = ("image_size", "classes")
-_ABOVE_0 = ("device_memory", "device_flops", "device_bandwidth", "network_bandwidth")
 
 PLAN: Groups = (
     (
@@ -51,19 +50,33 @@ PLAN: Groups = (
                 "--devices, else 1",
                 _POSITIVE,
             ),
-            Flag("float", "device_memory", None, "of one device, in GB (10^9 bytes)"),
-            Flag("float", "device_flops", None, "FLOP a second of one device"),
+            Flag(
+                "float",
+                "device_memory",
+                None,
+                "of one device, in GB (10^9 bytes)",
+                range=flag_table.ABOVE_0,
+            ),
+            Flag(
+                "float",
+                "device_flops",
+                None,
+                "FLOP a second of one device",
+                range=flag_table.ABOVE_0,
+            ),
             Flag(
                 "float",
                 "device_bandwidth",
                 None,
                 "bytes a second between a device and its memory",
+                range=flag_table.ABOVE_0,
             ),
             Flag(
                 "float",
                 "network_bandwidth",
                 None,
                 "bytes a second that a device sends to others",
+                range=flag_table.ABOVE_0,
             ),
         ),
     ),
@@ -113,6 +126,12 @@ def is_study(argv: Sequence[str]) -> bool:
     return not names.isdisjoint(_STUDY_ONLY)
 
 
+def overruled(argv: Sequence[str]) -> list[str]:
+    """As `launch.flags.overruled`, of a command line that `parse` has accepted."""
+    groups = STUDY_GROUPS if is_study(argv) else GROUPS
+    return launch_flags.overruled(argv, groups)
+
+
 def parse(argv: Sequence[str]) -> flags.FlagValues:
     """Parses and checks a command line and fills in what depends on other flags.
 
@@ -128,10 +147,6 @@ def parse(argv: Sequence[str]) -> flags.FlagValues:
         settings = sensitivity.resolved(values)
     else:
         settings = resolve.resolved(launch_flags.parse(argv, GROUPS))
-    for name in _ABOVE_0:
-        value = settings[name].value
-        if value is not None and not 0 < value < float("inf"):
-            raise UserError(f"Expected --{name} to be above 0. Received: {value}")
     devices = settings.devices if "devices" in settings else None
     if devices is not None and settings.replicas not in (None, devices):
         raise UserError(

@@ -1,7 +1,5 @@
 """The table at the end of a run, and the same figures as CSV."""
 
-import csv
-import io
 import os
 import pathlib
 import shlex
@@ -9,8 +7,12 @@ import sys
 from collections.abc import Sequence
 from typing import Any, TextIO
 
-from launch import files, terminal
+from absl import flags
+
+from launch import data, exclusive, files, terminal
+from launch import flags as launch_flags
 from launch.experiment import FLAGS_FILE
+from launch.flag_table import GROUPS
 from launch.tasks.figures import Judged
 
 RESULTS_FILE = "results.csv"
@@ -18,10 +20,10 @@ _FILES = ("metrics.csv", "checkpoints", "events", "model.keras")
 _EVALUATE = pathlib.Path(__file__).resolve().with_name("evaluate.py")
 
 _NOTE = """\
-Sparsity is simulated: dense kernels are multiplied by masks, so the seconds are those
-of masked training and no gain in speed. FLOPs are counted, not measured: a multiply
-and an add are two, products only, at the achieved sparsities. Figures are of the last
-epoch, one seed."""
+Sparsity is simulated: dense kernels are multiplied by masks, so the seconds are
+those of masked training and no gain in speed. FLOPs are counted, not measured:
+a multiply and an add are two, products only, at the achieved sparsities. Figures
+are of the last epoch, one seed."""
 
 
 def table(results: Sequence[dict[str, Any]], judged: Judged) -> str:
@@ -48,6 +50,11 @@ def table(results: Sequence[dict[str, Any]], judged: Judged) -> str:
     add("  over dense", lambda r: f"{r['inference_flops_ratio']:.3f}x")
     add("training FLOPs, whole run", lambda r: scaled(r["training_flops_total"]))
     add("  over dense", lambda r: f"{r['training_flops_ratio']:.3f}x")
+    if any(r.get("exploration_loss") for r in results):
+        add(
+            "exploration loss, at the end",
+            lambda r: f"{r.get('exploration_loss', 0):.4f}",
+        )
     add("optimizer steps", lambda r: f"{r['step']:,}")
     add("seconds", lambda r: f"{r['seconds']:.1f}")
 
@@ -125,13 +132,54 @@ def quoted(path: pathlib.Path) -> str:
     return shlex.quote(str(path))
 
 
-def write_results(run_dir: pathlib.Path, results: Sequence[dict[str, Any]]) -> None:
-    """Writes RUN_DIR/results.csv, a line for each method."""
-    out = io.StringIO()
-    writer = csv.DictWriter(out, list(results[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(results)
-    files.write_text(run_dir / RESULTS_FILE, out.getvalue())
+def write_results(
+    run_dir: pathlib.Path, results: Sequence[dict[str, Any]], settings: flags.FlagValues
+) -> None:
+    """Writes RUN_DIR/results.csv, a line for each method: its figures, then its flags.
+
+    A line holds all that sets a run apart, so that the files of many runs are one table.
+    `learning_rate` is the flag there, the highest one.
+
+    Args:
+      run_dir: the folder of the run.
+      results: as for `table`.
+      settings: the resolved flags.
+    """
+    rows = [{**result, **arguments(settings, result["method"])} for result in results]
+    files.write_text(run_dir / RESULTS_FILE, files.csv_text(rows))
+
+
+def arguments(settings: flags.FlagValues, method: str) -> dict[str, str]:
+    """The flags that a method was trained with, as text; empty where they do not count.
+
+    Args:
+      settings: the resolved flags.
+      method: one of the run, such as its dense twin.
+    """
+    counts = {
+        "How it is made sparse": method != "dense",
+        "Top-KAST": method in ("topkast", "topkast_swat"),
+        "SWAT": method in ("swat", "topkast_swat"),
+        "Text": data.find(settings.dataset).kind == "text",
+    }
+    left_out = launch_flags.PLACE_FLAGS | {"method", "compare_dense"}
+    idle = exclusive.idle(settings)
+    return {
+        flag.name: _cell(settings[flag.name].value)
+        if counts.get(title, True) and flag.name not in idle
+        else ""
+        for title, group in GROUPS
+        for flag in group
+        if flag.name not in left_out
+    }
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, list):
+        return ",".join(value)
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def scaled(number: float) -> str:

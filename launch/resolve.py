@@ -40,18 +40,30 @@ def resolved(settings: flags.FlagValues) -> flags.FlagValues:
     return settings
 
 
-def without_effect(settings: flags.FlagValues) -> list[str]:
-    """The flags that are given and speak of another sparse method than the one trained.
+def without_effect(settings: flags.FlagValues) -> dict[str, list[str]]:
+    """The flags that are given and speak of what another flag has not chosen.
 
-    No mistake, as methods that are compared share a flagfile. A dense run has none.
+    No mistake, as methods that are compared share a flagfile. A dense run has none of
+    the sparse methods'.
 
     Args:
       settings: the resolved flags.
+
+    Returns:
+      {choice, such as `method=swat`: the flags without effect there}.
     """
     other = {"topkast": "SWAT", "swat": "Top-KAST"}.get(settings.method)
-    group = dict(GROUPS)[other] if other else ()
-    given = (settings[flag.name] for flag in group)
-    return [flag.name for flag in given if flag.value != flag.default]
+    of_method = [flag.name for flag in dict(GROUPS)[other]] if other else []
+    found = {f"method={settings.method}": of_method}
+    if settings.lr_schedule != "steps":
+        found[f"lr_schedule={settings.lr_schedule}"] = ["lr_drop_steps", "lr_drop"]
+    if settings.optimizer != "sgd":
+        found[f"optimizer={settings.optimizer}"] = ["momentum", "nesterov"]
+    given = {
+        choice: [n for n in names if settings[n].value != settings[n].default]
+        for choice, names in found.items()
+    }
+    return {choice: names for choice, names in given.items() if names}
 
 
 def of_images(settings: flags.FlagValues, source: Source) -> None:

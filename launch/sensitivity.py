@@ -16,26 +16,24 @@ if __name__ == "__main__":
 from absl import flags
 
 from launch import data, experiment, flag_help, resolve, studies, terminal
+from launch import flags as launch_flags
 from launch import sensitivity_flags as study_flags
 from launch.errors import BAD_INPUT, UserError
 from launch.quiet import quiet_start
 from launch.tasks import task_of
 
 RESULTS_FILE = "results.csv"
-COLUMNS = (
-    "study",
-    "sparsity",
-    "value",
-    "seed",
-    "steps",
-    "test_accuracy",
-    "test_loss",
-    "train_loss",
-    "weight_density",
-    "activation_density",
-    "diverged",
-    "seconds",
+MEASURED = (
+    *("study", "sparsity", "value", "seed", "steps", "test_accuracy", "test_loss"),
+    *("train_loss", "weight_density", "activation_density", "diverged", "seconds"),
 )
+ARGUMENTS = (
+    *("dataset", "train_examples", "model", "width", "batch_size", "learning_rate"),
+    *("lr_schedule", "weight_decay", "exempt", "topk_period", "forward", "backward"),
+    *("errors", "errors_per", "updates", "freeze_at"),
+)
+"""What sets the runs of several studies apart; older files do not have it."""
+COLUMNS = (*MEASURED, *ARGUMENTS)
 
 
 def _whole(number: str) -> int:
@@ -45,7 +43,12 @@ def _whole(number: str) -> int:
 _KINDS: dict[str, Callable[[str], Any]] = {
     "study": str,
     **dict.fromkeys(("value", "seed", "steps", "diverged"), _whole),
+    **dict.fromkeys(ARGUMENTS, str),
 }
+_OF_SCOPE = (
+    *("exempt", "topk_period", "forward", "backward", "errors", "errors_per"),
+    *("updates", "freeze_at"),
+)
 _INTERRUPTED = 130
 
 
@@ -64,7 +67,10 @@ def main(argv: Sequence[str]) -> int:
         terminal.show(taught)
         return 0
     try:
-        run(resolved(study_flags.parse(list(argv))))
+        settings = resolved(study_flags.parse(list(argv)))
+        for sentence in launch_flags.overruled(argv, study_flags.GROUPS):
+            terminal.note(sentence)
+        run(settings)
     except (UserError, OSError) as error:
         terminal.error(error)
         return BAD_INPUT
@@ -108,12 +114,12 @@ def run(settings: flags.FlagValues) -> None:
     source.check(settings.data_dir)
     with quiet_start(settings.verbose):
         import tensorflow as tf
-        from tqdm import tqdm
 
         from launch import sensitivity_plot
 
         if settings.deterministic:
             tf.config.experimental.enable_op_determinism()
+        tf.config.list_logical_devices()  # what it logs of them, too, is not shown
     results = folder / RESULTS_FILE
     if not results.is_file():
         check_scopes(planned(settings), settings)  # before the folder keeps the flags
@@ -122,14 +128,47 @@ def run(settings: flags.FlagValues) -> None:
         missing = [one for one in planned(settings) if _key(vars(one)) not in done]
         if missing:
             images = source.open(settings.data_dir).subset(settings.train_examples)
-            with tqdm(missing, unit="run", file=sys.stdout) as progress:
-                for one in progress:
-                    progress.set_description(f"{one.study} {one.sparsity} #{one.seed}")
-                    append(results, train(one, settings, images))
+            _make(missing, settings, images, results)
         rows = read(results)
         print(sensitivity_plot.table(rows))
         for path in sensitivity_plot.draw(rows, folder):
             print(f"drawn: {path}")
+
+
+def _make(
+    missing: Sequence[studies.Run],
+    settings: flags.FlagValues,
+    images: data.ImageData,
+    results: pathlib.Path,
+) -> None:
+    """Makes runs, one after the other, and prints a line for each."""
+    status = terminal.Status(sys.stdout)
+    begin = time.monotonic()
+    for number, one in enumerate(missing, start=1):
+        value = f" {one.value}" if one.value else ""
+        name = (
+            f"{number}/{len(missing)}  {one.study}{value} {one.sparsity:g} #{one.seed}"
+        )
+
+        def show(step: int, steps: int, name: str = name) -> None:
+            if status.is_due:
+                status.draw(name, f"step {step}/{steps}")
+
+        try:
+            row = train(one, settings, images, show)
+        finally:
+            status.clear()
+        append(results, row)
+        accuracy = f"test accuracy {row['test_accuracy']:.2%}"
+        left = (time.monotonic() - begin) / number * (len(missing) - number)
+        parts = (
+            name,
+            "diverged" if row["diverged"] else accuracy,
+            f"{terminal.duration(left)} left",
+            f"{terminal.duration(row['seconds'])} taken",
+        )
+        most = terminal.columns(sys.stdout)
+        print(terminal.fitted(list(enumerate(parts)), most), flush=True)
 
 
 def check_scopes(runs: Sequence[studies.Run], settings: flags.FlagValues) -> None:
@@ -164,12 +203,21 @@ def scope_of(one: studies.Run, settings: flags.FlagValues) -> Any:
 
 
 def train(
-    one: studies.Run, settings: flags.FlagValues, images: data.ImageData
+    one: studies.Run,
+    settings: flags.FlagValues,
+    images: data.ImageData,
+    show: Callable[[int, int], None] = lambda step, steps: None,
 ) -> dict[str, Any]:
     """Trains one run from its beginning to its end.
 
+    Args:
+      one: which.
+      settings: the resolved flags.
+      images: to learn from, and to be tested on.
+      show: is told after each step how many are done, of how many.
+
     Returns:
-      A row of the results.
+      A row of the results. A run that has diverged has no accuracy and no loss: NaN.
     """
     import keras
     import tensorflow as tf
@@ -192,6 +240,8 @@ def train(
         settings.learning_rate,
         steps,
         warmup_steps=settings.warmup_steps,
+        drop_steps=launch_flags.drop_steps(settings),
+        drop=settings.lr_drop,
     )
     batches = pipeline.training_batches(
         images,
@@ -200,11 +250,14 @@ def train(
         first_step=0,
         steps=steps,
     )
+    progress = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda batch, logs: show(batch + 1, steps)
+    )
     try:
         history = model.fit(
             batches,
             steps_per_epoch=steps,
-            callbacks=[LearningRate(schedule), StopOnNaN()],
+            callbacks=[LearningRate(schedule), StopOnNaN(), progress],
             shuffle=False,
             verbose=0,
         )
@@ -213,8 +266,7 @@ def train(
         if not training.diverged(error):
             raise
         train_loss = math.nan
-    # A network that has diverged knows nothing: it is given the accuracy of guessing.
-    test = {"accuracy": 1 / images.classes, "cross_entropy": math.log(images.classes)}
+    test = {"accuracy": math.nan, "cross_entropy": math.nan}
     weight_density = activation_density = math.nan
     if math.isfinite(train_loss):
         test = model.evaluate(
@@ -231,7 +283,25 @@ def train(
         "activation_density": activation_density,
         "diverged": int(not math.isfinite(train_loss)),
         "seconds": round(time.monotonic() - start, 1),
+        **_arguments(one, settings),
     }
+
+
+def _arguments(one: studies.Run, settings: flags.FlagValues) -> dict[str, str]:
+    """`ARGUMENTS` of a run, as text; what the scope takes by default is empty."""
+    scope = one.scope_arguments(settings.topk_period, settings.errors_per) or {}
+    asked = {**scope, "exempt": settings.exempt} if scope else {}
+    given = {name: settings[name].value for name in ARGUMENTS if name not in _OF_SCOPE}
+    given |= {name: asked.get(name) for name in _OF_SCOPE}
+    return {name: _cell(given[name]) for name in ARGUMENTS}
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, list | tuple):
+        return ",".join(value) or "none"
+    return str(value)
 
 
 def read(path: pathlib.Path) -> list[dict[str, Any]]:
@@ -239,9 +309,13 @@ def read(path: pathlib.Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     with open(path, newline="", encoding="utf-8") as file:
-        rows = [row for row in csv.DictReader(file) if row["seconds"]]
+        reader = csv.DictReader(file)
+        last = (reader.fieldnames or ["seconds"])[-1]
+        # An argument may be empty; a line that was cut short has no such cell.
+        rows = [row for row in reader if row[last] is not None and row["seconds"]]
     return [
-        {name: _KINDS.get(name, float)(row[name]) for name in COLUMNS} for row in rows
+        {name: _KINDS.get(name, float)(row.get(name, "")) for name in COLUMNS}
+        for row in rows
     ]
 
 
@@ -249,10 +323,7 @@ def append(path: pathlib.Path, row: dict[str, Any]) -> None:
     """Adds a row to a results file, which is replaced as a whole."""
     from launch import files
 
-    rows = [*read(path), row]
-    lines = [",".join(COLUMNS)]
-    lines += [",".join(str(row[name]) for name in COLUMNS) for row in rows]
-    files.write_text(path, "\n".join(lines) + "\n")
+    files.write_text(path, files.csv_text([*read(path), row]))
 
 
 def _key(row: dict[str, Any]) -> tuple:

@@ -1,9 +1,11 @@
 """The figures and the table of the sensitivity study, from its results."""
 
+import math
 import pathlib
 from collections.abc import Sequence
 from typing import Any
 
+from launch.report import aligned
 from launch.studies import FIGURES
 
 _LABELS = {
@@ -21,16 +23,29 @@ _PANELS = (
 )
 
 
-def _of(rows: Sequence[dict], **asked: Any) -> list[float]:
+def _matching(rows: Sequence[dict], **asked: Any) -> list[dict]:
     return [
-        100 * row["test_accuracy"]
-        for row in rows
-        if all(row[name] == value for name, value in asked.items())
+        row for row in rows if all(row[name] == value for name, value in asked.items())
     ]
+
+
+def _of(rows: Sequence[dict], **asked: Any) -> list[float]:
+    """The accuracies, in percent, of the runs that have not diverged."""
+    return [100 * row["test_accuracy"] for row in _matching(rows, diverged=0, **asked)]
+
+
+def _lost(rows: Sequence[dict], **asked: Any) -> str:
+    """How many runs have diverged, of how many; empty: none."""
+    every = _matching(rows, **asked)
+    lost = len(_matching(every, diverged=1))
+    return f"{lost} of {len(every)}" if lost else ""
 
 
 def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
+
+
+_FIGURES = (_mean, min, max)
 
 
 def _settings(rows: Sequence[dict]) -> list[tuple]:
@@ -45,24 +60,28 @@ def table(rows: Sequence[dict]) -> str:
     Args:
       rows: as `sensitivity.read` gives them.
     """
-    lines = [
-        f"{'study':30} {'sparsity':>8} {'value':>6} {'seeds':>5} "
-        f"{'test accuracy: mean':>20} {'lowest':>8} {'highest':>8} {'diverged':>8}"
-    ]
+    heads = ("study", "sparsity", "seeds", "mean", "lowest", "highest")
+    lost_too = bool(_matching(rows, diverged=1))
+    found = [(*heads, "diverged")[: None if lost_too else -1]]
     for study, sparsity, value in _settings(rows):
-        found = _of(rows, study=study, sparsity=sparsity, value=value)
-        shown = f"{value:.0f}" if value else ""
         here = {"study": study, "sparsity": sparsity, "value": value}
-        lost = len(_of(rows, diverged=1.0, **here))
-        lines.append(
-            f"{study:30} {sparsity:8.2f} {shown:>6} {len(found):5} "
-            f"{_mean(found):19.2f}% {min(found):7.2f}% {max(found):7.2f}% {lost or '':>8}"
-        )
-    return "\n".join(lines)
+        accuracies = _of(rows, **here)
+        figures = [function(accuracies) for function in _FIGURES] if accuracies else []
+        cells = [
+            f"{study} {value:.0f}" if value else study,
+            f"{sparsity:.2f}",
+            str(len(_matching(rows, **here))),
+            *([f"{figure:.2f}%" for figure in figures] or [""] * len(_FIGURES)),
+        ]
+        found.append((*cells, *([_lost(rows, **here)] if lost_too else [])))
+    return "test accuracy over the seeds\n" + aligned(found)
 
 
 def draw(rows: Sequence[dict], folder: pathlib.Path) -> list[pathlib.Path]:
     """Draws what there is; lines are means over seeds, bands reach from lowest to highest.
+
+    Runs that have diverged have no accuracy: they are in no mean, and a cross at the lower
+    or left edge says how many of the seeds they are. Where all have, the line has a gap.
 
     Args:
       rows: as `sensitivity.read` gives them.
@@ -81,16 +100,17 @@ def draw(rows: Sequence[dict], folder: pathlib.Path) -> list[pathlib.Path]:
     if present & set(FIGURES):
         figure, panels = plt.subplots(1, 2, figsize=(9, 3.6), sharey=True)
         for axes, (title, studies) in zip(panels, _PANELS, strict=True):
-            for study in studies:
-                _band(axes, rows, study)
+            for number, study in enumerate(studies):
+                _band(axes, rows, study, number)
             dense = _of(rows, study="dense")
-            if dense:
+            if dense:  # those that have not diverged
                 axes.axhline(_mean(dense), color="grey", ls="--", label="dense")
                 axes.axhspan(min(dense), max(dense), color="grey", alpha=0.15)
             axes.set_title(title, fontsize=10)
             axes.set_xlabel("sparsity (%)")
             axes.grid(alpha=0.3)
-            axes.legend(fontsize=8)
+            if axes.get_legend_handles_labels()[0]:
+                axes.legend(fontsize=8)
         panels[0].set_ylabel("test accuracy (%)")
         drawn.append(_saved(figure, folder / "figures.png"))
     ablations = [s for s in _settings(rows) if s[0] not in (*FIGURES, "dense")]
@@ -100,7 +120,11 @@ def draw(rows: Sequence[dict], folder: pathlib.Path) -> list[pathlib.Path]:
         for place, (study, sparsity, value) in enumerate([*dense, *ablations]):
             found = _of(rows, study=study, sparsity=sparsity, value=value)
             axes.plot(found, [place] * len(found), "o", ms=4)
-            axes.plot([min(found), max(found)], [place, place], color="grey", lw=1)
+            if found:
+                axes.plot([min(found), max(found)], [place, place], color="grey", lw=1)
+            lost = _lost(rows, study=study, sparsity=sparsity, value=value)
+            if lost:
+                _cross(axes, 0.02, place, lost, axes.get_yaxis_transform(), "red")
         axes.set_yticks(
             range(len(dense) + len(ablations)),
             ["dense"] * len(dense) + [_name(*setting) for setting in ablations],
@@ -117,15 +141,44 @@ def _name(study: str, sparsity: float, value: float) -> str:
     return f"{_LABELS.get(study, study)}{shown}, {sparsity:.0%}"
 
 
-def _band(axes: Any, rows: Sequence[dict], study: str) -> None:
+def _band(axes: Any, rows: Sequence[dict], study: str, number: int) -> None:
     sparsities = sorted({r["sparsity"] for r in rows if r["study"] == study})
     if not sparsities:
         return
     found = [_of(rows, study=study, sparsity=s) for s in sparsities]
     x = [100 * s for s in sparsities]
-    [line] = axes.plot(x, list(map(_mean, found)), "o-", ms=4, label=_LABELS[study])
-    lowest, highest = list(map(min, found)), list(map(max, found))
+    means, lowest, highest = (
+        [function(values) if values else math.nan for values in found]
+        for function in _FIGURES
+    )
+    [line] = axes.plot(x, means, "o-", ms=4, label=_LABELS[study])
     axes.fill_between(x, lowest, highest, color=line.get_color(), alpha=0.2)
+    for sparsity in sparsities:
+        lost = _lost(rows, study=study, sparsity=sparsity)
+        if lost:
+            # Those of one sparsity one above the other.
+            height = 0.04 + 0.07 * number
+            transform = axes.get_xaxis_transform()
+            _cross(axes, 100 * sparsity, height, lost, transform, line.get_color())
+
+
+def _cross(
+    axes: Any, x: float, y: float, lost: str, transform: Any, colour: str
+) -> None:
+    """A cross in the place of runs that have diverged."""
+    axes.plot(x, y, "x", color=colour, ms=7, mew=2, transform=transform, clip_on=False)
+    is_right = transform == axes.get_yaxis_transform()
+    axes.annotate(
+        f"{lost} diverged",
+        (x, y),
+        xycoords=transform,
+        xytext=(6 if is_right else -6, 0),
+        textcoords="offset points",
+        ha="left" if is_right else "right",
+        va="center",
+        fontsize=7,
+        color=colour,
+    )
 
 
 def _saved(figure: Any, path: pathlib.Path) -> pathlib.Path:

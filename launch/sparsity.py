@@ -65,6 +65,14 @@ def achieved(summary: topkast_tf.report.Summary) -> tuple[float, float]:
     return summary.forward_sparsity, summary.backward_sparsity
 
 
+def exploration_loss(model: keras.Model) -> float:
+    """What Top-KAST adds to the loss of a model as it is now; 0 without Top-KAST.
+
+    Keras counts it in the `loss` of training and in `val_loss` too.
+    """
+    return float(sum(weight.penalty() for weight in topkast_tf.sparse_weights(model)))
+
+
 def listeners(
     model: keras.Model, folder: pathlib.Path, every: int
 ) -> list[keras.callbacks.Callback]:

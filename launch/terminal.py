@@ -2,9 +2,14 @@
 
 import os
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from typing import TextIO
 
+COLUMNS = 100
+"""Of a line that goes to a pipe or a file."""
+DRAW_SECONDS = 0.25
+LINE_SECONDS = 10.0
 _CODES = {"bold": 1, "dim": 2, "red": 31, "yellow": 33}
 _close: Callable[[], None] | None = None
 
@@ -17,6 +22,101 @@ def moves(out: TextIO) -> bool:
 def colours(out: TextIO) -> bool:
     """Whether colours are shown and wanted: see https://no-color.org."""
     return moves(out) and not os.environ.get("NO_COLOR")
+
+
+def columns(out: TextIO) -> int:
+    """How long a line may be: the width of the terminal as it is now, else `COLUMNS`."""
+    if not out.isatty():
+        return COLUMNS
+    try:
+        return os.get_terminal_size(out.fileno()).columns or COLUMNS
+    except OSError:
+        return COLUMNS
+
+
+def fitted(parts: Sequence[tuple[int, str]], most: int) -> str:
+    """A line of those parts that fit, the most important ones, two blanks between them.
+
+    Args:
+      parts: (rank, text) in the order in which they stand; 0 is the most important.
+      most: columns.
+
+    >>> fitted([(0, "step 3"), (2, "epoch 1"), (1, "accuracy 50%")], 24)
+    'step 3  accuracy 50%'
+    """
+    chosen: set[int] = set()
+    length = -2
+    for place in sorted(range(len(parts)), key=lambda place: parts[place][0]):
+        length += len(parts[place][1]) + 2
+        if length > most and chosen:
+            break
+        chosen.add(place)
+    return "  ".join(parts[place][1] for place in sorted(chosen))[:most]
+
+
+class Status:
+    """A line that says where the work stands, written over on a terminal.
+
+    Elsewhere there is a new line now and then. A terminal that has become narrower since
+    the line was drawn has broken it into several, which all go.
+
+    Args:
+      out: where to write.
+      lines: whether to write lines where nothing can be written over.
+    """
+
+    def __init__(self, out: TextIO, lines: bool = True):
+        self._out = out
+        self._moves = moves(out)
+        self._every = DRAW_SECONDS if self._moves else LINE_SECONDS
+        self._lines = lines
+        self._last = float("-inf")
+        self._length = 0
+
+    @property
+    def is_due(self) -> bool:
+        """Whether it is time to draw again."""
+        shown = self._moves or self._lines
+        return shown and time.monotonic() - self._last >= self._every
+
+    def draw(self, *parts: str) -> None:
+        """Draws the line, due or not: as many of the parts, from the first, as fit."""
+        if not (self._moves or self._lines):
+            return
+        self._last = time.monotonic()
+        most = columns(self._out)
+        # In the last column some terminals begin a new line.
+        text = fitted(list(enumerate(p for p in parts if p)), most - self._moves)
+        if self._moves:
+            self._out.write(self._away() + text)
+            self._length = len(text)
+        else:
+            self._out.write(text + "\n")
+        self._out.flush()
+
+    def clear(self) -> None:
+        """Takes the line away, for something else to be written."""
+        if self._length:
+            self._out.write(self._away())
+            self._out.flush()
+            self._length = 0
+
+    def _away(self) -> str:
+        above = max(self._length - 1, 0) // columns(self._out)
+        up = f"\x1b[{above}A" if above else ""
+        return f"{up}\r\x1b[J"
+
+
+def bar(share: float, out: TextIO) -> str:
+    """A share as a percentage and a bar of ten characters.
+
+    >>> import io
+    >>> bar(0.5, io.StringIO())
+    ' 50%|#####     |'
+    """
+    full = round(10 * share)
+    is_utf = (getattr(out, "encoding", None) or "").lower().startswith("utf")
+    return f"{share:4.0%}|{('█' if is_utf else '#') * full:10}|"
 
 
 def styled(text: str, style: str, out: TextIO) -> str:

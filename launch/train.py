@@ -45,6 +45,9 @@ def main(argv: Sequence[str]) -> int:
         with interrupts.handled():
             settings = resolved(launch_flags.parse(argv))
             experiment.check_flagfiles(argv, settings)
+            if devices.worker_of(settings).is_chief:
+                for sentence in launch_flags.overruled(argv):
+                    terminal.note(sentence)
             run(settings)
     except UserError as error:
         terminal.error(error)
@@ -86,16 +89,17 @@ def run(settings: flags.FlagValues) -> None:
       UserError: see `main`.
     """
     worker = devices.worker_of(settings)
-    idle = without_effect(settings)
-    if idle and worker.is_chief:
-        names = ", ".join(f"--{name}" for name in idle)
-        terminal.warning(f"without effect with --method={settings.method}: {names}.")
+    if worker.is_chief:
+        for choice, idle in without_effect(settings).items():
+            names = ", ".join(f"--{name}" for name in idle)
+            terminal.warning(f"without effect with --{choice}: {names}.")
     run_dir = pathlib.Path(settings.run_dir)
     methods = [settings.method]
     if settings.compare_dense:
         methods.insert(0, "dense")
     experiment.check(run_dir, settings)
-    results = [experiment.finished(run_dir, method) for method in methods]
+    figures = judged(settings).figures
+    results = [experiment.finished(run_dir, method, figures) for method in methods]
     if not all(results):
         results = _train(settings, run_dir, methods)
     if worker.is_chief:
@@ -117,17 +121,22 @@ def _train(
         strategies.start(settings)
         # What the scope refuses must not leave a folder behind.
         task = task_of(settings)
-        training.build(task, settings.method)
+        with training.memory_named():
+            training.build(task, settings.method)
     worker = devices.worker_of(settings)
-    with strategies.losses_named(settings), strategies.claimed(run_dir, settings):
+    with (
+        training.memory_named(),
+        strategies.losses_named(settings),
+        strategies.claimed(run_dir, settings),
+    ):
         task.load()
         experiment.check_data(run_dir, task.data_digest, first=worker.is_chief)
         results = []
         for method in methods:
-            result = experiment.finished(run_dir, method)
+            result = experiment.finished(run_dir, method, judged(settings).figures)
             results.append(result or training.train(task, method))
         if worker.is_chief:
-            report.write_results(run_dir, results)
+            report.write_results(run_dir, results, settings)
     return results
 
 

@@ -2,7 +2,9 @@
 
 import contextlib
 import pathlib
+import re
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -33,6 +35,21 @@ from topkast_tf import reduction
 from topkast_tf.dynamics_memory import OtherFiles
 
 MODEL_FILE = "model.keras"
+
+
+@contextlib.contextmanager
+def memory_named() -> Iterator[None]:
+    """Turns what TensorFlow raises when memory runs out into a `UserError`."""
+    try:
+        yield
+    except tf.errors.ResourceExhaustedError as error:
+        wanted = re.search(r"tensor with shape(\[[\d,]*\])", error.message)
+        raise UserError(
+            "there is not enough memory"
+            + (f" for a tensor of shape {wanted[1]}" if wanted else "")
+            + ": take a smaller --batch_size, a larger --accumulate or a smaller model "
+            "(launch/plan.py says what a run needs)."
+        ) from error
 
 
 def build(task: Task, method: str) -> keras.Model:

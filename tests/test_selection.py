@@ -159,6 +159,18 @@ def test_blocks_against_loops(shape, block, reduce, output_axes):
     )
 
 
+@pytest.mark.parametrize("reduce", ["sum", "max"])
+def test_a_block_larger_than_a_kernel_is_clamped_to_it(reduce):
+    view = MatrixView((4, 6))
+    blocks = Blocks(view, (10**5, 2), reduce)
+    assert blocks == Blocks(view, (4, 2), reduce)
+    assert blocks.grid == (1, 3)
+    kernel = np.arange(24, dtype=np.float32).reshape(4, 6)
+    expected = Blocks(view, (4, 2), reduce).scores(kernel)
+    np.testing.assert_array_equal(blocks.scores(kernel), expected)
+    assert Blocks(view, (10**5, 10**5), reduce).block == (4, 6)
+
+
 def test_matrix_view_of_a_transposed_convolution():
     kernel = np.arange(24).reshape(1, 2, 3, 4)  # height, width, outputs, inputs
     matrix = MatrixView((1, 2, 3, 4), (-2,)).to_matrix(kernel).numpy()

@@ -67,11 +67,13 @@ class Blocks:
 
     ``score(block) = sum |theta|`` or ``max |theta|`` over the block. Where the block
     does not divide the view, the blocks at the lower and right edge are smaller: they
-    count as one block each, and ``"sum"`` adds only the entries that exist.
+    count as one block each, and ``"sum"`` adds only the entries that exist. A block that
+    is larger than the view is clamped to it.
 
     Attributes:
       view: the kernel's 2-D view.
-      block: ``(rows, cols)`` of a block, each at least 1.
+      block: ``(rows, cols)`` of a block, each at least 1 and, once it is here, at most
+        the view's.
       reduce: ``"sum"`` or ``"max"``.
 
     >>> blocks = Blocks(MatrixView((4, 6)), (2, 4), "max")
@@ -82,6 +84,12 @@ class Blocks:
     view: MatrixView
     block: tuple[int, int]
     reduce: str = "sum"
+
+    def __post_init__(self) -> None:
+        # Scores are computed on a view that is padded to whole blocks.
+        sizes = zip(self.block, (self.view.rows, self.view.cols), strict=True)
+        clamped = tuple(max(1, min(size, most)) for size, most in sizes)
+        object.__setattr__(self, "block", clamped)
 
     @property
     def grid(self) -> tuple[int, int]:

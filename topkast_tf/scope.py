@@ -81,7 +81,8 @@ def topkast_scope(
       backward: ``"topk"``, or ``"random"``: B \ A is drawn by lot at each refresh.
       stop_exploring_at: the step from which on B = A, or None.
       block: (rows, cols): whole blocks of the kernel's 2-D view (inputs x outputs) are
-        kept or dropped. At the edges blocks may be smaller.
+        kept or dropped. At the edges blocks may be smaller; a block larger than a
+        kernel is clamped to it.
       block_reduce: ``"sum"`` (of magnitudes) or ``"max"``: how a block is scored.
       exempt: regexes on weight paths that stay dense; also ``"first"`` and ``"last"``,
         in the order in which the weights are made.

@@ -1,15 +1,18 @@
 """The progress of an evaluation that takes long."""
 
+import time
 from typing import TextIO
 
 import keras
-from tqdm import tqdm
 
 from launch import terminal
 
 
 class EvaluationBar(keras.callbacks.Callback):
-    """A bar of the batches of `evaluate`, on a terminal; it goes when it is full.
+    """Shows the batches of `evaluate` as they are done.
+
+    On a terminal a bar, which goes when it is full; elsewhere a line when this is made,
+    every ten seconds, and when the evaluation ends.
 
     Args:
       name: what is evaluated.
@@ -20,25 +23,34 @@ class EvaluationBar(keras.callbacks.Callback):
         super().__init__()
         self._name = name
         self._out = out
-        self._bar: tqdm | None = None
+        # Before `evaluate`, which may compile for long.
+        self._status = terminal.Status(out)
+        self._status.draw(f"{name}: begins")
 
     def on_test_begin(self, logs=None):
+        self._begin = time.monotonic()
+        self._done = 0
         if terminal.moves(self._out):
-            self._bar = tqdm(
-                desc=self._name,
-                total=self.params.get("steps"),
-                unit="batch",
-                file=self._out,
-                dynamic_ncols=True,
-                leave=False,
-                mininterval=0.25,
-            )
+            self._draw()
 
     def on_test_batch_end(self, batch, logs=None):
-        if self._bar is not None:
-            self._bar.update()
+        self._done += 1
+        if self._status.is_due:
+            self._draw()
 
     def on_test_end(self, logs=None):
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
+        if terminal.moves(self._out):
+            self._status.clear()
+        else:
+            self._draw()
+
+    def _draw(self) -> None:
+        total = self.params.get("steps")
+        of = f"/{total}" if total else ""
+        share = terminal.bar(self._done / total, self._out) if total else ""
+        gone = terminal.duration(time.monotonic() - self._begin)
+        self._status.draw(
+            f"{self._name}: {share}".rstrip(": "),
+            f"batch {self._done}{of}",
+            f"{gone} gone",
+        )

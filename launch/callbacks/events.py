@@ -11,12 +11,20 @@ import tensorflow as tf
 import topkast_tf
 from launch import event_files
 from launch.callbacks.recorder import Recorder
-from launch.mask_image import mask_image
+from launch.mask_image import LEGEND, mask_image, with_legend
 
 EVENTS_FOLDER = "events"
 DYNAMICS_FOLDER = "dynamics"
 IMAGES = 8
 _NO_SCALARS = ("step", "epoch")
+_TAGS = {
+    "objective": "loss/objective",
+    "exploration_loss": "loss/exploration",
+    "forward_sparsity": "sparsity/forward",
+    "backward_sparsity": "sparsity/backward",
+    "learning_rate": "run/learning_rate",
+    "seconds": "run/seconds",
+}
 
 
 class Events(keras.callbacks.Callback):
@@ -24,7 +32,8 @@ class Events(keras.callbacks.Callback):
 
     The scalars are made from the recorder's rows. When a run goes on, events of steps
     after its checkpoint are taken away, and rows without events get theirs: TensorBoard
-    shows each once. The pictures are of the first few sparse weights (see `mask_image`).
+    shows each once. The pictures are of the first few sparse weights, with a legend (see
+    `mask_image`).
 
     Args:
       folder: of the method; gets events/.
@@ -71,7 +80,7 @@ class Events(keras.callbacks.Callback):
             with self._writer.as_default(0):
                 tf.summary.text("flags", f"```\n{self._flags}```")
         for row in self._recorder.rows:
-            if ("objective", row["step"]) not in self._there:
+            if (_tag("objective"), row["step"]) not in self._there:
                 self._write_scalars(row)
         self._writer.flush()
 
@@ -85,10 +94,21 @@ class Events(keras.callbacks.Callback):
         weights = topkast_tf.sparse_weights(self.model)[: self._images]
         with self._writer.as_default(step):
             for weight in weights:
-                picture = mask_image(weight.codes())
-                tf.summary.image(f"sets/{weight.path}", picture[None])
+                picture = with_legend(mask_image(weight.codes()))
+                tf.summary.image(
+                    f"sets/{weight.path}", picture[None], description=LEGEND
+                )
 
 
 def _tag(column: str) -> str:
-    """TensorBoard groups by what stands before a slash."""
-    return re.sub("^(train|valid|test)_", r"\1/", column)
+    """What a column is called there: its group, then which one of it.
+
+    TensorBoard puts what stands before a slash together, and the groups in the order of
+    the alphabet: accuracy, or bits per byte, comes first.
+
+    >>> _tag("test_accuracy"), _tag("forward_sparsity"), _tag("seconds")
+    ('accuracy/test', 'sparsity/forward', 'run/seconds')
+    """
+    if column in _TAGS:
+        return _TAGS[column]
+    return re.sub("^(train|valid|test)_(.*)$", r"\2/\1", column)

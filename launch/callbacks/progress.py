@@ -1,11 +1,9 @@
 """What a person sees of a run under way."""
 
-import time
 from collections.abc import Sequence
 from typing import Any, TextIO
 
 import keras
-from tqdm import tqdm
 
 from launch import terminal
 from launch.callbacks.recorder import Recorder
@@ -13,16 +11,14 @@ from launch.callbacks.steps import steps_taken
 from launch.pace import Pace
 from launch.tasks.figures import Figure, Items
 
-DRAW_SECONDS = 0.25
-_BAR = "{desc} {percentage:3.0f}%|{bar:10}| {n_fmt}/{total_fmt}{postfix}"
-
 
 class Progress(keras.callbacks.Callback):
     """A progress bar on a terminal, and one line a round there and elsewhere.
 
     The bar has the running means of the round, which Keras has read already, and is
     drawn at most four times a second. Where nothing can be written over (a pipe, a
-    file, a dumb terminal) there are the lines alone.
+    file, a dumb terminal) there are the lines alone. Both have as much in them as fits
+    the terminal, elsewhere 100 columns; metrics.csv has all of it.
 
     Args:
       name: what is being trained.
@@ -47,23 +43,14 @@ class Progress(keras.callbacks.Callback):
         self._items = items
         self._out = out
         self._pace = Pace(total_steps)
-        self._bar: tqdm | None = None
-        self._drawn = 0.0
+        self._bar: terminal.Status | None = None
         self._sparsity = ""
 
     def on_train_begin(self, logs=None):
         if self._recorder.rows:
             self._sparsity = _sparsity(self._recorder.rows[-1])
         if self._bar is None and terminal.moves(self._out):
-            self._bar = tqdm(
-                total=self._total,
-                initial=steps_taken(self.model),
-                desc=self._name,
-                file=self._out,
-                bar_format=_BAR,
-                dynamic_ncols=True,
-                leave=False,
-            )
+            self._bar = terminal.Status(self._out)
             terminal.before_messages(self.close)
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -71,16 +58,16 @@ class Progress(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         self._pace.step()
-        if self._bar is not None and self._is_time():
+        if self._bar is not None and self._bar.is_due:
             running = _running(logs, self._recorder.figures)
-            self._draw([*running, *self._rates(), self._sparsity])
+            self._draw([*running, self._left(), self._rate(), self._sparsity])
 
     def on_test_begin(self, logs=None):
         self._tested = 0
 
     def on_test_batch_end(self, batch, logs=None):
         self._tested += 1
-        if self._bar is not None and self._is_time():
+        if self._bar is not None and self._bar.is_due:
             self._draw([f"evaluating, batch {self._tested}"])
 
     def on_epoch_end(self, epoch, logs=None):
@@ -91,7 +78,7 @@ class Progress(keras.callbacks.Callback):
             self._bar.clear()
         print(line, file=self._out, flush=True)
         if self._bar is not None:
-            self._draw([*self._rates(), self._sparsity])
+            self._draw([self._left(), self._rate(), self._sparsity])
 
     def on_train_end(self, logs=None):
         if self._pace.done >= self._total:
@@ -100,44 +87,47 @@ class Progress(keras.callbacks.Callback):
     def close(self) -> None:
         """Takes the bar away, whatever has ended the run; may be called again."""
         if self._bar is not None:
-            self._bar.close()
+            self._bar.clear()
             self._bar = None
             terminal.before_messages(None)
 
     def _line(self, row: dict[str, Any]) -> str:
         width = len(str(self._total))
+        headline, loss, *others = _shown(row, self._recorder.figures)
+        # Each with its rank, in the order in which they stand.
         parts = [
-            f"{self._name:8} step {row['step']:{width}}/{self._total}",
-            f"epoch {row['epoch']:3g}",
-            *_shown(row, self._recorder.figures),
-            _sparsity(row),
-            f"lr {row['learning_rate']:.4g}",
-            *self._rates(),
-            f"{terminal.duration(row['seconds'])} gone",
+            (0, f"{self._name:7}  step {row['step']:{width}}/{self._total}"),
+            (6, f"epoch {row['epoch']:g}"),
+            (1, headline),
+            (3, loss),
+            *((9, other) for other in others),
+            (5, _sparsity(row)),
+            (7, f"lr {row['learning_rate']:.4g}"),
+            (4, self._rate()),
+            (2, self._left()),
+            (8, f"{terminal.duration(row['seconds'])} gone"),
         ]
-        return "  ".join(part for part in parts if part)
+        most = terminal.columns(self._out)
+        return terminal.fitted([part for part in parts if part[1]], most)
 
-    def _rates(self) -> list[str]:
-        rate, left = self._pace.steps_a_second, self._pace.seconds_left
-        found = []
-        if rate is not None:
-            found.append(f"{_rounded(rate * self._items.a_step)} {self._items.name}/s")
-        if left is not None:
-            found.append(f"{terminal.duration(left)} left")
-        return found
+    def _rate(self) -> str:
+        rate = self._pace.steps_a_second
+        if rate is None:
+            return ""
+        return f"{_rounded(rate * self._items.a_step)} {self._items.name}/s"
 
-    def _is_time(self) -> bool:
-        now = time.monotonic()
-        if now - self._drawn < DRAW_SECONDS:
-            return False
-        self._drawn = now
-        return True
+    def _left(self) -> str:
+        left = self._pace.seconds_left
+        return "" if left is None else f"{terminal.duration(left)} left"
 
     def _draw(self, parts: list[str]) -> None:
         if self._bar is not None:
-            self._bar.set_postfix_str("  ".join(p for p in parts if p), refresh=False)
-            self._bar.n = self._pace.done
-            self._bar.refresh()
+            done = self._pace.done
+            self._bar.draw(
+                f"{self._name} {terminal.bar(done / self._total, self._out)} "
+                f"{done}/{self._total}",
+                *parts,
+            )
 
 
 def _running(logs: dict[str, float], figures: Sequence[Figure]) -> list[str]:
@@ -151,18 +141,24 @@ def _running(logs: dict[str, float], figures: Sequence[Figure]) -> list[str]:
 
 
 def _shown(row: dict[str, Any], figures: Sequence[Figure]) -> list[str]:
-    """Each figure, that on training data in brackets behind its counterpart."""
+    """Each figure, the headline and the loss first, that on training data in brackets.
+
+    The first says of which part it is, and the first in brackets that it is of training.
+    """
     train = {f.column: f.shown(row[f.column]) for f in figures if "val_" not in f.log}
+    tested = [figure for figure in figures if figure.column not in train]
+    tested.sort(key=lambda f: (f is not figures[0], not f.column.endswith("_loss")))
     parts = []
-    for figure in figures:
+    of_training = "train "
+    for figure in tested:
         part, _, what = figure.column.partition("_")
-        if part == "train":
-            continue
+        name = what if parts else f"{part} {what}"
         counterpart = train.get(f"train_{what}")
         parts.append(
-            f"{part} {what} {figure.shown(row[figure.column])}"
-            + (f" (train {counterpart})" if counterpart else "")
+            f"{name} {figure.shown(row[figure.column])}"
+            + (f" ({of_training}{counterpart})" if counterpart else "")
         )
+        of_training = "" if counterpart else of_training
     return parts
 
 

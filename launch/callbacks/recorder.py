@@ -1,8 +1,6 @@
 """The record of a run: a row of metrics and a checkpoint after each round."""
 
 import contextlib
-import csv
-import io
 import pathlib
 import time
 from collections.abc import Sequence
@@ -36,8 +34,10 @@ class Recorder(keras.callbacks.Callback):
 
     The losses among the figures are without label smoothing and penalties, so that they
     can be compared; `objective` is what was minimised, penalties included. Training
-    figures are means over the round while the weights change. `epoch` is how often the
-    data has been seen. `seconds` is wall time, evaluation included.
+    figures and `objective` are means over the round while the weights change.
+    `exploration_loss` is Top-KAST's penalty at the end of the round, which Keras counts in
+    its `loss` and `val_loss`. `epoch` is how often the data has been seen. `seconds` is
+    wall time, evaluation included.
 
     Args:
       folder: of this method; gets metrics.csv and checkpoints/.
@@ -123,6 +123,7 @@ class Recorder(keras.callbacks.Callback):
             "epoch": _shortest(step / self._epoch_steps),
             "objective": float(logs["loss"]),
             **{f.column: float(logs[f.log]) for f in self.figures},
+            "exploration_loss": sparsity.exploration_loss(self.model),
             "learning_rate": float(self.model.optimizer.learning_rate.numpy()),
             "forward_sparsity": forward,
             "backward_sparsity": backward,
@@ -158,7 +159,11 @@ class Recorder(keras.callbacks.Callback):
 
     def write_metrics(self) -> None:
         """Writes metrics.csv as a whole: one row a round."""
-        _write_table(self._folder / METRICS_FILE, self.rows)
+        self._write_table(self.rows)
+
+    def _write_table(self, rows: Sequence[dict[str, Any]]) -> None:
+        if rows:
+            files.write_text(self._folder / METRICS_FILE, files.csv_text(rows))
 
     def _restore_totals(self) -> None:
         if self._under_way is not None:
@@ -191,23 +196,13 @@ class Recorder(keras.callbacks.Callback):
         folder = self._folder / "checkpoints"
         try:
             checkpoints.write(folder, taken, step, state, self._kept)
-            _write_table(self._folder / METRICS_FILE, state["rows"])
+            self._write_table(state["rows"])
         except OSError as error:
             raise UserError(
                 f"the checkpoint of step {step} could not be written to {folder} "
                 f"({error.strerror or error}): once that is mended, the same command "
                 "goes on from the last checkpoint."
             ) from error
-
-
-def _write_table(path: pathlib.Path, rows: Sequence[dict[str, float]]) -> None:
-    if not rows:
-        return
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    files.write_text(path, text.getvalue())
 
 
 def _shortest(number: float) -> float:

@@ -1,8 +1,12 @@
-"""A progress bar of what is read."""
+"""The progress of what is read."""
+
+import sys
+
+from launch import terminal
 
 
 class Bytes:
-    """Counts bytes to a total; the bar shows on terminals only.
+    """Counts bytes to a total; a bar on stderr shows them, on terminals only.
 
     Args:
       title: what is done.
@@ -10,19 +14,18 @@ class Bytes:
     """
 
     def __init__(self, title: str, total: int):
-        from tqdm import tqdm
-
-        self._bar = tqdm(
-            desc=title,
-            total=total,
-            unit="B",
-            unit_scale=True,
-            leave=False,
-            disable=None,
-        )
+        self._title = title
+        self._total = total
+        self._done = 0
+        self._status = terminal.Status(sys.stderr, lines=False)
 
     def advance(self, count: int) -> None:
         """Notes that `count` more bytes are done."""
-        self._bar.update(count)
-        if self._bar.n >= self._bar.total:
-            self._bar.close()
+        self._done += count
+        if self._done >= self._total:
+            self._status.clear()
+        elif self._status.is_due:
+            self._status.draw(
+                f"{self._title} {terminal.bar(self._done / self._total, sys.stderr)}",
+                f"{self._done / 1e6:,.0f}/{self._total / 1e6:,.0f} MB",
+            )

@@ -5,8 +5,9 @@ import pytest
 import tensorflow as tf
 
 from launch import event_files
-from launch.callbacks import Events
-from launch.mask_image import mask_image
+from launch.callbacks import Events, events
+from launch.mask_image import LEGEND, mask_image, with_legend
+from launch.tasks.figures import JUDGED
 
 BLUE, AMBER, GREY = [0, 90, 181], [255, 176, 0], [236, 236, 236]
 
@@ -51,6 +52,34 @@ def test_half_of_a_large_weight_is_half_of_its_picture():
 def test_vectors_and_scalars_have_a_picture():
     assert mask_image(np.array([2, 1])).tolist() == [[BLUE, AMBER]]
     assert mask_image(np.array(0)).tolist() == [[GREY]]
+
+
+def test_a_legend_has_the_colours_in_their_order_below_the_picture():
+    picture = mask_image(np.array([[2, 0], [1, 2]]))
+    shown = with_legend(picture)
+    # A weight of 2 x 2 entries is enlarged so that they can be seen.
+    assert shown[:256].shape == (256, 256, 3)
+    assert (shown[:128, :128] == BLUE).all() and (shown[128:256, :128] == AMBER).all()
+    line = shown[256:]
+    columns = [
+        np.flatnonzero((line == colour).all(-1).any(0))
+        for colour in (BLUE, AMBER, GREY)
+    ]
+    assert all(len(found) == 14 for found in columns[:2])
+    assert columns[0][-1] < columns[1][0] < columns[2][0]
+    assert (line == 70).all(-1).sum() > 100  # the letters
+    for word in ("Blue: A", "Amber: B", "Grey: C"):
+        assert word in LEGEND
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (300, 4), (4, 300), (256, 256)])
+def test_a_legend_leaves_the_picture_as_it_is(shape):
+    picture = mask_image(np.random.default_rng(0).integers(0, 3, shape))
+    shown = with_legend(picture)
+    times = 256 // max(picture.shape[:2])
+    rows, columns = (times * length for length in picture.shape[:2])
+    assert shown.shape[1] == max(columns, 126)
+    np.testing.assert_array_equal(shown[:rows:times, :columns:times], picture)
 
 
 # --- Files ---------------------------------------------------------------------------
@@ -101,6 +130,18 @@ def row(step):
     return {"step": step, "epoch": 1, "objective": 2.0 * step, "test_accuracy": 0.5}
 
 
+@pytest.mark.parametrize(("unit", "first"), [("image", "accuracy"), ("byte", "bpc")])
+def test_the_headline_comes_first_in_the_order_of_the_alphabet(unit, first):
+    """That in which TensorBoard shows the groups."""
+    others = ("objective", "exploration_loss", "learning_rate", "seconds")
+    columns = [figure.column for figure in JUDGED[unit].figures]
+    columns += [*others, "forward_sparsity", "backward_sparsity"]
+    groups = [events._tag(column).partition("/") for column in columns]
+    assert all(group and name for group, _, name in groups)
+    assert min(group for group, _, _ in groups) == groups[0][0] == first
+    assert len(set(groups)) == len(groups)
+
+
 def test_a_run_that_goes_on_has_every_row_once(tmp_path):
     folder = tmp_path / "events"
     first = Events(tmp_path, Recorded([]), "--fwd=0.9\n", step=0, images=0)
@@ -117,6 +158,6 @@ def test_a_run_that_goes_on_has_every_row_once(tmp_path):
     again._write_scalars(row(15))
     again.on_train_end()
     found = read(folder)
-    assert {s for tag, s in found if tag == "objective"} == {5, 10, 11, 15}
-    assert found["test/accuracy", 11] == 0.5 and found["objective", 15] == 30.0
+    assert {s for tag, s in found if tag == "loss/objective"} == {5, 10, 11, 15}
+    assert found["accuracy/test", 11] == 0.5 and found["loss/objective", 15] == 30.0
     assert found["flags", 0].item() == b"```\n--fwd=0.9\n```"

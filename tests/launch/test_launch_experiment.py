@@ -1,5 +1,6 @@
 """Whose a run folder is: every case in which one is refused leaves it as it was."""
 
+import json
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from launch import experiment, files
 from launch import flags as launch_flags
 from launch.data.text import TextData
 from launch.errors import UserError
+from launch.tasks.figures import JUDGED
 
 
 def settings(*arguments):
@@ -153,11 +155,70 @@ def test_damaged_result_is_one_sentence_with_the_remedy(tmp_path):
         experiment.finished(tmp_path, "dense")
 
 
+WHOLE = {
+    **dict.fromkeys(experiment._COLUMNS, 1),
+    **{figure.column: 0.25 for figure in JUDGED["image"].figures},
+    "method": "dense",
+}
+
+
 def test_result_marks_a_method_as_finished(tmp_path):
     assert experiment.finished(tmp_path, "dense") is None
     (tmp_path / "dense").mkdir()
-    experiment.write_result(tmp_path / "dense", {"test_accuracy": 0.25})
-    assert experiment.finished(tmp_path, "dense") == {"test_accuracy": 0.25}
+    experiment.write_result(tmp_path / "dense", WHOLE)
+    figures = JUDGED["image"].figures
+    assert experiment.finished(tmp_path, "dense", figures) == WHOLE
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ([], "no object"),
+        ("x" * 1000, "no object"),
+        ({}, "its method is None"),
+        ({**WHOLE, "method": "topkast"}, "its method is 'topkast', not 'dense'"),
+        ({**WHOLE, "parameters": "many"}, "its parameters is 'many', not a number"),
+        ({**WHOLE, "step": None}, "its step is None, not a number"),
+        ({**WHOLE, "seconds": True}, "its seconds is True, not a number"),
+        ({**WHOLE, "test_accuracy": [1]}, r"its test_accuracy is \[1\], not a number"),
+    ],
+)
+def test_a_result_with_wrong_content_is_one_sentence(tmp_path, content, said):
+    (tmp_path / "dense").mkdir()
+    (tmp_path / "dense" / "result.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match=said) as caught:
+        experiment.finished(tmp_path, "dense", JUDGED["image"].figures)
+    assert "remove it" in str(caught.value) and len(str(caught.value)) < 400
+
+
+# --- Names and links -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "d/" * 3000])
+def test_a_folder_with_too_long_a_name_is_one_sentence(tmp_path, name):
+    with pytest.raises(UserError, match="short enough for this file system") as caught:
+        experiment.check(tmp_path / name, settings())
+    assert len(str(caught.value)) < 200
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_link_in_the_place_of_a_folder_of_the_run_is_refused(tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    (elsewhere / ".part").mkdir(parents=True)
+    run = tmp_path / "run"
+    with experiment.claim(run, settings()):
+        pass
+    for name in ("topkast", "topkast/checkpoints", "topkast/events"):
+        link = run / name
+        link.parent.mkdir(exist_ok=True)
+        link.symlink_to(elsewhere)
+        with pytest.raises(UserError, match=f"symbolic link {link}"):
+            experiment.check(run, settings())
+        link.unlink()
+    experiment.check(run, settings())
+    # The folder of the run itself may lie on another disk.
+    (tmp_path / "link").symlink_to(run)
+    experiment.check(tmp_path / "link", settings())
 
 
 def test_interrupted_writing_leaves_the_old_file(tmp_path):

@@ -30,7 +30,7 @@ def settings(name, monkeypatch):
 def test_it_is_understood(name, monkeypatch):
     asked = settings(name, monkeypatch)
     assert asked.run_dir
-    assert resolve.without_effect(asked) == []
+    assert resolve.without_effect(asked) == {}
 
 
 @pytest.mark.parametrize("name", NAMES)

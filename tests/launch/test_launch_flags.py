@@ -1,5 +1,8 @@
 """The flags: what is refused and in which words, and that they survive a file."""
 
+import subprocess
+import sys
+
 import pytest
 
 from launch import flag_help, flag_table
@@ -57,7 +60,42 @@ def test_missing_flagfile_is_one_sentence():
         ("--momentum=nan", "Expected --momentum to be in [0, 1). Received: nan"),
         ("--label_smoothing=-0.1", "Expected --label_smoothing to be in [0, 1)."),
         ("--learning_rate=0", "Expected --learning_rate to be above 0. Received: 0.0"),
-        ("--width=inf", "Expected --width to be above 0. Received: inf"),
+        (
+            "--width=inf",
+            "Expected --width to be above 0 and at most 100. Received: inf",
+        ),
+        ("--width=1e9", "Received: 1000000000.0"),
+        ("--steps=99999999999999999999", "Expected --steps to be below 2**31."),
+        (
+            "--lr_drop_steps=9,99999999999",
+            "Expected --lr_drop_steps to be below 2**31.",
+        ),
+        ("--fwd=1.5", "Expected --fwd to be in [0, 1). Received: 1.5"),
+        ("--fwd=nan", "Expected --fwd to be in [0, 1). Received: nan"),
+        ("--fwd=0.5", "Expected --bwd to be at most --fwd"),
+        ("--sparsity=1", "Expected --sparsity to be in [0, 1). Received: 1.0"),
+        ("--dropout=1", "Expected --dropout to be in [0, 1). Received: 1.0"),
+        ("--exploration=-1", "Expected --exploration to be at least 0."),
+        ("--refresh_every=0", "refresh_every"),
+        (
+            "--backward=tpok",
+            "one of topk, random. Received: 'tpok'; did you mean topk?",
+        ),
+        ("--forward_sparse=weights,x", "one of weights, activations. Received: 'x'"),
+        ("--block=4", "Expected --block to be rows,cols, both at least 1. Received: 4"),
+        ("--block=4,0", "Expected --block to be rows,cols"),
+        ("--exempt=(", "Expected --exempt to be regular expressions"),
+        ("--distribution=ERK", "Received: 'ERK'; did you mean erk?"),
+        (
+            "--distribution=momentum",
+            "Expected --distribution=momentum with --method=swat",
+        ),
+        (
+            '--distribution={"a": 1.5}',
+            "Expected --distribution of 'a' to be a sparsity",
+        ),
+        ('--distribution={"a": [0.5, 0.8]}', "Received: (0.5, 0.8)"),
+        ('--distribution={"(": 0.5}', "Expected --distribution to be regular"),
         ("--clip_norm=nan", "Expected --clip_norm to be at least 0. Received: nan"),
         ("--weight_decay=-1", "Expected --weight_decay to be at least 0."),
         ("--seed=2147483648", "Expected --seed to be below 2**31."),
@@ -161,8 +199,132 @@ def test_swat_arguments_have_the_types_of_the_scope():
 
 
 def test_broken_mapping_is_one_sentence():
-    with pytest.raises(UserError, match="Expected --distribution .* JSON mapping"):
-        launch_flags.topkast_arguments(parse("--distribution={stage1: 0.5}"))
+    said = message("--distribution={stage1: 0.5}")
+    assert said.startswith("Expected --distribution to be a name or a JSON mapping")
+
+
+# --- What the scopes take, as the flags know it without TensorFlow ---------------------
+
+
+def scoped(*arguments):
+    """Whether the scope of the method takes the arguments that the flags give it."""
+    import swat_tf
+    import topkast_tf
+
+    values = parse(*arguments)
+    if values.method == "topkast":
+        topkast_tf.topkast_scope(**launch_flags.topkast_arguments(values))
+    else:
+        given = launch_flags.swat_arguments(values)
+        given |= launch_flags.swat_weight_arguments(values)
+        swat_tf.swat_scope(**given)
+
+
+OF_SCOPES = [
+    (method, flag)
+    for title, method in (("Top-KAST", "topkast"), ("SWAT", "swat"))
+    for flag in dict(flag_table.GROUPS)[title]
+]
+
+
+@pytest.mark.parametrize(("method", "flag"), OF_SCOPES, ids=lambda x: str(x)[:30])
+def test_the_scopes_take_what_the_flags_take(method, flag):
+    base = ["--fwd=0.95"] if flag.name == "bwd" else ["--bwd=0"]
+    values = list(flag.choices)
+    if flag.range is not None:
+        values += [number for number in (0.0, 0.8, 0.95) if flag.range.holds(number)]
+    if flag.bounds:
+        values.append(flag.bounds["lower_bound"])
+    for value in values:
+        scoped(f"--method={method}", *base, f"--{flag.name}={value}")
+
+
+@pytest.mark.parametrize(
+    ("argument", "keyword", "value"),
+    [
+        ("--fwd=1", "fwd", 1.0),
+        ("--bwd=-0.1", "bwd", -0.1),
+        ("--refresh_every=0", "refresh_every", 0),
+        ("--stop_exploring_at=-1", "stop_exploring_at", -1),
+        ("--exploration=-1", "exploration", -1.0),
+        ("--exploration_norm=l3", "exploration_norm", "l3"),
+        ("--backward=all", "backward", "all"),
+        ("--block=0,1", "block", (0, 1)),
+        ("--block_reduce=mean", "block_reduce", "mean"),
+        ("--distribution=even", "distribution", "even"),
+    ],
+)
+def test_what_the_flags_refuse_the_scope_refuses(argument, keyword, value):
+    import topkast_tf
+
+    message(argument)
+    with pytest.raises(ValueError):
+        topkast_tf.topkast_scope(**{"fwd": 0.9, "bwd": 0.8, keyword: value})
+
+
+def test_every_name_of_a_distribution_is_known_to_both():
+    from topkast_tf.distributions import _NAMED
+
+    assert set(flag_table.DISTRIBUTIONS) == {*_NAMED, "momentum"}
+
+
+def test_a_wrong_sparsity_is_refused_before_tensorflow_is_imported(root):
+    program = (
+        "import sys; from launch import train; code = train.main(['', '--fwd=1.5']); "
+        "sys.exit(9 if 'tensorflow' in sys.modules else code)"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ended.returncode == 2
+    assert ended.stderr == "error: Expected --fwd to be in [0, 1). Received: 1.5\n"
+
+
+# --- Flags that exclude each other -----------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "epochs", "steps"),
+    [
+        (["--steps=7", "--epochs=3"], 3, None),
+        (["--epochs=3", "--steps=7"], 30, 7),
+        (["--steps", "7", "--epochs", "3"], 3, None),
+        (["-steps=7", "-epochs=3"], 3, None),
+        (["--steps=7", "--epochs=3", "--steps=8"], 30, 8),
+        (["--flagfile=FILE", "--epochs=3"], 3, None),
+        (["--flagfile", "FILE", "--epochs=3"], 3, None),
+        (["--epochs=3", "--flagfile=FILE"], 30, 64000),
+        (["--flagfile=OUTER"], 5, None),
+    ],
+)
+def test_the_later_of_epochs_and_steps_counts(arguments, epochs, steps, tmp_path):
+    inner, outer = tmp_path / "inner.cfg", tmp_path / "outer.cfg"
+    inner.write_text("# eight hours\n--steps=64000\n")
+    outer.write_text(f"--flagfile={inner}\n--epochs=5\n")
+    asked = [
+        argument.replace("FILE", str(inner)).replace("OUTER", str(outer))
+        for argument in arguments
+    ]
+    values = parse(*asked)
+    assert (values.epochs, values.steps) == (epochs, steps)
+    [sentence] = launch_flags.overruled(["train.py", *asked])
+    winner = f"--steps={steps}" if steps else f"--epochs={epochs}"
+    assert sentence.startswith(f"{winner} counts, and --")
+    # The run's own file says the same, without a word.
+    path = tmp_path / "flags.cfg"
+    path.write_text(launch_flags.to_text(values))
+    again = [f"--flagfile={path}"]
+    assert launch_flags.differences(values, parse(*again)) == []
+    assert launch_flags.overruled(["train.py", *again]) == []
+
+
+def test_nothing_is_said_of_flags_that_do_not_exclude_each_other():
+    assert launch_flags.overruled(["train.py", "--steps=3", "--fwd=0.95"]) == []
 
 
 def test_every_flag_is_in_the_help():

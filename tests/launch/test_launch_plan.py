@@ -497,9 +497,9 @@ def test_help_teaches_with_examples(capsys):
         (("--dataset=python", "--classes=2"), "Expected no --classes"),
         (("--dataset=python", "--d_model=7"), "Expected `d_model` to be even."),
         (("--device_flops=0",), "Expected --device_flops to be above 0. Received: 0.0"),
-        (("--fwd=0.5", "--bwd=0.7"), "Received: fwd=0.5, bwd=0.7"),
+        (("--fwd=0.5", "--bwd=0.7"), "Received: --fwd=0.5, --bwd=0.7"),
         (("--exempt=zzz",), "Expected each regex of `exempt` to match a weight."),
-        (("--studies=none", "--seeds=0"), "Expected --studies out of"),
+        (("--studies=none", "--seeds=0"), "Expected --studies to be one of"),
     ],
 )
 def test_mistakes_say_what_was_received(arguments, expected):

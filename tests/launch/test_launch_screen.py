@@ -30,7 +30,6 @@ from launch import (
 )
 from launch import train as launch_train
 from launch.callbacks import EvaluationBar, Progress
-from launch.callbacks import progress as progress_module
 from launch.pace import Pace
 from launch.tasks.figures import JUDGED, Items
 
@@ -42,9 +41,12 @@ class Terminal:
 
     def __init__(self):
         self._main, far = pty.openpty()
-        size = struct.pack("HHHH", 24, 240, 0, 0)
-        fcntl.ioctl(far, termios.TIOCSWINSZ, size)
         self.out = os.fdopen(far, "w")
+        self.resize(240)
+
+    def resize(self, columns):
+        size = struct.pack("HHHH", 24, columns, 0, 0)
+        fcntl.ioctl(self.out.fileno(), termios.TIOCSWINSZ, size)
 
     def close(self):
         self.out.close()
@@ -62,22 +64,42 @@ class Terminal:
         return b"".join(parts).decode()
 
 
-def on_screen(text):
-    """The lines that stay when a terminal has shown a text (no wrapping)."""
+def on_screen(text, columns=None):
+    """The lines that stay when a terminal has shown a text.
+
+    Args:
+      text: what it was sent; ("resize", columns) among the parts of a list: the terminal
+        has become narrower there, and has broken its lines anew.
+      columns: its width at first; None: without end.
+    """
     lines, row, column = [[]], 0, 0
-    for part in re.split(r"(\x1b\[[0-9;]*[A-Za-z]|\r|\n)", text):
-        if part == "\r":
-            column = 0
-        elif part == "\n":
-            row += 1
-            lines += [[] for _ in range(row + 1 - len(lines))]
-        elif part == "\x1b[A":
-            row = max(row - 1, 0)
-        elif not part.startswith(ESCAPE):
-            line = lines[row]
-            line += [" "] * (column + len(part) - len(line))
-            line[column : column + len(part)] = part
-            column += len(part)
+    for part in [text] if isinstance(text, str) else text:
+        if isinstance(part, tuple):
+            columns = part[1]
+            broken = [
+                [line[i : i + columns] for i in range(0, max(len(line), 1), columns)]
+                for line in lines
+            ]
+            row = sum(len(pieces) for pieces in broken[: row + 1]) - 1
+            lines = [piece for pieces in broken for piece in pieces]
+            column = len(lines[row])
+            continue
+        for piece in re.split(r"(\x1b\[[0-9;]*[A-Za-z]|\r|\n)", part):
+            if piece == "\r":
+                column = 0
+            elif piece == "\n":
+                row += 1
+                lines += [[] for _ in range(row + 1 - len(lines))]
+            elif re.fullmatch(r"\x1b\[\d*A", piece):
+                row = max(row - int(piece[2:-1] or 1), 0)
+            elif piece == "\x1b[J":
+                lines[row:] = [lines[row][:column]]
+            elif not piece.startswith(ESCAPE):
+                line = lines[row]
+                line += [" "] * (column + len(piece) - len(line))
+                line[column : column + len(piece)] = piece
+                column += len(piece)
+                assert columns is None or len(line) <= columns
     return [line for line in ("".join(x).rstrip() for x in lines) if line]
 
 
@@ -118,7 +140,7 @@ def followed(out, monkeypatch, unit="image", logs=LOGS, row=ROW, end=True):
     """Shows a run of two rounds of four steps, and gives what follows it."""
     clock = iter(range(10_000))
     ticking = types.SimpleNamespace(monotonic=lambda: next(clock) / 4)
-    monkeypatch.setattr(progress_module, "time", ticking)
+    monkeypatch.setattr(terminal, "time", ticking)
     recorder = types.SimpleNamespace(rows=[], figures=JUDGED[unit].figures)
     items = Items("images" if unit == "image" else "tokens", 128)
     progress = Progress("topkast", 8, recorder, items, out)
@@ -181,8 +203,8 @@ def test_the_bar_is_drawn_at_most_four_times_a_second(
 ):
     progress = followed(screen.out, monkeypatch, end=False)
     screen.read()
-    standing = types.SimpleNamespace(monotonic=lambda: progress._drawn + 0.2)
-    monkeypatch.setattr(progress_module, "time", standing)
+    standing = types.SimpleNamespace(monotonic=lambda: progress._bar._last + 0.2)
+    monkeypatch.setattr(terminal, "time", standing)
     for batch in range(100):
         progress.on_train_batch_end(batch, LOGS)
     assert screen.read() == ""
@@ -213,13 +235,82 @@ def test_elsewhere_there_is_a_line_a_round_and_no_control_character(
         said = screen.read().replace("\r\n", "\n")
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", said)
     first, second = said.splitlines()
+    columns = 100 if kind == "pipe" else 240
+    assert max(len(first), len(second)) <= columns
+    figures = "test accuracy 50.00% (train 25.00%)  loss 1.5000 (1.2500)  "
+    if kind == "pipe":
+        assert first.startswith(f"topkast  step 4/8  {figures}")
+        assert re.search(r"  0:00:\d\d left$", first)
+        assert re.search(r"  0:00:00 left$", second)
+        return
     assert first.startswith(
-        "topkast  step 4/8  epoch   1  test accuracy 50.00% (train 25.00%)  "
-        "test top5 99.00%  test loss 1.5000 (train 1.2500)  "
-        "sparsity 90.0%/80.0%  lr 0.1  "
+        f"topkast  step 4/8  epoch 1  {figures}top5 99.00%  sparsity 90.0%/80.0%  lr 0.1  "
     )
     assert re.search(r"  [\d.,]+ images/s  0:00:\d\d left  0:01:05 gone$", first)
     assert re.search(r"  0:00:00 left  0:01:05 gone$", second)
+
+
+@pytest.mark.parametrize("columns", [40, 60, 80, 100, 240])
+@pytest.mark.parametrize(
+    ("unit", "logs", "row"), [("image", LOGS, ROW), ("byte", TEXT_LOGS, TEXT_ROW)]
+)
+def test_bar_and_lines_fit_the_terminal(
+    screen, monkeypatch, plain_terminal, columns, unit, logs, row
+):
+    screen.resize(columns)
+    followed(screen.out, monkeypatch, unit, logs, row)
+    said = screen.read()
+    left = on_screen(said, columns)
+    assert [line.split("  ")[1] for line in left] == ["step 4/8", "step 8/8"]
+    drawn = [re.sub(r"\x1b\[\d*[AJ]", "", x) for x in re.split(r"[\r\n]", said)]
+    assert max(map(len, drawn)) <= columns
+    bars = [x for x in drawn if "%|" in x]
+    assert bars and max(map(len, bars)) < columns
+    if columns >= 80:
+        what = "test accuracy" if unit == "image" else "valid bpc"
+        assert all(what in line and " left" in line for line in left)
+    assert columns < 240 or "lr 0.1" in left[0]
+
+
+def test_a_narrower_terminal_shows_no_ghost_of_the_bar(screen, plain_terminal):
+    status = terminal.Status(screen.out)
+    screen.out.write("what was there\n")
+    status.draw("x" * 150)
+    parts = [screen.read()]
+    for columns in (100, 30, 80):
+        screen.resize(columns)
+        parts.append(("resize", columns))
+        status.draw("bar", "y" * 20)
+        parts.append(screen.read())
+        assert on_screen(parts, 240) == ["what was there", "bar  " + "y" * 20]
+    status.clear()
+    parts.append(screen.read())
+    assert on_screen(parts, 240) == ["what was there"]
+
+
+def test_where_nothing_can_be_written_over_a_status_is_a_line_now_and_then(monkeypatch):
+    now = 100.0
+    clock = types.SimpleNamespace(monotonic=lambda: now)
+    monkeypatch.setattr(terminal, "time", clock)
+    out = io.StringIO()
+    status = terminal.Status(out)
+    assert status.is_due
+    status.draw("one", "x" * 200)
+    now = 109.0
+    assert not status.is_due
+    now = 110.0
+    assert status.is_due
+    status.draw("two", "three")
+    status.clear()
+    assert out.getvalue() == "one\ntwo  three\n"
+
+
+def test_parts_are_left_out_by_rank_and_the_first_is_cut():
+    parts = [(0, "aaaa"), (2, "bb"), (1, "c"), (3, "d")]
+    assert terminal.fitted(parts, 100) == "aaaa  bb  c  d"
+    assert terminal.fitted(parts, 13) == "aaaa  bb  c"
+    assert terminal.fitted(parts, 10) == "aaaa  c"
+    assert terminal.fitted(parts, 3) == "aaa"
 
 
 def test_an_evaluation_on_a_terminal_has_a_bar_that_goes(
@@ -234,7 +325,10 @@ def test_an_evaluation_on_a_terminal_has_a_bar_that_goes(
     said = screen.read()
     assert "topkast, memory 8:" in said and "/3" in said
     assert not on_screen(said)
-    assert capsys.readouterr().err == ""
+    # Elsewhere, a line when it begins and one when it ends.
+    begin, end = capsys.readouterr().err.splitlines()
+    assert begin == "topkast, memory 8: begins"
+    assert "100%|##########|  batch 3/3  0:00:0" in end.replace("█", "#")
 
 
 # --- The pace ------------------------------------------------------------------------
@@ -423,6 +517,6 @@ def test_a_run_on_a_terminal_leaves_lines_the_table_and_its_events(
             tags |= {(value.tag, event.step) for value in event.summary.value}
     assert ("flags", 0) in tags
     for step in (2, 4):
-        assert {("objective", step), ("test/accuracy", step)} <= tags
+        assert {("loss/objective", step), ("accuracy/test", step)} <= tags
         pictures = [tag for tag, at in tags if tag.startswith("sets/") and at == step]
         assert len(pictures) == 8

@@ -2,6 +2,7 @@
 
 import csv
 import math
+import re
 
 import pytest
 
@@ -82,6 +83,11 @@ def test_runs_resume_and_are_drawn(tmp_path, capsys):
     assert all(0 <= float(row["test_accuracy"]) <= 1 for row in rows)
     assert rows[1]["weight_density"] != "1.0" and rows[0]["weight_density"] == "1.0"
     assert "masked_updates" in printed
+    # A line for each run, as it ends, and no control character.
+    said = [line for line in printed.splitlines() if "  test accuracy" in line]
+    assert [line.partition("  ")[0] for line in said] == ["1/3", "2/3", "3/3"]
+    assert not re.search(r"[\x00-\x09\x0b-\x1f]", printed)
+    assert max(map(len, said)) <= 100
     for name in ("figures.png", "ablations.png"):
         assert (folder / name).stat().st_size > 1000
 
@@ -113,7 +119,7 @@ def test_what_a_scope_refuses_is_said_before_the_first_run(tmp_path, capsys):
     assert not folder.exists()
 
 
-def test_a_run_that_diverges_is_a_row_with_the_accuracy_of_guessing():
+def test_a_run_that_diverges_is_a_row_without_an_accuracy():
     settings = sensitivity.resolved(
         study_flags.parse(["", *TINY, "--learning_rate=1e30"])
     )
@@ -121,32 +127,94 @@ def test_a_run_that_diverges_is_a_row_with_the_accuracy_of_guessing():
 
     images = data.find("digits").load(None).subset(64)
     row = sensitivity.train(studies.Run("swat", 0.5, 0, 0), settings, images)
-    assert row["diverged"] == 1 and row["test_accuracy"] == 0.1
-    assert math.isnan(row["train_loss"])
+    assert row["diverged"] == 1
+    for name in ("test_accuracy", "test_loss", "train_loss", "weight_density"):
+        assert math.isnan(row[name])
+
+
+def row(study, sparsity, seed, accuracy, value=0):
+    return {
+        **{"study": study, "sparsity": sparsity, "value": value, "seed": seed},
+        **{"test_accuracy": accuracy, "diverged": int(math.isnan(accuracy))},
+    }
 
 
 def test_the_table_by_hand():
-    def row(seed, accuracy):
-        return {
-            "study": "period",
-            "sparsity": 0.9,
-            "value": 10.0,
-            "seed": seed,
-            "test_accuracy": accuracy,
-            "diverged": float(seed),
-        }
+    rows = [row("period", 0.9, seed, a, 10) for seed, a in enumerate((0.5, 0.7))]
+    rows.append(row("period", 0.9, 2, math.nan, 10))
+    rows.append(row("swat", 0.9, 0, math.nan))
+    period, swat = sensitivity_plot.table(rows).splitlines()[3:]
+    shown = ["period", "10", "0.90", "3", "60.00%", "50.00%", "70.00%", "1", "of", "3"]
+    assert period.split() == shown
+    assert swat.split() == ["swat", "0.90", "1", "1", "of", "1"]
+    longest = [row("backward_weights_activations", 0.9, 0, a) for a in (0.5, math.nan)]
+    assert max(map(len, sensitivity_plot.table(rows + longest).splitlines())) <= 80
+    assert "diverged" not in sensitivity_plot.table(longest[:1])
 
-    last = sensitivity_plot.table([row(0, 0.5), row(1, 0.7)]).splitlines()[-1]
-    assert last.split() == [
-        "period",
-        "0.90",
-        "10",
-        "2",
-        "60.00%",
-        "50.00%",
-        "70.00%",
-        "1",
+
+def test_a_run_that_has_diverged_is_a_cross_and_no_point(tmp_path, monkeypatch):
+    figures = {}
+
+    def saved(figure, path):
+        figures[path.stem] = figure
+        return path
+
+    monkeypatch.setattr(sensitivity_plot, "_saved", saved)
+    rows = [
+        row("forward_weights", 0.5, 0, 0.6),
+        row("forward_weights", 0.5, 1, math.nan),
+        row("forward_weights", 0.9, 0, math.nan),
+        row("forward_weights", 0.9, 1, math.nan),
+        row("swat", 0.9, 0, math.nan),
+        row("swat", 0.9, 1, 0.5),
     ]
+    sensitivity_plot.draw(rows, tmp_path)
+    forward = figures["figures"].axes[0]
+    line, *crosses = forward.lines
+    assert list(line.get_xdata()) == [50, 90]
+    assert line.get_ydata()[0] == 60 and math.isnan(line.get_ydata()[1])
+    assert [cross.get_marker() for cross in crosses] == ["x", "x"]
+    said = [text.get_text() for text in forward.texts]
+    assert said == ["1 of 2 diverged", "2 of 2 diverged"]
+    [ablations] = figures["ablations"].axes
+    assert [text.get_text() for text in ablations.texts] == ["1 of 2 diverged"]
+    points = [x for x in ablations.lines if x.get_marker() == "o"]
+    assert [list(x.get_xdata()) for x in points] == [[50]]
+
+
+def test_results_hold_what_sets_a_run_apart(tmp_path):
+    settings = sensitivity.resolved(study_flags.parse(["", *TINY, "--topk_period=3"]))
+
+    def arguments(study, value=0):
+        run = studies.Run(study, 0.7, value, 0)
+        found = sensitivity._arguments(run, settings)
+        assert tuple(found) == sensitivity.ARGUMENTS
+        assert found["dataset"] == "digits" and found["learning_rate"] == "0.05"
+        return {name: found[name] for name in sensitivity._OF_SCOPE if found[name]}
+
+    assert arguments("dense") == {}
+    common = {"exempt": "first", "topk_period": "3"}
+    assert arguments("swat") == common
+    assert arguments("forward_weights") == {
+        **common,
+        **{"forward": "weights", "backward": "none"},
+    }
+    assert arguments("freeze", 4) == {**common, "freeze_at": "4"}
+    assert arguments("period", 4) == {**common, "topk_period": "4"}
+    assert arguments("masked_updates") == {**common, "updates": "masked"}
+    errors = {"errors": "0.7", "errors_per": "batch"}
+    errors |= {"forward": "none", "backward": "none"}
+    assert arguments("backward_errors") == {**common, **errors}
+    # A file from before there were such columns goes on.
+    path = tmp_path / "results.csv"
+    path.write_text(
+        ",".join(sensitivity.MEASURED)
+        + "\nswat,0.9,0.0,1.0,300,0.5,1.5,1.6,0.1,1.0,0.0,9.5\n"
+    )
+    [old] = sensitivity.read(path)
+    assert old["seed"] == 1 and old["dataset"] == ""
+    sensitivity.append(path, {**old, "seed": 2, "dataset": "digits"})
+    assert [x["dataset"] for x in sensitivity.read(path)] == ["", "digits"]
 
 
 @pytest.mark.parametrize(
@@ -154,9 +222,9 @@ def test_the_table_by_hand():
     [
         ("--studies=dense,forwards", "Received: 'forwards'"),
         ("--sparsities=0.5,1", r"in \[0, 1\). Received: 1.0"),
-        ("--studies=", "out of dense, .* Received: none"),
+        ("--studies=", "one of dense, .* Received: none"),
         ("--errors_per=row", "batch, sample. Received: 'row'"),
-        ("--topk_period=0", "at least 1. Received: 0"),
+        ("--topk_period=0", "topk_period=0"),
         ("--seeds=0,1,0", "each of --seeds once. Received: 0,1,0"),
         ("--sparsities=half", "to be numbers with commas between them"),
         ("--freeze_at=0", "at least 1. Received: 0"),

@@ -9,8 +9,9 @@ import time
 
 import pytest
 
-from launch import experiment, train
+from launch import experiment, report, train
 from launch import flags as launch_flags
+from launch.flag_table import METHODS
 
 
 def error(launch, *arguments, **options):
@@ -81,16 +82,16 @@ def test_names_and_sizes(capsys, argument, expected):
 
 
 def test_flags_of_another_method_are_named(capsys, tmp_path):
-    shared = ("--fwd=0.7", "--sparsity=0.5", "--topk_period=3", "--errors=0.0")
+    shared = ("--fwd=0.85", "--sparsity=0.5", "--topk_period=3", "--errors=0.0")
     found = {}
-    for method in launch_flags.METHODS:
+    for method in METHODS:
         asked = launch_flags.parse(["train.py", *shared, f"--method={method}"])
         found[method] = train.without_effect(train.resolved(asked))
     assert found == {
-        "dense": [],
-        "topkast": ["sparsity", "topk_period"],
-        "swat": ["fwd"],
-        "topkast_swat": [],
+        "dense": {},
+        "topkast": {"method=topkast": ["sparsity", "topk_period"]},
+        "swat": {"method=swat": ["fwd"]},
+        "topkast_swat": {},
     }
     (tmp_path / "mine").write_text("")  # so that it ends before it trains
     arguments = ["train.py", *shared, "--method=topkast", f"--run_dir={tmp_path}"]
@@ -98,6 +99,48 @@ def test_flags_of_another_method_are_named(capsys, tmp_path):
     first = capsys.readouterr().err.splitlines()[0]
     assert first == (
         "warning: without effect with --method=topkast: --sparsity, --topk_period."
+    )
+
+
+def test_results_hold_what_sets_runs_apart(tmp_path):
+    shared = ("--seed=3", "--sparsity=0.7", "--fwd=0.95", "--distribution=erk")
+    found = []
+    for method in ("topkast", "swat", "topkast_swat", "dense"):
+        asked = ["train.py", f"--method={method}", "--steps=9", *shared]
+        settings = train.resolved(launch_flags.parse(asked))
+        folder = tmp_path / method
+        folder.mkdir()
+        report.write_results(folder, [{"method": method, "step": 9}], settings)
+        with open(folder / "results.csv", newline="") as file:
+            found += csv.DictReader(file)
+    names = ("method", "seed", "fwd", "sparsity", "distribution", "epochs", "steps")
+    assert [tuple(row[name] for name in names) for row in found] == [
+        ("topkast", "3", "0.95", "", "erk", "", "9"),
+        ("swat", "3", "", "0.7", "erk", "", "9"),
+        ("topkast_swat", "3", "0.95", "0.7", "erk", "", "9"),
+        ("dense", "3", "", "", "", "", "9"),
+    ]
+    assert all(row.keys() == found[0].keys() for row in found)
+    assert not {"run_dir", "data_dir", "compare_dense"} & found[0].keys()
+
+
+def test_flags_of_another_schedule_or_optimizer_are_named():
+    def idle(*arguments):
+        asked = launch_flags.parse(["train.py", "--method=dense", *arguments])
+        return train.without_effect(train.resolved(asked))
+
+    drops = ("--lr_drop_steps=3", "--lr_drop=0.5")
+    assert idle(*drops) == {"lr_schedule=cosine": ["lr_drop_steps", "lr_drop"]}
+    assert idle(*drops, "--lr_schedule=steps") == {}
+    assert idle("--optimizer=adam", "--nesterov") == {"optimizer=adam": ["nesterov"]}
+
+
+def test_a_flag_that_a_later_one_excludes_is_named(capsys, tmp_path):
+    (tmp_path / "mine").write_text("")  # so that it ends before it trains
+    flagfile = "--flagfile=launch/flagfiles/cifar10_resnet20_90_80.cfg"
+    assert train.main(["", flagfile, "--epochs=3", f"--run_dir={tmp_path}"]) == 2
+    assert capsys.readouterr().err.splitlines()[0] == (
+        "--epochs=3 counts, and --steps=64000, which came before it, does not."
     )
 
 
@@ -113,16 +156,16 @@ def test_a_reader_that_has_seen_enough_is_no_error(root, program):
 
 
 def test_what_the_scope_refuses_comes_without_noise(launch, tmp_path):
-    said = error(launch, "--fwd=0.8", "--bwd=0.9", f"--run_dir={tmp_path}/run")
-    assert said.rstrip().endswith("Received: fwd=0.8, bwd=0.9")
+    said = error(launch, "--exempt=zzz", f"--run_dir={tmp_path}/run")
+    assert said.startswith("error: Expected each regex of `exempt`")
     assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.parametrize(
     ("arguments", "received"),
     [
-        (["--bwd=-0.1"], "bwd=-0.1"),
-        (["--fwd=1"], "fwd=1"),
+        (["--bwd=-0.1"], "--bwd to be in [0, 1). Received: -0.1"),
+        (["--fwd=1"], "--fwd to be in [0, 1). Received: 1.0"),
         (["--refresh_every=0"], "refresh_every=0"),
         (["--distribution=erdos"], "erdos"),
         (["--exploration_norm=l3"], "l3"),
@@ -168,7 +211,7 @@ def reduced(launch, root, tmp_path_factory):
 def test_quickstart_prints_lines_and_a_table_and_no_noise(reduced):
     ended, _ = reduced
     assert ended.stderr == ""
-    assert sum("  epoch " in line for line in ended.stdout.splitlines()) == 6
+    assert sum("  step " in line for line in ended.stdout.splitlines()) == 6
     (heads,) = [
         x for x in ended.stdout.splitlines() if x.split() == ["dense", "topkast"]
     ]
@@ -185,6 +228,10 @@ def test_quickstart_leaves_the_files_that_it_names(reduced):
     with open(folder / "results.csv", newline="") as file:
         dense, sparse = csv.DictReader(file)
     assert float(dense["training_flops_ratio"]) == 1
+    assert (sparse["seed"], sparse["fwd"], sparse["bwd"]) == ("0", "0.9", "0.8")
+    assert (dense["seed"], dense["fwd"], dense["sparsity"]) == ("0", "", "")
+    assert sparse["exempt"] == "first,last" and sparse["dataset"] == "digits"
+    assert float(dense["exploration_loss"]) == 0 < float(sparse["exploration_loss"])
     assert float(dense["forward_sparsity"]) == 0
     assert float(sparse["forward_sparsity"]) == pytest.approx(0.9, abs=0.01)
     assert float(sparse["backward_sparsity"]) == pytest.approx(0.8, abs=0.01)

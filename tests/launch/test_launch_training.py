@@ -9,11 +9,13 @@ import subprocess
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import topkast_tf as tk
 from launch import flags as launch_flags
+from launch import sparsity, training
 from launch import train as launch_train
-from launch import training
+from launch.errors import UserError
 from launch.stretches import stretches
 from launch.tasks import task_of
 from tests.launch.runs import rows
@@ -257,3 +259,33 @@ def test_finished_run_shows_its_table_again_and_does_nothing(undisturbed, launch
     assert ended.stderr == ""
     after = {p: p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()}
     assert before == after
+
+
+def test_memory_that_runs_out_is_one_sentence():
+    message = (
+        "OOM when allocating tensor with shape[3,3,1,16000] and type float on CPU:0"
+    )
+    with (
+        pytest.raises(
+            UserError, match=r"for a tensor of shape \[3,3,1,16000\]: take a"
+        ),
+        training.memory_named(),
+    ):
+        raise tf.errors.ResourceExhaustedError(None, None, message)
+
+
+def test_the_exploration_loss_is_what_val_loss_has_beside_the_cross_entropy():
+    asked = ("--width=0.25", "--model=resnet8", "--exempt=first", "--exploration=0.1")
+    settings = launch_train.resolved(
+        launch_flags.parse(["", *asked, "--nodeterministic", "--weight_decay=0"])
+    )
+    task = task_of(settings)
+    task.load()
+    images = task.evaluation_batches()
+    for method, is_more in (("topkast", True), ("dense", False), ("swat", False)):
+        model = training.build(task, method)
+        found = model.evaluate(images, verbose=0, return_dict=True)
+        ours = sparsity.exploration_loss(model)
+        assert (ours > 0.1) == is_more
+        apart = found["loss"] - found["cross_entropy"]
+        assert ours == pytest.approx(apart, rel=1e-4, abs=1e-5)

@@ -1,0 +1,65 @@
+"""Flags that exclude each other: the later one on the command line counts.
+
+A flagfile stands for the flags in it, at the place where it is named.
+"""
+
+from collections.abc import Iterable, Sequence
+
+from absl import flags
+
+PAIRS = (("epochs", "steps"),)
+"""Two names for one thing; where both are set, the second one counts."""
+
+
+def settle(values: flags.FlagValues, words: Iterable[str]) -> list[str]:
+    """Takes back each flag that a later one excludes: it has its default again.
+
+    Args:
+      values: the parsed flags.
+      words: of the command line, flagfiles expanded.
+
+    Returns:
+      A sentence on each flag that was given and does not count.
+
+    >>> from launch.flag_table import new_flags
+    >>> values, words = new_flags(), ["--steps=64000", "--epochs=3"]
+    >>> _ = values(["train.py", *words])
+    >>> settle(values, words)
+    ['--epochs=3 counts, and --steps=64000, which came before it, does not.']
+    >>> values.epochs, values.steps
+    (3, None)
+    """
+    last = {
+        word.lstrip("-").partition("=")[0]: place
+        for place, word in enumerate(words)
+        if word[:1] == "-"
+    }
+    sentences = []
+    for pair in PAIRS:
+        if not all(name in last for name in pair):
+            continue
+        loser, winner = sorted(pair, key=last.__getitem__)
+        sentences.append(
+            f"--{winner}={values[winner].value} counts, and "
+            f"--{loser}={values[loser].value}, which came before it, does not."
+        )
+        values[loser].unparse()
+    return sentences
+
+
+def idle(values: flags.FlagValues) -> set[str]:
+    """The flags whose value does not count, because the other of a pair is set."""
+    return {
+        first
+        for first, second in PAIRS
+        if first in values and values[second].value is not None
+    }
+
+
+def expanded(argv: Sequence[str]) -> list[str]:
+    """The arguments of a command line, with the flagfiles' in their places.
+
+    Args:
+      argv: the program's name, then its arguments.
+    """
+    return flags.FlagValues().read_flags_from_files(list(argv)[1:])
