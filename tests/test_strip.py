@@ -123,6 +123,41 @@ def integers():
     return keras.Model(inputs, layers.Dense(3)(x))
 
 
+@keras.saving.register_keras_serializable("tests")
+class Part(layers.Layer):
+    """Without a configuration, as it is only made by `Whole`."""
+
+    def __init__(self, function, units):
+        super().__init__()
+        self.function = function
+        self.inner = layers.Dense(units)
+
+    def call(self, inputs):
+        return self.function(self.inner(inputs))
+
+
+class Whole(layers.Layer):
+    """A user's layer made of layers."""
+
+    def __init__(self, units=8, **kwargs):
+        super().__init__(**kwargs)
+        self.units = units
+        self.part = Part(lambda x: factor * x, units)
+
+    def call(self, inputs):
+        return self.part(inputs)
+
+    def get_config(self):
+        return {**super().get_config(), "units": self.units}
+
+
+def test_parts_of_a_layer_need_no_configuration():
+    with tk.topkast_scope(0.5, 0.25):
+        model = numeric(Whole)
+    assert len(tk.sparse_weights(model)) == 3
+    assert_strips(model, NUMBERS)
+
+
 @pytest.mark.parametrize(
     ("make", "inputs"),
     [(text, WORDS), (vectorized, WORDS[:, 0]), (integers, INTEGERS)],

@@ -23,6 +23,7 @@ from topkast_tf import broadcast
 class _Depths(threading.local):
     forward = 0
     update = 0
+    swap = 0
     dense = 0
 
 
@@ -54,6 +55,11 @@ def in_update() -> bool:
     from outside alike, such as those of a checkpoint, but no optimizer waits for them.
     """
     return _depths.update > 0 or (handed_over() and _updates_under_way > 0)
+
+
+def in_swap() -> bool:
+    """Whether a callback of Keras swaps averages for weights, or back."""
+    return _depths.swap > 0
 
 
 def handed_over() -> bool:
@@ -129,6 +135,7 @@ def install() -> None:
             method = "apply" if hasattr(optimizer, "apply") else "apply_gradients"
             _wrap_layer(library.layers.Layer)
             _wrap_optimizer(optimizer, method)
+            _wrap_swap(getattr(library.callbacks, "SwapEMAWeights", None))
             if hasattr(library.optimizers, "legacy"):
                 _refuse_sparse(
                     getattr(library.optimizers.legacy, "Optimizer", None),
@@ -161,6 +168,24 @@ def _wrap_layer(layer_class: type) -> None:
 
     layer_class.__call__ = call  # type: ignore[operator]
     _wrapped.add(layer_class)
+
+
+def _wrap_swap(callback_class: type | None) -> None:
+    if callback_class is None or callback_class in _wrapped:
+        return
+
+    def wrapped(original: Callable) -> Callable:
+        @functools.wraps(original)
+        def call(self, *args, **kwargs):
+            with _deeper("swap"):
+                return original(self, *args, **kwargs)
+
+        return call
+
+    for name, method in list(vars(callback_class).items()):
+        if name.startswith("on_"):
+            setattr(callback_class, name, wrapped(method))
+    _wrapped.add(callback_class)
 
 
 def _refuse_sparse(optimizer_class: type | None, instead: str) -> None:

@@ -139,6 +139,47 @@ class Component:
             tf.not_equal(self.sets.read_value(), RESERVOIR), proposed, theta
         )
 
+    def on_forward_set(self, proposed: Any) -> tf.Tensor:
+        """The proposed value on A and the present one elsewhere, to the bit."""
+        theta = self.theta.read_value()
+        on = tf.equal(self.sets.read_value(), FORWARD)
+        return tf.where(on, tf.cast(proposed, theta.dtype), theta)
+
+    def refuse_alpha(self, proposed: Any) -> tf.Tensor:
+        """The proposed value, unless it has been computed from alpha: then an error.
+
+        Outside Keras a read is always alpha and an assignment always means theta. What
+        was computed from alpha, such as ``w.assign(0.9 * w)``, is zero on all of C; to
+        assign it would destroy the reservoir.
+        """
+        theta = self.theta.read_value()
+        proposed = tf.cast(tf.convert_to_tensor(proposed), theta.dtype)
+        sets = self.sets.read_value()
+        outside = tf.equal(sets, RESERVOIR)
+        if self.weight.method.updates_all or not self.weight.bwd:
+            outside = tf.not_equal(sets, FORWARD)
+
+        def any_on(mask, value):
+            return tf.reduce_any(mask & tf.not_equal(value, 0))
+
+        everywhere = tf.ones_like(outside)
+        is_alpha = (
+            any_on(everywhere, proposed)
+            & ~any_on(outside, proposed)
+            & any_on(outside, theta)
+        )
+        message = (
+            "Expected a value for theta. Received: one that is zero wherever alpha is, "
+            f"for {self.weight.path}. Step by `assign_sub` or `assign_add`, or read the "
+            "variable within `topkast_tf.dense_reads()` to compute with theta"
+        )
+        if tf.executing_eagerly():
+            if is_alpha:
+                raise ValueError(message)
+            return proposed
+        with tf.control_dependencies([tf.debugging.Assert(~is_alpha, [message])]):
+            return tf.identity(proposed)
+
     def mark_updated(self) -> None:
         _set_entries(self.clock, {PENDING: 1})
 
@@ -340,7 +381,17 @@ class _SparseReads(_CountsRestores):
 
     def assign(self, value, use_locking=None, name=None, read_value=True):
         component = self._topkast
+        if hooks.in_swap():
+            # By sums and differences, whose rounding is not to reach C.
+            value = component.on_backward_set(value)
+            return super().assign(value, use_locking, name, read_value)
         if not hooks.in_update():
+            if hooks.in_forward_pass() and component.reads_alpha():
+                # A wrapper (spectral normalisation) has read alpha and writes it back.
+                value = component.on_forward_set(value)
+                return super().assign(value, use_locking, name, read_value)
+            if component.reads_alpha():
+                value = component.refuse_alpha(value)
             result = super().assign(value, use_locking, name, read_value)
             component.weight.after_assignment(component)
             return result
