@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
+from tensorflow.python.ops import control_flow_util
 
 
 def apart(function: Callable) -> Callable:
@@ -28,7 +29,8 @@ def apart(function: Callable) -> Callable:
     """
 
     @functools.cache
-    def traced(*signature: tuple[int, tf.DType], **constants: Any) -> Any:
+    def traced(compiled: bool, *signature: tuple[int, tf.DType], **constants: Any):
+        del compiled  # what was traced for the one kind is not used for the other
         return tf.function(
             functools.partial(function, **constants),
             input_signature=[
@@ -42,9 +44,18 @@ def apart(function: Callable) -> Callable:
     def called(*arguments: tf.Tensor, **constants: Any):
         tensors = [_unwatched(tf.convert_to_tensor(x)) for x in arguments]
         signature = [(x.shape.rank, x.dtype) for x in tensors]
-        return traced(*signature, **constants)(*tensors)
+        return traced(is_compiled(), *signature, **constants)(*tensors)
 
     return called
+
+
+def is_compiled() -> bool:
+    """Whether what is being traced will be compiled by XLA.
+
+    There is no public way to ask.
+    """
+    graph = tf.compat.v1.get_default_graph()
+    return control_flow_util.GraphOrParentsInXlaContext(graph)
 
 
 def _unwatched(x: tf.Tensor) -> tf.Tensor:
