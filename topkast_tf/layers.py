@@ -168,7 +168,7 @@ class _SparseLayer:
         return {**saved.pop("config"), SAVED_KEY: _saved_scope(self, scope, saved)}
 
     def enable_lora(self, *args, **kwargs):
-        if self._topkast_scope is None:
+        if not weights_of(self):
             return super().enable_lora(*args, **kwargs)
         raise ValueError(
             "Expected a dense layer for LoRA: `strip` the model first. "
