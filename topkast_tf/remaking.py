@@ -167,7 +167,10 @@ def _functions_of(layer: Any) -> list[tuple[str, Any]]:
     ]
     if not found:
         return []
-    saved = layers.seen_dense(layer).get_config()
+    try:
+        saved = layers.seen_dense(layer).get_config()
+    except NotImplementedError:
+        return []  # a part of another layer, whose constructor makes it again
     return [(key, value) for key, value in found if key.removeprefix("_") in saved]
 
 
