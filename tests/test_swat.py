@@ -708,6 +708,42 @@ def test_a_variable_as_input_is_an_activation_like_any_other():
     assert reached(tf.Variable(value)) == reached(keras.Variable(value)) == 4
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {},
+        {"storage": "packed"},
+        {"exempt": "first"},
+        {"exempt": "first", "storage": "packed"},
+        {"activations": 0.5, "errors": 0.5},
+        {"forward": (), "backward": ("weights",)},
+    ],
+    ids=str,
+)
+def test_a_sparse_tensor_as_input_is_its_dense_twin(arguments):
+    random = np.random.default_rng(0)
+    values = random.standard_normal([8, 6]).astype(np.float32)
+    values[values < 0.3] = 0
+    targets = random.standard_normal([8, 3]).astype(np.float32)
+
+    def fitted(sparse):
+        keras.utils.set_random_seed(0)
+        with swat_scope(0.8, **arguments):
+            inputs = keras.Input((6,), sparse=sparse)
+            hidden = layers.Dense(5, activation="relu")(inputs)
+            model = keras.Model(inputs, layers.Dense(3)(hidden))
+        model.compile("sgd", "mse", jit_compile=False)
+        given = tf.sparse.from_dense(values) if sparse else tf.constant(values)
+        data = tf.data.Dataset.from_tensors((given, targets)).repeat(2)
+        model.fit(data, verbose=0)
+        return model, model(given)
+
+    (dense, expected), (model, outputs) = fitted(False), fitted(True)
+    np.testing.assert_allclose(outputs, expected, rtol=1e-5, atol=1e-6)
+    for ours, theirs in zip(model.weights, dense.weights, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-7)
+
+
 def test_options_of_weights_around_another_scope_are_refused():
     def build(**arguments):
         with swat_scope(0.9, **arguments), tk.topkast_scope(fwd=0.9, bwd=0.8):

@@ -89,7 +89,8 @@ def straight_through_view(theta: tf.Tensor, sets: tf.Tensor):
     <tf.Tensor: shape=(2,), dtype=float32, numpy=array([0., 2.], dtype=float32)>
     """
     alpha = masked(theta, tf.equal(sets, FORWARD))
-    return alpha, lambda upstream: (upstream, None)
+    # A lookup of rows, or a product with a sparse tensor, gives slices of a gradient.
+    return alpha, lambda upstream: (tf.convert_to_tensor(upstream), None)
 
 
 class Component:

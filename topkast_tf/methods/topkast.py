@@ -53,6 +53,10 @@ class TopKAST(Method):
         _ = self.schedule  # validates the steps
 
     @property
+    def has_penalty(self) -> bool:  # type: ignore[override]
+        return self.exploration > 0
+
+    @property
     def schedule(self) -> RefreshSchedule:
         return RefreshSchedule(self.refresh_every, self.stop_exploring_at)
 
