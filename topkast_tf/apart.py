@@ -1,11 +1,25 @@
 """Functions that stay functions in a graph: called, and not copied into each layer."""
 
 import functools
+import os
 from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
 from tensorflow.python.ops import control_flow_util
+
+_is_forked = False
+
+
+def _mark_as_forked() -> None:
+    global _is_forked
+    _is_forked = True
+
+
+# A forked process has none of TensorFlow's threads, and a function that is run eagerly
+# would wait for them without end. Single ops on small tensors need none.
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_mark_as_forked)
 
 
 def apart(function: Callable) -> Callable:
@@ -43,6 +57,8 @@ def apart(function: Callable) -> Callable:
     @functools.wraps(function)
     def called(*arguments: tf.Tensor, **constants: Any):
         tensors = [_unwatched(tf.convert_to_tensor(x)) for x in arguments]
+        if _is_forked and tf.executing_eagerly():
+            return function(*tensors, **constants)
         signature = [(x.shape.rank, x.dtype) for x in tensors]
         return traced(is_compiled(), *signature, **constants)(*tensors)
 
