@@ -478,10 +478,10 @@ def test_a_budget_of_ones_own():
 
 def test_momentum_budget_by_hand():
     # Shares 0.9 and 0.1 of 20: 18 and 2. The first has 10 only: 8 too many, dealt out
-    # as 4 and 4, then 2 and 2, then 1 and 1, until fewer than one a layer is left.
+    # as 4 and 4, then 2 and 2; the 2 that are left then are no more than one a layer.
     share = tf.constant([0.9, 0.1], tf.float64)
     found = momentum.allot(share, [10, 100], tf.constant(20))
-    np.testing.assert_array_equal(found, [10, 9])
+    np.testing.assert_array_equal(found, [10, 8])
     # Nothing to give back.
     found = momentum.allot(share, [100, 100], tf.constant(20))
     np.testing.assert_array_equal(found, [18, 2])
@@ -492,16 +492,50 @@ def test_momentum_budget_by_hand():
     np.testing.assert_allclose(momentum.shares([zero, zero], [active] * 2), [0.5, 0.5])
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_momentum_budget_against_python(seed):
+def test_momentum_budget_ends_once_it_is_exceeded():
+    # 45, 45, 10 of 100, in layers of 10, 10 and 1000. The first two are dense; what they
+    # have too much is dealt out: 24, 16, 11, 8, 6, 4 to the third make 79, 99 in all,
+    # and 3 more make 82. There 102 are kept, and the 6 that are left are forgotten.
+    share = tf.constant([0.45, 0.45, 0.10], tf.float64)
+    found = momentum.allot(share, [10, 10, 1000], tf.constant(100))
+    np.testing.assert_array_equal(found, [10, 10, 82])
+    # A layer that is rounded up to its size, from 199 to 200, takes that from the others:
+    # 302 and 133, 89, 60, 40, 27, 18, 12, 8, 6, 4, 3 are 702. (Else it would have 701.)
+    share = tf.constant([0.1985, 0.5, 0.3015], tf.float64)
+    found = momentum.allot(share, [200, 100, 5000], tf.constant(1000))
+    np.testing.assert_array_equal(found, [200, 100, 702])
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_momentum_budget_against_its_definition(seed):
     random = np.random.default_rng(seed)
-    means, sizes = random.random(6) ** 3, random.integers(5, 5000, 6).tolist()
-    budget = sum(sizes) // 5
+    layers = random.integers(2, 30)
+    means = random.random(layers) ** 3
+    sizes = (10 ** random.uniform(0.3, 4, layers)).astype(int).tolist()
+    budget = sum(sizes) // random.integers(2, 20)
     share = tf.constant(means / means.sum(), tf.float64)
     found = tf.function(momentum.allot)(share, sizes, tf.constant(budget))
     expected = oracle.momentum_budget(means.tolist(), sizes, budget)
     np.testing.assert_array_equal(found, expected)
-    assert abs(int(tf.reduce_sum(found)) - budget) <= 0.05 * budget
+    total = sum(expected)
+    dense = sum(size for size, k in zip(sizes, expected, strict=True) if k == size)
+    assert budget - layers <= total <= budget + 3 * layers + 0.01 * dense
+
+
+def test_swat_m_keeps_its_budget_beside_layers_that_are_small():
+    keras.utils.set_random_seed(0)
+    widths = (4, 4, 4, 400, 1)
+    with swat_scope(0.9, distribution="momentum"):
+        model = keras.Sequential([keras.Input((4,)), *map(layers.Dense, widths)])
+    model.compile(keras.optimizers.SGD(0.01, momentum=0.9), "mse")
+    random = np.random.default_rng(0)
+    inputs, targets = random.normal(size=(64, 4)), random.normal(size=(64, 1))
+    sizes = [16, 16, 16, 1600, 400]
+    budget = sum(sizes) - int(0.9 * sum(sizes))
+    for _ in range(10):
+        model.train_on_batch(inputs, targets)
+        kept = sum(w.forward_mask().sum() for w in tk.sparse_weights(model))
+        assert budget - 5 <= kept <= budget + 3 * 5 + 0.01 * sum(sizes)
 
 
 @pytest.mark.parametrize(
