@@ -57,7 +57,7 @@ def test_forward_pass_is_that_of_a_dense_model_with_the_largest_weights(builder)
     found = model(inputs).numpy()
     assert len(tk.sparse_weights(model)) == KERNELS[builder]
     expected = zoo.dense_twin(builder, model, inputs)(inputs).numpy()
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-8)
     for weight in tk.sparse_weights(model):
         np.testing.assert_array_equal(
             weight.forward_mask(), oracle.mask(weight.dense(), 0.9)
@@ -363,6 +363,12 @@ def test_different_filters_keep_different_channels():
 # The period
 
 
+def perceptron():
+    hidden = layers.Dense(16, activation="tanh", name="hidden")
+    inputs = [keras.Input((8, 8, 1)), layers.Flatten()]
+    return keras.Sequential([*inputs, hidden, layers.Dense(10, name="top")])
+
+
 def test_thresholds_are_stale_between_refreshes_and_exact_at_them(digits):
     images, labels = digits
     model = build(zoo.nested, sparsity=0.8, topk_period=4)
@@ -381,6 +387,60 @@ def test_thresholds_are_stale_between_refreshes_and_exact_at_them(digits):
             for weight, threshold in zip(weights, thresholds, strict=True):
                 kept = np.abs(weight.dense())[weight.forward_mask()]
                 assert kept.min() == threshold
+
+
+@pytest.mark.parametrize(
+    ("arguments", "dense"),
+    [
+        ({"distribution": {"top": 0.0}}, [False, True]),
+        ({"distribution": lambda shapes: dict.fromkeys(shapes, 0.0)}, [True, True]),
+        ({"distribution": "momentum", "sparsity": 0.0}, [True, True]),
+        ({"distribution": "global", "sparsity": 0.0}, [True, True]),
+    ],
+    ids=["mapping", "function", "momentum", "global"],
+)
+def test_what_is_dense_stays_dense_between_selections(arguments, dense, digits):
+    images, labels = digits
+    model = build(perceptron, **{"sparsity": 0.8, "topk_period": 100} | arguments)
+    model.compile(keras.optimizers.SGD(1e-3, weight_decay=500.0), LOSS)  # all shrink
+    weights = tk.sparse_weights(model)
+    for _ in range(6):
+        model.train_on_batch(images[:32], labels[:32])
+        for weight, expected in zip(weights, dense, strict=True):
+            assert weight.forward_mask().all() == expected, weight.path
+
+
+@pytest.mark.parametrize(
+    ("builder", "arguments"),
+    [(perceptron, {}), (zoo.functional, {"structured": "channel"})],
+    ids=["weights", "channels"],
+)
+def test_the_exempt_last_layer_stays_dense_between_selections(
+    builder, arguments, digits
+):
+    images, labels = digits
+    model = build(builder, 0.8, topk_period=100, exempt="last", **arguments)
+    model.compile(keras.optimizers.SGD(1e-3, weight_decay=500.0), LOSS)  # all shrink
+    last = model.layers[-1]
+    one_at_a_time = np.eye(last.kernel.shape[0], dtype=np.float32)
+    for _ in range(6):
+        model.train_on_batch(images[:32], labels[:32])
+        np.testing.assert_allclose(
+            last(one_at_a_time) - last.bias, last.kernel.numpy(), atol=1e-8
+        )
+
+
+def test_activations_of_a_dense_layer_stay_dense_between_selections(digits):
+    images, labels = digits
+    model = build(perceptron, sparsity=0.8, topk_period=100, distribution={"top": 0.0})
+    features = keras.Model(model.inputs[0], model.layers[-1].input)
+    model.optimizer.learning_rate.assign(0.0)
+    for scale in (1.0, 1e-5):  # the second batch is below the first threshold
+        x = scale * (images[:32] + 0.1)
+        inputs = features(x).numpy()
+        model.train_on_batch(x, labels[:32])
+        _, kept, size = tk.sparse_weights(model)[-1].extras["activations"].numpy()
+        assert (kept, size) == (np.count_nonzero(inputs), inputs.size)
 
 
 def remembered(weights):
