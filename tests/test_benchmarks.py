@@ -13,6 +13,7 @@ from benchmarks import (
     common,
     input_pipeline,
     memory,
+    model_size,
     selection_time,
     step_time,
     swat_memory,
@@ -53,6 +54,7 @@ def run(tmp_path, monkeypatch, capsys):
         step_time: STEP_TIME,
         selection_time: ("--weights=1000",),
         memory: ("--side=16",),
+        model_size: ("--depth=8", "--batch=2", "--burst=1"),
         input_pipeline: ("--cases=text", "--text_batch=2", "--burst=1"),
     }
 
@@ -70,9 +72,9 @@ def run(tmp_path, monkeypatch, capsys):
 
 _ALL = (
     *(step_time, selection_time, memory, swat_step_time, swat_memory),
-    *(input_pipeline, checkpoint_time),
+    *(input_pipeline, checkpoint_time, model_size),
 )
-_LONG = (swat_step_time, checkpoint_time, input_pipeline)
+_LONG = (swat_step_time, checkpoint_time, input_pipeline, model_size)
 EACH = pytest.mark.parametrize("benchmark_", _ALL)
 MEASURED = pytest.mark.parametrize(
     "benchmark_",
@@ -262,6 +264,22 @@ def test_swat_variants_find_thresholds_as_their_names_say():
     never = swat_step_time.NEVER
     assert list(periods.values()) == [None, None, never, 1, never]
     assert "packed" not in swat_step_time.variants(jit_compile=True)
+
+
+def test_a_stripped_model_is_small_once_compressed():
+    values = common.parse(["", "--depth=8"], "", model_size.define_flags)
+    models = model_size.build(values)
+    kinds = [bool(sparse_weights(model)) for model in models.values()]
+    assert (tuple(models), kinds) == (model_size.VARIANTS, [False, True, False])
+    formats = ("keras", "weights_h5")
+    sizes = {
+        name: model_size.sizes_of(model, formats) for name, model in models.items()
+    }
+    for name in formats:
+        dense, sparse, stripped = (sizes[v][f"{name}_gzip"] for v in sizes)
+        assert stripped < 0.5 * dense < 0.5 * sparse
+    for found in sizes.values():
+        assert found["weights_h5_gzip"] < found["weights_h5"]
 
 
 @pytest.mark.slow

@@ -224,6 +224,17 @@ def test_lists_count_and_order_as_in_the_dense_twin():
         np.testing.assert_array_equal(variable.numpy(), value)
 
 
+def test_the_table_of_keras_has_the_totals_of_the_dense_twin():
+    def totals(model):
+        lines: list[str] = []
+        model.summary(print_fn=lambda text, **_: lines.extend(text.splitlines()))
+        return [line for line in lines if "params" in line]
+
+    expected = totals(dense_model())
+    assert len(expected) == 3  # total, trainable, non-trainable
+    assert totals(sparse_model()) == expected
+
+
 def test_a_list_restores_everything():
     model = trained(sparse_model())
     saved = model.get_weights()

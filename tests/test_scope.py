@@ -1,6 +1,7 @@
 """The scope: which weights it takes, how it nests, and what it says to bad input."""
 
 import gc
+import html.parser
 import threading
 
 import keras
@@ -11,6 +12,7 @@ from keras import layers
 
 import topkast_tf as tk
 from tests import zoo
+from topkast_tf.report import Summary, WeightRow
 
 
 def scope(**arguments):
@@ -151,10 +153,73 @@ def test_summary_counts_what_the_forward_pass_uses():
     assert effective == 60 + 60 + 20 == sum(row.kept for row in table.rows)
     assert table.dense_parameters == 1400 + 60
     assert table.kept_parameters == 140 + 60
-    assert table.state_bytes == 1400 + 3 * 56
+    assert table.state_bytes == 1400 + 3 * 64
     np.testing.assert_allclose(table.forward_sparsity, 0.9)
     np.testing.assert_allclose(table.backward_sparsity, 0.8)
     assert "140" in str(table) and "1,400" in str(table)
+
+
+def test_summary_says_where_the_zeros_are():
+    with scope():
+        model = three_layers()
+    [line] = [line for line in str(tk.summary(model)).splitlines() if "theta" in line]
+    assert "`sparse_weights(model)[i].effective()`" in line and "strip" in line
+    assert np.all(model.layers[0].kernel.numpy() != 0)  # as the line says
+    assert "theta" not in str(tk.summary(three_layers()))
+
+
+class _Tables(html.parser.HTMLParser):
+    """Reads the texts of cells, and of what stands between the tables."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.tables, self.between = [], [], []
+        self.feed(text)
+        assert not self.open  # every element is closed
+
+    def handle_starttag(self, tag, attrs):
+        self.open.append(tag)
+        if tag == "table":
+            self.tables.append([])
+        elif tag == "tr":
+            self.tables[-1].append([])
+        elif tag in ("th", "td"):
+            self.tables[-1][-1].append("")
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] in ("th", "td"):
+            self.tables[-1][-1][-1] += data
+        elif data.strip():
+            self.between.append(data)
+
+
+def test_summary_is_a_table_in_a_notebook():
+    with scope(exempt="d20"):
+        model = three_layers()
+    table = tk.summary(model)
+    page = _Tables(table._repr_html_())
+    sparse, dense = page.tables
+    header, *rows, total = sparse
+    assert header[2:] == ["fwd", "achieved", "bwd", "achieved", "kept", "dense"]
+    assert [row[0] for row in rows] == [row.path for row in table.rows]
+    assert rows[0][1:] == ["20x30", "0.9", "0.9000", "0.8", "0.8000", "60", "600"]
+    assert total[3:] == ["0.9000", "", "0.8000", "80", "800"]
+    [(path, shape, why)] = table.left_dense
+    assert dense[1:] == [[path, "x".join(map(str, shape)), why]]
+    totals, zeros = page.between
+    assert totals in str(table) and zeros in str(table)
+
+
+def test_paths_are_escaped_in_a_notebook():
+    path = '<script>alert("1 & 2")</script>'
+    row = WeightRow(path, (2, 2), 0.5, 0.5, 0.5, 0.5, 2, 4)
+    text = Summary((row,), ((path, (2, 2), path),), 4, 2, 0)._repr_html_()
+    assert "<script" not in text
+    sparse, dense = _Tables(text).tables
+    assert sparse[1][0] == dense[1][0] == dense[1][2] == path
 
 
 # Scopes themselves.

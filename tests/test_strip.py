@@ -1,6 +1,7 @@
 """A stripped model computes the same, whatever state or code its layers have."""
 
 import functools
+import gzip
 
 import keras
 import numpy as np
@@ -221,3 +222,50 @@ def test_what_cannot_be_made_again_is_named():
             model = numeric(make)
         with pytest.raises(ValueError, match="get_config.*Received"):
             tk.strip(model)
+
+
+# Exports without `strip`.
+
+
+def by_export(model, path):
+    model.export(path, verbose=False)
+
+
+def by_archive(model, path):
+    archive = keras.export.ExportArchive()
+    archive.track_and_add_endpoint(
+        "serve", model, [keras.InputSpec(dtype="float32", shape=(None, 8))]
+    )
+    archive.write_out(path, verbose=False)
+
+
+def by_saved_model(model, path):
+    tf.saved_model.save(model, path)
+
+
+@pytest.mark.parametrize("export", [by_export, by_archive, by_saved_model])
+def test_an_export_of_theta_warns_once_and_names_strip(export, tmp_path, caplog):
+    with tk.topkast_scope(0.5, 0.25):
+        model = numeric(lambda: layers.Dense(8))
+    export(tk.strip(model), str(tmp_path / "plain"))
+    assert "strip" not in caplog.text
+    export(model, str(tmp_path / "sparse"))
+    export(model, str(tmp_path / "again"))
+    [said] = [r.getMessage() for r in caplog.records if "strip" in r.getMessage()]
+    assert "does not compress: export `topkast_tf.strip(model)`" in said
+
+
+def test_an_export_without_zeros_does_not_warn(tmp_path, caplog):
+    with tk.topkast_scope(0, 0):
+        model = numeric(lambda: layers.Dense(8))
+    by_export(model, str(tmp_path / "same"))
+    assert "strip" not in caplog.text
+
+
+def test_litert_holds_alpha_alone(tmp_path, caplog):
+    with tk.topkast_scope(0.9, 0.8):
+        model = keras.Sequential([keras.Input((100,)), layers.Dense(200)])
+    model.export(str(tmp_path / "sparse.tflite"), format="litert", verbose=False)
+    content = (tmp_path / "sparse.tflite").read_bytes()
+    assert len(gzip.compress(content)) < 0.25 * 4 * 100 * 200 < len(content)
+    assert "strip" not in caplog.text

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from topkast_tf import hooks, layer_calls, linear, weight_lists
+from topkast_tf import export_warning, hooks, layer_calls, linear, weight_lists
 from topkast_tf.active import activated, activated_rule, active_rule, active_scope
 from topkast_tf.layer_weights import consider_weight, weights_of
 from topkast_tf.planning import SparsityScope, joined
@@ -201,6 +201,7 @@ class _SparseLayer:
     def _trackable_children(self, save_type="checkpoint", **kwargs):
         children = super()._trackable_children(save_type, **kwargs)
         if save_type != "checkpoint":
+            export_warning.warn_of_theta(weights_of(self))  # by `tf.saved_model.save`
             return children
         return {**children, **_random_state(self)}
 
@@ -388,6 +389,7 @@ def register_for_loading(library: Any) -> None:
     """Lets a Keras library load sparse layers before any has been made."""
     _sparse_layer_class(library.layers.Layer, library)
     weight_lists.install(library)
+    export_warning.install(library)
 
 
 def library_of(layer: Any) -> Any:

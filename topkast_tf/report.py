@@ -1,6 +1,7 @@
 """What is sparse in a model, as objects and as a table."""
 
 import dataclasses
+import html
 import math
 from typing import Any
 
@@ -83,6 +84,7 @@ def refresh(model: Any) -> None:
 
 
 def some_sparse_weights(model: Any) -> list[SparseWeight]:
+    """As `sparse_weights`, but a model in which nothing is sparse is a `ValueError`."""
     weights = sparse_weights(model)
     if not weights:
         raise ValueError(
@@ -114,9 +116,16 @@ class WeightRow:
     size: int
 
 
+_HEADER = ("weight", "shape", "fwd", "achieved", "bwd", "achieved", "kept", "dense")
+_WHERE_THE_ZEROS_ARE = (
+    "`get_weights` and `kernel.numpy()` show theta; "
+    "`sparse_weights(model)[i].effective()` and `strip` show alpha, with the zeros"
+)
+
+
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """What is sparse in a model; `str` gives the table.
+    """What is sparse in a model; `str` gives the table, a notebook shows it as HTML.
 
     Attributes:
       rows: the sparsified weights.
@@ -145,20 +154,41 @@ class Summary:
         return sum(row.backward_sparsity * row.size for row in self.rows) / size
 
     def __str__(self) -> str:
-        header = (
-            "weight",
-            "shape",
-            "fwd",
-            "achieved",
-            "bwd",
-            "achieved",
-            "kept",
-            "dense",
-        )
+        lines = _table([_HEADER, *self._cells()])
+        lines.append(self._totals())
+        if self.rows:
+            lines.append(_WHERE_THE_ZEROS_ARE)
+        if self.left_dense:
+            lines.append("left dense:")
+            lines += [
+                f"  {path} {_by_x(shape)}: {why}"
+                for path, shape, why in self.left_dense
+            ]
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        """The table for a notebook, which looks for this name."""
+        *body, last = self._cells()
+        parts = ["<table>", "<thead>", _html_row("th", _HEADER), "</thead>", "<tbody>"]
+        parts += [_html_row("td", cells) for cells in body]
+        parts += ["</tbody>", "<tfoot>", _html_row("th", last), "</tfoot>", "</table>"]
+        parts.append(f"<p>{html.escape(self._totals())}</p>")
+        if self.rows:
+            parts.append(f"<p>{html.escape(_WHERE_THE_ZEROS_ARE)}</p>")
+        if self.left_dense:
+            dense = [(path, _by_x(shape), why) for path, shape, why in self.left_dense]
+            header = _html_row("th", ("left dense", "shape", "why"), left=3)
+            parts += ["<table>", "<thead>", header, "</thead>", "<tbody>"]
+            parts += [_html_row("td", cells, left=3) for cells in dense]
+            parts += ["</tbody>", "</table>"]
+        return "\n".join(parts)
+
+    def _cells(self) -> list[tuple[str, ...]]:
+        """The texts of the table below its header; the last row is of all together."""
         body = [
             (
                 row.path,
-                "x".join(map(str, row.shape)),
+                _by_x(row.shape),
                 f"{row.fwd:.4g}",
                 f"{row.forward_sparsity:.4f}",
                 f"{row.bwd:.4g}",
@@ -168,30 +198,23 @@ class Summary:
             )
             for row in self.rows
         ]
-        body.append(
-            (
-                "all sparsified",
-                "",
-                "",
-                f"{self.forward_sparsity:.4f}",
-                "",
-                f"{self.backward_sparsity:.4f}",
-                f"{sum(row.kept for row in self.rows):,}",
-                f"{sum(row.size for row in self.rows):,}",
-            )
+        total = (
+            "all sparsified",
+            "",
+            "",
+            f"{self.forward_sparsity:.4f}",
+            "",
+            f"{self.backward_sparsity:.4f}",
+            f"{sum(row.kept for row in self.rows):,}",
+            f"{sum(row.size for row in self.rows):,}",
         )
-        lines = _table([header, *body])
-        lines.append(
+        return [*body, total]
+
+    def _totals(self) -> str:
+        return (
             f"whole model: {self.kept_parameters:,} of {self.dense_parameters:,} "
             f"parameters kept; sets and clocks take {self.state_bytes:,} bytes"
         )
-        if self.left_dense:
-            lines.append("left dense:")
-            lines += [
-                f"  {path} {'x'.join(map(str, shape))}: {why}"
-                for path, shape, why in self.left_dense
-            ]
-        return "\n".join(lines)
 
 
 def summary(model: Any) -> Summary:
@@ -201,7 +224,7 @@ def summary(model: Any) -> Summary:
       model: as for `sparse_weights`.
 
     Returns:
-      A `Summary`; print it for a table.
+      A `Summary`; print it for a table, or let a notebook show it.
 
     >>> import keras
     >>> from topkast_tf import summary, topkast_scope
@@ -261,6 +284,20 @@ def _reasons(model: Any) -> dict[int, str]:
         for scope in scopes.values()
         for variable, why in scope.reasons_left_dense()
     }
+
+
+def _by_x(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))
+
+
+def _html_row(tag: str, cells: tuple[str, ...], left: int = 2) -> str:
+    """A row of a table; its first `left` columns are aligned to the left."""
+    row = [
+        f'<{tag} style="text-align: {"left" if column < left else "right"}">'
+        f"{html.escape(cell)}</{tag}>"
+        for column, cell in enumerate(cells)
+    ]
+    return f"<tr>{''.join(row)}</tr>"
 
 
 def _table(rows: list[tuple[str, ...]]) -> list[str]:

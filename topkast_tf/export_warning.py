@@ -1,0 +1,85 @@
+"""A word to those who export a sparse model as it is.
+
+What is exported computes the same as the stripped model, but holds theta, which has no
+zeros, and the sets beside it: it is larger than a dense model and does not compress.
+"""
+
+import contextvars
+import functools
+import inspect
+import threading
+import weakref
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from absl import logging
+
+from topkast_tf import weight_lists
+from topkast_tf.weights import SparseWeight
+
+_warned: weakref.WeakSet = weakref.WeakSet()  # scopes, each of which makes one model
+_lock = threading.Lock()
+_converting = contextvars.ContextVar("converting", default=False)
+
+
+def install(library: Any) -> None:
+    """Wraps the public methods of a Keras library that export models, once.
+
+    Args:
+      library: the module `keras` or `tf_keras`.
+    """
+    owners = [(library.Model, "export")]
+    if hasattr(library, "export") and hasattr(library.export, "ExportArchive"):
+        # Keras decides at the construction of which class an archive is.
+        owners.append((type(library.export.ExportArchive()), "track"))
+    for owner, name in owners:
+        if not hasattr(owner, name):
+            continue
+        owner = next(cls for cls in owner.__mro__ if name in vars(cls))
+        original = getattr(owner, name)
+        if not hasattr(original, "_topkast_original"):
+            given_model = name == "track"
+            made = _warning(original, given_model)
+            made._topkast_original = original  # type: ignore[attr-defined]
+            setattr(owner, name, made)
+
+
+def warn_of_theta(weights: Iterable[SparseWeight]) -> None:
+    """Warns, once for each scope, that these weights are about to be exported.
+
+    Args:
+      weights: of the model; nothing is said where alpha is theta.
+    """
+    if _converting.get():
+        return
+    scopes = {w.scope for w in weights if w.fwd > 0 and not w.exempt}
+    with _lock:
+        new = scopes - set(_warned)
+        _warned.update(new)
+    if new:
+        logging.warning(
+            "The export of a sparse model holds its dense parameters and its sets, so "
+            "that it is larger than a dense one and does not compress: export "
+            "`topkast_tf.strip(model)`, which has the same outputs and zeros in its "
+            "kernels."
+        )
+
+
+def _warning(original: Callable, given_model: bool) -> Callable:
+    @functools.wraps(original)
+    def method(self, *args, **kwargs):
+        given = inspect.signature(original).bind(self, *args, **kwargs).arguments
+        model = given["resource"] if given_model else self
+        form = given.get("format")
+        if form == "litert":
+            # It holds alpha as constants; theta is in a temporary SavedModel alone.
+            token = _converting.set(True)
+            try:
+                return original(self, *args, **kwargs)
+            finally:
+                _converting.reset(token)
+        if hasattr(model, "_flatten_layers"):
+            warn_of_theta(weight_lists.sparse_weights_within(model))
+        return original(self, *args, **kwargs)
+
+    return method
