@@ -195,6 +195,8 @@ class SparseBackward(ProductRule):
 
     def sparsity_of(self, weight: "SparseWeight") -> float:
         """The nominal sparsity of the activations of a weight's layer."""
+        if weight.exempt:
+            return 0.0
         if self.activations is not None:
             return self.activations
         return weight.fwd if isinstance(weight.method, SWAT) else self.sparsity

@@ -28,7 +28,7 @@ def count_steps_of(update: hooks.Update) -> None:
         groups.append(members)
         momenta.append(
             [momentum(member, given, update.optimizer) for member in members]
-            if component.weight.method.needs_momentum
+            if component.weight.method.needs_momentum and not component.weight.exempt
             else None
         )
     if groups:
