@@ -97,7 +97,7 @@ def test_embeddings_only_on_request():
         model = build()
     assert paths(model) == ["dense"]
     [(path, _, why)] = tk.summary(model).left_dense
-    assert "embedding" in path and why == "not a matmul or convolution kernel"
+    assert "embedding" in path and why.startswith("not a matmul or convolution kernel")
     with scope(include="embeddings"):
         model = build()
     assert [path.split("_")[0] for path in paths(model)] == ["embedding"]

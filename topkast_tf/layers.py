@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from topkast_tf import hooks, layer_calls, linear, weight_lists
+from topkast_tf import hooks, kernel_rule, layer_calls, linear, weight_lists
 from topkast_tf.active import activated, activated_rule, active_rule, active_scope
 from topkast_tf.layer_weights import consider_weight, weights_of
 from topkast_tf.planning import SparsityScope, joined
@@ -378,6 +378,8 @@ def _sparse_layer_class(cls: type, library: Any) -> type:
         body["call"] = layer_calls.by_rule(cls, form)
     elif linear.is_activation(cls, library):
         body["call"] = layer_calls.of_activation(cls, library)
+    elif kernel_rule.makes_output_embedding(cls.__mro__):
+        body["__call__"] = layer_calls.of_output_embedding(cls)
     sparse = type(cls)(cls.__name__, (_SparseLayer, cls), body)
     # All share one saved name: whichever class is found, `from_config` is the same.
     library.saving.register_keras_serializable(PACKAGE, SAVED_NAME)(sparse)
