@@ -9,7 +9,7 @@ from swat_tf.rule import SparseBackward
 from topkast_tf.active import activated_rule, active_rule, active_scope
 from topkast_tf.placement import Placement
 from topkast_tf.planning import SparsityScope
-from topkast_tf.scope import open_scope
+from topkast_tf.scope import ReusableScope, open_scope
 
 
 def swat_scope(
@@ -30,7 +30,7 @@ def swat_scope(
     exempt: str | Sequence[str] = (),
     include: str | Sequence[str] | None = None,
     seed: int = 0,
-) -> contextlib.AbstractContextManager[SparsityScope]:
+) -> ReusableScope:
     r"""Trains any Keras model that is built in it with sparse weights and activations.
 
     For each layer whose product is linear in input a and kernel w (dense, einsum and
@@ -87,7 +87,9 @@ def swat_scope(
       seed: kept with the model; SWAT draws nothing at random.
 
     Returns:
-      A context manager, which gives the `topkast_tf.planning.SparsityScope`.
+      A context manager, which gives the `topkast_tf.planning.SparsityScope`; also a
+      decorator. It may be used any number of times, and opens a scope of its own each
+      time.
 
     Raises:
       ValueError: for an argument out of range, a regex that matches nothing, a scope in
@@ -137,6 +139,12 @@ def swat_scope(
         freeze_at=freeze_at,
         forward="weights" in rule.forward,
     )
+    return ReusableScope(lambda: _opened(method, placement, rule))
+
+
+def _opened(
+    method: SWAT, placement: Placement, rule: SparseBackward
+) -> contextlib.AbstractContextManager[SparsityScope]:
     outer = active_scope()
     if outer is None:
         return _scope_of_its_own(method, placement, rule)

@@ -254,7 +254,8 @@ def test_a_scope_without_a_layer_that_has_a_rule_is_refused():
 def test_nested_swat_scopes_are_refused():
     with swat_scope(0.5):
         with pytest.raises(ValueError, match="one `swat_scope`.*Received: two nested"):
-            swat_scope(0.9)
+            with swat_scope(0.9):
+                pass
         keras.Sequential([keras.Input((8,)), layers.Dense(4)])
 
 
@@ -848,3 +849,18 @@ def test_options_of_weights_around_another_scope_are_refused():
         build(structured="channel")
     with pytest.raises(ValueError, match="none of the weights is its own"):
         build(exempt="first")
+
+
+def test_a_scope_object_opens_a_scope_each_time():
+    again = swat_scope(0.5)
+    rules = []
+    for _ in range(2):
+        with again:
+            model = keras.Sequential([keras.Input((8,)), layers.Dense(4)])
+        rules.append(tk.sparse_weights(model)[0].rule)
+    assert None not in rules
+    with tk.topkast_scope(0.9, 0.8) as outer, again as inner:
+        assert inner is outer  # beside Top-KAST, wherever the object was made
+        keras.Sequential([keras.Input((8,)), layers.Dense(4)])
+    with pytest.raises(ValueError, match="two nested"), again, again:
+        pass

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from topkast_tf import variables
 from topkast_tf.blocks import MatrixView
-from topkast_tf.placement import is_matrix_name
+from topkast_tf.kernel_rule import why_not_kernel
 from topkast_tf.planning import SparsityScope
 
 
@@ -56,7 +56,7 @@ def _consider(variable: Any, scope: SparsityScope) -> None:
         variable,
         name,
         MatrixView(tuple(variable.shape)),
-        is_matrix=is_matrix_name(name),
+        not_kernel=why_not_kernel(name, variable.shape),
         within_keras=False,
         refused=(
             "its product is not computed by a layer"

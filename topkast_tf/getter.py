@@ -7,8 +7,9 @@ import tensorflow as tf
 
 from topkast_tf.blocks import MatrixView
 from topkast_tf.distributions import kept
+from topkast_tf.kernel_rule import why_not_kernel
 from topkast_tf.methods import Method, Selection, TopKAST
-from topkast_tf.placement import is_matrix_name, seed_of
+from topkast_tf.placement import seed_of
 from topkast_tf.selection import FORWARD, RESERVOIR
 
 _v1 = tf.compat.v1
@@ -101,7 +102,8 @@ def _is_kernel(variable: Any) -> bool:
             f"Received: {variable!r}, made with a partitioner"
         )
     is_weight = variable.trainable and variable.dtype.is_floating
-    return is_weight and variable.shape.rank > 1 and is_matrix_name(variable.op.name)
+    is_matrix = is_weight and variable.shape.rank > 1
+    return is_matrix and why_not_kernel(variable.op.name, variable.shape) is None
 
 
 class _GraphWeight:

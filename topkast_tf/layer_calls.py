@@ -7,6 +7,7 @@ from typing import Any
 import tensorflow as tf
 
 from topkast_tf import linear, variables
+from topkast_tf.kernel_rule import OUTPUT_EMBEDDING
 from topkast_tf.layer_weights import weights_of
 
 
@@ -68,6 +69,24 @@ def _accepting(call: Any) -> Any:
         return call(self, inputs, *args, **kwargs)
 
     return accepting
+
+
+def of_output_embedding(cls: type) -> Any:
+    """The `__call__` of an embedding that is an output projection if called in reverse.
+
+    Not its `call`, which Keras does not run where it only asks for the output's shape.
+    """
+
+    @functools.wraps(cls.__call__)  # type: ignore[operator]
+    def called(self, inputs, *args, **kwargs):
+        outputs = cls.__call__(self, inputs, *args, **kwargs)  # type: ignore[operator]
+        if kwargs.get("reverse", args[:1] == (True,)):
+            for weight in weights_of(self):
+                if weight.local_name == OUTPUT_EMBEDDING:
+                    weight.scope.note_use(weight)
+        return outputs
+
+    return called
 
 
 def of_activation(cls: type, library: Any) -> Any:

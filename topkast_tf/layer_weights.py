@@ -6,7 +6,11 @@ import tensorflow as tf
 
 from topkast_tf import linear, steps, variables
 from topkast_tf.blocks import MatrixView
-from topkast_tf.placement import is_matrix_name
+from topkast_tf.kernel_rule import (
+    OUTPUT_EMBEDDING,
+    makes_output_embedding,
+    why_not_kernel,
+)
 from topkast_tf.planning import SparsityScope
 from topkast_tf.weights import SparseWeight
 
@@ -49,7 +53,9 @@ def consider_weight(
         variable,
         path,
         view,
-        is_matrix=is_matrix_name(name),
+        not_kernel=why_not_kernel(name, variable.shape, cls.__mro__),
+        counts_when_used=name == OUTPUT_EMBEDDING
+        and makes_output_embedding(cls.__mro__),
         within_keras=True,
         refused=refused,
         owner=layer,

@@ -17,7 +17,14 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from topkast_tf import export_warning, hooks, layer_calls, linear, weight_lists
+from topkast_tf import (
+    export_warning,
+    hooks,
+    kernel_rule,
+    layer_calls,
+    linear,
+    weight_lists,
+)
 from topkast_tf.active import activated, activated_rule, active_rule, active_scope
 from topkast_tf.layer_weights import consider_weight, weights_of
 from topkast_tf.planning import SparsityScope, joined
@@ -168,12 +175,14 @@ class _SparseLayer:
         return {**saved.pop("config"), SAVED_KEY: _saved_scope(self, scope, saved)}
 
     def enable_lora(self, *args, **kwargs):
-        if not weights_of(self):
-            return super().enable_lora(*args, **kwargs)
-        raise ValueError(
-            "Expected a dense layer for LoRA: `strip` the model first. "
-            f"Received: the sparse layer {self.name!r}"
-        )
+        if weights_of(self):
+            _refuse("LoRA", self)
+        return super().enable_lora(*args, **kwargs)
+
+    def quantize(self, *args, **kwargs):
+        if self._topkast_scope is not None:
+            _refuse("quantization", self)
+        return super().quantize(*args, **kwargs)
 
     @classmethod
     def from_config(cls, config, *args, **kwargs):
@@ -246,6 +255,13 @@ class _SparseLayer:
             state[name].assign(loaded[name])
         if not saved:
             restart(weights_of(self))
+
+
+def _refuse(what: str, layer: Any) -> None:
+    raise ValueError(
+        f"Expected a dense layer for {what}: `strip` the model first. "
+        f"Received: the sparse layer {layer.name!r}"
+    )
 
 
 def _is_saving_legacy_file() -> bool:
@@ -374,20 +390,67 @@ def _sparse_layer_class(cls: type, library: Any) -> type:
         "_topkast_dense_class": cls,
         "_topkast_library": library,
     }
+    _leave_out_scopes(cls)
     form = linear.form_of(cls, library)
     if form is not None:
         body["call"] = layer_calls.by_rule(cls, form)
     elif linear.is_activation(cls, library):
         body["call"] = layer_calls.of_activation(cls, library)
+    elif kernel_rule.makes_output_embedding(cls.__mro__):
+        body["__call__"] = layer_calls.of_output_embedding(cls)
     sparse = type(cls)(cls.__name__, (_SparseLayer, cls), body)
     # All share one saved name: whichever class is found, `from_config` is the same.
     library.saving.register_keras_serializable(PACKAGE, SAVED_NAME)(sparse)
     return sparse
 
 
+def _leave_out_scopes(cls: type) -> None:
+    """Lets a dense layer class take the configuration of its sparse layers.
+
+    ``Dense.from_config(sparse_dense.get_config())`` asks for a `Dense`: it gets what the
+    layer was written as, without the scope.
+    """
+    owner = next(base for base in cls.__mro__ if "from_config" in vars(base))
+    original = vars(owner)["from_config"]
+    if not isinstance(original, classmethod):
+        return
+    function = original.__func__
+    if hasattr(function, "leaves_out_scopes"):
+        return
+
+    @functools.wraps(function)
+    def from_config(cls, config, *args, **kwargs):
+        if isinstance(config, dict) and SAVED_KEY in config:
+            config = {key: v for key, v in config.items() if key != SAVED_KEY}
+        return function(cls, config, *args, **kwargs)
+
+    # tf_keras looks at the arguments, and not through wrappers.
+    from_config.__signature__ = inspect.signature(function)  # type: ignore
+    from_config.leaves_out_scopes = True  # type: ignore[attr-defined]
+    owner.from_config = classmethod(from_config)  # type: ignore[attr-defined]
+
+
+def _refuse_quantization(model_class: type) -> None:
+    """Has models with sparse layers refuse what their layers refuse, before any does it."""
+    original = getattr(model_class, "quantize", None)  # tf_keras has none
+    if original is None or hasattr(original, "refuses_sparse"):
+        return
+
+    @functools.wraps(original)
+    def quantize(self, *args, **kwargs):
+        for layer in all_layers(self):
+            if getattr(layer, "_topkast_scope", None) is not None:
+                _refuse("quantization", layer)
+        return original(self, *args, **kwargs)
+
+    quantize.refuses_sparse = True  # type: ignore[attr-defined]
+    model_class.quantize = quantize  # type: ignore[attr-defined]
+
+
 def register_for_loading(library: Any) -> None:
     """Lets a Keras library load sparse layers before any has been made."""
     _sparse_layer_class(library.layers.Layer, library)
+    _refuse_quantization(library.Model)
     weight_lists.install(library)
     export_warning.install(library)
 

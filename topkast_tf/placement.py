@@ -9,19 +9,6 @@ from topkast_tf.distributions import validate_distribution
 from topkast_tf.methods import METHODS
 
 ENDS = ("first", "last")
-_NOT_MATRICES = frozenset(
-    (
-        "bias",
-        "gamma",
-        "beta",
-        "scale",
-        "offset",
-        "alpha",
-        "embedding",
-        "embeddings",
-        "lora",
-    )
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,15 +32,6 @@ class Placement:
             object.__setattr__(self, "include", _patterns("include", self.include))
         if not isinstance(self.seed, int):
             raise ValueError(f"`seed` must be an integer. Received: seed={self.seed!r}")
-
-
-def is_matrix_name(name: str) -> bool:
-    """Whether a weight of two or more axes is a matmul or convolution kernel by its name.
-
-    >>> is_matrix_name("recurrent_kernel"), is_matrix_name("position_embedding")
-    (True, False)
-    """
-    return _NOT_MATRICES.isdisjoint(name.split("/")[-1].split("_"))
 
 
 def seed_of(path: str, seed: int) -> int:

@@ -7,6 +7,7 @@ one has joined.
 
 import contextlib
 import dataclasses
+import itertools
 import re
 import uuid
 import weakref
@@ -77,6 +78,7 @@ class SparsityScope:
         self.is_open = False
         self.has_inner = False
         self._decisions: list[_Decision] = []
+        self._places = itertools.count()
         self._used_patterns: set[str] = set()
         self._refused: dict[str, str] = {}
         self._layers: dict[int, weakref.ref] = {}
@@ -163,9 +165,10 @@ class SparsityScope:
         path: str,
         view: MatrixView,
         *,
-        is_matrix: bool,
+        not_kernel: str | None,
         within_keras: bool,
         refused: str | None = None,
+        counts_when_used: bool = False,
         owner: Any = None,
     ) -> SparseWeight | None:
         """Decides whether a parameter is sparsified.
@@ -174,9 +177,11 @@ class SparsityScope:
           variable: the parameter.
           path: its path.
           view: its 2-D view.
-          is_matrix: whether it is a matmul or convolution kernel.
+          not_kernel: why it is not a matmul or convolution kernel, or None if it is.
           within_keras: whether it belongs to a Keras layer.
           refused: why the method cannot sparsify it, if it cannot.
+          counts_when_used: whether it takes its place among the first and the last when
+            it is used (`note_use`), and not when it is made.
           owner: the layer that has made it, if any.
 
         Returns:
@@ -186,11 +191,15 @@ class SparsityScope:
         why = (
             saved["dense"]
             if saved
-            else self._reason_to_stay_dense(path, is_matrix, refused)
+            else self._reason_to_stay_dense(
+                path, view.shape, not_kernel, refused, counts_when_used
+            )
         )
         weight = None
         if why is None:
             weight = self._join(path, view, within_keras)
+            if not counts_when_used:
+                weight.place = next(self._places)
             if saved:
                 weight.plan(saved["fwd"], saved["bwd"], saved["exempt"])
         else:
@@ -199,23 +208,48 @@ class SparsityScope:
         self._decisions.append(_Decision(variable, path, view.shape, weight, why, by))
         return weight
 
+    def note_use(self, weight: SparseWeight) -> None:
+        """Gives a weight that counts when it is used its place behind those in use.
+
+        The output projection of a language model is made with its input embedding, and
+        used after all else.
+
+        Args:
+          weight: a weight of this scope that is about to be multiplied by.
+        """
+        if weight.place is None:
+            weight.place = next(self._places)
+            self._planned = False
+
     def _reason_to_stay_dense(
-        self, path: str, is_matrix: bool, refused: str | None
+        self,
+        path: str,
+        shape: tuple[int, ...],
+        not_kernel: str | None,
+        refused: str | None,
+        counts_when_used: bool,
     ) -> str | None:
         include = self.placement.include
         # Before all else: a regex has matched also where there is another reason.
         included = include is None or self._any_matches(include, path)
         exempt = self._any_matches(self.placement.exempt, path)
-        if include is None and not is_matrix:
-            return "not a matmul or convolution kernel"
+        if include is None and not_kernel:
+            return not_kernel
         if not included:
             return "not in `include`"
+        if 0 in shape:
+            return f"its shape {tuple(shape)} has no entries"
         if refused:
             self._refused[path] = refused
             return refused
         if exempt:
             return "in `exempt`"
-        is_first = not any(d.weight or d.dense == _FIRST for d in self._decisions)
+        if counts_when_used:
+            return None
+        is_first = not any(
+            (d.weight and d.weight.place is not None) or d.dense == _FIRST
+            for d in self._decisions
+        )
         if is_first and "first" in self.placement.exempt:
             return _FIRST
         return None
@@ -294,11 +328,13 @@ class SparsityScope:
                 raise
 
     def _plan(self) -> None:
-        planned = list(self.weights)
-        exempt = [planned.pop()] if "last" in self.placement.exempt and planned else []
+        in_use = [weight for weight in self.weights if weight.place is not None]
+        in_use.sort(key=lambda weight: weight.place)
+        exempt = in_use[-1:] if "last" in self.placement.exempt else []
+        planned = [weight for weight in self.weights if weight not in exempt]
         shapes = {weight.path: weight.shape for weight in planned}
-        if self._resolved is None and shapes:
-            sparsities = self._resolve(shapes)
+        if self._resolved is None and self.weights:
+            sparsities = self._resolve(shapes) if shapes else {}
             changed = [w for w in planned if sparsities[w.path] != (w.fwd, w.bwd)]
             changed += [weight for weight in exempt if not weight.exempt]
             started = [w for w in changed if w.is_ready and w.step > 0]
@@ -368,6 +404,11 @@ class SparsityScope:
                     )
         self._planned = False
         self.ensure_planned()
+        if all(weight.exempt for weight in self.weights):
+            raise ValueError(
+                "Expected something to sparsify beside the last weight, which `exempt` "
+                f"names. Received: {self.weights[0].path} alone"
+            )
         self.method.check([weight.blocks for weight in self.weights])
         if self._refused:
             logging.warning("%s leaves dense: %s", self.method.name, self._refused)

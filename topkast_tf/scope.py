@@ -1,7 +1,9 @@
 """`topkast_scope`: makes the weights of any model that is built in it sparse."""
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 from topkast_tf import creators, hooks, layers
 from topkast_tf.active import activated
@@ -10,17 +12,47 @@ from topkast_tf.placement import Placement
 from topkast_tf.planning import SparsityScope
 
 
-@contextlib.contextmanager
-def open_scope(method: Method, placement: Placement) -> Iterator[SparsityScope]:
+class ReusableScope(contextlib.ContextDecorator):
+    """What `topkast_scope` returns: a context manager, also a function's decorator.
+
+    Each `with` opens a scope of its own, with the same arguments, as if they had been
+    written out again: the models of two have nothing in common.
+
+    Args:
+      opened: gives a context manager for one use.
+    """
+
+    def __init__(
+        self, opened: Callable[[], contextlib.AbstractContextManager[SparsityScope]]
+    ):
+        self._opened = opened
+        self._of_thread = threading.local()
+
+    def __enter__(self) -> SparsityScope:
+        context = self._opened()
+        scope = context.__enter__()
+        self._of_thread.__dict__.setdefault("open", []).append(context)
+        return scope
+
+    def __exit__(self, *error: Any) -> bool | None:
+        return self._of_thread.open.pop().__exit__(*error)
+
+
+def open_scope(method: Method, placement: Placement) -> ReusableScope:
     """The scope of any method: what is made in it joins it.
 
     Args:
       method: how the sets are selected, such as `topkast_tf.methods.TopKAST`.
       placement: which weights are sparsified.
 
-    Yields:
-      The `SparsityScope`.
+    Returns:
+      A context manager, which gives the `SparsityScope`.
     """
+    return ReusableScope(lambda: _opened(method, placement))
+
+
+@contextlib.contextmanager
+def _opened(method: Method, placement: Placement) -> Iterator[SparsityScope]:
     scope = SparsityScope(method, placement)
     hooks.install()
     with contextlib.ExitStack() as stack:
@@ -49,7 +81,7 @@ def topkast_scope(
     exempt: str | Sequence[str] = (),
     include: str | Sequence[str] | None = None,
     seed: int = 0,
-) -> contextlib.AbstractContextManager[SparsityScope]:
+) -> ReusableScope:
     r"""Makes the weights of any model that is built in it sparse, by Top-KAST.
 
     With theta the dense parameter, A the ``kept(n, fwd)`` and B the ``kept(n, bwd)``
@@ -86,14 +118,17 @@ def topkast_scope(
         kept or dropped. At the edges blocks may be smaller; a block larger than a
         kernel is clamped to it.
       block_reduce: ``"sum"`` (of magnitudes) or ``"max"``: how a block is scored.
-      exempt: regexes on weight paths that stay dense; also ``"first"`` and ``"last"``,
-        in the order in which the weights are made.
+      exempt: regexes on weight paths that stay dense; also ``"first"`` and ``"last"``
+        of the kernels, in the order in which they are made (the untied output projection
+        of a `ReversibleEmbedding`: in which it is first used).
       include: regexes on weight paths: if given, exactly the weights they match are
-        sparsified, also embeddings. By default each matmul or convolution kernel is.
+        sparsified, also embeddings. By default each matmul or convolution kernel is
+        (docs/what_is_sparsified.md has the rule).
       seed: of the random choices.
 
     Returns:
-      A context manager, which gives the `SparsityScope`.
+      A context manager, which gives the `SparsityScope`; also a decorator. It may be
+      used any number of times, and opens a scope of its own each time.
 
     Raises:
       ValueError: for an argument out of range, a regex that matches nothing, or a scope

@@ -49,6 +49,8 @@ class SparseWeight:
       fwd: its nominal forward sparsity.
       bwd: its nominal backward sparsity.
       extras: name -> variable, of those that a rule of its layer needs.
+      place: its place in the order in which the weights of its scope are made; None for
+        one that counts from its first use on, before that.
       rule: how its layer computes its product (`topkast_tf.linear`), or None.
     """
 
@@ -72,6 +74,7 @@ class SparseWeight:
         self._unverified = False
         self.within_keras = within_keras
         self.seed = seed
+        self.place: int | None = None
         self.local_name = path
         self._theta: Any = None
         self._sets: Any = None

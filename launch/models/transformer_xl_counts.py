@@ -4,7 +4,7 @@ import math
 
 from launch.models.transformer_xl_config import TransformerXLConfig
 from topkast_tf.distributions import kept
-from topkast_tf.placement import is_matrix_name
+from topkast_tf.kernel_rule import why_not_kernel
 
 KERNELS = r"/kernel$"
 EMBEDDINGS = r"/(embedding_projection_\d+|(cluster_)?embeddings(_\d+)?)$"
@@ -97,7 +97,8 @@ def sparsified(
       biases and norms are left out.
     """
     return {
-        path: is_matrix_name(path) or (sparse_embeddings and "embedding" in _name(path))
+        path: why_not_kernel(path, shape) is None
+        or (sparse_embeddings and "embedding" in _name(path))
         for path, shape in weight_shapes(config).items()
         if len(shape) > 1 and "bias" not in _name(path)
     }

@@ -10,8 +10,8 @@ import keras
 
 from topkast_tf import layers
 from topkast_tf.distributions import kept
+from topkast_tf.kernel_rule import why_not_kernel
 from topkast_tf.layer_weights import weights_of
-from topkast_tf.placement import is_matrix_name
 from topkast_tf.weights import SparseWeight
 
 CONVOLUTIONS = "convolutions"
@@ -137,7 +137,7 @@ def kind_of(variable: Any) -> str:
     name, rank = variable.path.split("/")[-1], len(variable.shape)
     if "embedding" in name or "embeddings" in name:
         return EMBEDDINGS
-    if rank < 2 or not is_matrix_name(name):
+    if rank < 2 or why_not_kernel(name, variable.shape):
         return VECTORS
     return CONVOLUTIONS if rank > 2 else MATRICES
 
