@@ -60,8 +60,7 @@ def copy_values(source: Any, target: Any) -> None:
       source: a model.
       target: as `made_again` makes it, dense or sparse.
     """
-    pairs = zip(layers.all_layers(source), layers.all_layers(target), strict=True)
-    for layer, made in pairs:
+    for layer, made in _pairs(source, target):
         _copy_own_state(layer, made)
         for key, function in _functions_of(layer):
             # By place, where two layers of one name have different ones.
@@ -71,8 +70,31 @@ def copy_values(source: Any, target: Any) -> None:
     for variable, made in weights:
         alpha = alphas.get(id(variables.raw_variable(variable)))
         made.assign(variable.numpy() if alpha is None else alpha)
-    for state, made in zip(_random(source), _random(target), strict=True):
-        made.assign(state)
+
+
+def _pairs(source: Any, target: Any) -> list[tuple[Any, Any]]:
+    """Each layer of a model with that of the second one that stands for it.
+
+    Layers of one class are paired by their names where these are the same, and else in
+    their order. The order of all is not the same: that of inputs may differ.
+    """
+    pairs = []
+    ours, theirs = (_by_class(model) for model in (source, target))
+    for cls, mine in ours.items():
+        others = theirs.get(cls, [])
+        names = [[layer.name for layer in each] for each in (mine, others)]
+        if len(set(names[0])) == len(mine) and set(names[0]) == set(names[1]):
+            by_name = {layer.name: layer for layer in others}
+            others = [by_name[name] for name in names[0]]
+        pairs += zip(mine, others, strict=True)
+    return pairs
+
+
+def _by_class(model: Any) -> dict[type, list[Any]]:
+    found: dict[type, list[Any]] = {}
+    for layer in layers.all_layers(model):
+        found.setdefault(layers.dense_class(layer), []).append(layer)
+    return found
 
 
 def own_weights(model: Any) -> list[Any]:
@@ -95,18 +117,14 @@ def _copy_own_state(layer: Any, made: Any) -> None:
         with tempfile.TemporaryDirectory() as folder:
             layer.save_assets(folder)
             made.load_assets(folder)
+    # Where its random numbers have got to; tf_keras does not keep it so.
+    generators = [getattr(each, "_seed_generators", ()) for each in (layer, made)]
+    for one, other in zip(*generators, strict=True):
+        other.state.assign(one.state)
 
 
 def _overrides(cls: type, base: type, name: str) -> bool:
     return getattr(cls, name, None) is not getattr(base, name, None)
-
-
-def _random(model: Any) -> list[Any]:
-    """Where a model's random numbers have got to; tf_keras does not keep it so."""
-    found = [
-        getattr(layer, "_seed_generators", ()) for layer in model._flatten_layers()
-    ]
-    return [generator.state for each in found for generator in each]
 
 
 def _without_scopes(config: Any) -> Any:
