@@ -65,9 +65,9 @@ Evaluates what a run of launch/train.py has trained, every method in its folder.
   python launch/evaluate.py runs/quickstart_text --memory=0,64,128,256
 
 Nothing is written. An image model is judged by accuracy and cross-entropy, a
-language model by bits per byte (of bytes), perplexity and loss in nats; each
-token is predicted once. With --memory=N each token sees the N before it; with
---memory=0, itself alone.
+language model by bits per byte (of bytes), perplexity and loss in nats (nll),
+means over all tokens, without penalties; each token is predicted once. With
+--memory=N each token sees the N before it; with --memory=0, itself alone.
 """
 
 

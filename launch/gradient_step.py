@@ -64,7 +64,9 @@ def _gradients(model: keras.Model, data: Any, of: list) -> tuple[list, dict]:
     # The loss is divided by the number of replicas, the metric is a mean over them.
     replicas = tf.distribute.get_strategy().num_replicas_in_sync
     mean = loss * replicas if replicas > 1 else loss
-    tracker = next(metric for metric in model.metrics if metric.name == "loss")
+    # The tracker of Keras; a model may show one of its own in the place of it.
+    known = keras.Model.metrics.fget(model)
+    tracker = next(metric for metric in known if metric.name == "loss")
     tracker.update_state(mean, sample_weight=tf.shape(tf.nest.flatten(x)[0])[0])
     return gradients, model.compute_metrics(x, y, outputs, weights)
 

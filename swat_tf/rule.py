@@ -214,10 +214,19 @@ class SparseBackward(ProductRule):
         due = TopKSchedule(self.topk_period).due(step)
         found["key"] = tf.cond(
             due,
-            lambda: topk.threshold(inputs, self._kept(inputs, component), spare),
+            lambda: self._threshold(inputs, component, spare),
             lambda: component.extra(STATE).read_value()[0],
         )
         return topk.reaching(inputs, found["key"])
+
+    def _threshold(
+        self, inputs: tf.Tensor, component: variables.Component, spare: bool
+    ) -> tf.Tensor:
+        """What activations must reach until the next one is found."""
+        kept, size = self._kept(inputs, component), topk.size_of(inputs)
+        found = topk.threshold(inputs, kept, spare)
+        # All, if all are kept: other batches of a dense layer are dense, too.
+        return tf.where(kept < size, found, tf.zeros([], tf.int64))
 
     def _remember(
         self, component: variables.Component, found: dict[str, tf.Tensor]

@@ -41,16 +41,21 @@ def conv2d_valid(a, w):
 
 
 def momentum_budget(means, sizes, budget):
-    """How many weights each layer keeps under SWAT-M, step by step in Python."""
-    total = sum(means)
-    counts = [math.ceil(mean / total * budget) for mean in means]
+    """How many weights each layer keeps under SWAT-M, by its definition.
+
+    Each layer asks for its share. One that asks for more than 99 % of its weights gets
+    all of them, and what it asked for beyond that is the residual. The residual is asked
+    for again, by all layers alike, until it is no more than one a layer or more than the
+    budget has been given (in the authors' code: at most 1000 passes).
+    """
+    asked = [math.ceil(mean / math.fsum(means) * budget) for mean in means]
     for _ in range(1000):
-        rest = 0
-        for i, size in enumerate(sizes):
-            if counts[i] > 0.99 * size:
-                rest += max(counts[i] - size, 0)
-                counts[i] = size
-        if rest < len(sizes) or all(c >= s for c, s in zip(counts, sizes, strict=True)):
+        given = [
+            size if ask > 0.99 * size else ask
+            for ask, size in zip(asked, sizes, strict=True)
+        ]
+        residual = sum(asked) - sum(given)
+        if sum(given) > budget or residual <= len(sizes):
             break
-        counts = [count + math.ceil(rest / len(sizes)) for count in counts]
-    return [min(max(count, 1), size) for count, size in zip(counts, sizes, strict=True)]
+        asked = [count + math.ceil(residual / len(sizes)) for count in given]
+    return [max(1, count) for count in given]

@@ -266,3 +266,29 @@ def test_built_inside_a_tf_function(method, digits):
     outputs = tf.function(model)(inputs)
     np.testing.assert_allclose(outputs, model(inputs), rtol=1e-4, atol=1e-5)
     assert len(tk.sparse_weights(model)) == 2
+
+
+@pytest.mark.parametrize("method", ["topkast", "swat"])
+def test_the_graph_of_a_step_refreshes_all_weights_under_one_condition(method):
+    """What makes a deep model slow to start is a subgraph for each of its weights."""
+
+    def conditions(depth):
+        with EXAMPLES[method]():
+            model = keras.Sequential(
+                [keras.Input((4,)), *[keras.layers.Dense(4) for _ in range(depth)]]
+            )
+        optimizer = keras.optimizers.SGD(0.1)
+        optimizer.build(model.trainable_variables)
+
+        @tf.function
+        def step(x):
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_sum(model(x, training=True))
+            gradients = tape.gradient(loss, model.trainable_variables)
+            optimizer.apply(gradients, model.trainable_variables)
+
+        graph = step.get_concrete_function(tf.ones([2, 4])).graph
+        names = [op.type for op in graph.get_operations()]
+        return sum(name in ("If", "StatelessIf", "While") for name in names)
+
+    assert conditions(2) == conditions(6) > 0

@@ -9,6 +9,7 @@ import tensorflow as tf
 from keras import layers, optimizers
 
 import topkast_tf as tk
+from topkast_tf import variables
 
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
@@ -89,6 +90,53 @@ def test_exploration_loss_and_its_gradient_by_hand():
     np.testing.assert_allclose(loss, 2.6, rtol=1e-6)
     gradient = tape.gradient(loss, model.layers[0].kernel.value)
     np.testing.assert_allclose(gradient, [[0.4, 0.0], [0.0, -1.2]], rtol=1e-6)
+
+
+def test_penalties_of_layers_of_different_dtypes_add_up():
+    keras.utils.set_random_seed(0)
+    own = keras.regularizers.L2(0.5)
+    with tk.topkast_scope(fwd=0.8, bwd=0.6, exploration=0.1):
+        model = keras.Sequential(
+            [
+                keras.Input((6,)),
+                layers.Dense(5, dtype="float64", use_bias=False),
+                layers.Dense(5, dtype="bfloat16", kernel_regularizer=own),
+                layers.Dense(3),
+            ]
+        )
+    expected = 0.5 * np.sum(np.square(np.float64(model.layers[1].kernel)))
+    for weight in tk.sparse_weights(model):
+        theta, a, b = weight.dense(), weight.forward_mask(), weight.backward_mask()
+        squares = np.square(np.float64(theta))
+        explored = squares[b & ~a].sum() / a.mean()
+        expected += 0.1 * 0.5 * (squares[a].sum() + explored)
+    kernel = model.layers[0].kernel
+    with tf.GradientTape() as tape:
+        total = sum(model.losses)
+    assert total.dtype == tf.float32
+    # The regularizer of a bfloat16 kernel has its 8 bits.
+    np.testing.assert_allclose(total, expected, rtol=4e-3)
+    first = tk.sparse_weights(model)[0]
+    a, b = first.forward_mask(), first.backward_mask()
+    scale = np.where(a, 0.1, np.where(b, 0.1 / a.mean(), 0))
+    found = tape.gradient(total, kernel.value)
+    assert found.dtype == tf.float64
+    np.testing.assert_allclose(found, scale * first.dense(), rtol=1e-7)
+    model.compile("sgd", "mse", jit_compile=False)
+    x = np.ones((4, 6), np.float32)
+    assert np.isfinite(model.fit(x, x[:, :3], verbose=0).history["loss"][0])
+
+
+@pytest.mark.parametrize(
+    "view", [variables.sparse_view, variables.straight_through_view]
+)
+def test_a_lookup_of_rows_has_a_dense_gradient(view):
+    theta = tf.Variable([[1.0, -2.0], [3.0, 4.0], [5.0, 6.0]])
+    with tf.GradientTape() as tape:
+        rows = tf.gather(view(theta, tf.fill([3, 2], tf.constant(2, tf.uint8))), [2, 2])
+    gradient = tape.gradient(rows, theta)
+    assert isinstance(gradient, tf.Tensor)
+    np.testing.assert_array_equal(gradient, [[0, 0], [0, 0], [2, 2]])
 
 
 def test_gradient_by_finite_differences():

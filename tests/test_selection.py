@@ -80,6 +80,32 @@ def test_compiled_equals_a_stable_sort(kind, jit_compile):
 
 
 @SETTINGS
+@hypothesis.given(st.lists(ARRAYS, min_size=1, max_size=3), st.data())
+def test_the_candidates_and_the_histograms_find_the_same(parts, data):
+    keys = [selection.magnitude_keys(tf.constant(part)) for part in parts]
+    ks = [data.draw(st.integers(0, sum(part.size for part in parts))) for _ in "ab"]
+    ranks = [tf.constant(k) for k in ks]
+    found = selection._by_candidates(keys, ranks)
+    expected = selection._by_three_histograms(keys, ranks, spare_memory=False)
+    for k, ours, theirs in zip(ks, found, expected, strict=True):
+        assert k == 0 or tuple(map(int, ours)) == tuple(map(int, theirs))
+        masks = [selection.reaching(keys, each) for each in (ours, theirs)]
+        assert all(map(np.array_equal, *masks))
+        assert sum(int(tf.reduce_sum(tf.cast(m, tf.int32))) for m in masks[0]) == k
+
+
+def test_one_function_serves_graphs_and_xla():
+    """A selection that was traced for a graph is not handed to XLA, nor the reverse."""
+    x = np.array([1.0, -4.0, 2.0, 3.0], np.float32)
+    for jit_compile in (False, True, False):
+        select_ = tf.function(
+            lambda x: selection.nested_sets_by_magnitude([x], 1, 2)[0][0],
+            jit_compile=jit_compile,
+        )
+        np.testing.assert_array_equal(select_(x), [0, 2, 0, 1])
+
+
+@SETTINGS
 @hypothesis.given(st.lists(ARRAYS, min_size=1, max_size=4), st.data())
 def test_several_tensors_are_ranked_as_one(parts, data):
     parts = [part.astype(np.float32) for part in parts]
@@ -108,6 +134,18 @@ def test_random_backward_sets_hold_a_and_the_right_number(x, data, seed):
     np.testing.assert_array_equal(
         codes == 2, oracle(x, kept_forward, kept_forward) == 2
     )
+
+
+@pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])
+def test_masks_keep_out_what_is_not_finite(jit_compile):
+    x = np.array([1.0, np.nan, np.inf, -np.inf, -2.0], np.float32)
+    mask = np.array([True, False, False, False, True])
+    compiled = tf.function(selection.masked, jit_compile=jit_compile)
+    np.testing.assert_array_equal(compiled(x, mask), [1, 0, 0, 0, -2])
+    assert not np.signbit(compiled(x, mask)[3])
+    chosen = tf.function(selection.chosen, jit_compile=jit_compile)
+    np.testing.assert_array_equal(chosen(mask, x, np.zeros_like(x)), [1, 0, 0, 0, -2])
+    np.testing.assert_array_equal(chosen(True, x, np.zeros_like(x)), x)
 
 
 def test_random_entries_are_drawn_evenly():

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
+from tensorflow.python.ops import control_flow_util
 
 _is_forked = False
 
@@ -42,7 +43,8 @@ def apart(function: Callable) -> Callable:
     """
 
     @functools.cache
-    def traced(*signature: tuple[int, tf.DType], **constants: Any) -> Any:
+    def traced(compiled: bool, *signature: tuple[int, tf.DType], **constants: Any):
+        del compiled  # what was traced for the one kind is not used for the other
         return tf.function(
             functools.partial(function, **constants),
             input_signature=[
@@ -58,9 +60,18 @@ def apart(function: Callable) -> Callable:
         if _is_forked and tf.executing_eagerly():
             return function(*tensors, **constants)
         signature = [(x.shape.rank, x.dtype) for x in tensors]
-        return traced(*signature, **constants)(*tensors)
+        return traced(is_compiled(), *signature, **constants)(*tensors)
 
     return called
+
+
+def is_compiled() -> bool:
+    """Whether what is being traced will be compiled by XLA.
+
+    There is no public way to ask.
+    """
+    graph = tf.compat.v1.get_default_graph()
+    return control_flow_util.GraphOrParentsInXlaContext(graph)
 
 
 def _unwatched(x: tf.Tensor) -> tf.Tensor:

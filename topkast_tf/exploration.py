@@ -5,7 +5,7 @@ import numbers
 
 import tensorflow as tf
 
-from topkast_tf.selection import BACKWARD_ONLY, FORWARD
+from topkast_tf.selection import FORWARD, chosen, masked
 
 NORMS = ("l2", "l1")
 
@@ -51,13 +51,11 @@ def exploration_loss(
     def weighted(theta):
         # One weighted copy serves the value and the gradient: autodiff would keep three.
         base = theta if norm == "l2" else tf.sign(theta)
-        zero = tf.zeros([], dtype)
-        scaled = tf.where(
+        # Every code but that of C is True.
+        scaled = chosen(
             tf.equal(sets, FORWARD),
             base * coefficient,
-            tf.where(
-                tf.equal(sets, BACKWARD_ONLY), base * (coefficient / density), zero
-            ),
+            masked(base * (coefficient / density), tf.cast(sets, tf.bool)),
         )
         value = tf.reduce_sum(scaled * theta)
         return value / 2 if norm == "l2" else value, lambda upstream: upstream * scaled

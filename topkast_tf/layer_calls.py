@@ -21,17 +21,18 @@ def by_rule(cls: type, form: linear.Form) -> Any:
         found = [w for w in weights_of(self) if w.local_name == form.kernel]
         weight = found[0] if found else None
         rule = self._topkast_rule if weight is None else weight.rule
-        building = not isinstance(inputs, tf.Tensor) or (weight and not weight.is_ready)
+        tensor = isinstance(inputs, tf.Tensor | tf.SparseTensor)
+        building = not tensor or (weight and not weight.is_ready)
         if building or rule is None:  # Keras builds symbolically
             return dense_call(self, inputs, *args, **kwargs)
         if weight:
             weight.prepare()
         kernel, product = getattr(self, form.kernel), form.product(self)
         if weight and not weight.exempt:
-            outputs = rule(product, inputs, kernel, weight)
+            outputs = rule(product, _dense(inputs), kernel, weight)
         elif rule.replaces_activations and self.activation:
             # Left dense, but its activation is as large as that of any other layer.
-            outputs = product(inputs, tf.convert_to_tensor(kernel))
+            outputs = product(_dense(inputs), tf.convert_to_tensor(kernel))
         else:
             return dense_call(self, inputs, *args, **kwargs)
         activation = self.activation and rule.activation(self.activation)
@@ -46,6 +47,13 @@ def _tensor_of(inputs: Any) -> Any:
         if isinstance(variables.raw_variable(inputs), tf.Variable):
             return tf.convert_to_tensor(inputs)
     return inputs
+
+
+def _dense(inputs: Any) -> tf.Tensor:
+    """A sparse tensor with its zeros: rules rank all entries of what they multiply."""
+    if not isinstance(inputs, tf.SparseTensor):
+        return inputs
+    return tf.ensure_shape(tf.sparse.to_dense(inputs), inputs.shape)
 
 
 def _accepting(call: Any) -> Any:

@@ -123,7 +123,8 @@ def _add_state(
     if "_topkast_weights" not in vars(layer):
         object.__setattr__(layer, "_topkast_weights", [])
     layer._topkast_weights.append(weight)
-    _add_penalty(layer, variable, weight)
+    if weight.method.has_penalty:
+        _add_penalty(layer, variable, weight)
 
 
 def _unless_symbolic(variable: Any, initializer: Any) -> Any:
@@ -148,18 +149,24 @@ def _state_placement(layer: Any) -> dict:
 
 
 def _add_penalty(layer: Any, variable: Any, weight: SparseWeight) -> None:
-    if layer._topkast_library.__name__ != "keras":
-        layer.add_loss(weight.penalty)
+    library = layer._topkast_library
+
+    def floatx(value):
+        # As Keras's own losses are, so that those of layers of other dtypes add up.
+        return tf.cast(value, library.backend.floatx())
+
+    if library.__name__ != "keras":
+        layer.add_loss(lambda: floatx(weight.penalty()))
         return
     own = variable.regularizer
 
     # Older Keras 3 takes an instance of this class only, not any callable.
-    class Penalty(layer._topkast_library.regularizers.Regularizer):
+    class Penalty(library.regularizers.Regularizer):
         def __call__(self, _):
             if not weight.is_ready:  # Keras is building symbolically
-                return tf.zeros([])
-            penalty = weight.penalty()
-            return penalty if own is None else penalty + own(variable)
+                return floatx(0.0)
+            penalty = floatx(weight.penalty())
+            return penalty if own is None else penalty + floatx(own(variable))
 
     variable.regularizer = Penalty()
 

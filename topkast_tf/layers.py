@@ -168,7 +168,7 @@ class _SparseLayer:
         return {**saved.pop("config"), SAVED_KEY: _saved_scope(self, scope, saved)}
 
     def enable_lora(self, *args, **kwargs):
-        if self._topkast_scope is not None:
+        if weights_of(self):
             _refuse("LoRA", self)
         return super().enable_lora(*args, **kwargs)
 

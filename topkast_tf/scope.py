@@ -93,7 +93,9 @@ def topkast_scope(
 
     For a Keras model nothing else is to be called: no callback, no optimizer wrapper (in
     a loop of your own over `tf.Variable`s the penalties are to be added to the loss:
-    ``sum(w.penalty() for w in sparse_weights(module))``). Layers constructed
+    ``sum(w.penalty() for w in sparse_weights(module))``). The penalties of Keras layers
+    are of Keras's ``floatx``, as its own losses are, whatever the layers compute in; so
+    they add up, and a float64 weight still gets its gradient in float64. Layers constructed
     in the scope may build later. Entries of C keep their bits; an optimizer's own slots
     (momentum, second moments) are left to it: outside B they see a zero gradient, so
     they decay, and an entry that returns to B starts from what is left of its momentum.

@@ -3,10 +3,11 @@
 The one question that every sparse-training method asks is: *which k of these n entries
 are the largest?* Sorting answers more than was asked and is slow (``tf.math.top_k`` takes
 seconds for ten million entries). Here each entry becomes a non-negative 31-bit integer
-key whose order is the order wanted, and three histograms, of eleven bits of the key each,
-find the k-th largest key exactly. Entries above it are in, entries below are
-out, and of the entries equal to it the ones with the lowest index are taken, so that
-exactly k are selected whatever the ties.
+key whose order is the order wanted. The k-th largest key is found exactly: on a CPU by one
+histogram of the upper bits, which leaves few candidates; elsewhere by three histograms of
+eleven bits each. Entries above it are in, entries below are out, and of the entries equal
+to it the ones with the lowest index are taken, so that exactly k are selected whatever the
+ties.
 
 Everything in this file is a pure function of tensors; it runs eagerly, in a graph and
 under XLA, and gives the same bits in each. (Equality is `tf.equal`: in a TensorFlow 1
@@ -18,7 +19,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from topkast_tf.apart import apart
+from topkast_tf.apart import apart, is_compiled
 
 RESERVOIR = 0
 """Code of an entry of C: not used, not updated."""
@@ -34,7 +35,40 @@ _NOT_THE_SIGN = 2**31 - 1
 _PART = 2**20
 _PARTS = 8  # into which longer vectors are cut
 _FIRST_SHIFT = 2 * _BITS  # three digits are a key
+_CANDIDATES_SHIFT = 31 - _BITS
 _FIRST_DIGITS = 2 ** (31 - _FIRST_SHIFT)  # without the sign there are 31 bits
+
+
+def masked(x: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
+    """``x`` where the mask is True, and zero elsewhere, also where x is NaN or infinite.
+
+    `tf.where` with a scalar takes eight times as long on a CPU: it broadcasts the scalar.
+
+    Args:
+      x: floating tensor.
+      mask: boolean tensor in its shape.
+
+    >>> masked(tf.constant([1.0, float("inf")]), tf.constant([True, False])).numpy()
+    array([1., 0.], dtype=float32)
+    """
+    return tf.math.multiply_no_nan(x, tf.cast(mask, x.dtype))
+
+
+def chosen(condition: tf.Tensor, x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
+    """``x`` where the condition is True, ``y`` elsewhere.
+
+    `tf.where` without its broadcasting, which takes five times as long on a CPU. Where
+    the condition is a scalar, nothing is copied.
+
+    Args:
+      condition: boolean tensor in the shape of x, or a scalar.
+      x: tensor.
+      y: tensor in the shape and dtype of x.
+
+    >>> chosen(tf.constant(False), tf.zeros(2), tf.ones(2)).numpy()
+    array([1., 1.], dtype=float32)
+    """
+    return tf.raw_ops.Select(condition=condition, x=x, y=y)
 
 
 def magnitude_keys(x: tf.Tensor) -> tf.Tensor:
@@ -87,9 +121,13 @@ def random_keys(size: int, seed: tf.Tensor) -> tf.Tensor:
 
 def _histogram(key: tf.Tensor, floor: tf.Tensor, shift: tf.Tensor) -> tf.Tensor:
     """How often each digit occurs among some keys; `_OUTSIDE` counts nowhere."""
+    return _bincount(_digits(key, floor, shift), _OUTSIDE + 1)
+
+
+def _bincount(digits: tf.Tensor, size: int) -> tf.Tensor:
     return tf.raw_ops.DenseBincount(
-        input=_digits(key, floor, shift),
-        size=_OUTSIDE + 1,
+        input=digits,
+        size=size,
         weights=tf.zeros([0], tf.int32),
         binary_output=False,
     )
@@ -188,7 +226,59 @@ def thresholds(
 
 @apart
 def _search(*tensors: tf.Tensor, count: int, spare_memory: bool) -> list[Threshold]:
-    keys, ks = tensors[:count], tensors[count:]
+    return _found(tensors[:count], tensors[count:], spare_memory)
+
+
+def _found(
+    keys: Sequence[tf.Tensor], ks: Sequence[tf.Tensor], spare_memory: bool = False
+) -> list[Threshold]:
+    if spare_memory or not _on_cpu_kernels():
+        return _by_three_histograms(keys, ks, spare_memory)
+    return _by_candidates(keys, ks)
+
+
+def _on_cpu_kernels() -> bool:
+    """Whether what is being traced runs op by op on a CPU.
+
+    XLA compiles no candidates, whose number is not known; and no accelerator has a kernel
+    of `NthElement`.
+    """
+    accelerators = map(tf.config.list_physical_devices, ("GPU", "TPU"))
+    return not any(accelerators) and not is_compiled()
+
+
+def _by_candidates(
+    keys: Sequence[tf.Tensor], ks: Sequence[tf.Tensor]
+) -> list[Threshold]:
+    """The threshold among the keys that have its upper bits."""
+    keys = [tf.bitwise.bitwise_and(key, _NOT_THE_SIGN) for key in keys]
+    digits = [tf.bitwise.right_shift(key, _CANDIDATES_SHIFT) for key in keys]
+    counts = tf.add_n([_bincount(digit, _OUTSIDE) for digit in digits])
+    at_or_above = tf.cumsum(counts, reverse=True)
+    thresholds = []
+    for k in ks:
+        digit = tf.reduce_sum(tf.cast(at_or_above >= k, tf.int32)) - 1
+        digit = tf.maximum(digit, 0)  # also where there are no keys at all
+        rank = k - (tf.gather(at_or_above, digit) - tf.gather(counts, digit))
+        candidates = tf.concat(
+            [
+                tf.gather(key, tf.reshape(tf.where(tf.equal(each, digit)), [-1]))
+                for key, each in zip(keys, digits, strict=True)
+            ],
+            axis=0,
+        )
+        # Behind a key that no entry exceeds, which is the answer for k = 0.
+        ranked = tf.concat([[_NOT_THE_SIGN], candidates], 0)
+        at = tf.raw_ops.NthElement(input=ranked, n=rank, reverse=True)
+        above = tf.math.count_nonzero(candidates > at, dtype=tf.int32)
+        tied = tf.math.count_nonzero(tf.equal(candidates, at), dtype=tf.int32)
+        thresholds.append(Threshold(at, rank - above, tied))
+    return thresholds
+
+
+def _by_three_histograms(
+    keys: Sequence[tf.Tensor], ks: Sequence[tf.Tensor], spare_memory: bool
+) -> list[Threshold]:
     histogram = _histogram_in_parts if spare_memory else _histogram
 
     def find_digit(shift: tf.Tensor, found: list[Threshold]) -> tuple:
@@ -236,6 +326,12 @@ def reaching(keys: Sequence[tf.Tensor], threshold: Threshold) -> list[tf.Tensor]
 def _reaching(
     at: tf.Tensor, needed: tf.Tensor, tied: tf.Tensor, *keys: tf.Tensor
 ) -> list[tf.Tensor]:
+    return _masks(keys, Threshold(at, needed, tied))
+
+
+def _masks(keys: Sequence[tf.Tensor], threshold: Threshold) -> list[tf.Tensor]:
+    at, needed, tied = threshold
+
     def with_all_ties() -> list[tf.Tensor]:
         return [key >= at for key in keys]
 
@@ -292,9 +388,63 @@ def nested_sets(
     >>> nested_sets([tf.constant([1, 4, 3, 2])], 1, 3)[0].numpy().tolist()
     [0, 2, 1, 1]
     """
-    found = thresholds(keys, [kept_forward, kept_backward])
-    forward, backward = (reaching(keys, threshold) for threshold in found)
+    codes = _nested(kept_forward, kept_backward, *keys)
+    for code, key in zip(codes, keys, strict=True):
+        code.set_shape(key.shape)
+    return codes
+
+
+@apart
+def _nested(
+    kept_forward: tf.Tensor, kept_backward: tf.Tensor, *keys: tf.Tensor
+) -> list[tf.Tensor]:
+    return _nested_codes(keys, kept_forward, kept_backward)
+
+
+def _nested_codes(
+    keys: Sequence[tf.Tensor], kept_forward: tf.Tensor, kept_backward: tf.Tensor
+) -> list[tf.Tensor]:
+    found = _found(keys, [kept_forward, kept_backward])
+    forward, backward = (_masks(keys, threshold) for threshold in found)
     return [_codes(a, b) for a, b in zip(forward, backward, strict=True)]
+
+
+def nested_sets_by_magnitude(
+    scores: Sequence[tf.Tensor], kept_forward: tf.Tensor, kept_backward: tf.Tensor
+) -> tuple[list[tf.Tensor], tf.Tensor]:
+    """`nested_sets` of the magnitude keys of some scores, as one call in a graph.
+
+    Args:
+      scores: floating tensors of any shapes; the counts are over all of them together.
+      kept_forward: int32 scalar, the size of A.
+      kept_backward: int32 scalar, the size of B, at least that of A.
+
+    Returns:
+      One uint8 tensor of codes per tensor, in its shape; and a boolean scalar, whether
+      no score is a NaN.
+
+    >>> [codes], finite = nested_sets_by_magnitude([tf.constant([[1.0, -4.0]])], 1, 2)
+    >>> codes.numpy().tolist(), bool(finite)
+    ([[1, 2]], True)
+    """
+    *codes, finite = _nested_by_magnitude(kept_forward, kept_backward, *scores)
+    for code, score in zip(codes, scores, strict=True):
+        code.set_shape(score.shape)
+    return codes, finite
+
+
+@apart
+def _nested_by_magnitude(
+    kept_forward: tf.Tensor, kept_backward: tf.Tensor, *scores: tf.Tensor
+) -> list[tf.Tensor]:
+    keys = [magnitude_keys(score) for score in scores]
+    codes = _nested_codes(keys, kept_forward, kept_backward)
+    shaped = [
+        tf.reshape(code, tf.shape(score))
+        for code, score in zip(codes, scores, strict=True)
+    ]
+    faulty = tf.reduce_any(tf.stack([has_nan(key) for key in keys]))
+    return [*shaped, ~faulty]
 
 
 def forward_and_random_sets(

@@ -13,7 +13,7 @@ from topkast_tf.scope import topkast_scope
 
 def sparsify(
     model: Any,
-    scope_or_fwd: contextlib.AbstractContextManager | float,
+    fwd: float | contextlib.AbstractContextManager,
     bwd: float | None = None,
     **arguments: Any,
 ) -> Any:
@@ -32,7 +32,7 @@ def sparsify(
     Args:
       model: a built Keras 3 or tf_keras model or layer without sparse weights. A
         subclassed one must define `get_config`, as for any saving by Keras.
-      scope_or_fwd: forward sparsity of Top-KAST, in [0, 1); or a scope of any method,
+      fwd: forward sparsity of Top-KAST, in [0, 1); or a scope of any method,
         such as ``swat_scope(0.9)``, which is not yet open.
       bwd: backward sparsity of Top-KAST, in [0, fwd].
       **arguments: others of `topkast_scope`, such as ``refresh_every=100``.
@@ -62,15 +62,15 @@ def sparsify(
             "Expected a dense model; `strip` makes one of a sparse model. "
             f"Received: {model!r}, which has sparse weights"
         )
-    if hasattr(scope_or_fwd, "__enter__"):
+    if hasattr(fwd, "__enter__"):
         if bwd is not None or arguments:
             raise ValueError(
                 "Expected no other arguments beside a scope, which has its own. "
                 f"Received: bwd={bwd!r}, {arguments}"
             )
-        scope = scope_or_fwd
+        scope = fwd
     else:
-        scope = topkast_scope(scope_or_fwd, bwd, **arguments)  # type: ignore[arg-type]
+        scope = topkast_scope(fwd, bwd, **arguments)  # type: ignore[arg-type]
     with scope:
         sparse = made_again(model)
     copy_values(model, sparse)

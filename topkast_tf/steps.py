@@ -19,16 +19,20 @@ def count_steps_of(update: hooks.Update) -> None:
     Called once per optimizer step, after all variables have been updated.
     """
     given = _by_component(update)
-    counted = set()
+    groups, momenta, counted = [], [], set()
     for component, _, _ in given.values():
         if id(component) in counted:
             continue
         members = component.peers()
         counted.update(map(id, members))
-        momenta = None
-        if component.weight.method.needs_momentum:
-            momenta = [momentum(member, given, update.optimizer) for member in members]
-        variables.count_step(members, momenta)
+        groups.append(members)
+        momenta.append(
+            [momentum(member, given, update.optimizer) for member in members]
+            if component.weight.method.needs_momentum
+            else None
+        )
+    if groups:
+        variables.count_steps(groups, momenta)
 
 
 hooks.after_update.append(count_steps_of)

@@ -15,13 +15,13 @@ the state; as theta and the state are the same on all, so are the sets.
 
 import functools
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import tensorflow as tf
 
 from topkast_tf import hooks
 from topkast_tf.methods.base import Selection
-from topkast_tf.selection import FORWARD, RESERVOIR
+from topkast_tf.selection import FORWARD, chosen, masked
 
 if TYPE_CHECKING:
     from topkast_tf.weights import SparseWeight
@@ -47,6 +47,11 @@ def components(variable: Any) -> tuple[tf.Variable, ...]:
     return (variable,)
 
 
+def on_backward(sets: tf.Tensor) -> tf.Tensor:
+    """The mask of B: every code but that of C, which is 0, is True."""
+    return tf.cast(sets, tf.bool)
+
+
 @tf.custom_gradient
 def sparse_view(theta: tf.Tensor, sets: tf.Tensor):
     """Alpha: theta on A, zero elsewhere; its gradient is masked by B.
@@ -65,14 +70,10 @@ def sparse_view(theta: tf.Tensor, sets: tf.Tensor):
 
     Source: Top-KAST, section 2.
     """
-    # `where` and not a product: a NaN or infinity outside the set stays out.
-    alpha = tf.where(tf.equal(sets, FORWARD), theta, tf.zeros([], theta.dtype))
+    alpha = masked(theta, tf.equal(sets, FORWARD))
 
     def gradient(upstream):
-        upstream = tf.convert_to_tensor(upstream)
-        return tf.where(
-            tf.not_equal(sets, RESERVOIR), upstream, tf.zeros([], upstream.dtype)
-        ), None
+        return masked(tf.convert_to_tensor(upstream), on_backward(sets)), None
 
     return alpha, gradient
 
@@ -87,8 +88,9 @@ def straight_through_view(theta: tf.Tensor, sets: tf.Tensor):
     >>> straight_through_view(tf.constant([1.0, 2.0]), tf.constant([0, 2], tf.uint8))
     <tf.Tensor: shape=(2,), dtype=float32, numpy=array([0., 2.], dtype=float32)>
     """
-    alpha = tf.where(tf.equal(sets, FORWARD), theta, tf.zeros([], theta.dtype))
-    return alpha, lambda upstream: (upstream, None)
+    alpha = masked(theta, tf.equal(sets, FORWARD))
+    # A lookup of rows, or a product with a sparse tensor, gives slices of a gradient.
+    return alpha, lambda upstream: (tf.convert_to_tensor(upstream), None)
 
 
 class Component:
@@ -129,21 +131,23 @@ class Component:
             return straight_through_view(theta, sets)
         return sparse_view(theta, sets)
 
-    def on_backward_set(self, proposed: Any) -> tf.Tensor:
+    def on_backward_set(
+        self, proposed: Any, theta: tf.Tensor | None = None
+    ) -> tf.Tensor:
         """The proposed value on B and the present one on C, to the bit."""
-        theta = self.theta.read_value()
+        theta = self.theta.read_value() if theta is None else theta
         proposed = tf.cast(proposed, theta.dtype)
         if self.weight.method.updates_all:
             return proposed
-        return tf.where(
-            tf.not_equal(self.sets.read_value(), RESERVOIR), proposed, theta
-        )
+        proposed = tf.broadcast_to(proposed, tf.shape(theta))
+        return chosen(on_backward(self.sets.read_value()), proposed, theta)
 
     def on_forward_set(self, proposed: Any) -> tf.Tensor:
         """The proposed value on A and the present one elsewhere, to the bit."""
         theta = self.theta.read_value()
         on = tf.equal(self.sets.read_value(), FORWARD)
-        return tf.where(on, tf.cast(proposed, theta.dtype), theta)
+        proposed = tf.broadcast_to(tf.cast(proposed, theta.dtype), tf.shape(theta))
+        return chosen(on, proposed, theta)
 
     def refuse_alpha(self, proposed: Any) -> tf.Tensor:
         """The proposed value, unless it has been computed from alpha: then an error.
@@ -155,7 +159,7 @@ class Component:
         theta = self.theta.read_value()
         proposed = tf.cast(tf.convert_to_tensor(proposed), theta.dtype)
         sets = self.sets.read_value()
-        outside = tf.equal(sets, RESERVOIR)
+        outside = ~on_backward(sets)
         if self.weight.method.updates_all or not self.weight.bwd:
             outside = tf.not_equal(sets, FORWARD)
 
@@ -181,7 +185,12 @@ class Component:
             return tf.identity(proposed)
 
     def mark_updated(self) -> None:
-        _set_entries(self.clock, {PENDING: 1})
+        # Not the whole clock: every weight does it in every step.
+        tf.raw_ops.ResourceScatterUpdate(
+            resource=self.clock.handle,
+            indices=tf.constant(PENDING),
+            updates=tf.constant(1, tf.int64),
+        )
 
     @property
     def restores(self) -> tuple[int, int]:
@@ -192,8 +201,15 @@ class Component:
         """The components on the same device whose weights share this one's budget."""
         return [weight.component(self.index) for weight in self.weight.peers()]
 
-    def selection(self, momentum: tf.Tensor | None = None) -> Selection:
-        clock = self.clock.read_value()
+    def selection(
+        self, clock: tf.Tensor, momentum: tf.Tensor | None = None
+    ) -> Selection:
+        """What it brings to a selection.
+
+        Args:
+          clock: its clock, at the step at which the sets take effect.
+          momentum: as in `Selection`.
+        """
         return Selection(
             theta=self.theta.read_value(),
             kept_forward=clock[KEPT_FORWARD],
@@ -204,6 +220,18 @@ class Component:
             sets=self.sets.read_value(),
             momentum=momentum,
         )
+
+
+class Refreshed(NamedTuple):
+    """What a selection has found for components that share one budget.
+
+    Attributes:
+      finite: boolean scalar, whether the sets mean something.
+      clocks: their clocks, with what the selection changes in them.
+    """
+
+    finite: tf.Tensor
+    clocks: list[tf.Tensor]
 
 
 def refresh(
@@ -219,71 +247,136 @@ def refresh(
       momenta: theirs, in theta's shape, where the method asks for them and training
         has begun.
     """
-    step = members[0].clock.read_value()[STEP]
-    method = members[0].weight.method
-    brought = [
-        member.selection(momentum)
-        for member, momentum in zip(
-            members, momenta or [None] * len(members), strict=True
+    clocks = [member.clock.read_value() for member in members]
+    found = select(members, clocks, momenta)
+    for member, clock in zip(members, found.clocks, strict=True):
+        member.clock.assign(clock)
+    _raise_unless(found.finite, members)
+
+
+def select(
+    members: Sequence[Component],
+    clocks: Sequence[tf.Tensor],
+    momenta: Sequence[tf.Tensor] | None = None,
+    due: tf.Tensor | None = None,
+) -> Refreshed:
+    """Selects and writes the sets of components; their clocks are left to be written.
+
+    Args:
+      members: the components that share one budget.
+      clocks: theirs, at the step at which the sets take effect.
+      momenta: as for `refresh`.
+      due: boolean scalar, whether to write them; None for always.
+    """
+    method, step = members[0].weight.method, clocks[0][STEP]
+    selections = [
+        member.selection(clock, momentum)
+        for member, clock, momentum in zip(
+            members, clocks, momenta or [None] * len(members), strict=True
         )
     ]
-    codes, finite, thresholds, kept_forward = method.select(brought, step)
-    paths = ", ".join(member.weight.path for member in members)
-    for i, (member, code) in enumerate(zip(members, codes, strict=True)):
-        entries = {FAULTY: tf.where(finite, 0, 1)}
+    codes, finite, thresholds, kept_forward = method.select(selections, step)
+    changed = []
+    for i, (clock, code) in enumerate(zip(clocks, codes, strict=True)):
+        entries = {FAULTY: tf.cast(~finite, tf.int64)}
         if thresholds is not None:
             entries[THRESHOLD] = thresholds[i]
         if kept_forward is not None:
             entries[KEPT_FORWARD] = kept_forward[i]
-        _set_entries(member.clock, entries)
+        after = _with_entries(clock, entries)
+        changed.append(after if due is None else chosen(due, after, clock))
         # The sets have been selected from theta before anything may raise, and are
         # written only if they mean something.
-        member.sets.assign(tf.where(finite, code, member.sets.read_value()))
+        meant = finite if due is None else finite & due
+        member, brought = members[i], selections[i]
+        member.sets.assign(chosen(meant, code, brought.sets))
+    return Refreshed(finite if due is None else finite | ~due, changed)
+
+
+def _raise_unless(finite: tf.Tensor, members: Sequence[Component]) -> None:
+    """Raises if sets were selected that mean nothing, as far as what runs can raise."""
+    paths = ", ".join(member.weight.path for member in members)
     message = f"{NAN_MESSAGE} {paths}."
     if tf.executing_eagerly() and not finite:
         raise ValueError(message)
-    tf.debugging.Assert(finite, [message], summarize=1)
+    # Not `tf.debugging.Assert`, which makes a `tf.cond` of its own.
+    tf.raw_ops.Assert(condition=finite, data=[message], summarize=1)
 
 
-def follow(members: Sequence[Component]) -> None:
-    """What the method does with the sets of components between two refreshes."""
-    step = members[0].clock.read_value()[STEP]
-    for member in members:
-        codes = member.weight.method.follow(member.selection(), step)
-        member.sets.assign(codes)
-
-
-def count_step(
-    members: Sequence[Component], momenta: Sequence[tf.Tensor] | None = None
+def count_steps(
+    groups: Sequence[Sequence[Component]],
+    momenta: Sequence[Sequence[tf.Tensor] | None],
 ) -> None:
-    """Counts an optimizer step if a theta was updated, and refreshes if it is due.
+    """Counts an optimizer step where thetas were updated, and refreshes what is due.
 
-    Whether it was updated is known only in the graph: an optimizer that accumulates
-    gradients, or scales the loss, updates in some of its calls.
+    Whether they were updated is known only in the graph: an optimizer that accumulates
+    gradients, or scales the loss, updates in some of its calls. All weights of a method
+    are handled together: a graph with one `tf.cond`, and not with one for each weight.
 
     Args:
-      members: the components that share one budget.
-      momenta: as for `refresh`.
+      groups: of components, on one device, that share one budget each.
+      momenta: of each group, as for `refresh`.
     """
-    clocks = [member.clock.read_value() for member in members]
+    by_method: dict[int, list[int]] = {}
+    for i, group in enumerate(groups):
+        by_method.setdefault(id(group[0].weight.method), []).append(i)
+    for alike in by_method.values():
+        _count_steps([groups[i] for i in alike], [momenta[i] for i in alike])
 
-    def advance():
-        step = clocks[0][STEP] + 1
-        for member in members:
-            _set_entries(member.clock, {STEP: step, PENDING: 0})
-        method = members[0].weight.method
-        moves = clocks[0][FROZEN] < 1
-        return tf.cond(
-            method.schedule.due(step) & moves,
-            lambda: done(refresh(members, momenta)),
-            lambda: tf.cond(moves, between, done) if method.follows else done(),
-        )
 
-    def between():
-        return done(follow(members))
+def _count_steps(
+    groups: Sequence[Sequence[Component]],
+    momenta: Sequence[Sequence[tf.Tensor] | None],
+) -> None:
+    method = groups[0][0].weight.method
+    members = [member for group in groups for member in group]
+    group_of = [i for i, group in enumerate(groups) for _ in group]
+    before = tf.stack([member.clock.read_value() for member in members])
+    own_steps = before[:, STEP]
+    # A group takes its steps together, those of its first member.
+    waiting = tf.math.unsorted_segment_max(before[:, PENDING], group_of, len(groups))
+    pending = tf.gather(waiting, group_of) > 0
+    group_steps = tf.gather(own_steps, [group_of.index(i) for i in group_of])
+    steps = tf.where(pending, group_steps + 1, own_steps)
+    kept = before[:, PENDING + 1 :]
+    counted = tf.concat([steps[:, None], tf.zeros_like(steps)[:, None], kept], axis=1)
+    moves = pending & (before[:, FROZEN] < 1)
+    due = moves & method.schedule.due(steps)
 
-    pending = tf.reduce_any([clock[PENDING] > 0 for clock in clocks])
-    tf.cond(pending, advance, done)
+    def select_due():
+        clocks, dues = tf.unstack(counted), tf.unstack(due)
+        finite, changed, first = [], [], 0
+        for group, momentum in zip(groups, momenta, strict=True):
+            own = slice(first, first + len(group))
+            first += len(group)
+            if method.follows:  # those that are not due
+                _follow(group, clocks[own], tf.unstack(moves)[own])
+            found = select(group, clocks[own], momentum, dues[own.start])
+            finite.append(found.finite)
+            changed += found.clocks
+        return tf.stack(changed), tf.gather(tf.stack(finite), group_of)
+
+    def select_none():
+        if method.follows:
+            _follow(members, tf.unstack(counted), tf.unstack(moves))
+        return counted, tf.ones_like(due)
+
+    after, finite = tf.cond(tf.reduce_any(due), select_due, select_none)
+    for member, clock in zip(members, tf.unstack(after), strict=True):
+        member.clock.assign(clock)
+    _raise_unless(tf.reduce_all(finite), members)
+
+
+def _follow(
+    members: Sequence[Component],
+    clocks: Sequence[tf.Tensor],
+    moves: Sequence[tf.Tensor],
+) -> None:
+    """What the method does with the sets of components between two refreshes."""
+    for member, clock, counts in zip(members, clocks, moves, strict=True):
+        brought = member.selection(clock)
+        codes = member.weight.method.follow(brought, clock[STEP])
+        member.sets.assign(chosen(counts, codes, brought.sets))
 
 
 def local_component(variable: Any) -> Component | None:
@@ -315,11 +408,13 @@ def raw_variable(variable: Any) -> Any:
     return variable
 
 
-def _set_entries(clock: tf.Variable, entries: Mapping[int, Any]) -> None:
-    present = tf.unstack(clock.read_value())
-    for entry, value in entries.items():
-        present[entry] = tf.cast(value, tf.int64)
-    clock.assign(tf.stack(present))
+def _with_entries(clock: tf.Tensor, entries: Mapping[int, Any]) -> tf.Tensor:
+    """A clock with some entries replaced."""
+    return tf.tensor_scatter_nd_update(
+        clock,
+        [[entry] for entry in entries],
+        tf.stack([tf.cast(value, tf.int64) for value in entries.values()]),
+    )
 
 
 def done(*_: Any) -> tf.Tensor:
@@ -415,11 +510,11 @@ class _SparseReads(_CountsRestores):
         ):
             # Not a step but arithmetic with theta, as when Keras swaps in an average.
             return self.assign(proposed, use_locking, name, read_value)
-        value = component.on_backward_set(proposed)
+        value = component.on_backward_set(proposed, theta)
         component.mark_updated()
         result = super().assign(value, use_locking, name, read_value)
         if not hooks.in_update() and component is component.peers()[-1]:
-            count_step(component.peers())  # a step of a hand-written loop
+            count_steps([component.peers()], [None])  # a step of a hand-written loop
         return result
 
     def _scatter_is_dense(self, *args, **kwargs):

@@ -370,7 +370,7 @@ class SparseWeight:
         return tf.maximum(tf.reduce_mean(forward), 1 / math.prod(self.shape))
 
     def penalty(self) -> tf.Tensor:
-        """What it adds to the loss, a scalar."""
+        """What it adds to the loss, a scalar: float64 if theta is, otherwise float32."""
         self.prepare()
         component = self.component(variables.local_index(self.variable))
         value = None
@@ -380,7 +380,10 @@ class SparseWeight:
                 component.sets.read_value(),
                 self.density(component),
             )
-        return tf.zeros([]) if value is None else value
+        if value is not None:
+            return value
+        is_double = component.theta.dtype == tf.float64
+        return tf.zeros([], tf.float64 if is_double else tf.float32)
 
     # What a person asks of it.
 

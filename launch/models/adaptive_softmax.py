@@ -68,7 +68,7 @@ class AdaptiveEmbedding(layers.Layer):
             outputs = tf.add_n(
                 [self._of_cluster(i, tokens) for i in range(len(self.tables))]
             )
-        return outputs * tf.cast(self.config.d_model**0.5, outputs.dtype)
+        return outputs * self.config.d_model**0.5
 
     def _of_cluster(self, i, tokens):
         start, end, _ = self.config.clusters[i]
@@ -105,6 +105,10 @@ class AdaptiveSoftmax(layers.Layer):
     The tables E are the embedding's. So are the projections P of the clusters c >= 1, if
     `tie_projections`; that of cluster 0 is always its own. Without cutoffs it is one
     plain softmax. It computes in float32 even if the rest of the model does not.
+
+    Row c - 1 of `cluster_embeddings` and `cluster_bias` is that of cluster c. The
+    authors' PyTorch version has cluster c in row -c, so whoever converts its
+    checkpoints flips its `cluster_weight` and `cluster_bias`.
 
     Exact, and each tail is computed only for the tokens that are in it. The number of
     these is not known when the graph is compiled, so with cutoffs XLA is not used.

@@ -20,6 +20,28 @@ class NegativeLogLikelihood(keras.metrics.Mean):
 
 
 @keras.saving.register_keras_serializable("launch")
+class TokenLoss(keras.metrics.Mean):
+    """The mean of the losses of batches, each as often as it has tokens.
+
+    Keras's own `loss` counts each batch by its rows. A last batch that is filled up
+    with zeros would weigh as much as a full one.
+
+    ``loss = sum(tokens * loss of the batch) / sum(tokens)``
+
+    Updated with the loss of a batch and the sum of the weights of its tokens.
+
+    >>> metric = TokenLoss()
+    >>> metric.update_state(2.0, 3), metric.update_state(4.0, 1)
+    (None, None)
+    >>> float(metric.result())
+    2.5
+    """
+
+    def __init__(self, name: str = "loss", **kwargs):
+        super().__init__(name, **kwargs)
+
+
+@keras.saving.register_keras_serializable("launch")
 class BitsPerCharacter(NegativeLogLikelihood):
     """``nll / ln 2``: of a token, which is a character in a character-level model.
 

@@ -47,7 +47,7 @@ def relative_shift(scores):
     return tf.ensure_shape(shifted, scores.shape)
 
 
-def sinusoids(length, width: int, clamp_len: int | None = None):
+def sinusoids(length, width: int, clamp_len: int | None = None, dtype: str = "float32"):
     """The encodings of the distances length - 1, ..., 1, 0.
 
     ``R[c] = (sin(d * f_0), sin(d * f_1), ..., cos(d * f_0), cos(d * f_1), ...)`` with
@@ -57,14 +57,16 @@ def sinusoids(length, width: int, clamp_len: int | None = None):
       length: number of distances.
       width: even.
       clamp_len: larger distances count as this one; None: all differ.
+      dtype: `float32` or `float64`, which they are computed in. Nothing narrower: it
+        could not tell large distances apart.
 
     Returns:
-      float32 [length, width].
+      [length, width], of that dtype.
     """
-    distances = tf.cast(tf.range(length - 1, -1, -1), tf.float32)
+    distances = tf.cast(tf.range(length - 1, -1, -1), dtype)
     if clamp_len is not None:
         distances = tf.minimum(distances, float(clamp_len))
-    frequencies = 10000.0 ** (-tf.range(0, width, 2, tf.float32) / width)
+    frequencies = 10000.0 ** (-tf.range(0, width, 2, dtype) / width)
     angles = distances[:, None] * frequencies
     return tf.concat([tf.sin(angles), tf.cos(angles)], -1)
 
@@ -78,7 +80,8 @@ def visible(queries, keys, same_length: bool = False):
     Args:
       queries: number of tokens.
       keys: number of states in memory, and of tokens.
-      same_length: each query sees equally many keys, memory length + 1.
+      same_length: each query sees equally many keys, memory length + 1: the memory's,
+        as far as they are left, and itself.
 
     Returns:
       bool [queries, keys].

@@ -11,6 +11,7 @@ from launch.models.language_metrics import (
     BitsPerCharacter,
     NegativeLogLikelihood,
     Perplexity,
+    TokenLoss,
 )
 from launch.models.segment_memory import SegmentMemory
 from launch.models.transformer_xl_config import TransformerXLConfig, from_saved
@@ -24,15 +25,16 @@ class TransformerXL(keras.Model):
     For the tokens x of a segment and the memory m of what came before::
 
         h, m' = core(x, m)
-        loss = mean_t -log p(target_t | h_t)  +  penalties of the layers
+        loss = sum_t w_t -log p(target_t | h_t) / sum_t w_t  +  penalties of the layers
 
     `fit` and `evaluate` take batches of (inputs, targets), integers [batch, length],
     whose rows continue those of the batch before; batches of another size than before
     begin without memory. There is no loss to be given to `compile`. With
-    a third element, weights [batch, length], loss and metrics are weighted means, so
-    that a last segment can be filled up with zeros. A data set should know its length
-    (`tf.data.experimental.assert_cardinality`): where it does not, Keras counts the last
-    batch of an evaluation twice.
+    a third element, weights w [batch, length], loss and metrics are weighted means over
+    all tokens of all batches, so that a last segment can be filled up with zeros; the
+    weights are 1 without it. `loss` is `nll` and the penalties. A data set should know
+    its length (`tf.data.experimental.assert_cardinality`): where it does not, Keras
+    counts the last batch of an evaluation twice.
 
     The memory is kept by `fit`, by `evaluate` and by each call of the model, with
     separate memories for training and evaluation (see `SegmentMemory`); `core`, a
@@ -56,11 +58,21 @@ class TransformerXL(keras.Model):
     >>> sorted(result)
     ['bpc', 'loss', 'nll', 'perplexity']
 
-    Source: Dai et al., Transformer-XL, ACL 2019, and the authors' published code, whose
-    TensorFlow version is followed where it and the PyTorch one differ: memory begins as
-    zeros, norms as the identity, and the weights of the clusters as zeros. Departs from
-    it in the norms' epsilon, 1e-5 as in their PyTorch code, and in computing all
-    softmaxes in float32.
+    Source: Dai et al., Transformer-XL, ACL 2019, and the authors' published code. Where
+    its two versions differ, the TensorFlow one is followed:
+
+    * The first memory is zeros, as many as are remembered later, and they are attended
+      to. The PyTorch version begins with no states.
+    * With `same_length` a token sees the memory length and itself, one key more than in
+      the PyTorch version, which counts the token among them.
+    * Row c - 1 of `softmax.cluster_table` and `softmax.cluster_bias` is that of cluster
+      c. The PyTorch version has them in reverse order: a converter of its checkpoints
+      flips `cluster_weight` and `cluster_bias`.
+    * Norms begin as the identity, and the weights of the clusters as zeros.
+
+    Departs from it, as the PyTorch version does, in the norms' epsilon, 1e-5, and
+    without cutoffs in the projection of the softmax, which is not that of the embedding
+    but its own; and from both in computing all softmaxes in float32 at least.
     """
 
     def __init__(
@@ -87,6 +99,8 @@ class TransformerXL(keras.Model):
             BitsPerCharacter(),
             Perplexity(),
         ]
+        # Hidden from Keras, as `metrics` shows it in the place of the tracker of Keras.
+        object.__setattr__(self, "_token_loss", TokenLoss())
         self.build((None, self.config.segment_length))
 
     def build(self, input_shape=None):
@@ -144,6 +158,11 @@ class TransformerXL(keras.Model):
             (*tokens.shape, self.config.d_model), dtype=self.compute_dtype
         )
 
+    @property
+    def metrics(self) -> list[keras.Metric]:
+        """As of any model, but `loss` is the mean over tokens and not over batches."""
+        return [self._token_loss if m.name == "loss" else m for m in super().metrics]
+
     def compute_loss(
         self, x=None, y=None, y_pred=None, sample_weight=None, training=True
     ):
@@ -159,13 +178,13 @@ class TransformerXL(keras.Model):
             weights = tf.broadcast_to(tf.cast(sample_weight, nll.dtype), tf.shape(nll))
         for metric in self._token_metrics:
             metric.update_state(nll, weights)
-        mean = tf.math.divide_no_nan(
-            tf.reduce_sum(weights * nll), tf.reduce_sum(weights)
-        )
+        total = tf.reduce_sum(weights)
+        mean = tf.math.divide_no_nan(tf.reduce_sum(weights * nll), total)
         penalties = [tf.cast(loss, mean.dtype) for loss in self.losses]
+        loss = tf.add_n([mean, *penalties])
+        self._token_loss.update_state(loss, total)
         # A strategy adds up the gradients of its replicas.
-        replicas = tf.distribute.get_strategy().num_replicas_in_sync
-        return tf.add_n([mean, *penalties]) / replicas
+        return loss / tf.distribute.get_strategy().num_replicas_in_sync
 
     # Keras would trace one function for batches of any size when it meets a second size.
 

@@ -9,6 +9,7 @@ from launch.models.relative_attention import (
     RelativeAttention,
     add_biases,
     sinusoids,
+    softmax_dtype,
     visible,
 )
 from launch.models.transformer_xl_config import TransformerXLConfig
@@ -131,7 +132,8 @@ class TransformerXLCore(layers.Layer):
         clamp_len = config.clamp_len if training else config.evaluation_clamp_len
         length = tf.shape(tokens)[1]
         keys = length + tf.shape(memory[0])[1]
-        positions = sinusoids(keys, config.d_model, clamp_len)
+        dtype = softmax_dtype(self.compute_dtype)
+        positions = sinusoids(keys, config.d_model, clamp_len, dtype)
         positions = tf.cast(positions, self.compute_dtype)
         positions = self.drop_positions(positions, training=training)
         seen = visible(length, keys, config.same_length and not training)

@@ -57,14 +57,15 @@ def arm_refresh(fuse):
 
     from topkast_tf import variables
 
-    refresh = variables.refresh
+    select = variables.select
 
-    def refresh_and_light(members, momenta=None):
-        refresh(members, momenta)
+    def select_and_light(*arguments):
+        found = select(*arguments)
         if not tf.executing_eagerly():
             tf.py_function(fuse.light, [], [])
+        return found
 
-    variables.refresh = refresh_and_light
+    variables.select = select_and_light
 
 
 def main(point, count, *arguments):

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 import swat_tf
 import topkast_tf
+from launch import gradient_step
 from launch.models import transformer_xl_counts as counts
 from launch.models.relative_attention import relative_shift, sinusoids, visible
 from launch.models.segment_memory import ResetMemory
@@ -113,14 +114,31 @@ def test_shift_brings_each_distance_to_its_key(queries, keys):
 def test_encodings_are_those_of_the_oracle():
     expected = [oracle.encoding(min(d, 4), 6) for d in range(6, -1, -1)]
     np.testing.assert_allclose(sinusoids(7, 6, 4), expected, atol=1e-6)
+    exact = sinusoids(7, 6, 4, "float64")
+    np.testing.assert_allclose(exact, expected, rtol=1e-15, atol=1e-15)
 
 
+@pytest.mark.parametrize("d_model", [6, 8])
+def test_scale_of_the_embedding_is_exact_in_float64(d_model):
+    config = ONE.replaced(d_model=d_model)
+    embedding = build(config, dtype="float64").core.embedding
+    found = embedding(np.arange(11)[None]).numpy()[0]
+    np.testing.assert_array_equal(found, embedding.tables[0].numpy() * d_model**0.5)
+
+
+@pytest.mark.parametrize(
+    "dtype, near",
+    [
+        ("float32", {"rtol": 1e-4, "atol": 1e-5}),
+        ("float64", {"rtol": 1e-12, "atol": 1e-13}),
+    ],
+)
 @EACH
-def test_whole_model_is_the_oracle(variant):
+def test_whole_model_is_the_oracle(variant, dtype, near):
     config = VARIANTS[variant]
-    model = build(config)
+    model = build(config, dtype=dtype)
     inputs, targets = (part[0] for part in text())
-    memory = random_memory(config)
+    memory = random_memory(config).astype(dtype)
     hidden, following = model.core(inputs, list(memory), training=False)
     nll = model.softmax(hidden, targets).numpy()
     w = weights(model)
@@ -133,12 +151,12 @@ def test_whole_model_is_the_oracle(variant):
             config.evaluation_clamp_len,
             config.same_length,
         )
-        np.testing.assert_allclose(hidden[row], expected, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(hidden[row], expected, **near)
         for found, states in zip(following, seen, strict=True):
-            np.testing.assert_allclose(found[row], states[4:], rtol=1e-4, atol=1e-5)
+            np.testing.assert_allclose(found[row], states[4:], **near)
         for at, target in enumerate(targets[row]):
             p = oracle.probabilities(w, config, expected[at])[target]
-            assert nll[row, at] == pytest.approx(-math.log(p), rel=1e-4)
+            assert nll[row, at] == pytest.approx(-math.log(p), rel=near["rtol"])
 
 
 def test_gradients_are_finite_differences():
@@ -230,6 +248,28 @@ def test_without_clusters_it_is_a_plain_softmax_tied_to_the_embedding():
     logits = hidden @ w["core/embedding/embeddings_0"].T + w["softmax/bias_0"]
     expected = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     np.testing.assert_allclose(model.softmax(hidden), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_rows_of_clusters_are_in_the_order_of_clusters():
+    model = build(TINY.replaced(cutoffs=(4, 7)), std=0)
+    for table in (model.core.embedding.tables[0], model.softmax.cluster_table):
+        table.assign(tf.zeros_like(table))
+    model.softmax.cluster_bias.assign([math.log(2), math.log(6)])
+    # Of 4 tokens and 2 clusters, with the odds 1, 1, 1, 1, 2 and 6.
+    p = np.exp(model.softmax(np.zeros((1, 1, 8), "float32")))[0, 0]
+    by_cluster = [p[:4].sum(), p[4:7].sum(), p[7:].sum()]
+    np.testing.assert_allclose(by_cluster, np.array([4, 2, 6]) / 12, rtol=1e-5)
+
+
+def test_without_cutoffs_a_projection_of_the_softmax_is_its_own():
+    model = build(TINY.replaced(d_embed=6))
+    hidden = np.random.default_rng(0).normal(size=(1, 3, 8)).astype("float32")
+    embedding, softmax = model.core.embedding, model.softmax
+    before = softmax(hidden).numpy()
+    embedding.projections[0].assign(tf.zeros((6, 8)))
+    np.testing.assert_array_equal(softmax(hidden), before)
+    softmax.projections["0"].assign(tf.zeros((6, 8)))
+    assert not np.allclose(softmax(hidden), before)
 
 
 def test_a_batch_without_rare_tokens_and_one_with_no_others():
@@ -445,6 +485,17 @@ def test_batches_of_unknown_size_remember_while_it_stays():
         np.testing.assert_allclose(call(tokens), expected, rtol=1e-4, atol=1e-5)
 
 
+def test_first_memory_is_zeros_that_are_attended_to():
+    model, tokens = build(), text()[0][0]
+    found = model(tokens).numpy()
+    zeros = [tf.zeros((2, 4, 8))] * 2
+    np.testing.assert_allclose(
+        found, model.core(tokens, zeros)[0], rtol=1e-5, atol=1e-6
+    )
+    without = model.core(tokens, empty(TINY))[0]
+    assert (np.abs(found - without).max(-1) > 1e-3).all()
+
+
 # Training
 
 
@@ -470,6 +521,63 @@ def test_weights_leave_out_what_fills_a_segment_up():
     weight[..., 3] = 0
     data = tf.data.Dataset.from_tensors((inputs[0], targets[0], weight[0]))
     np.testing.assert_allclose(model.evaluate(data, verbose=0), shorter, rtol=1e-5)
+
+
+def filled_up():
+    """Two batches, of which the second has three tokens, all in its first row."""
+    (inputs, targets), weight = text(segments=2), np.ones((2, 2, 4), "float32")
+    weight[1, 0, 3] = weight[1, 1] = 0
+    return inputs, targets, weight
+
+
+def means_over_tokens(model):
+    """(nll, with penalties) of `filled_up` by hand: the sum over 11 tokens, by 11."""
+    memory, total = [tf.zeros((2, 4, 8))] * 2, 0.0
+    for inputs, targets, weight in zip(*filled_up(), strict=True):
+        hidden, memory = model.core(inputs, memory, training=False)
+        total += np.sum(model.softmax(hidden, targets) * weight)
+    kernel = model.core.blocks[0].inner.kernel
+    return total / 11, total / 11 + 0.5 * np.sum(np.square(kernel))
+
+
+def penalised(model):
+    model.core.blocks[0].inner.kernel.regularizer = keras.regularizers.L2(0.5)
+    model.compile(keras.optimizers.SGD(0.0), jit_compile=False)
+    return model
+
+
+def test_loss_of_a_filled_up_batch_counts_its_tokens():
+    model = penalised(build())
+    nll, loss = means_over_tokens(model)
+    data = tf.data.Dataset.from_tensor_slices(filled_up())
+    for _ in range(2):  # nothing is left of an evaluation before
+        model.reset_memory()
+        found = model.evaluate(data, verbose=0, return_dict=True)
+        assert sorted(found) == ["bpc", "loss", "nll", "perplexity"]
+        assert found["nll"] == pytest.approx(nll, rel=1e-5)
+        assert found["loss"] == pytest.approx(loss, rel=1e-5)
+    trained = quiet_fit(model, data)
+    assert trained["loss"] == pytest.approx([loss], rel=1e-5)
+
+
+def test_loss_of_replicas_with_unequal_tokens_counts_tokens():
+    single = penalised(build())
+    with zoo.two_devices().scope():
+        mirrored = TransformerXL(TINY)
+        penalised(mirrored)
+    randomise(mirrored)
+    data = tf.data.Dataset.from_tensor_slices(filled_up())
+    found = mirrored.evaluate(data, verbose=0, return_dict=True)
+    assert found["loss"] == pytest.approx(means_over_tokens(single)[1], rel=1e-5)
+
+
+def test_loss_of_the_launcher_counts_tokens():
+    model = penalised(build())
+    loss = means_over_tokens(model)[1]
+    step = gradient_step.train_step(model, 1, False)
+    for x, y, weight in zip(*filled_up(), strict=True):
+        found = step((x, tf.constant(y), tf.constant(weight)))
+    assert float(found["loss"]) == pytest.approx(loss, rel=1e-5)
 
 
 def test_it_learns():

@@ -83,6 +83,7 @@ class Method(abc.ABC):
       needs_momentum: whether a selection looks at the momentum of the weights.
       needs_product: whether a weight is sparsified only in layers whose product can be
         computed by a rule of one's own (`topkast_tf.linear`).
+      has_penalty: whether a weight may add to the loss (`penalty`).
     """
 
     name: ClassVar[str]
@@ -95,6 +96,7 @@ class Method(abc.ABC):
     follows: bool = False
     needs_momentum: bool = False
     needs_product: bool = False
+    has_penalty: bool = False
 
     @property
     @abc.abstractmethod

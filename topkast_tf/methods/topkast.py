@@ -53,6 +53,10 @@ class TopKAST(Method):
         _ = self.schedule  # validates the steps
 
     @property
+    def has_penalty(self) -> bool:  # type: ignore[override]
+        return self.exploration > 0
+
+    @property
     def schedule(self) -> RefreshSchedule:
         return RefreshSchedule(self.refresh_every, self.stop_exploring_at)
 
@@ -62,37 +66,25 @@ class TopKAST(Method):
         return Blocks(view, self.block, self.block_reduce)
 
     def select(self, weights: Sequence[Selection], step: tf.Tensor) -> Sets:
-        keys = [
-            selection.magnitude_keys(
-                weight.blocks.scores(weight.theta) if weight.blocks else weight.theta
-            )
+        scores = [
+            weight.blocks.scores(weight.theta) if weight.blocks else weight.theta
             for weight in weights
         ]
         kept_forward = _total([weight.kept_forward for weight in weights])
-        kept_backward = tf.where(
-            self.schedule.explores(step),
-            _total([weight.kept_backward for weight in weights]),
-            kept_forward,
-        )
+        kept_backward = _total([weight.kept_backward for weight in weights])
+        if self.stop_exploring_at is not None:
+            explores = self.schedule.explores(step)
+            kept_backward = tf.where(explores, kept_backward, kept_forward)
         if self.backward == "random":
-            lottery = [
-                selection.random_keys(
-                    key.shape[0], tf.stack([weight.seed, tf.cast(step, tf.int64)])
-                )
-                for key, weight in zip(keys, weights, strict=True)
-            ]
-            codes = selection.forward_and_random_sets(
-                keys, kept_forward, kept_backward, lottery
-            )
+            codes, finite = _by_lot(scores, kept_forward, kept_backward, weights, step)
         else:
-            codes = selection.nested_sets(keys, kept_forward, kept_backward)
+            codes, finite = selection.nested_sets_by_magnitude(
+                scores, kept_forward, kept_backward
+            )
         shaped = [
-            weight.blocks.expand(code)
-            if weight.blocks
-            else tf.reshape(code, tf.shape(weight.theta))
+            weight.blocks.expand(tf.reshape(code, [-1])) if weight.blocks else code
             for code, weight in zip(codes, weights, strict=True)
         ]
-        finite = ~tf.reduce_any(tf.stack([selection.has_nan(key) for key in keys]))
         return Sets(shaped, finite)
 
     def counts(
@@ -111,5 +103,30 @@ class TopKAST(Method):
         )
 
 
+def _by_lot(
+    scores: Sequence[tf.Tensor],
+    kept_forward: tf.Tensor,
+    kept_backward: tf.Tensor,
+    weights: Sequence[Selection],
+    step: tf.Tensor,
+) -> tuple[list[tf.Tensor], tf.Tensor]:
+    keys = [selection.magnitude_keys(score) for score in scores]
+    lottery = [
+        selection.random_keys(
+            key.shape[0], tf.stack([weight.seed, tf.cast(step, tf.int64)])
+        )
+        for key, weight in zip(keys, weights, strict=True)
+    ]
+    codes = selection.forward_and_random_sets(
+        keys, kept_forward, kept_backward, lottery
+    )
+    shaped = [
+        tf.reshape(code, tf.shape(score))
+        for code, score in zip(codes, scores, strict=True)
+    ]
+    return shaped, ~tf.reduce_any(tf.stack([selection.has_nan(key) for key in keys]))
+
+
 def _total(counts: Sequence[tf.Tensor]) -> tf.Tensor:
-    return tf.add_n([tf.cast(count, tf.int32) for count in counts])
+    whole = [tf.cast(count, tf.int32) for count in counts]
+    return tf.add_n(whole) if len(whole) > 1 else whole[0]
