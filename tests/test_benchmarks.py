@@ -11,6 +11,7 @@ import pytest
 from benchmarks import (
     checkpoint_time,
     common,
+    first_step_time,
     input_pipeline,
     memory,
     model_size,
@@ -42,12 +43,18 @@ def _fake_swat_measurement(net, variant, values):
     return {"before_bytes": 100, "peak_bytes": 200 + len(variant), "step_ms": 1.5}
 
 
+def _fake_first_step(case, variant, values):
+    return {"wall_ms": 1e3 * len(variant), "cpu_ms": 2e3}
+
+
 @pytest.fixture
 def run(tmp_path, monkeypatch, capsys):
     """Runs a benchmark on tiny settings; gives its rows and what it printed."""
     monkeypatch.setattr(memory, "measure_elsewhere", _fake_measurement)
     monkeypatch.setattr(swat_memory, "measure_elsewhere", _fake_swat_measurement)
+    monkeypatch.setattr(first_step_time, "measure_elsewhere", _fake_first_step)
     settings = {
+        first_step_time: ("--cases=chain",),
         checkpoint_time: ("--depth=8", "--batch=2", "--steps=2"),
         swat_step_time: ("--depth=8", "--batch=2", "--burst=1"),
         swat_memory: ("--nets=vgg", "--side=8"),
@@ -72,7 +79,7 @@ def run(tmp_path, monkeypatch, capsys):
 
 _ALL = (
     *(step_time, selection_time, memory, swat_step_time, swat_memory),
-    *(input_pipeline, checkpoint_time, model_size),
+    *(input_pipeline, checkpoint_time, first_step_time, model_size),
 )
 _LONG = (swat_step_time, checkpoint_time, input_pipeline, model_size)
 EACH = pytest.mark.parametrize("benchmark_", _ALL)
@@ -119,6 +126,7 @@ def test_an_incomplete_round_is_measured_again(run, benchmark_, tmp_path):
         (step_time, "--bwd=0.5"),
         (selection_time, "--fwd=0.95"),
         (memory, "--steps=1"),
+        (first_step_time, "--depth=3"),
         (swat_memory, "--filters=3"),
     ],
 )
@@ -180,6 +188,27 @@ def test_a_csv_of_something_else_is_kept(benchmark_, tmp_path, capsys):
     assert path.read_text() == "a,b\n1,2\n"
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", first_step_time.VARIANTS)
+def test_the_first_step_of_a_process_of_its_own(variant):
+    values = common.parse(
+        ["", "--depth=2", "--width=4"], "", first_step_time.define_flags
+    )
+    found = first_step_time.measure_elsewhere("chain", variant, values)
+    assert set(found) == set(first_step_time.COLUMNS[-2:])
+    assert all(0 < ms < 1e5 for ms in found.values())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(["--cases=resnet50"], "resnet50"), (["--measure=sparsest"], "sparsest")],
+)
+def test_first_step_time_refuses_what_it_does_not_know(arguments, message, capsys):
+    with pytest.raises(SystemExit):
+        first_step_time.main(["", *arguments])
+    assert message in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("flag", "message"),
     [("--cases=resnet50", "resnet50"), ("--jit_compile=maybe", "maybe")],
@@ -209,6 +238,13 @@ def test_the_variants_refresh_as_their_names_say(monkeypatch):
             assert weight.step == 3  # two to warm up
             schedule = weight.scope.method.schedule
             assert [schedule.due(step) for step in (1, 100)] == [refreshes] * 2
+
+
+def test_the_timed_mobilenet_is_the_one_of_keras():
+    values = common.parse(["", "--mobilenet_batch=2"], "", step_time.define_flags)
+    model = step_time.build("mobilenetv2", values)
+    assert (model.input_shape, model.output_shape) == ((None, 32, 32, 3), (None, 10))
+    assert step_time.size_of("mobilenetv2", values) == "mobilenetv2, batch 2"
 
 
 def test_the_timed_resnet_has_the_cifar_shape():

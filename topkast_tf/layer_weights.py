@@ -75,14 +75,20 @@ def _add_state(
 
     weight.attach(theta=variable, local_name=name)
 
+    selected: list[tf.Tensor] = []  # a clock that came with the sets
+
     def first_sets(shape, dtype=None, **_):
         theta = variables.components(weight.variable)[0]
-        return tf.cast(weight.initial_state(theta.read_value())[0], dtype or tf.uint8)
+        sets, clock = weight.initial_state(theta.read_value())
+        if tf.executing_eagerly():  # a tensor of a graph would be of that graph only
+            selected.append(clock)
+        return tf.cast(sets, dtype or tf.uint8)
 
     def first_clock(shape, dtype=None, **_):
         theta = variables.components(weight.variable)[0].read_value()
         variables.make_sparse(weight)
-        return tf.cast(weight.initial_state(theta)[1], dtype or tf.int64)
+        clock = selected.pop() if selected else weight.initial_state(theta)[1]
+        return tf.cast(clock, dtype or tf.int64)
 
     # Keras may make variables now and their values later (it builds models
     # symbolically). It then makes the values in the order of the variables, so whatever

@@ -97,7 +97,7 @@ def has_nan(keys: tf.Tensor) -> tf.Tensor:
     >>> bool(has_nan(magnitude_keys(tf.constant([1.0, float("nan")]))))
     True
     """
-    return tf.reduce_any(keys > _INFINITY_KEY)
+    return tf.reduce_max(keys) > _INFINITY_KEY
 
 
 def random_keys(size: int, seed: tf.Tensor) -> tf.Tensor:
@@ -226,7 +226,10 @@ def thresholds(
 
 @apart
 def _search(*tensors: tf.Tensor, count: int, spare_memory: bool) -> list[Threshold]:
-    return _found(tensors[:count], tensors[count:], spare_memory)
+    keys = tensors[:count]
+    if not spare_memory:
+        keys = [tf.bitwise.bitwise_and(key, _NOT_THE_SIGN) for key in keys]
+    return _found(keys, tensors[count:], spare_memory)
 
 
 def _found(
@@ -251,7 +254,6 @@ def _by_candidates(
     keys: Sequence[tf.Tensor], ks: Sequence[tf.Tensor]
 ) -> list[Threshold]:
     """The threshold among the keys that have its upper bits."""
-    keys = [tf.bitwise.bitwise_and(key, _NOT_THE_SIGN) for key in keys]
     digits = [tf.bitwise.right_shift(key, _CANDIDATES_SHIFT) for key in keys]
     counts = tf.add_n([_bincount(digit, _OUTSIDE) for digit in digits])
     at_or_above = tf.cumsum(counts, reverse=True)

@@ -14,13 +14,14 @@ the state; as theta and the state are the same on all, so are the sets.
 """
 
 import functools
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+import itertools
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import tensorflow as tf
 
 from topkast_tf import hooks
-from topkast_tf.methods.base import Selection
+from topkast_tf.methods.base import Selection, Sets
 from topkast_tf.selection import FORWARD, chosen, masked
 
 if TYPE_CHECKING:
@@ -139,7 +140,8 @@ class Component:
         proposed = tf.cast(proposed, theta.dtype)
         if self.weight.method.updates_all:
             return proposed
-        proposed = tf.broadcast_to(proposed, tf.shape(theta))
+        if proposed.shape != theta.shape:
+            proposed = tf.broadcast_to(proposed, theta.shape)
         return chosen(on_backward(self.sets.read_value()), proposed, theta)
 
     def on_forward_set(self, proposed: Any) -> tf.Tensor:
@@ -201,38 +203,6 @@ class Component:
         """The components on the same device whose weights share this one's budget."""
         return [weight.component(self.index) for weight in self.weight.peers()]
 
-    def selection(
-        self, clock: tf.Tensor, momentum: tf.Tensor | None = None
-    ) -> Selection:
-        """What it brings to a selection.
-
-        Args:
-          clock: its clock, at the step at which the sets take effect.
-          momentum: as in `Selection`.
-        """
-        return Selection(
-            theta=self.theta.read_value(),
-            kept_forward=clock[KEPT_FORWARD],
-            kept_backward=clock[KEPT_BACKWARD],
-            seed=clock[SEED],
-            blocks=self.weight.blocks,
-            threshold=clock[THRESHOLD],
-            sets=self.sets.read_value(),
-            momentum=momentum,
-        )
-
-
-class Refreshed(NamedTuple):
-    """What a selection has found for components that share one budget.
-
-    Attributes:
-      finite: boolean scalar, whether the sets mean something.
-      clocks: their clocks, with what the selection changes in them.
-    """
-
-    finite: tf.Tensor
-    clocks: list[tf.Tensor]
-
 
 def refresh(
     members: Sequence[Component], momenta: Sequence[tf.Tensor] | None = None
@@ -247,50 +217,91 @@ def refresh(
       momenta: theirs, in theta's shape, where the method asks for them and training
         has begun.
     """
-    clocks = [member.clock.read_value() for member in members]
-    found = select(members, clocks, momenta)
-    for member, clock in zip(members, found.clocks, strict=True):
+    clocks = tf.stack([member.clock.read_value() for member in members])
+    found = select(members, _brought(members, clocks, momenta), clocks[0, STEP])
+    after = _with_found(clocks, [found], tf.constant(True, shape=[len(members)]))
+    for member, clock in zip(members, tf.unstack(after), strict=True):
         member.clock.assign(clock)
     _raise_unless(found.finite, members)
 
 
+def _brought(
+    members: Sequence[Component],
+    clocks: tf.Tensor,
+    momenta: Sequence[tf.Tensor] | None = None,
+) -> list[Selection]:
+    """What components bring to a selection.
+
+    Args:
+      members: the components.
+      clocks: theirs, one a row.
+      momenta: as for `refresh`.
+    """
+    # By column, and not by row: a deep model has many rows.
+    columns = [
+        tf.unstack(tf.cast(clocks[:, entry], dtype))
+        for entry, dtype in (
+            (KEPT_FORWARD, tf.int32),
+            (KEPT_BACKWARD, tf.int32),
+            (SEED, tf.int64),
+            (THRESHOLD, tf.int64),
+        )
+    ]
+    return [
+        Selection(
+            theta=member.theta.read_value(),
+            kept_forward=kept_forward,
+            kept_backward=kept_backward,
+            seed=seed,
+            blocks=member.weight.blocks,
+            threshold=threshold,
+            sets=member.sets.read_value(),
+            momentum=momentum,
+        )
+        for member, momentum, kept_forward, kept_backward, seed, threshold in zip(
+            members, momenta or [None] * len(members), *columns, strict=True
+        )
+    ]
+
+
 def select(
     members: Sequence[Component],
-    clocks: Sequence[tf.Tensor],
-    momenta: Sequence[tf.Tensor] | None = None,
+    brought: Sequence[Selection],
+    step: tf.Tensor,
     due: tf.Tensor | None = None,
-) -> Refreshed:
+) -> Sets:
     """Selects and writes the sets of components; their clocks are left to be written.
 
     Args:
       members: the components that share one budget.
-      clocks: theirs, at the step at which the sets take effect.
-      momenta: as for `refresh`.
+      brought: what they bring.
+      step: integer scalar, the step at which the sets take effect.
       due: boolean scalar, whether to write them; None for always.
     """
-    method, step = members[0].weight.method, clocks[0][STEP]
-    selections = [
-        member.selection(clock, momentum)
-        for member, clock, momentum in zip(
-            members, clocks, momenta or [None] * len(members), strict=True
-        )
-    ]
-    codes, finite, thresholds, kept_forward = method.select(selections, step)
-    changed = []
-    for i, (clock, code) in enumerate(zip(clocks, codes, strict=True)):
-        entries = {FAULTY: tf.cast(~finite, tf.int64)}
-        if thresholds is not None:
-            entries[THRESHOLD] = thresholds[i]
-        if kept_forward is not None:
-            entries[KEPT_FORWARD] = kept_forward[i]
-        after = _with_entries(clock, entries)
-        changed.append(after if due is None else chosen(due, after, clock))
+    found = members[0].weight.method.select(brought, step)
+    meant = found.finite if due is None else found.finite & due
+    for member, each, code in zip(members, brought, found.codes, strict=True):
         # The sets have been selected from theta before anything may raise, and are
         # written only if they mean something.
-        meant = finite if due is None else finite & due
-        member, brought = members[i], selections[i]
-        member.sets.assign(chosen(meant, code, brought.sets))
-    return Refreshed(finite if due is None else finite | ~due, changed)
+        member.sets.assign(chosen(meant, code, each.sets))
+    return found
+
+
+def _with_found(clocks: tf.Tensor, found: Sequence[Sets], due: tf.Tensor) -> tf.Tensor:
+    """Clocks, one a row, with what selections have found where they were due."""
+    columns = tf.unstack(clocks, axis=1)
+
+    def replace(entry: int, values: Sequence[Any]) -> None:
+        values = tf.stack([tf.cast(value, tf.int64) for value in values])
+        columns[entry] = tf.where(due, values, columns[entry])
+
+    faulty = [sets for sets in found for _ in sets.codes]
+    replace(FAULTY, [~sets.finite for sets in faulty])
+    if found[0].thresholds is not None:
+        replace(THRESHOLD, [x for sets in found for x in sets.thresholds])
+    if found[0].kept_forward is not None:
+        replace(KEPT_FORWARD, [x for sets in found for x in sets.kept_forward])
+    return tf.stack(columns, axis=1)
 
 
 def _raise_unless(finite: tf.Tensor, members: Sequence[Component]) -> None:
@@ -330,13 +341,16 @@ def _count_steps(
 ) -> None:
     method = groups[0][0].weight.method
     members = [member for group in groups for member in group]
+    momenta = [x for each in momenta for x in each or ()] or None
     group_of = [i for i, group in enumerate(groups) for _ in group]
+    ends = list(itertools.accumulate(map(len, groups)))
+    owned = list(map(slice, [0, *ends[:-1]], ends))
     before = tf.stack([member.clock.read_value() for member in members])
     own_steps = before[:, STEP]
     # A group takes its steps together, those of its first member.
     waiting = tf.math.unsorted_segment_max(before[:, PENDING], group_of, len(groups))
     pending = tf.gather(waiting, group_of) > 0
-    group_steps = tf.gather(own_steps, [group_of.index(i) for i in group_of])
+    group_steps = tf.gather(own_steps, [owned[i].start for i in group_of])
     steps = tf.where(pending, group_steps + 1, own_steps)
     kept = before[:, PENDING + 1 :]
     counted = tf.concat([steps[:, None], tf.zeros_like(steps)[:, None], kept], axis=1)
@@ -344,39 +358,39 @@ def _count_steps(
     due = moves & method.schedule.due(steps)
 
     def select_due():
-        clocks, dues = tf.unstack(counted), tf.unstack(due)
-        finite, changed, first = [], [], 0
-        for group, momentum in zip(groups, momenta, strict=True):
-            own = slice(first, first + len(group))
-            first += len(group)
-            if method.follows:  # those that are not due
-                _follow(group, clocks[own], tf.unstack(moves)[own])
-            found = select(group, clocks[own], momentum, dues[own.start])
-            finite.append(found.finite)
-            changed += found.clocks
-        return tf.stack(changed), tf.gather(tf.stack(finite), group_of)
+        each_step, each_due = tf.unstack(steps), tf.unstack(due)
+        if method.follows:  # those that are not due
+            _follow(members, counted, moves)
+        brought = _brought(members, counted, momenta)
+        found = []
+        for own in owned:
+            first = own.start
+            found.append(
+                select(members[own], brought[own], each_step[first], each_due[first])
+            )
+        finite = tf.gather(tf.stack([sets.finite for sets in found]), group_of)
+        return _with_found(counted, found, due), tf.reduce_all(finite | ~due)
 
     def select_none():
         if method.follows:
-            _follow(members, tf.unstack(counted), tf.unstack(moves))
-        return counted, tf.ones_like(due)
+            _follow(members, counted, moves)
+        return counted, tf.constant(True)
 
     after, finite = tf.cond(tf.reduce_any(due), select_due, select_none)
     for member, clock in zip(members, tf.unstack(after), strict=True):
         member.clock.assign(clock)
-    _raise_unless(tf.reduce_all(finite), members)
+    _raise_unless(finite, members)
 
 
 def _follow(
-    members: Sequence[Component],
-    clocks: Sequence[tf.Tensor],
-    moves: Sequence[tf.Tensor],
+    members: Sequence[Component], clocks: tf.Tensor, pending: tf.Tensor
 ) -> None:
     """What the method does with the sets of components between two refreshes."""
-    for member, clock, counts in zip(members, clocks, moves, strict=True):
-        brought = member.selection(clock)
-        codes = member.weight.method.follow(brought, clock[STEP])
-        member.sets.assign(chosen(counts, codes, brought.sets))
+    brought = _brought(members, clocks)
+    steps, counts = tf.unstack(clocks[:, STEP]), tf.unstack(pending)
+    for i, member in enumerate(members):
+        codes = member.weight.method.follow(brought[i], steps[i])
+        member.sets.assign(chosen(counts[i], codes, brought[i].sets))
 
 
 def local_component(variable: Any) -> Component | None:
@@ -406,15 +420,6 @@ def raw_variable(variable: Any) -> Any:
             vars(variable).get(wrapped, variable) if variable is not None else None
         )
     return variable
-
-
-def _with_entries(clock: tf.Tensor, entries: Mapping[int, Any]) -> tf.Tensor:
-    """A clock with some entries replaced."""
-    return tf.tensor_scatter_nd_update(
-        clock,
-        [[entry] for entry in entries],
-        tf.stack([tf.cast(value, tf.int64) for value in entries.values()]),
-    )
 
 
 def done(*_: Any) -> tf.Tensor:
