@@ -228,7 +228,7 @@ def refresh(
 def _brought(
     members: Sequence[Component],
     clocks: tf.Tensor,
-    momenta: Sequence[tf.Tensor] | None = None,
+    momenta: Sequence[tf.Tensor | None] | None = None,
 ) -> list[Selection]:
     """What components bring to a selection.
 
@@ -292,15 +292,22 @@ def _with_found(clocks: tf.Tensor, found: Sequence[Sets], due: tf.Tensor) -> tf.
     columns = tf.unstack(clocks, axis=1)
 
     def replace(entry: int, values: Sequence[Any]) -> None:
-        values = tf.stack([tf.cast(value, tf.int64) for value in values])
-        columns[entry] = tf.where(due, values, columns[entry])
+        before = tf.unstack(columns[entry])
+        after = [
+            old if value is None else tf.cast(value, tf.int64)
+            for old, value in zip(before, values, strict=True)
+        ]
+        columns[entry] = tf.where(due, tf.stack(after), columns[entry])
 
-    faulty = [sets for sets in found for _ in sets.codes]
-    replace(FAULTY, [~sets.finite for sets in faulty])
-    if found[0].thresholds is not None:
-        replace(THRESHOLD, [x for sets in found for x in sets.thresholds])
-    if found[0].kept_forward is not None:
-        replace(KEPT_FORWARD, [x for sets in found for x in sets.kept_forward])
+    def of_each(name: str) -> list[Any]:
+        given = ((getattr(sets, name), len(sets.codes)) for sets in found)
+        return [x for values, count in given for x in values or [None] * count]
+
+    replace(FAULTY, [~sets.finite for sets in found for _ in sets.codes])
+    for entry, name in ((THRESHOLD, "thresholds"), (KEPT_FORWARD, "kept_forward")):
+        values = of_each(name)
+        if any(value is not None for value in values):
+            replace(entry, values)
     return tf.stack(columns, axis=1)
 
 
@@ -341,7 +348,11 @@ def _count_steps(
 ) -> None:
     method = groups[0][0].weight.method
     members = [member for group in groups for member in group]
-    momenta = [x for each in momenta for x in each or ()] or None
+    momenta = [
+        momentum
+        for group, each in zip(groups, momenta, strict=True)
+        for momentum in each or [None] * len(group)
+    ]
     group_of = [i for i, group in enumerate(groups) for _ in group]
     ends = list(itertools.accumulate(map(len, groups)))
     owned = list(map(slice, [0, *ends[:-1]], ends))
