@@ -314,7 +314,8 @@ def test_a_part_of_a_model_under_topkast_and_the_rest_under_swat():
 def test_what_speaks_of_weights_is_refused_inside_topkast(arguments):
     with tk.topkast_scope(0.9, 0.8):
         with pytest.raises(ValueError, match="which weights are sparse. Received"):
-            swat_scope(0.5, **arguments)
+            with swat_scope(0.5, **arguments):
+                pass
         zoo.nested()
 
 
