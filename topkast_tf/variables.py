@@ -370,8 +370,8 @@ def _count_steps(
 
     def select_due():
         each_step, each_due = tf.unstack(steps), tf.unstack(due)
-        if method.follows:  # those that are not due
-            _follow(members, counted, moves)
+        if method.follows:
+            _follow(members, counted, moves & ~due)
         brought = _brought(members, counted, momenta)
         found = []
         for own in owned:
