@@ -161,6 +161,7 @@ class Component:
             threshold=clock[THRESHOLD],
             sets=self.sets.read_value(),
             momentum=momentum,
+            schedule=self.weight.schedule,
         )
 
 
@@ -230,9 +231,10 @@ def count_step(
         for member in members:
             _set_entries(member.clock, {STEP: step, PENDING: 0})
         method = members[0].weight.method
-        due = method.schedule.due(step)
+        schedules = {member.weight.schedule for member in members}
+        due = [schedule.due(step) for schedule in schedules]
         return tf.cond(
-            due,
+            tf.reduce_any(due),
             lambda: done(refresh(members, momenta)),
             lambda: done(follow(members) if method.follows else None),
         )
