@@ -226,7 +226,7 @@ def thresholds(
 
 @apart
 def _search(*tensors: tf.Tensor, count: int, spare_memory: bool) -> list[Threshold]:
-    keys = tensors[:count]
+    keys = list(tensors[:count])
     if not spare_memory:
         keys = [tf.bitwise.bitwise_and(key, _NOT_THE_SIGN) for key in keys]
     return _found(keys, tensors[count:], spare_memory)

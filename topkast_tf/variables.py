@@ -228,7 +228,7 @@ def refresh(
 def _brought(
     members: Sequence[Component],
     clocks: tf.Tensor,
-    momenta: Sequence[tf.Tensor] | None = None,
+    momenta: Sequence[tf.Tensor | None] | None = None,
 ) -> list[Selection]:
     """What components bring to a selection.
 
@@ -257,6 +257,7 @@ def _brought(
             threshold=threshold,
             sets=member.sets.read_value(),
             momentum=momentum,
+            schedule=member.weight.schedule,
         )
         for member, momentum, kept_forward, kept_backward, seed, threshold in zip(
             members, momenta or [None] * len(members), *columns, strict=True
@@ -292,15 +293,22 @@ def _with_found(clocks: tf.Tensor, found: Sequence[Sets], due: tf.Tensor) -> tf.
     columns = tf.unstack(clocks, axis=1)
 
     def replace(entry: int, values: Sequence[Any]) -> None:
-        values = tf.stack([tf.cast(value, tf.int64) for value in values])
-        columns[entry] = tf.where(due, values, columns[entry])
+        before = tf.unstack(columns[entry])
+        after = [
+            old if value is None else tf.cast(value, tf.int64)
+            for old, value in zip(before, values, strict=True)
+        ]
+        columns[entry] = tf.where(due, tf.stack(after), columns[entry])
 
-    faulty = [sets for sets in found for _ in sets.codes]
-    replace(FAULTY, [~sets.finite for sets in faulty])
-    if found[0].thresholds is not None:
-        replace(THRESHOLD, [x for sets in found for x in sets.thresholds])
-    if found[0].kept_forward is not None:
-        replace(KEPT_FORWARD, [x for sets in found for x in sets.kept_forward])
+    def of_each(name: str) -> list[Any]:
+        given = ((getattr(sets, name), len(sets.codes)) for sets in found)
+        return [x for values, count in given for x in values or [None] * count]
+
+    replace(FAULTY, [~sets.finite for sets in found for _ in sets.codes])
+    for entry, name in ((THRESHOLD, "thresholds"), (KEPT_FORWARD, "kept_forward")):
+        values = of_each(name)
+        if any(value is not None for value in values):
+            replace(entry, values)
     return tf.stack(columns, axis=1)
 
 
@@ -341,7 +349,11 @@ def _count_steps(
 ) -> None:
     method = groups[0][0].weight.method
     members = [member for group in groups for member in group]
-    momenta = [x for each in momenta for x in each or ()] or None
+    momenta = [
+        momentum
+        for group, each in zip(groups, momenta, strict=True)
+        for momentum in each or [None] * len(group)
+    ]
     group_of = [i for i, group in enumerate(groups) for _ in group]
     ends = list(itertools.accumulate(map(len, groups)))
     owned = list(map(slice, [0, *ends[:-1]], ends))
@@ -355,19 +367,21 @@ def _count_steps(
     kept = before[:, PENDING + 1 :]
     counted = tf.concat([steps[:, None], tf.zeros_like(steps)[:, None], kept], axis=1)
     moves = pending & (before[:, FROZEN] < 1)
-    due = moves & method.schedule.due(steps)
+    due = moves & _due(members, steps)
 
     def select_due():
-        each_step, each_due = tf.unstack(steps), tf.unstack(due)
-        if method.follows:  # those that are not due
-            _follow(members, counted, moves)
+        each_step = tf.unstack(steps)
+        if method.follows:
+            selected = tf.math.unsorted_segment_max(
+                tf.cast(due, tf.int32), group_of, len(groups)
+            )
+            _follow(members, counted, moves & ~(tf.gather(selected, group_of) > 0))
         brought = _brought(members, counted, momenta)
         found = []
         for own in owned:
-            first = own.start
-            found.append(
-                select(members[own], brought[own], each_step[first], each_due[first])
-            )
+            any_due = tf.reduce_any(due[own])
+            step = each_step[own.start]
+            found.append(select(members[own], brought[own], step, any_due))
         finite = tf.gather(tf.stack([sets.finite for sets in found]), group_of)
         return _with_found(counted, found, due), tf.reduce_all(finite | ~due)
 
@@ -380,6 +394,16 @@ def _count_steps(
     for member, clock in zip(members, tf.unstack(after), strict=True):
         member.clock.assign(clock)
     _raise_unless(finite, members)
+
+
+def _due(members: Sequence[Component], steps: tf.Tensor) -> tf.Tensor:
+    """Whether the sets of each component are selected at its step."""
+    schedules = [member.weight.schedule for member in members]
+    due = tf.zeros_like(steps, tf.bool)
+    for schedule in dict.fromkeys(schedules):
+        follows_it = tf.constant([each == schedule for each in schedules])
+        due |= follows_it & schedule.due(steps)
+    return due
 
 
 def _follow(
