@@ -276,6 +276,13 @@ GROUPS: Groups = (
             ),
             Flag(
                 "string",
+                "topk_period_of",
+                "all",
+                "what that is for: all; or convolutions, as in the authors' code: dense "
+                "layers and structured weights are selected at each step",
+            ),
+            Flag(
+                "string",
                 "structured",
                 None,
                 "channel or filter: slices of convolution kernels; default weights",

@@ -158,6 +158,7 @@ def swat_arguments(values: flags.FlagValues) -> dict[str, Any]:
     return {
         "sparsity": values.sparsity,
         "topk_period": values.topk_period,
+        "topk_period_of": values.topk_period_of,
         "activations": values.activations,
         "activations_per": values.activations_per,
         "errors": values.errors,

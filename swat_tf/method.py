@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import tensorflow as tf
 
 from swat_tf import momentum
-from swat_tf.recipe import validate_sparsity
+from swat_tf.recipe import validate_period_of, validate_sparsity
 from swat_tf.structured import KernelSlices, validate_structure
 from topkast_tf import selection
 from topkast_tf.blocks import MatrixView
@@ -72,6 +72,7 @@ class SWAT(Method):
 
     sparsity: float
     topk_period: int = 1
+    topk_period_of: str = "all"
     structured: str | None = None
     momentum: bool = False
     updates: str = "dense"
@@ -80,6 +81,7 @@ class SWAT(Method):
 
     def __post_init__(self) -> None:
         validate_sparsity("sparsity", self.sparsity)
+        validate_period_of(self.topk_period_of)
         validate_structure(self.structured)
         if self.updates not in UPDATES:
             raise ValueError(
@@ -126,6 +128,12 @@ class SWAT(Method):
     def schedule(self) -> TopKSchedule:  # type: ignore[override]
         return TopKSchedule(self.topk_period, self.freeze_at)
 
+    def schedule_of(self, view: MatrixView) -> TopKSchedule:  # type: ignore[override]
+        periodic = view.spatial_axes and self.structured is None
+        if periodic or self.topk_period_of == "all":
+            return self.schedule
+        return TopKSchedule(1, self.freeze_at)
+
     def blocks(self, view: MatrixView) -> Any:
         if self.structured is None or not view.spatial_axes:
             return None
@@ -139,22 +147,54 @@ class SWAT(Method):
             )
 
     def select(self, weights: Sequence[Selection], step: tf.Tensor) -> Sets:
-        del step
         keys = [_keys(weight) for weight in weights]
-        counts = [tf.cast(weight.kept_forward, tf.int32) for weight in weights]
-        moved = self.momentum and weights[0].momentum is not None
-        if moved:
-            counts = self._allotted(weights)
-        if self.momentum:  # one budget, but each weight has a threshold of its own
-            chosen = [_largest([k], n) for k, n in zip(keys, counts, strict=True)]
-            masks, found = [mask for [mask], _ in chosen], [key for _, key in chosen]
-        else:
-            masks, key = _largest(keys, tf.add_n(counts))
-            found = [key] * len(keys)
-        codes = [self._codes(w, mask) for w, mask in zip(weights, masks, strict=True)]
-        thresholds = [tf.cast(key, tf.int64) for key in found]
         finite = ~tf.reduce_any(tf.stack([selection.has_nan(key) for key in keys]))
-        return Sets(codes, finite, thresholds, counts if moved else None)
+        counts = [tf.cast(weight.kept_forward, tf.int32) for weight in weights]
+        if not self.momentum:
+            masks, least = _largest(keys, tf.add_n(counts))
+            codes = [
+                self._codes(weight, mask)
+                for weight, mask in zip(weights, masks, strict=True)
+            ]
+            return Sets(codes, finite, [least] * len(keys))
+        # One budget, but each weight has a threshold of its own.
+        if weights[0].momentum is None:
+            chosen = [
+                self._alone(weight, key, count)
+                for weight, key, count in zip(weights, keys, counts, strict=True)
+            ]
+            return Sets(
+                [codes for codes, _, _ in chosen], finite, [t for _, t, _ in chosen]
+            )
+        chosen = [
+            self._if_due(weight, key, count, step)
+            for weight, key, count in zip(
+                weights, keys, self._allotted(weights), strict=True
+            )
+        ]
+        codes, thresholds, counts = zip(*chosen, strict=True)
+        return Sets(codes, finite, thresholds, counts)
+
+    def _alone(
+        self, weight: Selection, key: tf.Tensor, count: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """The set codes of the largest of one weight, the threshold, and the count."""
+        [mask], least = _largest([key], count)
+        return self._codes(weight, mask), least, tf.cast(count, tf.int64)
+
+    def _if_due(
+        self, weight: Selection, key: tf.Tensor, count: tf.Tensor, step: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """`_alone`, or what the weight has if it is another one that is due."""
+        return tf.cond(
+            weight.schedule.due(step),
+            lambda: self._alone(weight, key, count),
+            lambda: (
+                self.follow(weight, step),
+                tf.cast(weight.threshold, tf.int64),
+                tf.cast(weight.kept_forward, tf.int64),
+            ),
+        )
 
     def follow(self, weight: Selection, step: tf.Tensor) -> tf.Tensor:
         reached = _keys(weight) >= tf.cast(weight.threshold, tf.int32)
@@ -191,7 +231,7 @@ def _largest(
     size = sum(key.shape[0] for key in keys)
     # Otherwise above 0: of zeros, as many as there are would reach it.
     least = tf.where(count < size, tf.maximum(found.key, 1), 0)
-    return selection.reaching(keys, found), least
+    return selection.reaching(keys, found), tf.cast(least, tf.int64)
 
 
 def _keys(weight: Selection) -> tf.Tensor:

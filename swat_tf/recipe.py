@@ -6,6 +6,7 @@ from swat_tf.packing import validate_storage
 from swat_tf.topk import validate_per
 
 OPERANDS = ("weights", "activations")
+PERIOD_OF = ("all", "convolutions")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +50,18 @@ class Recipe:
         validate_per("activations_per", self.activations_per)
         validate_per("errors_per", self.errors_per)
         validate_storage(self.storage)
+
+
+def validate_period_of(period_of: object) -> None:
+    """Raises a ValueError unless this says for what a period holds.
+
+    >>> validate_period_of("convolutions")
+    """
+    if period_of not in PERIOD_OF:
+        raise ValueError(
+            f"`topk_period_of` must be one of {list(PERIOD_OF)}. "
+            f"Received: topk_period_of={period_of!r}"
+        )
 
 
 def validate_sparsity(name: str, sparsity: object) -> None:

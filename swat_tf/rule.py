@@ -10,7 +10,7 @@ import tensorflow as tf
 from swat_tf import packing, relu, topk
 from swat_tf.bilinear import sparse_product
 from swat_tf.method import SWAT, TopKSchedule
-from swat_tf.recipe import OPERANDS, Recipe, validate_sparsity
+from swat_tf.recipe import OPERANDS, Recipe, validate_period_of, validate_sparsity
 from topkast_tf import variables
 from topkast_tf.hooks import dense_reads
 from topkast_tf.linear import Extra, Product, ProductRule, register_rule
@@ -36,6 +36,7 @@ class SparseBackward(ProductRule):
     sparsity: float
     activations: float | None = None
     topk_period: int = 1
+    topk_period_of: str = "all"
     forward: tuple[str, ...] = ("weights",)
     backward: tuple[str, ...] = OPERANDS
     activations_per: str = "batch"
@@ -48,6 +49,7 @@ class SparseBackward(ProductRule):
         object.__setattr__(self, "forward", recipe.forward)
         object.__setattr__(self, "backward", recipe.backward)
         validate_sparsity("sparsity", self.sparsity)
+        validate_period_of(self.topk_period_of)
         if self.activations is not None:
             validate_sparsity("activations", self.activations)
 
@@ -63,10 +65,11 @@ class SparseBackward(ProductRule):
             self.storage,
         )
 
-    @property
-    def _stale(self) -> bool:
-        """Whether a threshold for activations serves for more than one step."""
-        return self.topk_period > 1 and self.activations_per == "batch"
+    def _period(self, weight: "SparseWeight") -> int:
+        """Steps for which a threshold for the activations of a weight's layer serves."""
+        is_window = bool(weight.view.spatial_axes)
+        periodic = self.topk_period_of == "all" or is_window
+        return self.topk_period if periodic and self.activations_per == "batch" else 1
 
     @property
     def supports_jit(self) -> bool:  # type: ignore[override]
@@ -210,10 +213,11 @@ class SparseBackward(ProductRule):
         if self.activations_per == "sample":
             return topk.largest_per_sample(inputs, self.sparsity_of(component.weight))
         spare = self.storage == "packed"
-        if not self._stale:
+        period = self._period(component.weight)
+        if period == 1:
             return topk.largest(inputs, self._kept(inputs, component), spare)
         step = component.clock.read_value()[variables.STEP]
-        due = TopKSchedule(self.topk_period).due(step)
+        due = TopKSchedule(period).due(step)
         found["key"] = tf.cond(
             due,
             lambda: self._threshold(inputs, component, spare),

@@ -18,6 +18,7 @@ def swat_scope(
     distribution: str | Mapping | Callable = "uniform",
     structured: str | None = None,
     topk_period: int = 1,
+    topk_period_of: str = "all",
     activations: float | None = None,
     activations_per: str = "batch",
     errors: float = 0.0,
@@ -65,6 +66,13 @@ def swat_scope(
         activations too.
       topk_period: P, in optimizer steps: thresholds of weights and of activations are
         found at steps 0, P, 2P, ... In between, what reaches the last threshold is kept.
+      topk_period_of: what the period is for. ``"all"``, the default: the weights and
+        activations of every layer. ``"convolutions"``, as in the authors' code and in
+        the flagfiles of the published runs: the single weights of convolutions and the
+        activations of convolutions; slices (`structured`), and the weights and
+        activations of dense and einsum layers, are selected at each step. With
+        ``"momentum"``, so are the counts of those; what convolutions keep of the budget
+        changes each P steps.
       activations: sparsity of the activations; by default that of the layer's weights.
       activations_per: ``"batch"``, or ``"sample"``: each example keeps its own largest,
         found at each step.
@@ -103,8 +111,9 @@ def swat_scope(
     >>> model.compile("sgd", "mse")  # and `fit`: nothing else to call
 
     Source: Raihan & Aamodt, Sparse Weight Activation Training, NeurIPS 2020. Departs
-    from the authors' code in ties (broken by the lower index at a refresh) and in the
-    period, which counts steps throughout and does not begin anew with each epoch.
+    from the authors' code in ties (broken by the lower index at a refresh), in the
+    period, which counts steps throughout and does not begin anew with each epoch, and in
+    the default of `topk_period_of`.
     """
     uses_momentum = distribution == "momentum"
     if structured and distribution == "global":
@@ -112,6 +121,15 @@ def swat_scope(
             "Expected a distribution that plans each layer on its own with "
             "`structured`, as slices and single weights have no common scale. "
             "Received: distribution='global'"
+        )
+    if (
+        topk_period_of == "convolutions"
+        and topk_period != 1
+        and distribution == "global"
+    ):
+        raise ValueError(
+            "Expected topk_period_of='all' with distribution='global', which selects all "
+            "weights at once. Received: topk_period_of='convolutions'"
         )
     placement = Placement(
         distribution="uniform" if uses_momentum else distribution,
@@ -123,6 +141,7 @@ def swat_scope(
         sparsity=sparsity,
         activations=activations,
         topk_period=topk_period,
+        topk_period_of=topk_period_of,
         forward=forward,
         backward=backward,
         activations_per=activations_per,
@@ -133,6 +152,7 @@ def swat_scope(
     method = SWAT(
         sparsity=sparsity,
         topk_period=topk_period,
+        topk_period_of=topk_period_of,
         structured=structured,
         momentum=uses_momentum,
         updates=updates,
@@ -164,7 +184,7 @@ def _opened(
 
 def _is_plain(method: SWAT, placement: Placement) -> bool:
     """Whether nothing is asked of the weights but a sparsity."""
-    plain = SWAT(method.sparsity, method.topk_period)
+    plain = SWAT(method.sparsity, method.topk_period, method.topk_period_of)
     return method == plain and placement == Placement(seed=placement.seed)
 
 

@@ -28,11 +28,14 @@ EXAMPLES = {
     "topkast global": lambda: tk.topkast_scope(0.9, 0.8, distribution="global"),
     "swat": lambda: swat_scope(0.9, topk_period=2, activations_per="sample"),
     "swat-m": lambda: swat_scope(0.8, distribution="momentum", topk_period=4),
+    "swat-m convolutions": lambda: swat_scope(
+        0.8, distribution="momentum", topk_period=4, topk_period_of="convolutions"
+    ),
     "topkast+swat": topkast_with_swat,
 }
 # Activations are selected over the batch of a replica: two replicas train otherwise.
-SELECTS_OVER_A_REPLICA = ("swat-m", "topkast+swat")
-SLOW = ("topkast global",)
+SELECTS_OVER_A_REPLICA = ("swat-m", "swat-m convolutions", "topkast+swat")
+SLOW = ("topkast global", "swat-m convolutions")
 METHOD = pytest.mark.parametrize(
     "method",
     [pytest.param(m, marks=[pytest.mark.slow] if m in SLOW else []) for m in EXAMPLES],

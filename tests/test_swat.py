@@ -14,6 +14,7 @@ from tests import swat_oracle as oracle
 from tests import zoo
 from topkast_tf.accounting import count_flops
 from topkast_tf.blocks import MatrixView
+from topkast_tf.variables import KEPT_FORWARD, THRESHOLD
 
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
@@ -214,6 +215,15 @@ def test_exempt_first_and_last():
         ({"sparsity": -0.5}, "Received: sparsity=-0.5"),
         ({"topk_period": 0}, "Received: topk_period=0"),
         ({"topk_period": 2.5}, "Received: topk_period=2.5"),
+        ({"topk_period_of": "conv"}, "Received: topk_period_of='conv'"),
+        (
+            {
+                "topk_period": 2,
+                "topk_period_of": "convolutions",
+                "distribution": "global",
+            },
+            "'all' with distribution='global'",
+        ),
         ({"freeze_at": 0}, "Received: freeze_at=0"),
         ({"activations": 1.5}, "Received: activations=1.5"),
         ({"structured": "row"}, "Received: structured='row'"),
@@ -447,10 +457,99 @@ def test_activations_of_a_dense_layer_stay_dense_between_selections(digits):
 
 def remembered(weights):
     """The thresholds of the last selection, as the clocks hold them."""
-    from topkast_tf.variables import THRESHOLD
-
     keys = [int(weight.clock.numpy()[THRESHOLD]) for weight in weights]
     return [np.int32(key).view(np.float32) for key in keys]
+
+
+@pytest.mark.parametrize("structured", [None, "channel"])
+def test_a_period_of_convolutions_is_for_their_single_weights_only(structured, digits):
+    images, labels = digits
+    model = build(
+        zoo.functional,
+        sparsity=0.8,
+        topk_period=4,
+        topk_period_of="convolutions",
+        structured=structured,
+    )
+    weights = tk.sparse_weights(model)
+    assert [len(w.shape) for w in weights] == [4, 4, 2]
+    thresholds, keys = remembered(weights), []
+    for step in range(1, 10):
+        model.train_on_batch(images[:32], labels[:32])
+        for weight, threshold in zip(weights, thresholds, strict=True):
+            theta, mask = weight.dense(), weight.forward_mask()
+            if weight.blocks:
+                norms = np.abs(theta).sum((0, 1))
+                exact = np.broadcast_to(oracle.mask(norms, 0.8), theta.shape)
+            elif len(theta.shape) == 2 or step % 4 == 0:
+                exact = oracle.mask(theta, 0.8)
+            else:
+                exact = np.abs(theta) >= threshold
+            np.testing.assert_array_equal(mask, exact)
+        if step % 4 == 0:
+            thresholds = remembered(weights)
+        *convolutions, dense = [w.extras["activations"].numpy() for w in weights]
+        assert dense[0] == 0 and dense[1] <= dense[2] - int(0.8 * dense[2])
+        keys.append([int(found[0]) for found in convolutions])
+    # Of the second convolution's activations, which move: found at steps 0, 4 and 8.
+    of_second = [key for _, key in keys]
+    assert [len(set(of_second[a : a + 4])) for a in (0, 4)] == [1, 1]
+    assert len(set(of_second)) == 3
+
+
+def test_with_a_period_of_convolutions_swat_m_moves_dense_layers_at_each_step(digits):
+    images, labels = digits
+    model = build(
+        zoo.functional,
+        sparsity=0.8,
+        distribution="momentum",
+        topk_period=3,
+        topk_period_of="convolutions",
+    )
+    weights = tk.sparse_weights(model)
+    budget = sum(w.dense().size for w in weights)
+    budget -= int(0.8 * budget)
+    seen = []
+    for step in range(1, 8):
+        active = [weight.forward_mask() for weight in weights]
+        model.train_on_batch(images[:32], labels[:32])
+        of = [model.optimizer._get_variable_index(w._theta) for w in weights]
+        momenta = [model.optimizer.momentums[i].numpy() for i in of]
+        means = [np.abs(m[a]).mean() for m, a in zip(momenta, active, strict=True)]
+        sizes = [weight.dense().size for weight in weights]
+        asked = oracle.momentum_budget(means, sizes, budget)
+        found = [int(weight.clock.numpy()[KEPT_FORWARD]) for weight in weights]
+        assert found[-1] == weights[-1].forward_mask().sum()
+        assert found[-1] == pytest.approx(asked[-1], abs=1)
+        if step % 3 == 0:
+            assert found == pytest.approx(asked, abs=1)
+            assert found == [weight.forward_mask().sum() for weight in weights]
+        seen.append(found)
+    assert seen[0][:2] == seen[1][:2] and seen[2][:2] == seen[3][:2] == seen[4][:2]
+    assert seen[1][:2] != seen[2][:2]
+
+
+def test_a_period_of_convolutions_is_saved_and_one_of_all_is_that_of_older_files():
+    def periods(layer):
+        [weight] = tk.sparse_weights(layer)
+        return weight.schedule.period, weight.rule._period(weight)
+
+    with swat_scope(0.5, topk_period=7, topk_period_of="convolutions"):
+        dense, conv = layers.Dense(4), layers.Conv1D(4, 3)
+    for layer, shape, expected in (
+        (dense, (None, 5), (1, 1)),
+        (conv, (None, 9, 5), (7, 7)),
+    ):
+        layer.build(shape)
+        config = layer.get_config()
+        again = type(layer).from_config(config)
+        again.build(shape)
+        assert periods(layer) == periods(again) == expected
+        del config["topkast"]["scope"]["arguments"]["topk_period_of"]
+        del config["topkast"]["rule"]["config"]["topk_period_of"]
+        older = type(layer).from_config(config)
+        older.build(shape)
+        assert periods(older) == (7, 7)
 
 
 def test_drift_of_the_realised_densities_is_small(digits, tmp_path):

@@ -257,6 +257,7 @@ def _brought(
             threshold=threshold,
             sets=member.sets.read_value(),
             momentum=momentum,
+            schedule=member.weight.schedule,
         )
         for member, momentum, kept_forward, kept_backward, seed, threshold in zip(
             members, momenta or [None] * len(members), *columns, strict=True
@@ -366,19 +367,21 @@ def _count_steps(
     kept = before[:, PENDING + 1 :]
     counted = tf.concat([steps[:, None], tf.zeros_like(steps)[:, None], kept], axis=1)
     moves = pending & (before[:, FROZEN] < 1)
-    due = moves & method.schedule.due(steps)
+    due = moves & _due(members, steps)
 
     def select_due():
-        each_step, each_due = tf.unstack(steps), tf.unstack(due)
+        each_step = tf.unstack(steps)
         if method.follows:
-            _follow(members, counted, moves & ~due)
+            selected = tf.math.unsorted_segment_max(
+                tf.cast(due, tf.int32), group_of, len(groups)
+            )
+            _follow(members, counted, moves & ~(tf.gather(selected, group_of) > 0))
         brought = _brought(members, counted, momenta)
         found = []
         for own in owned:
-            first = own.start
-            found.append(
-                select(members[own], brought[own], each_step[first], each_due[first])
-            )
+            any_due = tf.reduce_any(due[own])
+            step = each_step[own.start]
+            found.append(select(members[own], brought[own], step, any_due))
         finite = tf.gather(tf.stack([sets.finite for sets in found]), group_of)
         return _with_found(counted, found, due), tf.reduce_all(finite | ~due)
 
@@ -391,6 +394,16 @@ def _count_steps(
     for member, clock in zip(members, tf.unstack(after), strict=True):
         member.clock.assign(clock)
     _raise_unless(finite, members)
+
+
+def _due(members: Sequence[Component], steps: tf.Tensor) -> tf.Tensor:
+    """Whether the sets of each component are selected at its step."""
+    schedules = [member.weight.schedule for member in members]
+    due = tf.zeros_like(steps, tf.bool)
+    for schedule in dict.fromkeys(schedules):
+        follows_it = tf.constant([each == schedule for each in schedules])
+        due |= follows_it & schedule.due(steps)
+    return due
 
 
 def _follow(

@@ -46,6 +46,8 @@ class SparseWeight:
     Attributes:
       path: the weight's path in the model, such as ``"dense/kernel"``.
       shape: its shape.
+      view: its 2-D view.
+      schedule: when its sets are selected.
       fwd: its nominal forward sparsity.
       bwd: its nominal backward sparsity.
       extras: name -> variable, of those that a rule of its layer needs.
@@ -67,7 +69,9 @@ class SparseWeight:
         self.shape = view.shape
         self.scope = scope
         self.method: Method = scope.method
+        self.view = view
         self.blocks = self.method.blocks(view)
+        self.schedule = self.method.schedule_of(view)
         self.fwd, self.bwd = self.method.fwd, self.method.bwd
         self.exempt = False
         self._restores = (0, 0)

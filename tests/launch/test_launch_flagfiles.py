@@ -45,8 +45,18 @@ def test_it_says_where_it_comes_from(name):
 def test_structured_ones_say_where_they_depart(monkeypatch):
     for name in SETTINGS:
         asked = settings(name, monkeypatch)
-        if asked.structured and asked.topk_period > 1:
+        same = asked.topk_period_of == "convolutions"
+        if asked.structured and asked.topk_period > 1 and not same:
             assert "channels at each step" in (FOLDER / name).read_text()
+
+
+def test_published_swat_has_the_periods_of_the_authors(monkeypatch):
+    """They select dense layers and channels at each step."""
+    names = [name for name in SETTINGS if name.startswith("swat_")]
+    assert len(names) > 40
+    for name in names:
+        asked = settings(name, monkeypatch)
+        assert asked.topk_period > 1 and asked.topk_period_of == "convolutions", name
 
 
 def test_no_two_share_a_folder(monkeypatch):

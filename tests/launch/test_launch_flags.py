@@ -178,6 +178,7 @@ def test_swat_arguments_have_the_types_of_the_scope():
     assert launch_flags.swat_arguments(values) == {
         "sparsity": 0.8,
         "topk_period": 1,
+        "topk_period_of": "all",
         "activations": None,
         "activations_per": "batch",
         "errors": 0.0,

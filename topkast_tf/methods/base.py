@@ -39,6 +39,7 @@ class Selection:
       sets: the present set codes; None when the first ones are selected.
       momentum: where the method asks for it, the weight's momentum in theta's shape;
         None when the first sets are selected.
+      schedule: when the weight's sets are selected, see `Method.schedule_of`.
     """
 
     theta: tf.Tensor
@@ -49,6 +50,7 @@ class Selection:
     threshold: tf.Tensor | None = None
     sets: tf.Tensor | None = None
     momentum: tf.Tensor | None = None
+    schedule: RefreshSchedule | None = None
 
 
 class Sets(NamedTuple):
@@ -102,6 +104,18 @@ class Method(abc.ABC):
     @abc.abstractmethod
     def schedule(self) -> RefreshSchedule:
         """When the sets are selected."""
+
+    def schedule_of(self, view: MatrixView) -> RefreshSchedule:
+        """When the sets of one weight are selected, where weights differ in that.
+
+        Weights of a common budget are given to `select` together at each step at which
+        the sets of any of them are due.
+
+        Args:
+          view: of the weight.
+        """
+        del view
+        return self.schedule
 
     @abc.abstractmethod
     def select(self, weights: Sequence[Selection], step: tf.Tensor) -> Sets:
