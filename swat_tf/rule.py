@@ -114,7 +114,7 @@ class SparseBackward(ProductRule):
             _, kept, size = weight.component().extra(STATE).numpy()
             if size:
                 return float(1 - kept / size)
-        return self.sparsity_of(weight)
+        return 0.0 if weight.exempt else self.sparsity_of(weight)
 
     def get_config(self) -> dict:
         return dataclasses.asdict(self)
@@ -198,8 +198,6 @@ class SparseBackward(ProductRule):
 
     def sparsity_of(self, weight: "SparseWeight") -> float:
         """The nominal sparsity of the activations of a weight's layer."""
-        if weight.exempt:
-            return 0.0
         if self.activations is not None:
             return self.activations
         return weight.fwd if isinstance(weight.method, SWAT) else self.sparsity

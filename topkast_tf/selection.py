@@ -271,6 +271,7 @@ def _by_candidates(
         )
         # Behind a key that no entry exceeds, which is the answer for k = 0.
         ranked = tf.concat([[_NOT_THE_SIGN], candidates], 0)
+        rank = tf.minimum(rank, tf.size(candidates))  # also of no keys at all
         at = tf.raw_ops.NthElement(input=ranked, n=rank, reverse=True)
         above = tf.math.count_nonzero(candidates > at, dtype=tf.int32)
         tied = tf.math.count_nonzero(tf.equal(candidates, at), dtype=tf.int32)

@@ -150,6 +150,7 @@ class _Sets:
     backward_sparsity: float
     fwd: float
     method: Any
+    exempt: bool
     extras: dict = dataclasses.field(default_factory=dict)
 
 
@@ -178,7 +179,9 @@ def _planned(variable: Any, weight: SparseWeight) -> Parameter:
         return Parameter(forward=size, backward=size, **common)
     products, saved, masked = None, 0.0, False
     if weight.rule is not None:
-        sets = _Sets(1 - forward / size, 1 - backward / size, weight.fwd, method)
+        sets = _Sets(
+            1 - forward / size, 1 - backward / size, weight.fwd, method, weight.exempt
+        )
         products = weight.rule.product_sparsities(sets)
         if "activations" in weight.rule.backward:
             saved, masked = weight.rule.sparsity_of(weight), True
