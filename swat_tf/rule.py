@@ -179,7 +179,7 @@ class SparseBackward(ProductRule):
             return lambda w: topk.keep(on, w)
         if forward and not sparse:
             with dense_reads():
-                theta = tf.cast(component.theta.read_value(), alpha.dtype)
+                theta = tf.cast(component.read_theta(), alpha.dtype)
             return lambda _: theta
         if sparse and self.storage == "packed":
             return lambda w: packing.pack(w, tf.not_equal(w, tf.zeros([], w.dtype)))

@@ -209,6 +209,30 @@ def test_tf_keras_fit(jit_compile, digits, tmp_path):
         assert [w.step for w in tk.sparse_weights(loaded)] == [3, 3, 3]
 
 
+@pytest.mark.parametrize("name", ["SimpleRNN", "GRU", "LSTM", "Bidirectional"])
+def test_tf_keras_recurrent_layers_compute_with_alpha(name, digits):
+    def build():
+        within = tf_keras.layers.GRU(6)
+        layer = getattr(tf_keras.layers, name)(within if name == "Bidirectional" else 6)
+        stack = [tf_keras.layers.Reshape((8, 8), input_shape=(8, 8, 1)), layer]
+        return tf_keras.Sequential([*stack, tf_keras.layers.Dense(10)])
+
+    with tk.topkast_scope(fwd=0.8, bwd=0.5):
+        model = build()
+    loss = tf_keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile("sgd", loss)
+    model.fit(digits[0][:32], digits[1][:32], verbose=0)
+    alphas = {id(w.variable): w.effective() for w in tk.sparse_weights(model)}
+    assert len(alphas) == (5 if name == "Bidirectional" else 3)
+    twin = build()
+    state = ("_sets:0", "_clock:0")
+    sources = [v for v in model.weights if not v.name.endswith(state)]
+    twin.set_weights([alphas.get(id(v), v.numpy()) for v in sources])
+    images = digits[0][:8]
+    for compute in (lambda m: m(images), lambda m: m.predict(images, verbose=0)):
+        np.testing.assert_allclose(compute(model), compute(twin), rtol=1e-4, atol=1e-6)
+
+
 def test_optimizers_that_write_past_assignments_are_refused(digits):
     model = legacy_model()
     loss = tf_keras.losses.SparseCategoricalCrossentropy(from_logits=True)

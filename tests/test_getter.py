@@ -474,6 +474,7 @@ def test_every_way_to_read_inside_a_layer_gives_alpha():
                 keras.ops.take(self.w, rows, axis=0),
                 tf.stack([self.w[i] for i in range(4)]),
                 tf.identity(self.w.value),
+                self.w.value.read_value(),
                 tf.einsum("ij,jk->ik", eye, self.w),
                 tf.add(0.0, self.w),
             ]

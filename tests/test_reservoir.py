@@ -7,6 +7,9 @@ import tensorflow as tf
 from keras import layers
 
 import topkast_tf as tk
+from tests import zoo
+
+tf_keras = pytest.importorskip("tf_keras")
 
 INPUTS = np.random.default_rng(0).random((8, 20), np.float32)
 LABELS = np.eye(8, 3, dtype=np.float32)
@@ -28,6 +31,51 @@ class StepsItself(layers.Wrapper):
         return self.layer(inputs)
 
 
+class StepsTheVariable(layers.Wrapper):
+    """The same on the `tf.Variable` itself."""
+
+    def call(self, inputs):
+        kernel = self.layer.kernel.value
+        kernel.assign_add(tf.ones_like(kernel))
+        return self.layer(inputs)
+
+
+class Zeroes(layers.Wrapper):
+    """A user's wrapper that assigns what has nothing to do with alpha."""
+
+    def call(self, inputs):
+        self.layer.kernel.assign(keras.ops.zeros_like(self.layer.kernel))
+        return self.layer(inputs)
+
+
+class WeightNormalization(layers.Wrapper):
+    """The kernel is g * v / |v|, made anew in each call, as users write it."""
+
+    def build(self, input_shape):
+        super().build(input_shape)
+        shape = self.layer.kernel.shape
+        self.v = self.add_weight(shape=shape, trainable=False)
+        self.g = self.add_weight(shape=shape[-1:], trainable=False)
+
+    def call(self, inputs):
+        direction = self.v / keras.ops.norm(self.v, axis=0)
+        self.layer.kernel.assign(self.g * direction)
+        return self.layer(inputs)
+
+
+class WeightAveraging(keras.callbacks.Callback):
+    """The mean of a model before and after each epoch, by `get_weights`."""
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.before = self.model.get_weights()
+
+    def on_epoch_end(self, epoch, logs=None):
+        pairs = zip(self.before, self.model.get_weights(), strict=True)
+        self.model.set_weights(
+            [(a + b) / 2 if b.dtype == np.float32 else b for a, b in pairs]
+        )
+
+
 def dense(**kwargs):
     return layers.Dense(20, **kwargs)
 
@@ -36,6 +84,9 @@ MAKERS = {
     "spectral normalisation": lambda: layers.SpectralNormalization(dense()),
     "own wrapper": lambda: HalvesItself(dense()),
     "own wrapper, difference": lambda: StepsItself(dense()),
+    "own wrapper, of the variable": lambda: StepsTheVariable(dense()),
+    "own wrapper, zeros": lambda: Zeroes(dense()),
+    "weight normalisation": lambda: WeightNormalization(dense()),
     "max norm": lambda: dense(kernel_constraint=keras.constraints.MaxNorm(0.1)),
     "unit norm": lambda: dense(kernel_constraint=keras.constraints.UnitNorm()),
     "non-negative": lambda: dense(kernel_constraint=keras.constraints.NonNeg()),
@@ -77,6 +128,92 @@ def test_in_fit(make, optimizer, jit_compile):
     model.fit(INPUTS, LABELS, batch_size=4, epochs=2, verbose=0)
     assert_reservoir_kept(before)
     assert all(np.any(w.dense() != theta) for w, theta, _ in before)
+
+
+LEGACY = {
+    "spectral normalisation": lambda: tf_keras.layers.SpectralNormalization(
+        tf_keras.layers.Dense(20)
+    ),
+    "non-negative": lambda: tf_keras.layers.Dense(20, kernel_constraint="non_neg"),
+}
+
+
+@pytest.mark.parametrize("make", LEGACY)
+def test_in_fit_of_tf_keras(make, monkeypatch):
+    # Its SpectralNormalization takes this class from `tf.keras`, which is Keras 3 here.
+    monkeypatch.setattr(tf.keras.layers, "InputSpec", tf_keras.layers.InputSpec)
+    tf_keras.utils.set_random_seed(0)
+    with tk.topkast_scope(0.9, 0.8, refresh_every=100):
+        stack = [tf_keras.Input((20,)), LEGACY[make](), tf_keras.layers.Dense(3)]
+        model = tf_keras.Sequential(stack)
+    model.compile("sgd", "mse")
+    before = outside_b(model)
+    model.fit(INPUTS, LABELS, batch_size=4, epochs=2, verbose=0)
+    assert_reservoir_kept(before)
+    assert all(np.any(w.dense() != theta) for w, theta, _ in before)
+
+
+def test_spectral_normalisation_of_a_convolution():
+    keras.utils.set_random_seed(0)
+    with tk.topkast_scope(0.9, 0.8, refresh_every=100):
+        convolution = layers.SpectralNormalization(layers.Conv1D(6, 3))
+        stack = [keras.Input((20,)), layers.Reshape((10, 2)), convolution]
+        model = keras.Sequential([*stack, layers.Flatten(), layers.Dense(3)])
+    model.compile("sgd", "mse")
+    before = outside_b(model)
+    model.fit(INPUTS, LABELS, batch_size=4, epochs=2, verbose=0)
+    assert_reservoir_kept(before)
+
+
+def test_on_two_devices():
+    with zoo.two_devices().scope():
+        model = model_of(MAKERS["spectral normalisation"])
+        model.compile("sgd", "mse")
+    before = outside_b(model)
+    model.fit(INPUTS, LABELS, epochs=2, verbose=0)
+    assert_reservoir_kept(before)
+    for weight, theta, in_c in before:
+        for copy in weight.variable.values:
+            np.testing.assert_array_equal(copy.numpy()[in_c], theta[in_c])
+
+
+def test_averages_by_a_callback_of_ones_own():
+    model = model_of(dense)
+    model.compile("sgd", "mse")
+    before = outside_b(model)
+    model.fit(INPUTS, LABELS, epochs=2, verbose=0, callbacks=[WeightAveraging()])
+    assert_reservoir_kept(before)
+
+
+def test_dense_reads_in_a_forward_pass_reach_all_of_theta():
+    class HalvesTheta(layers.Dense):
+        def call(self, inputs):
+            with tk.dense_reads():
+                self.kernel.assign(self.kernel * 0.5)
+            return super().call(inputs)
+
+    with tk.topkast_scope(0.9, 0.8):
+        layer = HalvesTheta(10)
+        layer.build((None, 20))
+    (weight,) = tk.sparse_weights(layer)
+    theta = weight.dense()
+    layer(INPUTS)
+    np.testing.assert_array_equal(weight.dense(), theta * 0.5)
+
+
+@pytest.mark.parametrize("called", [False, True], ids=["build", "call"])
+def test_a_layer_that_its_call_builds_starts_from_theta(called):
+    class Doubled(layers.Dense):
+        def build(self, input_shape):
+            super().build(input_shape)
+            self.kernel.assign(self.kernel * 2.0)
+
+    ones = keras.initializers.Ones()
+    with tk.topkast_scope(0.9, 0.8):
+        layer = Doubled(10, kernel_initializer=ones)
+    layer(INPUTS) if called else layer.build((8, 20))
+    (weight,) = tk.sparse_weights(layer)
+    np.testing.assert_array_equal(weight.dense(), np.full((20, 10), 2.0))
 
 
 def test_swapped_averages():
@@ -133,6 +270,26 @@ def test_outside_keras_what_was_computed_from_alpha_is_refused(step, wrap):
     ):
         wrap(lambda: step(w))()
     np.testing.assert_array_equal(weight.dense(), [[4, -3, 2, 1]])
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (lambda w: w * 0.5, [2.0, -1.5, -2.0, -0.0, 0.5]),
+        (lambda w: w - [[1.0, 0.0, 1.0, 0.0, 0.0]], [3.0, -3.0, -3.0, -0.0, 0.5]),
+        (lambda w: [[0.0, 1.0, 0.0, 2.0, 7.0]], [0.0, 1.0, 0.0, 2.0, 7.0]),
+        (lambda w: np.zeros((1, 5), np.float32), [0.0, 0.0, 0.0, 0.0, 0.0]),
+    ],
+    ids=["scaled", "stepped", "other values", "zeros"],
+)
+def test_outside_keras_under_xla_which_drops_the_error(value, expected):
+    with tk.topkast_scope(0.6, 0.4):
+        w = tf.Variable([[4.0, -3.0, -2.0, -0.0, 0.5]], name="w")
+    (weight,) = tk.sparse_weights([w])
+    np.testing.assert_array_equal(weight.codes(), [[2, 2, 1, 0, 0]])
+    tf.function(lambda: w.assign(value(w)), jit_compile=True)()
+    np.testing.assert_array_equal(w.numpy(), [expected])
+    np.testing.assert_array_equal(np.signbit(w.numpy()), np.signbit([expected]))
 
 
 def test_outside_keras_theta_can_be_assigned():

@@ -22,6 +22,7 @@ from topkast_tf import broadcast
 
 class _Depths(threading.local):
     forward = 0
+    forward_around_build = 0
     update = 0
     swap = 0
     dense = 0
@@ -44,7 +45,21 @@ def _deeper(name: str) -> Iterator[None]:
 
 def in_forward_pass() -> bool:
     """Whether the call of a Keras layer is under way in this thread."""
-    return _depths.forward > 0
+    return _depths.forward > _depths.forward_around_build
+
+
+@contextlib.contextmanager
+def building() -> Iterator[None]:
+    """Within it no forward pass is under way, unless a layer is called once more.
+
+    The first call of a layer builds it: what it reads and assigns then is theta, as if
+    it had been built before.
+    """
+    around, _depths.forward_around_build = _depths.forward_around_build, _depths.forward
+    try:
+        yield
+    finally:
+        _depths.forward_around_build = around
 
 
 def in_update() -> bool:
@@ -85,7 +100,8 @@ def dense_reads() -> Iterator[None]:
     """Within it, every sparse variable reads as theta, its dense parameter.
 
     Needed only in code of one's own that reads a `tf.Variable` of a scope outside Keras
-    layers and means theta, such as a hand-written weight decay.
+    layers and means theta, such as a hand-written weight decay, or that assigns back
+    what it has read: ``w.assign(tf.clip_by_value(w, -1, 1))``.
 
     >>> import tensorflow as tf
     >>> from topkast_tf import dense_reads, topkast_scope

@@ -378,7 +378,11 @@ def _sparse_layer_class(cls: type, library: Any) -> type:
             return cls.build(self, *args, **kwargs)
         # Layers that are constructed only now belong to the scope too; and inside a
         # `tf.function` the sets can be selected only from weights that hold values.
-        with _reentered(scope, self._topkast_rule, library), tf.init_scope():
+        with (
+            _reentered(scope, self._topkast_rule, library),
+            tf.init_scope(),
+            hooks.building(),
+        ):
             return cls.build(self, *args, **kwargs)
 
     body = {

@@ -5,14 +5,27 @@ to the model's layers are handed over as they are, so that none of them needs to
 registered, and nothing is executed that was read from a file.
 """
 
+import contextlib
+import functools
 import inspect
 import tempfile
+import types
+from collections.abc import Iterator
 from typing import Any
+
+import numpy as np
+import tensorflow as tf
 
 from topkast_tf import layers, variables
 from topkast_tf.report import planned_weights
 
-_FUNCTION = {"module": "builtins", "class_name": "function"}
+_FUNCTIONS = (
+    types.FunctionType,
+    types.BuiltinFunctionType,
+    types.MethodType,
+    functools.partial,
+    np.ufunc,
+)
 
 
 def made_again(model: Any) -> Any:
@@ -29,11 +42,18 @@ def made_again(model: Any) -> Any:
     """
     library = layers.library_of(model)
     try:
-        config = library.saving.serialize_keras_object(model)
-        known = _own_objects(model)
-        config = _with_functions(_without_scopes(config), model, known)
+        with _functions_handed_over(model) as functions:
+            config = library.saving.serialize_keras_object(model)
+        known = {**_own_classes(model), **functions}
         with library.saving.custom_object_scope(known):
-            made = library.saving.deserialize_keras_object(config)
+            # What is code in it comes from this process, and not from a file.
+            made = library.saving.deserialize_keras_object(
+                _without_scopes(config), safe_mode=False
+            )
+        for layer in layers.all_layers(made):
+            for key, value in list(vars(layer).items()):
+                if isinstance(value, _HandedOver):
+                    vars(layer)[key] = value.function
     except (NotImplementedError, TypeError, ValueError) as error:
         reason = str(error).split("\n")[0]
         raise ValueError(
@@ -62,14 +82,16 @@ def copy_values(source: Any, target: Any) -> None:
     """
     for layer, made in _pairs(source, target):
         _copy_own_state(layer, made)
-        for key, function in _functions_of(layer):
-            # By place, where two layers of one name have different ones.
-            setattr(made, key, function)
     alphas = {id(w.variable): w.effective() for w in planned_weights(source)}
     weights = zip(own_weights(source), own_weights(target), strict=True)
     for variable, made in weights:
         alpha = alphas.get(id(variables.raw_variable(variable)))
         made.assign(variable.numpy() if alpha is None else alpha)
+    for layer in layers.all_layers(target):
+        cls, base = layers.dense_class(layer), layers.library_of(layer).layers.Layer
+        # In tf_keras what follows from adapted weights is not made when these are loaded.
+        if hasattr(base, "finalize_state") and _overrides(cls, base, "finalize_state"):
+            layer.finalize_state()
 
 
 def _pairs(source: Any, target: Any) -> list[tuple[Any, Any]]:
@@ -98,13 +120,21 @@ def _by_class(model: Any) -> dict[type, list[Any]]:
 
 
 def own_weights(model: Any) -> list[Any]:
-    """The weights of a model without the state of those that are sparse."""
+    """The weights of a model without the state of those that are sparse.
+
+    tf_keras counts vocabularies among them, which are no variables.
+    """
     state = {
         id(variables.raw_variable(made))
         for weight in planned_weights(model)
         for made in weight.state_variables().values()
     }
-    return [v for v in model.weights if id(variables.raw_variable(v)) not in state]
+    return [
+        variable
+        for variable in model.weights
+        if isinstance(raw := variables.raw_variable(variable), tf.Variable)
+        and id(raw) not in state
+    ]
 
 
 def _copy_own_state(layer: Any, made: Any) -> None:
@@ -143,56 +173,80 @@ def _without_scopes(config: Any) -> Any:
     }
 
 
-def _with_functions(config: Any, model: Any, known: dict[str, Any]) -> Any:
-    """A serialised model that names the functions of its layers, which join `known`.
+class _HandedOver:
+    """Stands for a function of a layer while this is serialised, and is read as it.
 
-    A lambda would else be made anew from its code, without what it refers to.
+    Keras saves a function by its name, which need not be registered, and a lambda by its
+    code, without what it refers to. This computes the same, also for those who call the
+    layer meanwhile in another thread.
     """
-    by_name: dict[str, list[Any]] = {}
-    for layer in layers.all_layers(model):
-        by_name.setdefault(layer.name, []).append(layer)
 
-    def changed(part: Any) -> Any:
-        if isinstance(part, list | tuple):
-            return type(part)(map(changed, part))
-        if not isinstance(part, dict):
-            return part
-        part = {key: changed(value) for key, value in part.items()}
-        inner = part.get("config")
-        if not isinstance(inner, dict) or not isinstance(inner.get("name"), str):
-            return part
-        named = by_name.get(inner["name"], ())
-        same = [
-            x for x in named if layers.dense_class(x).__name__ == part["class_name"]
-        ]
-        for key, function in _functions_of(same[0]) if same else ():
-            name = f"{inner['name']}.{key}"
-            known[name] = function
-            named_function = {**_FUNCTION, "config": name, "registered_name": name}
-            inner[key.removeprefix("_")] = named_function
-        return part
+    functions: list[Any]  # of one serialisation
 
-    return changed(config)
+    def __init__(self, function: Any, name: str | None):
+        # Keras asks functions for their arguments; some of C have no signature.
+        with contextlib.suppress(TypeError, ValueError):
+            self.__signature__ = inspect.signature(function)
+        self.__name__ = name or getattr(function, "__name__", type(function).__name__)
+        self.__module__ = None  # type: ignore[assignment]
+        self.function, self.number = function, len(self.functions)
+        self.functions.append(function)
+
+    def __call__(self, *args, **kwargs):
+        return self.function(*args, **kwargs)
+
+    def get_config(self):
+        return {"number": self.number}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls.functions[config["number"]]
 
 
-def _functions_of(layer: Any) -> list[tuple[str, Any]]:
+@contextlib.contextmanager
+def _functions_handed_over(model: Any) -> Iterator[dict[str, Any]]:
+    """While it is open, the functions of a model's layers are saved as they are.
+
+    Args:
+      model: that is to be serialised.
+
+    Yields:
+      What the configuration names, for the scope in which it is read.
+    """
+    library = layers.library_of(model)
+    handed_over = type("HandedOver", (_HandedOver,), {"functions": []})
+    known = {library.saving.get_registered_name(handed_over): handed_over}
+    replaced = []
+    try:
+        for layer in layers.all_layers(model):
+            for key, function in _functions_of(layer, library):
+                name = None
+                if library.__name__ != "keras" and isinstance(
+                    layer, library.layers.Lambda
+                ):  # which saves a function by its name alone
+                    name = f"topkast_tf function {len(replaced)}"
+                stand_in = handed_over(function, name)
+                known.update({name: stand_in} if name else {})
+                replaced.append((layer, key, function))
+                vars(layer)[key] = stand_in
+        yield known
+    finally:
+        for layer, key, function in replaced:
+            vars(layer)[key] = function
+
+
+def _functions_of(layer: Any, library: Any) -> list[tuple[str, Any]]:
     """The functions that its author has given a layer, by their attributes."""
-    library = layers.library_of(layer).__name__
-    found = [
+    return [
         (key, value)
         for key, value in vars(layer).items()
-        if inspect.isfunction(value) and value.__module__.split(".")[0] != library
+        if isinstance(value, _FUNCTIONS)
+        and (getattr(value, "__module__", None) or "").split(".")[0] != library.__name__
+        and not callable(getattr(type(layer), key, None))  # a method that Keras wraps
     ]
-    if not found:
-        return []
-    try:
-        saved = layers.seen_dense(layer).get_config()
-    except NotImplementedError:
-        return []  # a part of a layer, which makes it and gives it its functions
-    return [(key, value) for key, value in found if key.removeprefix("_") in saved]
 
 
-def _own_objects(model: Any) -> dict[str, Any]:
+def _own_classes(model: Any) -> dict[str, type]:
     """The classes that the model's author wrote, by the names they are saved under."""
     library = layers.library_of(model)
     found: dict[str, Any] = {}

@@ -48,7 +48,9 @@ def planned_weights(model: Any) -> list[SparseWeight]:
 def _variables(model: Any) -> list[Any]:
     for attribute in ("weights", "variables"):
         if hasattr(model, attribute):
-            return list(getattr(model, attribute))
+            made = getattr(model, attribute)
+            # tf_keras has vocabularies among them, which are no variables.
+            return [each for each in made if hasattr(each, "trainable")]
     try:
         return list(model)
     except TypeError:

@@ -5,9 +5,19 @@ same variable, so optimizers, savers and strategies keep working on it, but
 
 * in a forward pass it reads as alpha: theta on A, zero elsewhere. The gradient passes
   through on B and is zero on C;
+* an assignment in a forward pass reaches A only: what is assigned there was computed
+  from alpha, as by `SpectralNormalization`, which divides a kernel by its norm. Theta
+  keeps its bits outside A, and competes at the next refresh with the magnitude that it
+  has: nothing rescales it to the new A;
 * any assignment by an optimizer reaches B only: C keeps its bits, whatever momentum,
-  decoupled weight decay or averaging would have done to it;
-* everywhere else it reads as theta.
+  decoupled weight decay, averaging or a constraint would have done to it;
+* everywhere else, also while the first call of a layer builds it, it reads as theta,
+  and an assignment reaches all of it.
+
+A variable outside Keras layers reads as alpha also outside of layers, as nobody can tell
+which code is a forward pass. To assign a value that is zero wherever alpha is would
+destroy what it hides, and is an error. Within `dense_reads`, a variable is read and
+assigned as theta.
 
 Under a strategy each device's copy (component) is such a variable, with its own copy of
 the state; as theta and the state are the same on all, so are the sets.
@@ -105,6 +115,11 @@ class Component:
     def theta(self) -> tf.Variable:
         return components(self.weight.variable)[self.index]
 
+    def read_theta(self) -> tf.Tensor:
+        """Theta's values, also in a forward pass."""
+        with hooks.dense_reads():
+            return self.theta.read_value()
+
     @property
     def sets(self) -> tf.Variable:
         return components(self.weight.sets)[self.index]
@@ -136,7 +151,7 @@ class Component:
         self, proposed: Any, theta: tf.Tensor | None = None
     ) -> tf.Tensor:
         """The proposed value on B and the present one on C, to the bit."""
-        theta = self.theta.read_value() if theta is None else theta
+        theta = self.read_theta() if theta is None else theta
         proposed = tf.cast(proposed, theta.dtype)
         if self.weight.method.updates_all:
             return proposed
@@ -146,7 +161,7 @@ class Component:
 
     def on_forward_set(self, proposed: Any) -> tf.Tensor:
         """The proposed value on A and the present one elsewhere, to the bit."""
-        theta = self.theta.read_value()
+        theta = self.read_theta()
         on = tf.equal(self.sets.read_value(), FORWARD)
         proposed = tf.broadcast_to(tf.cast(proposed, theta.dtype), tf.shape(theta))
         return chosen(on, proposed, theta)
@@ -158,7 +173,7 @@ class Component:
         was computed from alpha, such as ``w.assign(0.9 * w)``, is zero on all of C; to
         assign it would destroy the reservoir.
         """
-        theta = self.theta.read_value()
+        theta = self.read_theta()
         proposed = tf.cast(tf.convert_to_tensor(proposed), theta.dtype)
         sets = self.sets.read_value()
         outside = ~on_backward(sets)
@@ -184,7 +199,10 @@ class Component:
                 raise ValueError(message)
             return proposed
         with tf.control_dependencies([tf.debugging.Assert(~is_alpha, [message])]):
-            return tf.identity(proposed)
+            # XLA drops the error. There, theta outside A goes on from what it is, and
+            # not from the zero that was read; C, where nothing is added, to the bit.
+            kept = tf.where(tf.equal(proposed, 0), theta, theta + proposed)
+            return tf.where(is_alpha & tf.not_equal(sets, FORWARD), kept, proposed)
 
     def mark_updated(self) -> None:
         # Not the whole clock: every weight does it in every step.
@@ -249,7 +267,7 @@ def _brought(
     ]
     return [
         Selection(
-            theta=member.theta.read_value(),
+            theta=member.read_theta(),
             kept_forward=kept_forward,
             kept_backward=kept_backward,
             seed=seed,
@@ -493,6 +511,17 @@ class _SparseReads(_CountsRestores):
             return theta
         return self._topkast.alpha(theta)
 
+    def read_value(self):
+        # Savers and strategies read so too, and mean theta; in a forward pass it is a
+        # layer that does, such as LSTM and GRU of tf_keras.
+        if hooks.in_forward_pass() and self._topkast.reads_alpha():
+            return self.value()
+        return super().read_value()
+
+    def numpy(self):
+        with hooks.dense_reads():
+            return super().numpy()
+
     def sparse_read(self, indices, name=None):
         if not self._topkast.reads_alpha():
             return super().sparse_read(indices, name)
@@ -531,7 +560,7 @@ class _SparseReads(_CountsRestores):
 
     def _step_by(self, delta, sign, use_locking, name, read_value):
         component = self._topkast
-        theta = self.read_value()
+        theta = component.read_theta()
         delta = tf.cast(delta, theta.dtype)
         proposed = theta + delta if sign > 0 else theta - delta
         if not hooks.in_update() and (

@@ -380,7 +380,7 @@ class SparseWeight:
         value = None
         if not self.exempt:
             value = self.method.penalty(
-                component.theta.read_value(),
+                component.read_theta(),
                 component.sets.read_value(),
                 self.density(component),
             )
