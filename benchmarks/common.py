@@ -180,6 +180,15 @@ def timed(call: Callable[[], Any]) -> Times:
     return Times(1e3 * (time.perf_counter() - wall), 1e3 * (time.process_time() - cpu))
 
 
+def median_timed(call: Callable[[], Any], count: int) -> Times:
+    """The medians of the times that several calls take, one after the other."""
+    each = [timed(call) for _ in range(count)]
+    return Times(
+        statistics.median(times.wall for times in each),
+        statistics.median(times.cpu for times in each),
+    )
+
+
 def table(rows: Sequence[Sequence[str]]) -> str:
     """Aligned columns under a header: the first to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

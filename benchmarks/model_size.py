@@ -216,12 +216,12 @@ def main(argv: Sequence[str]) -> None:
             passes[variant] = inference_of(model, values.batch)
         for variant in random.sample(VARIANTS, len(VARIANTS)):
             passes[variant]()
-            times = [common.timed(passes[variant]) for _ in range(values.burst)]
+            times = common.median_timed(passes[variant], values.burst)
             results.add(
                 round=number,
                 variant=variant,
-                wall_ms=f"{statistics.median(t.wall for t in times):.3f}",
-                cpu_ms=f"{statistics.median(t.cpu for t in times):.3f}",
+                wall_ms=f"{times.wall:.3f}",
+                cpu_ms=f"{times.cpu:.3f}",
                 **sizes[variant],
             )
     rounds = results.complete_rounds(VARIANTS, read)

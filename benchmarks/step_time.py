@@ -207,12 +207,12 @@ def run_case(
         missing.set_postfix_str("")
         for variant in random.sample(list(steps), len(steps)):
             steps[variant]()
-            times = [common.timed(steps[variant]) for _ in range(values.burst)]
+            times = common.median_timed(steps[variant], values.burst)
             results.add(
                 round=number,
                 variant=variant,
-                wall_ms=f"{statistics.median(t.wall for t in times):.3f}",
-                cpu_ms=f"{statistics.median(t.cpu for t in times):.3f}",
+                wall_ms=f"{times.wall:.3f}",
+                cpu_ms=f"{times.cpu:.3f}",
             )
     rounds = results.complete_rounds(VARIANTS, common.times_of)
     return table_rows(name, rounds, TARGETS[case])

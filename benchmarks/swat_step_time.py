@@ -197,12 +197,12 @@ def main(argv: Sequence[str]) -> None:
         missing.set_postfix_str("")
         for variant in random.sample(names, len(names)):
             steps[variant]()
-            times = [common.timed(steps[variant]) for _ in range(values.burst)]
+            times = common.median_timed(steps[variant], values.burst)
             results.add(
                 round=number,
                 variant=variant,
-                wall_ms=f"{statistics.median(t.wall for t in times):.3f}",
-                cpu_ms=f"{statistics.median(t.cpu for t in times):.3f}",
+                wall_ms=f"{times.wall:.3f}",
+                cpu_ms=f"{times.cpu:.3f}",
             )
     header = ("SWAT step / dense step", "wall", "cpu", "target", "rounds")
     name = f"{size}, jit_compile={values.jit_compile}"

@@ -14,7 +14,7 @@ from typing import Any
 
 from absl import logging
 
-from topkast_tf import weight_lists
+from topkast_tf import hooks, weight_lists
 from topkast_tf.weights import SparseWeight
 
 _warned: weakref.WeakSet = weakref.WeakSet()  # scopes, each of which makes one model
@@ -28,20 +28,14 @@ def install(library: Any) -> None:
     Args:
       library: the module `keras` or `tf_keras`.
     """
-    owners = [(library.Model, "export")]
+    of_model = functools.partial(_warning, given_model=False)
+    hooks.wrap_method(library.Model, "export", of_model)
     if hasattr(library, "export") and hasattr(library.export, "ExportArchive"):
         # Keras decides at the construction of which class an archive is.
-        owners.append((type(library.export.ExportArchive()), "track"))
-    for owner, name in owners:
-        if not hasattr(owner, name):
-            continue
-        owner = next(cls for cls in owner.__mro__ if name in vars(cls))
-        original = getattr(owner, name)
-        if not hasattr(original, "_topkast_original"):
-            given_model = name == "track"
-            made = _warning(original, given_model)
-            made._topkast_original = original  # type: ignore[attr-defined]
-            setattr(owner, name, made)
+        archive = type(library.export.ExportArchive())
+        hooks.wrap_method(
+            archive, "track", functools.partial(_warning, given_model=True)
+        )
 
 
 def warn_of_theta(weights: Iterable[SparseWeight]) -> None:
@@ -66,7 +60,6 @@ def warn_of_theta(weights: Iterable[SparseWeight]) -> None:
 
 
 def _warning(original: Callable, given_model: bool) -> Callable:
-    @functools.wraps(original)
     def method(self, *args, **kwargs):
         given = inspect.signature(original).bind(self, *args, **kwargs).arguments
         model = given["resource"] if given_model else self

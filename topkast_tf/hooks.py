@@ -167,6 +167,22 @@ def loaded_keras_libraries() -> list[Any]:
     return [module for module in modules if hasattr(module, "optimizers")]
 
 
+def wrap_method(owner: type, name: str, wrap: Callable[[Callable], Callable]) -> None:
+    """Wraps a method where it is defined, for all who inherit it; once.
+
+    Args:
+      owner: a class; nothing is done if it has no such method.
+      name: of the method.
+      wrap: gives the new method from the original one.
+    """
+    defining = [cls for cls in owner.__mro__ if name in vars(cls)]
+    if not defining or hasattr(original := getattr(owner, name), "_topkast_original"):
+        return
+    made = functools.wraps(original)(wrap(original))
+    made._topkast_original = original  # type: ignore[attr-defined]
+    setattr(defining[0], name, made)
+
+
 def _wrap_layer(layer_class: type) -> None:
     if layer_class in _wrapped:
         return

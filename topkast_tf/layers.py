@@ -434,27 +434,24 @@ def _leave_out_scopes(cls: type) -> None:
     owner.from_config = classmethod(from_config)  # type: ignore[attr-defined]
 
 
-def _refuse_quantization(model_class: type) -> None:
+def _refusing_quantization(original: Any) -> Any:
     """Has models with sparse layers refuse what their layers refuse, before any does it."""
-    original = getattr(model_class, "quantize", None)  # tf_keras has none
-    if original is None or hasattr(original, "refuses_sparse"):
-        return
 
-    @functools.wraps(original)
     def quantize(self, *args, **kwargs):
         for layer in all_layers(self):
             if getattr(layer, "_topkast_scope", None) is not None:
                 _refuse("quantization", layer)
         return original(self, *args, **kwargs)
 
-    quantize.refuses_sparse = True  # type: ignore[attr-defined]
-    model_class.quantize = quantize  # type: ignore[attr-defined]
+    return quantize
 
 
+@functools.cache  # each scope asks for it
 def register_for_loading(library: Any) -> None:
     """Lets a Keras library load sparse layers before any has been made."""
     _sparse_layer_class(library.layers.Layer, library)
-    _refuse_quantization(library.Model)
+    if library.__name__ == "keras":  # tf_keras quantises nothing
+        hooks.wrap_method(library.Model, "quantize", _refusing_quantization)
     weight_lists.install(library)
     export_warning.install(library)
 

@@ -8,7 +8,7 @@ from typing import Any
 import tensorflow as tf
 
 from topkast_tf import layers, variables
-from topkast_tf.weights import SparseWeight
+from topkast_tf.weights import SparseWeight, refresh_all
 
 
 def sparse_weights(model: Any) -> list[SparseWeight]:
@@ -77,12 +77,7 @@ def refresh(model: Any) -> None:
     ...     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
     >>> refresh(model)
     """
-    done = set()
-    for weight in some_sparse_weights(model):
-        peers = weight.peers()
-        if id(peers[0]) not in done:
-            weight.refresh()
-            done.update(id(peer) for peer in peers)
+    refresh_all(some_sparse_weights(model))
 
 
 def some_sparse_weights(model: Any) -> list[SparseWeight]:

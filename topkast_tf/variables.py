@@ -183,9 +183,8 @@ class Component:
         def any_on(mask, value):
             return tf.reduce_any(mask & tf.not_equal(value, 0))
 
-        everywhere = tf.ones_like(outside)
         is_alpha = (
-            any_on(everywhere, proposed)
+            tf.reduce_any(tf.not_equal(proposed, 0))
             & ~any_on(outside, proposed)
             & any_on(outside, theta)
         )

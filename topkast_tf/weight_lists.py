@@ -9,7 +9,6 @@ wrapped once; for models without sparse weights they do what they did.
 """
 
 import contextlib
-import functools
 import zipfile
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,6 +16,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from topkast_tf import hooks
 from topkast_tf.layer_weights import weights_of
 from topkast_tf.weights import SparseWeight, restart
 
@@ -32,19 +32,10 @@ def install(library: Any) -> None:
     Args:
       library: the module `keras` or `tf_keras`.
     """
-    for owner, name, wrapped in (
-        (library.layers.Layer, "get_weights", _get_weights),
-        (library.layers.Layer, "set_weights", _set_weights),
-        (library.Model, "load_weights", _load_weights),
-    ):
-        if name == "load_weights" and library.__name__ != "keras":
-            continue  # tf_keras's legacy files hold the sets, as weights
-        owner = next(cls for cls in owner.__mro__ if name in vars(cls))
-        original = getattr(owner, name)
-        if not hasattr(original, "_topkast_original"):
-            made = functools.wraps(original)(wrapped(original))
-            made._topkast_original = original  # type: ignore[attr-defined]
-            setattr(owner, name, made)
+    hooks.wrap_method(library.layers.Layer, "get_weights", _get_weights)
+    hooks.wrap_method(library.layers.Layer, "set_weights", _set_weights)
+    if library.__name__ == "keras":  # tf_keras's legacy files hold the sets, as weights
+        hooks.wrap_method(library.Model, "load_weights", _load_weights)
 
 
 def sparse_weights_within(layer: Any) -> list[SparseWeight]:

@@ -25,9 +25,14 @@ def restart(weights: Iterable["SparseWeight"]) -> None:
     weights = list(weights)
     for weight in weights:
         weight.restart()
+    refresh_all(weight for weight in weights if not weight.is_frozen)
+
+
+def refresh_all(weights: Iterable["SparseWeight"]) -> None:
+    """Selects the sets anew from thetas as they are, those of a common budget once."""
     selected: set[int] = set()
     for weight in weights:
-        if id(weight) not in selected and not weight.is_frozen:
+        if id(weight) not in selected:
             selected.update(id(peer) for peer in weight.peers())
             weight.refresh()
 
