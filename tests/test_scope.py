@@ -460,6 +460,25 @@ def test_nan_while_training(jit_compile):
             model.fit(np.repeat(x, 2, 0), np.repeat(y, 2, 0), batch_size=4, verbose=0)
 
 
+def test_a_compiled_step_names_the_weight_that_holds_nan():
+    with scope():
+        model = three_layers()
+    sgd = keras.optimizers.SGD(0.1)
+    kernels = model.trainable_variables[::2]
+    sgd.build(kernels)
+
+    @tf.function
+    def step(gradients):
+        sgd.apply(gradients, kernels)
+
+    gradients = [tf.zeros(kernel.shape) for kernel in kernels]
+    gradients[1] *= np.nan
+    with pytest.raises(tf.errors.InvalidArgumentError, match="Received: NaN in") as e:
+        step(gradients)
+    paths = [weight.path for weight in tk.sparse_weights(model)]
+    assert [path in str(e.value) for path in paths] == [False, True, False]
+
+
 def test_strip_and_refresh_refuse_what_is_not_sparse_or_no_model():
     with pytest.raises(TypeError, match="Received: 3"):
         tk.strip(3)

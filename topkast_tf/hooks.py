@@ -136,8 +136,8 @@ class Update(NamedTuple):
     optimizer: Any
 
 
-after_update: list[Callable[[Update], None]] = []
-"""Called after each optimizer step."""
+around_update: list[Callable[[Update], contextlib.AbstractContextManager]] = []
+"""Entered around each call of an optimizer."""
 
 after_outermost_call: list[Callable[[Any], None]] = []
 """Called with a Keras layer when its call, an outermost one, has returned."""
@@ -264,11 +264,11 @@ def _wrap_optimizer(optimizer_class: type, method: str) -> None:
     @functools.wraps(original)
     def apply(self, *args, **kwargs):
         args, kwargs, update = _read_arguments(self, method, args, kwargs)
-        with _updating():
-            result = original(self, *args, **kwargs)
-        for callback in after_update:
-            callback(update)
-        return result
+        with contextlib.ExitStack() as around:
+            for enter in around_update:
+                around.enter_context(enter(update))
+            with _updating():
+                return original(self, *args, **kwargs)
 
     finalize = owner.finalize_variable_values
 

@@ -21,7 +21,11 @@ def weights_of(layer: Any) -> list[SparseWeight]:
 
 
 def consider_weight(
-    layer: Any, variable: Any, scope: SparsityScope, add_weight: Any
+    layer: Any,
+    variable: Any,
+    scope: SparsityScope,
+    add_weight: Any,
+    regularizer: Any = None,
 ) -> None:
     """Has a scope decide on a weight that a layer has made, and sparsifies it if so.
 
@@ -30,6 +34,7 @@ def consider_weight(
       variable: the weight.
       scope: the scope.
       add_weight: the layer's own, dense `add_weight`, for the state.
+      regularizer: what `add_weight` was given for this weight, or None.
     """
     if not variable.trainable or not tf.as_dtype(variable.dtype).is_floating:
         return
@@ -61,6 +66,7 @@ def consider_weight(
         owner=layer,
     )
     if weight is not None:
+        weight.regularizer = regularizer
         weight.rule = layer._topkast_rule if form is not None else None
         if weight.rule is not None:
             weight.rule.check(weight)
@@ -174,7 +180,7 @@ def _add_penalty(layer: Any, variable: Any, weight: SparseWeight) -> None:
             penalty = floatx(weight.penalty())
             return penalty if own is None else penalty + floatx(own(variable))
 
-    variable.regularizer = Penalty()
+    variable.regularizer = weight.penalty_regularizer = Penalty()
 
 
 def _output_axes(layer: Any, variable: Any) -> tuple[int, ...]:

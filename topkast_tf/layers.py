@@ -18,6 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from topkast_tf import (
+    decay_warning,
     export_warning,
     hooks,
     kernel_rule,
@@ -30,6 +31,8 @@ from topkast_tf.layer_weights import consider_weight, weights_of
 from topkast_tf.planning import SparsityScope, joined
 from topkast_tf.weight_lists import STATE_KEY
 from topkast_tf.weights import restart
+
+hooks.around_update.append(decay_warning.warning_of_decay)
 
 PACKAGE = "topkast_tf"
 SAVED_NAME = "SparseLayer"
@@ -155,7 +158,13 @@ class _SparseLayer:
     def add_weight(self, *args, **kwargs):
         variable = super().add_weight(*args, **kwargs)
         if self._topkast_scope is not None:
-            consider_weight(self, variable, self._topkast_scope, super().add_weight)
+            consider_weight(
+                self,
+                variable,
+                self._topkast_scope,
+                super().add_weight,
+                kwargs.get("regularizer"),
+            )
         return variable
 
     def get_config(self):

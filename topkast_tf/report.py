@@ -115,8 +115,8 @@ class WeightRow:
 
 _HEADER = ("weight", "shape", "fwd", "achieved", "bwd", "achieved", "kept", "dense")
 _WHERE_THE_ZEROS_ARE = (
-    "`get_weights` and `kernel.numpy()` show theta; "
-    "`sparse_weights(model)[i].effective()` and `strip` show alpha, with the zeros"
+    "`get_weights` and `kernel.numpy()` show theta;",
+    "`sparse_weights(model)[i].effective()` and `strip` show alpha, with the zeros",
 )
 
 
@@ -154,7 +154,7 @@ class Summary:
         lines = _table([_HEADER, *self._cells()])
         lines.append(self._totals())
         if self.rows:
-            lines.append(_WHERE_THE_ZEROS_ARE)
+            lines += _WHERE_THE_ZEROS_ARE
         if self.left_dense:
             lines.append("left dense:")
             lines += [
@@ -171,7 +171,8 @@ class Summary:
         parts += ["</tbody>", "<tfoot>", _html_row("th", last), "</tfoot>", "</table>"]
         parts.append(f"<p>{html.escape(self._totals())}</p>")
         if self.rows:
-            parts.append(f"<p>{html.escape(_WHERE_THE_ZEROS_ARE)}</p>")
+            zeros = " ".join(_WHERE_THE_ZEROS_ARE)
+            parts.append(f"<p>{html.escape(zeros)}</p>")
         if self.left_dense:
             dense = [(path, _by_x(shape), why) for path, shape, why in self.left_dense]
             header = _html_row("th", ("left dense", "shape", "why"), left=3)

@@ -100,6 +100,12 @@ def topkast_scope(
     (momentum, second moments) are left to it: outside B they see a zero gradient, so
     they decay, and an entry that returns to B starts from what is left of its momentum.
 
+    A second weight decay is carried out, and a warning says so at the first step. Both
+    kinds pull A and B \ A at one rate, where the exploration loss pulls B \ A 1/D times
+    as hard; C keeps its bits. The `weight_decay` of an optimizer does no more. A
+    `kernel_regularizer` is computed from theta: C counts in the loss, and moves the
+    optimizer's momentum, with which an entry starts when it enters B.
+
     Args:
       fwd: forward sparsity, the fraction of zeros in alpha, in [0, 1).
       bwd: backward sparsity, the fraction of entries not updated, in [0, fwd].
@@ -109,7 +115,8 @@ def topkast_scope(
         from regexes on paths to a sparsity or a pair (fwd, bwd), or a function from
         {path: shape} to such a mapping on paths.
       exploration: c, the coefficient of the exploration loss, at least 0. It is the
-        weight decay of the sparse weights: give them no other.
+        weight decay of the sparse weights: give them no other (below). Keras counts it in
+        `loss`, and in `val_loss` too.
       exploration_norm: ``"l2"``, as above, or ``"l1"``, c * (sum_A |theta| + 1/D
         sum_{B\A} |theta|).
       backward: ``"topk"``, or ``"random"``: B \ A is drawn by lot at each refresh.

@@ -342,6 +342,7 @@ def _raise_unless(finite: tf.Tensor, members: Sequence[Component]) -> None:
 def count_steps(
     groups: Sequence[Sequence[Component]],
     momenta: Sequence[Sequence[tf.Tensor] | None],
+    complete: tf.Tensor | None = None,
 ) -> None:
     """Counts an optimizer step where thetas were updated, and refreshes what is due.
 
@@ -352,17 +353,23 @@ def count_steps(
     Args:
       groups: of components, on one device, that share one budget each.
       momenta: of each group, as for `refresh`.
+      complete: boolean scalar, False while an optimizer only accumulates gradients:
+        constraints and averages, which Keras applies all the same, are no step. None
+        is True.
     """
     by_method: dict[int, list[int]] = {}
     for i, group in enumerate(groups):
         by_method.setdefault(id(group[0].weight.method), []).append(i)
     for alike in by_method.values():
-        _count_steps([groups[i] for i in alike], [momenta[i] for i in alike])
+        _count_steps(
+            [groups[i] for i in alike], [momenta[i] for i in alike], complete
+        )
 
 
 def _count_steps(
     groups: Sequence[Sequence[Component]],
     momenta: Sequence[Sequence[tf.Tensor] | None],
+    complete: tf.Tensor | None,
 ) -> None:
     method = groups[0][0].weight.method
     members = [member for group in groups for member in group]
@@ -379,6 +386,8 @@ def _count_steps(
     # A group takes its steps together, those of its first member.
     waiting = tf.math.unsorted_segment_max(before[:, PENDING], group_of, len(groups))
     pending = tf.gather(waiting, group_of) > 0
+    if complete is not None:
+        pending &= complete
     group_steps = tf.gather(own_steps, [owned[i].start for i in group_of])
     steps = tf.where(pending, group_steps + 1, own_steps)
     kept = before[:, PENDING + 1 :]
@@ -394,23 +403,24 @@ def _count_steps(
             )
             _follow(members, counted, moves & ~(tf.gather(selected, group_of) > 0))
         brought = _brought(members, counted, momenta)
-        found = []
+        found, finite = [], []
         for own in owned:
             any_due = tf.reduce_any(due[own])
             step = each_step[own.start]
             found.append(select(members[own], brought[own], step, any_due))
-        finite = tf.gather(tf.stack([sets.finite for sets in found]), group_of)
-        return _with_found(counted, found, due), tf.reduce_all(finite | ~due)
+            finite.append(found[-1].finite | ~any_due)
+        return _with_found(counted, found, due), tf.stack(finite)
 
     def select_none():
         if method.follows:
             _follow(members, counted, moves)
-        return counted, tf.constant(True)
+        return counted, tf.constant(True, shape=[len(groups)])
 
     after, finite = tf.cond(tf.reduce_any(due), select_due, select_none)
     for member, clock in zip(members, tf.unstack(after), strict=True):
         member.clock.assign(clock)
-    _raise_unless(finite, members)
+    for group, each in zip(groups, tf.unstack(finite), strict=True):
+        _raise_unless(each, group)
 
 
 def _due(members: Sequence[Component], steps: tf.Tensor) -> tf.Tensor:

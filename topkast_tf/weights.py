@@ -59,6 +59,8 @@ class SparseWeight:
       place: its place in the order in which the weights of its scope are made; None for
         one that counts from its first use on, before that.
       rule: how its layer computes its product (`topkast_tf.linear`), or None.
+      regularizer: the layer's own, to which the method's penalty is added, or None.
+      penalty_regularizer: the one through which Keras 3 asks for the penalty, or None.
     """
 
     def __init__(
@@ -90,6 +92,8 @@ class SparseWeight:
         self._clock: Any = None
         self.extras: dict[str, Any] = {}
         self.rule: Any = None
+        self.regularizer: Any = None
+        self.penalty_regularizer: Any = None
 
     def __repr__(self) -> str:
         return f"<SparseWeight {self.path} {self.shape} fwd={self.fwd} bwd={self.bwd}>"
