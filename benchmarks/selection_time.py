@@ -1,7 +1,7 @@
 """Selecting the sets A and B of a large weight, over `tf.math.top_k` on the same tensor.
 
-What is measured: `selection.nested_sets` of the magnitudes, which gives a code for each
-entry, exact to the last tie; and `tf.math.top_k` of the magnitudes with k = |B|, whose
+What is measured: `selection.nested_sets_by_magnitude`, which gives a code for each entry,
+exact to the last tie; and `tf.math.top_k` of the magnitudes with k = |B|, whose
 first |A| entries are A. Both run on a tensor that is on the device, in a `tf.function`,
 without XLA and with it (`jit_compile=True`).
 
@@ -79,8 +79,10 @@ def calls(size: int, fwd: float, bwd: float) -> dict[str, Callable[[], object]]:
     kept_forward, kept_backward = kept(size, fwd), kept(size, bwd)
 
     def nested_sets(theta):
-        keys = selection.magnitude_keys(theta)
-        return selection.nested_sets([keys], kept_forward, kept_backward)[0]
+        [codes], _ = selection.nested_sets_by_magnitude(
+            [theta], kept_forward, kept_backward
+        )
+        return codes
 
     def top_k(theta):
         return tf.math.top_k(tf.abs(theta), kept_backward).indices

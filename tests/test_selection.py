@@ -24,14 +24,16 @@ def oracle(x, kept_forward, kept_backward):
 
 
 def select(x, kept_forward, kept_backward):
-    keys = selection.magnitude_keys(tf.constant(x))
-    return selection.nested_sets([keys], kept_forward, kept_backward)[0].numpy()
+    [codes], _ = selection.nested_sets_by_magnitude(
+        [tf.constant(x)], kept_forward, kept_backward
+    )
+    return codes.numpy()
 
 
 def test_by_hand():
     x = np.array([[3.0, -1.0, 0.0], [-3.0, 2.0, -0.5]], np.float32)
-    np.testing.assert_array_equal(select(x, 1, 3), [2, 0, 0, 1, 1, 0])
-    np.testing.assert_array_equal(select(x, 2, 2), [2, 0, 0, 2, 0, 0])
+    np.testing.assert_array_equal(select(x, 1, 3), [[2, 0, 0], [1, 1, 0]])
+    np.testing.assert_array_equal(select(x, 2, 2), [[2, 0, 0], [2, 0, 0]])
 
 
 ARRAYS = st.sampled_from([np.float32, np.float16, ml_dtypes.bfloat16]).flatmap(
@@ -70,8 +72,7 @@ def test_compiled_equals_a_stable_sort(kind, jit_compile):
 
     @tf.function(jit_compile=jit_compile)
     def compiled(x, kept_forward, kept_backward):
-        keys = selection.magnitude_keys(x)
-        return selection.nested_sets([keys], kept_forward, kept_backward)[0]
+        return selection.nested_sets_by_magnitude([x], kept_forward, kept_backward)[0][0]
 
     for forward, backward in [(1, 1), (1, x.size), (x.size, x.size), (500, 1000)]:
         if backward <= x.size:
@@ -94,6 +95,25 @@ def test_the_candidates_and_the_histograms_find_the_same(parts, data):
         assert sum(int(tf.reduce_sum(tf.cast(m, tf.int32))) for m in masks[0]) == k
 
 
+@pytest.mark.parametrize("kind", ["random", "ties", "large and small"])
+def test_large_tensors_are_selected_in_parts(kind):
+    rng = np.random.default_rng(0)
+    size = 2 * selection._PART + 12_345  # the last part is a shorter one
+    x = rng.standard_normal(size).astype(np.float32)
+    if kind == "ties":
+        x = np.round(x)
+    cuts = [100, 300] if kind == "large and small" else []
+    codes, finite = selection.nested_sets_by_magnitude(
+        [tf.constant(part) for part in np.split(x, cuts)], size // 10, size // 5
+    )
+    assert finite
+    np.testing.assert_array_equal(
+        np.concatenate(codes), oracle(x, size // 10, size // 5)
+    )
+    x[-1] = np.nan
+    assert not selection.nested_sets_by_magnitude([tf.constant(x)], 1, 2)[1]
+
+
 def test_one_function_serves_graphs_and_xla():
     """A selection that was traced for a graph is not handed to XLA, nor the reverse."""
     x = np.array([1.0, -4.0, 2.0, 3.0], np.float32)
@@ -112,8 +132,9 @@ def test_several_tensors_are_ranked_as_one(parts, data):
     whole = np.concatenate(parts)
     kept_backward = data.draw(st.integers(1, whole.size))
     kept_forward = data.draw(st.integers(1, kept_backward))
-    keys = [selection.magnitude_keys(tf.constant(part)) for part in parts]
-    codes = selection.nested_sets(keys, kept_forward, kept_backward)
+    codes, _ = selection.nested_sets_by_magnitude(
+        list(map(tf.constant, parts)), kept_forward, kept_backward
+    )
     np.testing.assert_array_equal(
         np.concatenate(codes), oracle(whole, kept_forward, kept_backward)
     )

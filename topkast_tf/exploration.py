@@ -5,7 +5,7 @@ import numbers
 
 import tensorflow as tf
 
-from topkast_tf.selection import FORWARD, chosen, masked
+from topkast_tf.selection import FORWARD, masked
 
 NORMS = ("l2", "l1")
 
@@ -52,11 +52,10 @@ def exploration_loss(
         # One weighted copy serves the value and the gradient: autodiff would keep three.
         base = theta if norm == "l2" else tf.sign(theta)
         # Every code but that of C is True.
-        scaled = chosen(
-            tf.equal(sets, FORWARD),
-            base * coefficient,
-            masked(base * (coefficient / density), tf.cast(sets, tf.bool)),
-        )
+        scaled = masked(base * (coefficient / density), tf.cast(sets, tf.bool))
+        with tf.control_dependencies([scaled]):  # one large temporary after the other
+            outside = tf.cast(tf.not_equal(sets, FORWARD), dtype)
+            scaled *= tf.maximum(outside, density)  # times D on A
         value = tf.reduce_sum(scaled * theta)
         return value / 2 if norm == "l2" else value, lambda upstream: upstream * scaled
 

@@ -51,7 +51,11 @@ def masked(x: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
     >>> masked(tf.constant([1.0, float("inf")]), tf.constant([True, False])).numpy()
     array([1., 0.], dtype=float32)
     """
-    return tf.math.multiply_no_nan(x, tf.cast(mask, x.dtype))
+    x = tf.convert_to_tensor(x)
+    # Not before x is known: of a gradient's mask, which is known from the start, a copy
+    # as large as the weight would be held through the whole step.
+    with tf.control_dependencies([x]):
+        return tf.math.multiply_no_nan(x, tf.cast(mask, x.dtype))
 
 
 def chosen(condition: tf.Tensor, x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
@@ -256,27 +260,38 @@ def _by_candidates(
     """The threshold among the keys that have its upper bits."""
     digits = [tf.bitwise.right_shift(key, _CANDIDATES_SHIFT) for key in keys]
     counts = tf.add_n([_bincount(digit, _OUTSIDE) for digit in digits])
-    at_or_above = tf.cumsum(counts, reverse=True)
-    thresholds = []
+    found = []
     for k in ks:
-        digit = tf.reduce_sum(tf.cast(at_or_above >= k, tf.int32)) - 1
-        digit = tf.maximum(digit, 0)  # also where there are no keys at all
-        rank = k - (tf.gather(at_or_above, digit) - tf.gather(counts, digit))
-        candidates = tf.concat(
-            [
-                tf.gather(key, tf.reshape(tf.where(tf.equal(each, digit)), [-1]))
-                for key, each in zip(keys, digits, strict=True)
-            ],
-            axis=0,
-        )
-        # Behind a key that no entry exceeds, which is the answer for k = 0.
-        ranked = tf.concat([[_NOT_THE_SIGN], candidates], 0)
-        rank = tf.minimum(rank, tf.size(candidates))  # also of no keys at all
-        at = tf.raw_ops.NthElement(input=ranked, n=rank, reverse=True)
-        above = tf.math.count_nonzero(candidates > at, dtype=tf.int32)
-        tied = tf.math.count_nonzero(tf.equal(candidates, at), dtype=tf.int32)
-        thresholds.append(Threshold(at, rank - above, tied))
-    return thresholds
+        digit, rank = _digit_of_kth(counts, k)
+        candidates = [
+            _with_digit(key, each, digit)
+            for key, each in zip(keys, digits, strict=True)
+        ]
+        found.append(_kth_candidate(candidates, rank))
+    return found
+
+
+def _digit_of_kth(counts: tf.Tensor, k: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """The upper bits of the k-th largest key, and its rank among those that have them."""
+    at_or_above = tf.cumsum(counts, reverse=True)
+    digit = tf.reduce_sum(tf.cast(at_or_above >= k, tf.int32)) - 1
+    digit = tf.maximum(digit, 0)  # also where there are no keys at all
+    return digit, k - (tf.gather(at_or_above, digit) - tf.gather(counts, digit))
+
+
+def _with_digit(key: tf.Tensor, digits: tf.Tensor, digit: tf.Tensor) -> tf.Tensor:
+    return tf.gather(key, tf.reshape(tf.where(tf.equal(digits, digit)), [-1]))
+
+
+def _kth_candidate(parts: Sequence[tf.Tensor], rank: tf.Tensor) -> Threshold:
+    candidates = tf.concat(parts, axis=0)
+    # Behind a key that no entry exceeds, which is the answer for k = 0.
+    ranked = tf.concat([[_NOT_THE_SIGN], candidates], 0)
+    rank = tf.minimum(rank, tf.size(candidates))  # also of no keys at all
+    at = tf.raw_ops.NthElement(input=ranked, n=rank, reverse=True)
+    above = tf.math.count_nonzero(candidates > at, dtype=tf.int32)
+    tied = tf.math.count_nonzero(tf.equal(candidates, at), dtype=tf.int32)
+    return Threshold(at, rank - above, tied)
 
 
 def _by_three_histograms(
@@ -372,38 +387,6 @@ def largest(keys: Sequence[tf.Tensor], k: tf.Tensor) -> list[tf.Tensor]:
     return reaching(keys, threshold)
 
 
-def nested_sets(
-    keys: Sequence[tf.Tensor], kept_forward: tf.Tensor, kept_backward: tf.Tensor
-) -> list[tf.Tensor]:
-    """Set codes with A the `kept_forward` and B the `kept_backward` largest keys.
-
-    ``A = top(kept_forward)``, ``B = top(kept_backward)``; as ties are broken one way,
-    A is a subset of B.
-
-    Args:
-      keys: flat int32 tensors of keys; the counts are over all of them together.
-      kept_forward: int32 scalar, the size of A.
-      kept_backward: int32 scalar, the size of B, at least that of A.
-
-    Returns:
-      One flat uint8 tensor of codes (`RESERVOIR`, `BACKWARD_ONLY`, `FORWARD`) per tensor.
-
-    >>> nested_sets([tf.constant([1, 4, 3, 2])], 1, 3)[0].numpy().tolist()
-    [0, 2, 1, 1]
-    """
-    codes = _nested(kept_forward, kept_backward, *keys)
-    for code, key in zip(codes, keys, strict=True):
-        code.set_shape(key.shape)
-    return codes
-
-
-@apart
-def _nested(
-    kept_forward: tf.Tensor, kept_backward: tf.Tensor, *keys: tf.Tensor
-) -> list[tf.Tensor]:
-    return _nested_codes(keys, kept_forward, kept_backward)
-
-
 def _nested_codes(
     keys: Sequence[tf.Tensor], kept_forward: tf.Tensor, kept_backward: tf.Tensor
 ) -> list[tf.Tensor]:
@@ -415,7 +398,10 @@ def _nested_codes(
 def nested_sets_by_magnitude(
     scores: Sequence[tf.Tensor], kept_forward: tf.Tensor, kept_backward: tf.Tensor
 ) -> tuple[list[tf.Tensor], tf.Tensor]:
-    """`nested_sets` of the magnitude keys of some scores, as one call in a graph.
+    """Set codes with A the `kept_forward` and B the `kept_backward` largest magnitudes.
+
+    ``A = top(kept_forward)``, ``B = top(kept_backward)``; as ties are broken one way,
+    A is a subset of B. In a graph it is one call, whatever the scores.
 
     Args:
       scores: floating tensors of any shapes; the counts are over all of them together.
@@ -423,14 +409,20 @@ def nested_sets_by_magnitude(
       kept_backward: int32 scalar, the size of B, at least that of A.
 
     Returns:
-      One uint8 tensor of codes per tensor, in its shape; and a boolean scalar, whether
-      no score is a NaN.
+      One uint8 tensor of codes (`RESERVOIR`, `BACKWARD_ONLY`, `FORWARD`) per tensor, in
+      its shape; and a boolean scalar, whether no score is a NaN.
 
     >>> [codes], finite = nested_sets_by_magnitude([tf.constant([[1.0, -4.0]])], 1, 2)
     >>> codes.numpy().tolist(), bool(finite)
     ([[1, 2]], True)
     """
-    *codes, finite = _nested_by_magnitude(kept_forward, kept_backward, *scores)
+    sizes = [score.shape.num_elements() for score in scores]
+    *codes, finite = _nested_by_magnitude(
+        kept_forward,
+        kept_backward,
+        *scores,
+        in_parts=any(size is not None and size > 2 * _PART for size in sizes),
+    )
     for code, score in zip(codes, scores, strict=True):
         code.set_shape(score.shape)
     return codes, finite
@@ -438,16 +430,75 @@ def nested_sets_by_magnitude(
 
 @apart
 def _nested_by_magnitude(
-    kept_forward: tf.Tensor, kept_backward: tf.Tensor, *scores: tf.Tensor
+    kept_forward: tf.Tensor,
+    kept_backward: tf.Tensor,
+    *scores: tf.Tensor,
+    in_parts: bool,
 ) -> list[tf.Tensor]:
-    keys = [magnitude_keys(score) for score in scores]
-    codes = _nested_codes(keys, kept_forward, kept_backward)
+    if in_parts and _on_cpu_kernels():
+        flat = [tf.reshape(score, [-1]) for score in scores]
+        codes, largest = _nested_in_parts(flat, kept_forward, kept_backward)
+    else:
+        keys = [magnitude_keys(score) for score in scores]
+        codes = _nested_codes(keys, kept_forward, kept_backward)
+        largest = tf.reduce_max(tf.stack([tf.reduce_max(key) for key in keys]))
     shaped = [
         tf.reshape(code, tf.shape(score))
         for code, score in zip(codes, scores, strict=True)
     ]
-    faulty = tf.reduce_any(tf.stack([has_nan(key) for key in keys]))
-    return [*shaped, ~faulty]
+    return [*shaped, largest <= _INFINITY_KEY]
+
+
+def _nested_in_parts(
+    flat: Sequence[tf.Tensor], kept_forward: tf.Tensor, kept_backward: tf.Tensor
+) -> tuple[list[tf.Tensor], tf.Tensor]:
+    """`_nested_codes` of magnitudes, part by part: two bytes an entry in place of twelve.
+
+    Keys are made anew in each of three passes, which takes less time than to fetch them.
+    """
+
+    def counted(part: tf.Tensor) -> list[tf.Tensor]:
+        key = magnitude_keys(part)
+        digits = tf.bitwise.right_shift(key, _CANDIDATES_SHIFT)
+        return [_bincount(digits, _OUTSIDE), tf.reduce_max(key)]
+
+    counts, largest = zip(
+        *(found for x in flat for found in one_by_one(counted, x)), strict=True
+    )
+    ranked = [
+        _digit_of_kth(tf.add_n(counts), k) for k in (kept_forward, kept_backward)
+    ]
+
+    def candidates_of(part: tf.Tensor) -> list[tf.Tensor]:
+        key = magnitude_keys(part)
+        digits = tf.bitwise.right_shift(key, _CANDIDATES_SHIFT)
+        return [_with_digit(key, digits, digit) for digit, _ in ranked]
+
+    candidates = zip(
+        *(found for x in flat for found in one_by_one(candidates_of, x)), strict=True
+    )
+    forward, backward = (
+        _kth_candidate(parts, rank)
+        for parts, (_, rank) in zip(candidates, ranked, strict=True)
+    )
+
+    def coded(part: tf.Tensor) -> list[tf.Tensor]:
+        key = magnitude_keys(part)
+        return [_codes(key >= forward.key, key >= backward.key)]
+
+    def with_all_ties() -> list[tf.Tensor]:
+        return [tf.concat([code for [code] in one_by_one(coded, x)], 0) for x in flat]
+
+    def with_first_ties() -> list[tf.Tensor]:
+        keys = [magnitude_keys(x) for x in flat]
+        masks = [_masks(keys, threshold) for threshold in (forward, backward)]
+        return [_codes(a, b) for a, b in zip(*masks, strict=True)]
+
+    takes_all = tf.equal(forward.needed, forward.tied) & tf.equal(
+        backward.needed, backward.tied
+    )
+    codes = tf.cond(takes_all, with_all_ties, with_first_ties)
+    return codes, tf.reduce_max(tf.stack(largest))
 
 
 def forward_and_random_sets(
