@@ -93,7 +93,9 @@ def test_the_average_of_replicas_is_that_of_the_whole_batch():
     for chosen in (tf.distribute.get_strategy(), strategy):
         with chosen.scope():
             model = one_kernel(swat_scope(0.0, distribution="momentum"))
-            model.compile(keras.optimizers.SGD(0.1), "mse")  # Keras cannot accumulate here
+            model.compile(
+                keras.optimizers.SGD(0.1), "mse"
+            )  # Keras cannot accumulate here
         data = tf.data.Dataset.from_tensor_slices((X, Y)).batch(4)
         model.fit(data, verbose=0)
         [weight] = sparse_weights(model)
@@ -152,7 +154,9 @@ def messages_of(caplog, scope, optimizer, fits=2, **layer):
 def test_a_decay_by_the_optimizer_warns_once(caplog):
     adamw = keras.optimizers.AdamW(0.01, weight_decay=0.1)
     [message] = messages_of(caplog, topkast_scope(0.5, 0.3), adamw)
-    assert message.startswith("Weight decay 0.1 of the optimizer 'adam_w' is a second one")
+    assert message.startswith(
+        "Weight decay 0.1 of the optimizer 'adam_w' is a second one"
+    )
     assert "dense" in message and "C keeps its bits" in message
 
 

@@ -465,9 +465,7 @@ def _nested_in_parts(
     counts, largest = zip(
         *(found for x in flat for found in one_by_one(counted, x)), strict=True
     )
-    ranked = [
-        _digit_of_kth(tf.add_n(counts), k) for k in (kept_forward, kept_backward)
-    ]
+    ranked = [_digit_of_kth(tf.add_n(counts), k) for k in (kept_forward, kept_backward)]
 
     def candidates_of(part: tf.Tensor) -> list[tf.Tensor]:
         key = magnitude_keys(part)

@@ -361,9 +361,7 @@ def count_steps(
     for i, group in enumerate(groups):
         by_method.setdefault(id(group[0].weight.method), []).append(i)
     for alike in by_method.values():
-        _count_steps(
-            [groups[i] for i in alike], [momenta[i] for i in alike], complete
-        )
+        _count_steps([groups[i] for i in alike], [momenta[i] for i in alike], complete)
 
 
 def _count_steps(
