@@ -40,11 +40,22 @@ MAY_DIFFER = {
     r"DenseTest.test_dense_sparse": (
         "the gradient of a sparse weight is a dense tensor, also for a sparse input"
     ),
-    r"WrapperTest.test_wrapper_basics": (
-        "a wrapper copied inside a scope notes that its inner layer is a copy"
+    r"file_editor_test.SavingTest.test_(basics|scalar_weight)": (
+        "a file holds the sets and the clock beside the weights"
     ),
+    r"ModelTest.test_get_state_tree": "the sets are variables that are not trained",
 }
 """Regex on a test's name -> why it may differ in a scope."""
+MAY_FAIL_WITH = {
+    r'"replaces": true|"copy_of":': (
+        "made from its configuration while the scope is open, a layer notes that it "
+        "replaces another"
+    ),
+    r"Expected one of the formats that can hold a sparse model": (
+        "Keras's old `.h5` format holds weights and no sets"
+    ),
+}
+"""Regex on how a test has failed -> why it may."""
 
 pytestmark = [
     pytest.mark.slow,
@@ -53,7 +64,7 @@ pytestmark = [
 
 
 def outcomes(part, scope, folder):
-    """Name -> whether it has passed, of the tests of one part that were not skipped."""
+    """Name -> how it has failed, "" if it has not; of tests that were not skipped."""
     report = folder / f"{scope}.xml"
     command = [sys.executable, "-m", "pytest", f"{FOLDER}/{part}", "-q"]
     command += ["-c", os.devnull, f"--rootdir={FOLDER}", "-p", "no:cacheprovider"]
@@ -63,10 +74,11 @@ def outcomes(part, scope, folder):
     subprocess.run(command, cwd=ROOT, env=environment, capture_output=True)
     found = {}
     for case in xml.etree.ElementTree.parse(report).iter("testcase"):
-        results = {child.tag for child in case}
+        results = {child.tag: child for child in case}
         if "skipped" not in results:
             name = f"{case.get('classname')}.{case.get('name')}"
-            found[name] = not {"failure", "error"} & results
+            failed = results.keys() & {"failure", "error"}
+            found[name] = "".join(results[tag].text or tag for tag in failed)
     return found
 
 
@@ -78,12 +90,18 @@ def test_the_folder_is_of_the_installed_version():
 @pytest.mark.parametrize("part", PARTS)
 def test_keras_passes_its_own_tests(part, tmp_path):
     alone = outcomes(part, "none", tmp_path)
-    assert sum(alone.values()) > 10
+    assert list(alone.values()).count("") > 10
     for scope in ("topkast", "swat"):
         inside = outcomes(part, scope, tmp_path)
-        worse = [n for n, passed in alone.items() if passed and not inside.get(n)]
-        assert [n for n in worse if not _may_differ(n)] == []
+        worse = {
+            name: inside.get(name, "it was not run")
+            for name, failed in alone.items()
+            if not failed and inside.get(name, "it was not run")
+        }
+        assert [name for name in worse if not _may_differ(name, worse[name])] == []
 
 
-def _may_differ(name):
-    return any(re.search(pattern, name) for pattern in MAY_DIFFER)
+def _may_differ(name, failed):
+    return any(re.search(pattern, name) for pattern in MAY_DIFFER) or any(
+        re.search(pattern, failed) for pattern in MAY_FAIL_WITH
+    )

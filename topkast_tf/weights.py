@@ -127,9 +127,10 @@ class SparseWeight:
         """
         if clock.shape != (variables.CLOCK_SIZE,) or sets.shape != self.shape:
             raise ValueError(
-                f"Expected a clock of {variables.CLOCK_SIZE} entries and sets of shape "
-                f"{self.shape} for {self.path}. Received: shapes {clock.shape} and "
-                f"{sets.shape}; the file is damaged"
+                f"Expected sets of shape {self.shape} and a clock of "
+                f"{variables.CLOCK_SIZE} entries for {self.path}: the shapes of a saved "
+                f"model and of this one must match. Received: sets of shape {sets.shape} "
+                f"and a clock of {clock.size} entries, of another model or a damaged file"
             )
         self.scope.ensure_planned()
         self._check_counts_of_clock(clock)
