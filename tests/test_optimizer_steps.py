@@ -160,6 +160,15 @@ def test_a_decay_by_the_optimizer_warns_once(caplog):
     assert "dense" in message and "C keeps its bits" in message
 
 
+def test_a_decay_that_comes_with_a_second_optimizer_warns(caplog):
+    model = one_kernel(topkast_scope(0.5, 0.3))
+    for optimizer in ("sgd", "adamw", "adamw"):
+        model.compile(optimizer, "mse")
+        model.fit(X, Y, verbose=0)
+    [message] = [r.getMessage() for r in caplog.records if r.name == "absl"]
+    assert message.startswith("Weight decay")
+
+
 def test_a_regularizer_warns_once(caplog):
     sgd = keras.optimizers.SGD(0.1)
     [message] = messages_of(

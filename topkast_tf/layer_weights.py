@@ -1,5 +1,7 @@
 """What a layer gets with a sparse weight: the sets, the clock, and the penalty."""
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import tensorflow as tf
@@ -18,6 +20,51 @@ from topkast_tf.weights import SparseWeight
 def weights_of(layer: Any) -> list[SparseWeight]:
     """The weights of a layer itself that a scope knows."""
     return list(vars(layer).get("_topkast_weights", ()))
+
+
+def state_of(layer: Any) -> dict[str, Any]:
+    """The state variables that a layer itself holds, by name.
+
+    Among them is the state of its random numbers (dropout), which Keras does not save
+    and without which a resumed run is another one.
+    """
+    state = {
+        name: variable
+        for weight in weights_of(layer)
+        for name, variable in weight.state_variables().items()
+    }
+    return {**state, **random_state(layer)}
+
+
+def random_state(layer: Any) -> dict[str, Any]:
+    """The state of a layer's random numbers, by name."""
+    generators = getattr(layer, "_seed_generators", ())  # tf_keras has none
+    return {f"random_{i}": made.state for i, made in enumerate(generators)}
+
+
+def state_list(layer: Any) -> str:
+    """The attribute with the variables of a layer among which is its state."""
+    keras_3 = hasattr(layer, "_non_trainable_variables")
+    return "_non_trainable_variables" if keras_3 else "_non_trainable_weights"
+
+
+def without_state(layer: Any, name: str) -> list[Any]:
+    """The variables in an attribute of a layer, `state_list`, that are no state."""
+    state = {id(variable) for variable in state_of(layer).values()}
+    return [made for made in getattr(layer, name) if id(made) not in state]
+
+
+@contextlib.contextmanager
+def state_hidden(layer: Any) -> Iterator[None]:
+    """While it is open, the state is not among the layer's own variables."""
+    name = state_list(layer)
+    own = getattr(layer, name)
+    everything = list(own)
+    own[:] = without_state(layer, name)
+    try:
+        yield
+    finally:
+        own[:] = everything
 
 
 def consider_weight(

@@ -27,7 +27,15 @@ from topkast_tf import (
     weight_lists,
 )
 from topkast_tf.active import activated, activated_rule, active_rule, active_scope
-from topkast_tf.layer_weights import consider_weight, weights_of
+from topkast_tf.layer_weights import (
+    consider_weight,
+    random_state,
+    state_hidden,
+    state_list,
+    state_of,
+    weights_of,
+    without_state,
+)
 from topkast_tf.planning import SparsityScope, joined
 from topkast_tf.weight_lists import STATE_KEY
 from topkast_tf.weights import restart
@@ -152,7 +160,7 @@ class _SparseLayer:
         found = super().weights
         if self._topkast_library.__name__ != "keras":
             return found
-        state = {id(made) for made in _state(self).values()}
+        state = {id(made) for made in state_of(self).values()}
         return [made for made in found if id(made) not in state]
 
     def add_weight(self, *args, **kwargs):
@@ -221,10 +229,10 @@ class _SparseLayer:
         if save_type != "checkpoint":
             export_warning.warn_of_theta(weights_of(self))  # by `tf.saved_model.save`
             return children
-        return {**children, **_random_state(self)}
+        return {**children, **random_state(self)}
 
     def _lookup_dependency(self, name, *args, **kwargs):
-        found = _random_state(self).get(name)
+        found = random_state(self).get(name)
         if found is not None:
             return found
         return super()._lookup_dependency(name, *args, **kwargs)
@@ -236,14 +244,14 @@ class _SparseLayer:
     def save_own_variables(self, store):
         for weight in weights_of(self):
             weight.raise_if_faulty()
-        name = _state_list(self)
-        seen = _seen_as(self, type(self), **{name: _without_state(self, name)})
+        name = state_list(self)
+        seen = _seen_as(self, type(self), **{name: without_state(self, name)})
         super(_SparseLayer, seen).save_own_variables(store)
-        for name, variable in _state(self).items():
+        for name, variable in state_of(self).items():
             store[STATE_KEY + name] = variable
 
     def load_own_variables(self, store):
-        state = _state(self)
+        state = state_of(self)
         keys = list(store.keys())
         saved = {key.removeprefix(STATE_KEY) for key in keys if STATE_KEY in key}
         if saved and saved != set(state) and self.built:
@@ -257,7 +265,7 @@ class _SparseLayer:
             for weight in weights_of(self):
                 name = weight.local_name
                 weight.check_state(loaded[f"{name}_clock"], loaded[f"{name}_sets"])
-        with _state_hidden(self):
+        with state_hidden(self):
             own = {key: store[key] for key in keys if STATE_KEY not in key}
             super().load_own_variables(own)
         for name in saved:
@@ -295,49 +303,6 @@ def without_scope(config: dict) -> dict:
     """The serialised dense layer that a sparse layer's configuration stands for."""
     own = {key: value for key, value in config.items() if key != SAVED_KEY}
     return {**config[SAVED_KEY]["layer"], "config": own}
-
-
-def _state(layer: Any) -> dict[str, Any]:
-    """The state variables that a layer itself holds, by name.
-
-    Among them is the state of its random numbers (dropout), which Keras does not save
-    and without which a resumed run is another one.
-    """
-    state = {
-        name: variable
-        for weight in weights_of(layer)
-        for name, variable in weight.state_variables().items()
-    }
-    return {**state, **_random_state(layer)}
-
-
-def _random_state(layer: Any) -> dict[str, Any]:
-    generators = getattr(layer, "_seed_generators", ())  # tf_keras has none
-    return {f"random_{i}": made.state for i, made in enumerate(generators)}
-
-
-def _state_list(layer: Any) -> str:
-    """The attribute with the variables of a layer among which is its state."""
-    keras_3 = hasattr(layer, "_non_trainable_variables")
-    return "_non_trainable_variables" if keras_3 else "_non_trainable_weights"
-
-
-def _without_state(layer: Any, name: str) -> list[Any]:
-    state = {id(variable) for variable in _state(layer).values()}
-    return [made for made in getattr(layer, name) if id(made) not in state]
-
-
-@contextlib.contextmanager
-def _state_hidden(layer: Any) -> Iterator[None]:
-    """While it is open, the state is not among the layer's own variables."""
-    name = _state_list(layer)
-    own = getattr(layer, name)
-    everything = list(own)
-    own[:] = _without_state(layer, name)
-    try:
-        yield
-    finally:
-        own[:] = everything
 
 
 def _seen_as(layer: Any, layer_class: type, **attributes: Any) -> Any:
@@ -480,8 +445,8 @@ def dense_class(layer: Any) -> type:
 
 def seen_dense(layer: Any) -> Any:
     """A layer as its dense class sees it, without the state of sparse weights."""
-    name = _state_list(layer)
-    hidden = {name: _without_state(layer, name)}
+    name = state_list(layer)
+    hidden = {name: without_state(layer, name)}
     return _seen_as(layer, dense_class(layer), **hidden)
 
 

@@ -114,7 +114,10 @@ def _pairs(source: Any, target: Any) -> list[tuple[Any, Any]]:
 
 def _by_class(model: Any) -> dict[type, list[Any]]:
     found: dict[type, list[Any]] = {}
+    inputs = layers.library_of(model).layers.InputLayer
     for layer in layers.all_layers(model):
+        if isinstance(layer, inputs):
+            continue  # it holds nothing, and constructors may make some of their own
         found.setdefault(layers.dense_class(layer), []).append(layer)
     return found
 
@@ -147,6 +150,11 @@ def _copy_own_state(layer: Any, made: Any) -> None:
         with tempfile.TemporaryDirectory() as folder:
             layer.save_assets(folder)
             made.load_assets(folder)
+    # What a stateful recurrent layer remembers, which Keras does not save.
+    remembered = [tf.nest.flatten(getattr(x, "states", None)) for x in (layer, made)]
+    for one, other in zip(*remembered, strict=False):
+        if hasattr(one, "assign") and hasattr(other, "assign"):
+            other.assign(one)
     # Where its random numbers have got to; tf_keras does not keep it so.
     generators = [getattr(each, "_seed_generators", ()) for each in (layer, made)]
     for one, other in zip(*generators, strict=True):

@@ -9,19 +9,23 @@ wrapped once; for models without sparse weights they do what they did.
 """
 
 import contextlib
+import json
+import pathlib
 import zipfile
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import h5py
 import numpy as np
+import tensorflow as tf
 
 from topkast_tf import hooks
-from topkast_tf.layer_weights import weights_of
+from topkast_tf.layer_weights import state_hidden, weights_of
 from topkast_tf.weights import SparseWeight, restart
 
 STATE_KEY = "topkast:"
 """Begins the name of each variable of state in a file of weights."""
+_LEGACY_SETS = "_sets:0"
 _LEGACY_SUFFIXES = (".h5", ".hdf5")
 _STRIP = "`topkast_tf.strip` makes a dense model of a sparse one"
 
@@ -34,8 +38,7 @@ def install(library: Any) -> None:
     """
     hooks.wrap_method(library.layers.Layer, "get_weights", _get_weights)
     hooks.wrap_method(library.layers.Layer, "set_weights", _set_weights)
-    if library.__name__ == "keras":  # tf_keras's legacy files hold the sets, as weights
-        hooks.wrap_method(library.Model, "load_weights", _load_weights)
+    hooks.wrap_method(library.Model, "load_weights", _load_weights)
 
 
 def sparse_weights_within(layer: Any) -> list[SparseWeight]:
@@ -76,13 +79,15 @@ def _set_weights(original: Callable) -> Callable:
         dense = sum(id(made) not in state for made in listed)
         if len(values) == dense:
             given = iter(values)
-            original(
-                self,
-                [made.numpy() if id(made) in state else next(given) for made in listed],
-            )
+            values = [
+                made.numpy() if id(made) in state else next(given) for made in listed
+            ]
+            _check_shapes(self, listed, values)
+            original(self, values)
             restart(sparse)
         elif len(values) == len(listed) + len(behind):
             by_variable = dict(zip(map(id, [*listed, *behind]), values, strict=True))
+            _check_shapes(self, listed, values)
             for weight in sparse:
                 own, name = weight.state_variables(), weight.local_name
                 weight.check_state(
@@ -102,9 +107,23 @@ def _set_weights(original: Callable) -> Callable:
     return set_weights
 
 
+def _check_shapes(layer: Any, made: Sequence[Any], values: Sequence[Any]) -> None:
+    """Raises a ValueError before anything is assigned unless arrays fit their variables."""
+    for variable, value in zip(made, values, strict=False):
+        if tuple(variable.shape) != np.shape(value):
+            raise ValueError(
+                f"Expected an array of shape {tuple(variable.shape)} for "
+                f"{getattr(variable, 'path', variable.name)} of {layer.name!r}: the "
+                "shapes must match. Received: one of shape "
+                f"{np.shape(value)}; nothing was assigned"
+            )
+
+
 def _refuse_state(layer: Any, values: Sequence[Any]) -> None:
-    extra = values[len(layer.weights) :]
-    if extra and all(np.asarray(each).dtype.kind in "iu" for each in extra):
+    extra = len(values) - len(layer.weights)
+    codes = sum(np.asarray(each).dtype.kind in "iu" for each in values)
+    # tf_keras has them between the weights.
+    if extra > 0 and codes >= extra and extra % 2 == 0:
         raise ValueError(
             f"Expected {len(layer.weights)} arrays for the dense {layer.name!r}. "
             f"{_STRIP}, whose `get_weights` fits. Received: {len(values)} arrays, of "
@@ -115,8 +134,15 @@ def _refuse_state(layer: Any, values: Sequence[Any]) -> None:
 def _load_weights(original: Callable) -> Callable:
     def load_weights(self, filepath, *args, **kwargs):
         sparse = sparse_weights_within(self)
+        # The old format hands out arrays and asks no layer. In Keras 3 it holds no sets,
+        # in tf_keras it does if the model was sparse.
+        takes_dense = _is_legacy(filepath) and not _holds_state(filepath)
         try:
-            result = original(self, filepath, *args, **kwargs)
+            with contextlib.ExitStack() as hidden:
+                for layer in _layers_of(self) if takes_dense else ():
+                    if weights_of(layer):
+                        hidden.enter_context(state_hidden(layer))
+                result = original(self, filepath, *args, **kwargs)
         except ValueError as error:
             if not sparse and _holds_state(filepath):
                 raise ValueError(
@@ -124,12 +150,15 @@ def _load_weights(original: Callable) -> Callable:
                     f"whose file fits. Received: {filepath}, saved by a sparse model"
                 ) from error
             raise
-        if _is_legacy(filepath):
-            # This format hands out arrays and asks no layer; it knows of no sets.
+        if takes_dense:
             restart(sparse)
         return result
 
     return load_weights
+
+
+def _layers_of(model: Any) -> list[Any]:
+    return list(model._flatten_layers(include_self=True, recursive=True))
 
 
 def _is_legacy(filepath: Any) -> bool:
@@ -140,6 +169,10 @@ def _is_legacy(filepath: Any) -> bool:
 def _holds_state(filepath: Any) -> bool:
     """Whether a file of weights holds sets; False where that cannot be told."""
     try:
+        if str(filepath).endswith(".json"):  # the index of several files
+            index = json.loads(pathlib.Path(filepath).read_text(encoding="utf-8"))
+            names = set(tf.nest.flatten(index["weight_map"]))
+            return any(_holds_state(pathlib.Path(filepath).parent / n) for n in names)
         with contextlib.ExitStack() as stack:
             file = stack.enter_context(open(filepath, "rb"))
             if zipfile.is_zipfile(file):
@@ -148,6 +181,6 @@ def _holds_state(filepath: Any) -> bool:
             weights = stack.enter_context(h5py.File(file, "r"))
             names: list[str] = []
             weights.visit(names.append)
-            return any(STATE_KEY in name for name in names)
-    except (OSError, KeyError, zipfile.BadZipFile):
+            return any(STATE_KEY in n or n.endswith(_LEGACY_SETS) for n in names)
+    except (OSError, KeyError, TypeError, ValueError, zipfile.BadZipFile):
         return False

@@ -20,11 +20,17 @@ if TYPE_CHECKING:
 def restart(weights: Iterable["SparseWeight"]) -> None:
     """Begins anew from thetas as they are: step 0, sets as the method selects first.
 
-    Frozen sets stay: so a found mask is trained from other weights.
+    Frozen sets stay: so a found mask is trained from other weights. Where weights of a
+    common budget have been dealt units, all of them go back to their own share, or they
+    would keep more together than the budget.
     """
     weights = list(weights)
     for weight in weights:
         weight.restart()
+        if weight.method.needs_momentum and not weight.is_frozen:
+            for peer in weight.peers():
+                if peer.is_ready:
+                    peer._set_clock(peer._nominal_counts)
     refresh_all(weight for weight in weights if not weight.is_frozen)
 
 
@@ -253,6 +259,12 @@ class SparseWeight:
         if not self.is_frozen:
             entries |= {variables.THRESHOLD: 0, **self._nominal_counts}
         self._set_clock(entries)
+        with tf.init_scope():
+            for (
+                extra
+            ) in self.extras.values():  # thresholds and averages of former steps
+                for copy in variables.components(variables.raw_variable(extra)):
+                    copy.assign(tf.zeros_like(copy))
         self._unverified = False
 
     @property
