@@ -145,6 +145,15 @@ def test_refused_weights_change_nothing():
         np.testing.assert_array_equal(one, two)
 
 
+def test_a_loss_of_ones_own_is_not_saved_to_strip_a_model(recwarn):
+    model = sparse()
+    model.compile("sgd", lambda y, z: tf.reduce_mean((y - z) ** 2))
+    strip(model)
+    again = sparsify(strip(model), 0.8, 0.6)
+    assert not [w for w in recwarn if "safe_mode" in str(w.message)]
+    assert model.get_compile_config() is not None and again.get_config()
+
+
 # What a stateful recurrent layer remembers.
 
 

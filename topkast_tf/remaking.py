@@ -9,6 +9,7 @@ import contextlib
 import functools
 import inspect
 import tempfile
+import threading
 import types
 from collections.abc import Iterator
 from typing import Any
@@ -42,7 +43,7 @@ def made_again(model: Any) -> Any:
     """
     library = layers.library_of(model)
     try:
-        with _functions_handed_over(model) as functions:
+        with _functions_handed_over(model) as functions, _not_compiled(model):
             config = library.saving.serialize_keras_object(model)
         known = {**_own_classes(model), **functions}
         with library.saving.custom_object_scope(known):
@@ -166,7 +167,7 @@ def _overrides(cls: type, base: type, name: str) -> bool:
 
 
 def _without_scopes(config: Any) -> Any:
-    """A serialised model without scopes, and without how it was compiled."""
+    """A serialised model without scopes."""
     if isinstance(config, list | tuple):
         return type(config)(map(_without_scopes, config))
     if not isinstance(config, dict):
@@ -174,11 +175,7 @@ def _without_scopes(config: Any) -> Any:
     inner = config.get("config")
     if isinstance(inner, dict) and layers.SAVED_KEY in inner:
         config = {**config, **layers.without_scope(inner)}
-    return {
-        key: _without_scopes(value)
-        for key, value in config.items()
-        if key != "compile_config"
-    }
+    return {key: _without_scopes(value) for key, value in config.items()}
 
 
 class _HandedOver:
@@ -241,6 +238,30 @@ def _functions_handed_over(model: Any) -> Iterator[dict[str, Any]]:
     finally:
         for layer, key, function in replaced:
             vars(layer)[key] = function
+
+
+@contextlib.contextmanager
+def _not_compiled(model: Any) -> Iterator[None]:
+    """While it is open, this thread saves a model without how it was compiled.
+
+    Keras would warn of a loss that is a lambda, which nobody is going to load.
+    """
+    thread, changed = threading.get_ident(), []
+
+    def hidden_here(original):
+        return lambda: None if threading.get_ident() == thread else original()
+
+    for layer in layers.all_layers(model):
+        if hasattr(layer, "get_compile_config"):
+            own = vars(layer)
+            if "get_compile_config" not in own:
+                own["get_compile_config"] = hidden_here(layer.get_compile_config)
+                changed.append(own)
+    try:
+        yield
+    finally:
+        for own in changed:
+            own.pop("get_compile_config", None)
 
 
 def _functions_of(layer: Any, library: Any) -> list[tuple[str, Any]]:
