@@ -63,6 +63,18 @@ def test_old_files_of_dense_models_of_tf_keras(how, tmp_path):
     fit(model)
 
 
+def test_a_layer_that_an_old_file_does_not_fit_goes_on_as_it_is(tmp_path):
+    dense = keras.Sequential(
+        [*three_layers().layers[:2], keras.layers.Dense(7, name="head")]
+    )
+    dense.build((None, 10))
+    dense.save(tmp_path / "dense.h5")
+    model = sparse()
+    fit(model)
+    model.load_weights(tmp_path / "dense.h5", skip_mismatch=True)
+    assert [weight.step for weight in sparse_weights(model)] == [0, 0, 2]
+
+
 def test_old_files_of_sparse_models_of_tf_keras_still_hold_the_sets(tmp_path):
     tf_keras = pytest.importorskip("tf_keras")
     model, other = (sparse(library=tf_keras) for _ in "ab")

@@ -137,6 +137,7 @@ def _load_weights(original: Callable) -> Callable:
         # The old format hands out arrays and asks no layer. In Keras 3 it holds no sets,
         # in tf_keras it does if the model was sparse.
         takes_dense = _is_legacy(filepath) and not _holds_state(filepath)
+        before = [weight.assignments for weight in sparse]
         try:
             with contextlib.ExitStack() as hidden:
                 for layer in _layers_of(self) if takes_dense else ():
@@ -151,7 +152,11 @@ def _load_weights(original: Callable) -> Callable:
                 ) from error
             raise
         if takes_dense:
-            restart(sparse)
+            restart(
+                weight
+                for weight, count in zip(sparse, before, strict=True)
+                if weight.assignments > count
+            )
         return result
 
     return load_weights

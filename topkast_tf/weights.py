@@ -67,6 +67,7 @@ class SparseWeight:
       rule: how its layer computes its product (`topkast_tf.linear`), or None.
       regularizer: the layer's own, to which the method's penalty is added, or None.
       penalty_regularizer: the one through which Keras 3 asks for the penalty, or None.
+      assignments: how often theta was assigned from outside, as by `set_weights`.
     """
 
     def __init__(
@@ -100,6 +101,7 @@ class SparseWeight:
         self.rule: Any = None
         self.regularizer: Any = None
         self.penalty_regularizer: Any = None
+        self.assignments = 0
 
     def __repr__(self) -> str:
         return f"<SparseWeight {self.path} {self.shape} fwd={self.fwd} bwd={self.bwd}>"
@@ -372,6 +374,7 @@ class SparseWeight:
         Before the first step this is an initialisation, and the sets follow theta. Later
         it is somebody's business (an average swapped in, a checkpoint), and they stay.
         """
+        self.assignments += 1
         # Of all that share its budget: while a saved model is loaded, one after the other,
         # those that are restored already are not to be selected anew.
         peers = component.peers()
