@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 from swat_tf import swat_scope
+from tests import zoo
 from topkast_tf import sparse_weights, steps, topkast_scope
 
 X = np.random.default_rng(0).normal(size=(16, 6)).astype("float32")
@@ -87,7 +88,7 @@ def test_the_average_takes_the_mean_of_accumulated_gradients(jit_compile):
 
 
 def test_the_average_of_replicas_is_that_of_the_whole_batch():
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    strategy = zoo.two_devices()
     # Each replica selects activations of its own, so only the dense case is the same.
     models = []
     for chosen in (tf.distribute.get_strategy(), strategy):
