@@ -254,7 +254,7 @@ def text(tmp_path_factory):
     "how",
     [
         pytest.param(("--strategy=mirrored",), marks=pytest.mark.slow),
-        ("--accumulate=2",),
+        pytest.param(("--accumulate=2",), marks=pytest.mark.slow),
         pytest.param(("--strategy=mirrored", "--accumulate=2"), marks=pytest.mark.slow),
     ],
     ids=["mirrored", "accumulate", "both"],

@@ -163,6 +163,7 @@ def assert_same_run(ours, theirs):
         assert ours.tobytes() == theirs.tobytes()
 
 
+@pytest.mark.slow  # half a minute
 def test_job_whose_worker_is_killed_ends_as_if_it_had_not_been(
     undisturbed, start, tmp_path
 ):
@@ -212,6 +213,7 @@ def test_job_that_is_asked_to_end_saves_the_step_and_goes_on(
     assert_same_run(folder, whole)
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_ends_all_workers_at_its_step(start, tmp_path):
     job = start(
         *(*SHORT, *METHODS["topkast"], f"--run_dir={tmp_path}/run"),
