@@ -114,7 +114,7 @@ def units(model):
     return [int(weight.forward_mask().sum()) for weight in sparse_weights(model)]
 
 
-def test_a_layer_with_other_weights_leaves_the_budget_of_swat_m():
+def test_a_layer_with_other_weights_keeps_the_budget_of_swat_m():
     dense = three_layers()
     model = sparse(swat_scope(0.8, distribution="momentum"))
     budget = sum(units(model))

@@ -72,9 +72,10 @@ def test_compiled_equals_a_stable_sort(kind, jit_compile):
 
     @tf.function(jit_compile=jit_compile)
     def compiled(x, kept_forward, kept_backward):
-        return selection.nested_sets_by_magnitude([x], kept_forward, kept_backward)[0][
-            0
-        ]
+        [codes], _ = selection.nested_sets_by_magnitude(
+            [x], kept_forward, kept_backward
+        )
+        return codes
 
     for forward, backward in [(1, 1), (1, x.size), (x.size, x.size), (500, 1000)]:
         if backward <= x.size:

@@ -258,7 +258,7 @@ def _by_candidates(
     keys: Sequence[tf.Tensor], ks: Sequence[tf.Tensor]
 ) -> list[Threshold]:
     """The threshold among the keys that have its upper bits."""
-    digits = [tf.bitwise.right_shift(key, _CANDIDATES_SHIFT) for key in keys]
+    digits = list(map(_upper_bits, keys))
     counts = tf.add_n([_bincount(digit, _OUTSIDE) for digit in digits])
     found = []
     for k in ks:
@@ -269,6 +269,10 @@ def _by_candidates(
         ]
         found.append(_kth_candidate(candidates, rank))
     return found
+
+
+def _upper_bits(key: tf.Tensor) -> tf.Tensor:
+    return tf.bitwise.right_shift(key, _CANDIDATES_SHIFT)
 
 
 def _digit_of_kth(counts: tf.Tensor, k: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -459,8 +463,7 @@ def _nested_in_parts(
 
     def counted(part: tf.Tensor) -> list[tf.Tensor]:
         key = magnitude_keys(part)
-        digits = tf.bitwise.right_shift(key, _CANDIDATES_SHIFT)
-        return [_bincount(digits, _OUTSIDE), tf.reduce_max(key)]
+        return [_bincount(_upper_bits(key), _OUTSIDE), tf.reduce_max(key)]
 
     counts, largest = zip(
         *(found for x in flat for found in one_by_one(counted, x)), strict=True
@@ -469,7 +472,7 @@ def _nested_in_parts(
 
     def candidates_of(part: tf.Tensor) -> list[tf.Tensor]:
         key = magnitude_keys(part)
-        digits = tf.bitwise.right_shift(key, _CANDIDATES_SHIFT)
+        digits = _upper_bits(key)
         return [_with_digit(key, digits, digit) for digit, _ in ranked]
 
     candidates = zip(

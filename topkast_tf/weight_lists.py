@@ -43,9 +43,14 @@ def install(library: Any) -> None:
 
 def sparse_weights_within(layer: Any) -> list[SparseWeight]:
     """The sparse weights of a layer and of all layers within it, each once."""
-    layers = layer._flatten_layers(include_self=True, recursive=True)
-    found = {id(weight): weight for each in layers for weight in weights_of(each)}
+    found = {
+        id(weight): weight for each in _layers_of(layer) for weight in weights_of(each)
+    }
     return [weight for weight in found.values() if weight.is_ready]
+
+
+def _layers_of(layer: Any) -> list[Any]:
+    return list(layer._flatten_layers(include_self=True, recursive=True))
 
 
 def _lists_of(layer: Any, sparse: Sequence[SparseWeight]) -> tuple[list, list, set]:
@@ -136,7 +141,7 @@ def _load_weights(original: Callable) -> Callable:
         sparse = sparse_weights_within(self)
         # The old format hands out arrays and asks no layer. In Keras 3 it holds no sets,
         # in tf_keras it does if the model was sparse.
-        takes_dense = _is_legacy(filepath) and not _holds_state(filepath)
+        takes_dense = sparse and _is_legacy(filepath) and not _holds_state(filepath)
         before = [weight.assignments for weight in sparse]
         try:
             with contextlib.ExitStack() as hidden:
@@ -160,10 +165,6 @@ def _load_weights(original: Callable) -> Callable:
         return result
 
     return load_weights
-
-
-def _layers_of(model: Any) -> list[Any]:
-    return list(model._flatten_layers(include_self=True, recursive=True))
 
 
 def _is_legacy(filepath: Any) -> bool:

@@ -27,10 +27,15 @@ def restart(weights: Iterable["SparseWeight"]) -> None:
     weights = list(weights)
     for weight in weights:
         weight.restart()
-        if weight.method.needs_momentum and not weight.is_frozen:
-            for peer in weight.peers():
-                if peer.is_ready:
-                    peer._set_clock(peer._nominal_counts)
+    sharing = {
+        id(peer): peer
+        for weight in weights
+        if weight.method.needs_momentum and not weight.is_frozen
+        for peer in weight.peers()
+        if peer.is_ready
+    }
+    for peer in sharing.values():
+        peer._set_clock(peer._nominal_counts)
     refresh_all(weight for weight in weights if not weight.is_frozen)
 
 
@@ -262,9 +267,8 @@ class SparseWeight:
             entries |= {variables.THRESHOLD: 0, **self._nominal_counts}
         self._set_clock(entries)
         with tf.init_scope():
-            for (
-                extra
-            ) in self.extras.values():  # thresholds and averages of former steps
+            # Thresholds and averages of former steps.
+            for extra in self.extras.values():
                 for copy in variables.components(variables.raw_variable(extra)):
                     copy.assign(tf.zeros_like(copy))
         self._unverified = False
