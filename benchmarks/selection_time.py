@@ -39,8 +39,8 @@ from launch.quiet import quiet_start
 with quiet_start():
     import tensorflow as tf
 
-    from topkast_tf import selection
-    from topkast_tf.distributions import kept
+    from topkast_tf.core import selection
+    from topkast_tf.core.distributions import kept
 
 COLUMNS = (
     "weights",

@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from launch import gradient_guard
 from launch.models.segment_memory import part_of_batch
-from topkast_tf import reduction
+from topkast_tf import gradients as reduction
 
 
 def train_step(model: keras.Model, parts: int, packed: bool) -> Callable[[Any], dict]:

@@ -11,7 +11,8 @@ import swat_tf
 import topkast_tf
 from launch.errors import UserError
 from launch.flags import swat_arguments, swat_weight_arguments, topkast_arguments
-from topkast_tf import accounting, variables
+from topkast_tf.analysis import flops as accounting
+from topkast_tf.variables import sparse_variable as variables
 
 
 @contextlib.contextmanager
@@ -54,7 +55,7 @@ def decays_itself(model: keras.Model) -> set[str]:
     }
 
 
-def achieved(summary: topkast_tf.report.Summary) -> tuple[float, float]:
+def achieved(summary: topkast_tf.analysis.summary.Summary) -> tuple[float, float]:
     """Forward and backward sparsity over all sparsified weights together.
 
     Zeros in the forward set, and entries outside the backward set, over the number of

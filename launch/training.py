@@ -31,8 +31,8 @@ from launch.stretches import stretches
 from launch.tasks import judged
 from launch.tasks.base import Task
 from launch.tasks.figures import Items
-from topkast_tf import reduction
-from topkast_tf.dynamics_memory import OtherFiles
+from topkast_tf import gradients as reduction
+from topkast_tf.analysis.mask_history import OtherFiles
 
 MODEL_FILE = "model.keras"
 

@@ -10,9 +10,9 @@ import tensorflow as tf
 from swat_tf import momentum
 from swat_tf.recipe import validate_period_of, validate_sparsity
 from swat_tf.structured import KernelSlices, validate_structure
-from topkast_tf import selection
-from topkast_tf.blocks import MatrixView
-from topkast_tf.distributions import kept
+from topkast_tf.core import selection
+from topkast_tf.core.blocks import MatrixView
+from topkast_tf.core.distributions import kept
 from topkast_tf.methods import Method, Selection, Sets, register
 
 UPDATES = ("dense", "masked")

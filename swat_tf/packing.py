@@ -4,8 +4,8 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from topkast_tf.apart import apart
-from topkast_tf.selection import one_by_one
+from topkast_tf.core.selection import one_by_one
+from topkast_tf.core.trace_once import apart
 
 STORAGES = ("dense", "packed")
 _BITS = 8

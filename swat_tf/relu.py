@@ -6,9 +6,9 @@ from typing import Any
 import tensorflow as tf
 
 from swat_tf.packing import pack_bits, unpack_bits
-from topkast_tf.apart import apart
-from topkast_tf.hooks import loaded_keras_libraries
-from topkast_tf.selection import one_by_one
+from topkast_tf.core.selection import one_by_one
+from topkast_tf.core.trace_once import apart
+from topkast_tf.variables.hooks import loaded_keras_libraries
 
 
 @tf.custom_gradient

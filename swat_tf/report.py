@@ -8,7 +8,7 @@ from typing import Any
 import keras
 
 from swat_tf.rule import STATE, SparseBackward
-from topkast_tf.report import sparse_weights
+from topkast_tf.analysis.summary import sparse_weights
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,13 +11,13 @@ from swat_tf import packing, relu, topk
 from swat_tf.bilinear import sparse_product
 from swat_tf.method import SWAT, TopKSchedule
 from swat_tf.recipe import OPERANDS, Recipe, validate_period_of, validate_sparsity
-from topkast_tf import variables
-from topkast_tf.hooks import dense_reads
-from topkast_tf.linear import Extra, Product, ProductRule, register_rule
-from topkast_tf.selection import FORWARD
+from topkast_tf.core.selection import FORWARD
+from topkast_tf.layers.products import Extra, Product, ProductRule, register_rule
+from topkast_tf.variables import sparse_variable as variables
+from topkast_tf.variables.hooks import dense_reads
 
 if TYPE_CHECKING:
-    from topkast_tf.weights import SparseWeight
+    from topkast_tf.variables.weight import SparseWeight
 
 STATE = "activations"
 """Name of the variable beside a weight: int64 (threshold key, entries kept, entries)."""

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from swat_tf.method import SWAT
 from swat_tf.recipe import OPERANDS
 from swat_tf.rule import SparseBackward
-from topkast_tf.active import activated_rule, active_rule, active_scope
-from topkast_tf.placement import Placement
-from topkast_tf.planning import SparsityScope
+from topkast_tf.core.thread_stack import activated_rule, active_rule, active_scope
 from topkast_tf.scope import ReusableScope, open_scope
+from topkast_tf.variables.placement import Placement
+from topkast_tf.variables.scope_state import SparsityScope
 
 
 def swat_scope(
@@ -95,7 +95,7 @@ def swat_scope(
       seed: kept with the model; SWAT draws nothing at random.
 
     Returns:
-      A context manager, which gives the `topkast_tf.planning.SparsityScope`; also a
+      A context manager, which gives the `topkast_tf.SparsityScope`; also a
       decorator. It may be used any number of times, and opens a scope of its own each
       time.
 

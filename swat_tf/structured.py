@@ -5,7 +5,7 @@ import math
 
 import tensorflow as tf
 
-from topkast_tf.blocks import MatrixView
+from topkast_tf.core.blocks import MatrixView
 
 STRUCTURES = ("channel", "filter")
 

@@ -1,6 +1,6 @@
 """The largest entries of activations and error gradients, by magnitude. Pure.
 
-Selection over a whole tensor is `topkast_tf.selection`: exact, ties broken by the lower
+Selection over a whole tensor is `topkast_tf.core.selection`: exact, ties broken by the lower
 index. Here it is put in terms of a sparsity and a batch: sizes that are known only when a
 step runs, one selection for each example, and thresholds that serve for several steps.
 """
@@ -11,9 +11,9 @@ from typing import Any
 
 import tensorflow as tf
 
-from topkast_tf import selection
-from topkast_tf.apart import apart
-from topkast_tf.distributions import kept
+from topkast_tf.core import selection
+from topkast_tf.core.distributions import kept
+from topkast_tf.core.trace_once import apart
 
 PER = ("batch", "sample")
 """What a selection is over: the whole tensor, or each example (first axis) on its own."""
@@ -76,7 +76,7 @@ def largest(x: tf.Tensor, k: Any, spare_memory: bool = False) -> tf.Tensor:
     Args:
       x: floating tensor of any shape.
       k: integer, 1 <= k <= size of x.
-      spare_memory: as for `topkast_tf.selection.thresholds`.
+      spare_memory: as for `topkast_tf.core.selection.thresholds`.
 
     Returns:
       Boolean tensor like x: exactly k entries True, or all that are not zero if those
@@ -135,7 +135,7 @@ def threshold(x: tf.Tensor, k: Any, spare_memory: bool = False) -> tf.Tensor:
     Args:
       x: floating tensor of any shape.
       k: integer, 1 <= k <= size of x.
-      spare_memory: as for `topkast_tf.selection.thresholds`.
+      spare_memory: as for `topkast_tf.core.selection.thresholds`.
     """
     return tf.cast(_kth(x, k, spare_memory).key, tf.int64)
 

@@ -8,15 +8,15 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from topkast_tf import accounting
-from topkast_tf.accounting import (
+from topkast_tf.analysis import flops as accounting
+from topkast_tf.analysis.flops import (
     FlopCount,
     MacCount,
     count_flops,
     count_macs,
     product_flops,
 )
-from topkast_tf.distributions import erdos_renyi_kernel, uniform
+from topkast_tf.core.distributions import erdos_renyi_kernel, uniform
 
 
 def sequential(shape, *stack):

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from topkast_tf.distributions import (
+from topkast_tf.core.distributions import (
     erdos_renyi,
     erdos_renyi_kernel,
     kept,

@@ -1,4 +1,4 @@
-"""`topkast_tf.dynamics`: churn, use of the reservoir, and the callback that writes them."""
+"""`topkast_tf.analysis.mask_dynamics`: churn, use of the reservoir, and the callback that writes them."""
 
 import csv
 import math
@@ -13,8 +13,14 @@ from hypothesis.extra import numpy as hnp
 
 from tests import zoo
 from topkast_tf import sparse_weights, topkast_scope
-from topkast_tf.dynamics import ALL, COLUMNS, MaskDynamics, churn, reservoir_used
-from topkast_tf.weights import SparseWeight
+from topkast_tf.analysis.mask_dynamics import (
+    ALL,
+    COLUMNS,
+    MaskDynamics,
+    churn,
+    reservoir_used,
+)
+from topkast_tf.variables.weight import SparseWeight
 
 BATCH = 16
 

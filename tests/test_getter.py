@@ -9,7 +9,7 @@ import tensorflow as tf
 from keras import layers, optimizers
 
 import topkast_tf as tk
-from topkast_tf import variables
+from topkast_tf.variables import sparse_variable as variables
 
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 

@@ -11,9 +11,9 @@ import tensorflow as tf
 from keras import layers
 
 import topkast_tf as tk
-from topkast_tf import kernel_rule
-from topkast_tf.distributions import kept
-from topkast_tf.kernel_rule import why_not_kernel
+from topkast_tf.core import kernel_rule
+from topkast_tf.core.distributions import kept
+from topkast_tf.core.kernel_rule import why_not_kernel
 
 DECODER = {
     "vocabulary_size": 30,

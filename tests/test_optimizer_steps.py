@@ -7,7 +7,8 @@ import tensorflow as tf
 
 from swat_tf import swat_scope
 from tests import zoo
-from topkast_tf import sparse_weights, steps, topkast_scope
+from topkast_tf import sparse_weights, topkast_scope
+from topkast_tf.variables import steps
 
 X = np.random.default_rng(0).normal(size=(16, 6)).astype("float32")
 Y = np.random.default_rng(1).normal(size=(16, 5)).astype("float32")

@@ -10,7 +10,7 @@ import tensorflow as tf
 import topkast_tf as tk
 from swat_tf import swat_scope
 from tests import zoo
-from topkast_tf import reduction
+from topkast_tf import gradients as reduction
 
 SCOPES = {
     "topkast": lambda: tk.topkast_scope(0.8, 0.6),

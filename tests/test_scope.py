@@ -12,7 +12,7 @@ from keras import layers
 
 import topkast_tf as tk
 from tests import zoo
-from topkast_tf.report import Summary, WeightRow
+from topkast_tf.analysis.summary import Summary, WeightRow
 
 
 def scope(**arguments):

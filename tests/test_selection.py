@@ -8,8 +8,8 @@ import tensorflow as tf
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from topkast_tf import selection
-from topkast_tf.blocks import Blocks, MatrixView
+from topkast_tf.core import selection
+from topkast_tf.core.blocks import Blocks, MatrixView
 
 SETTINGS = hypothesis.settings(max_examples=60, deadline=None)
 

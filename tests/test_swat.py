@@ -12,9 +12,9 @@ from swat_tf.report import DensityLog, densities, layer_densities
 from swat_tf.structured import KernelSlices
 from tests import swat_oracle as oracle
 from tests import zoo
-from topkast_tf.accounting import count_flops
-from topkast_tf.blocks import MatrixView
-from topkast_tf.variables import KEPT_FORWARD, THRESHOLD
+from topkast_tf.analysis.flops import count_flops
+from topkast_tf.core.blocks import MatrixView
+from topkast_tf.variables.sparse_variable import KEPT_FORWARD, THRESHOLD
 
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
@@ -622,7 +622,7 @@ def test_erk_of_vgg_16():
         shapes[f"conv{number}"] = (3, 3, channels, width)
         channels = width
     shapes |= {"fc1": (512, 4096), "fc2": (4096, 4096), "fc3": (4096, 10)}
-    from topkast_tf.distributions import erdos_renyi_kernel
+    from topkast_tf.core.distributions import erdos_renyi_kernel
 
     found = list(erdos_renyi_kernel(shapes, 0.95).values())
     expected = [0, 0.713, 0.788, 0.860, 0.896, 0.931, 0.931, 0.948, *[0.966] * 5]

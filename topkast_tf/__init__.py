@@ -11,15 +11,15 @@
 
 import keras as _keras
 
-from topkast_tf import layers
-from topkast_tf.dynamics import MaskDynamics
+from topkast_tf.analysis.mask_dynamics import MaskDynamics
+from topkast_tf.analysis.summary import refresh, sparse_weights, summary
 from topkast_tf.export import strip
-from topkast_tf.freezing import freeze
 from topkast_tf.getter import topkast_getter
-from topkast_tf.hooks import dense_reads
-from topkast_tf.report import refresh, sparse_weights, summary
+from topkast_tf.layers import sparse_layer as layers
+from topkast_tf.model_sets import freeze
 from topkast_tf.scope import topkast_scope
 from topkast_tf.sparsify import sparsify
+from topkast_tf.variables.hooks import dense_reads
 
 __version__ = "0.1.0"
 __all__ = [

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from topkast_tf import layers
-from topkast_tf.remaking import copy_values, made_again
+from topkast_tf.layers import sparse_layer as layers
+from topkast_tf.layers.remaking import copy_values, made_again
 
 
 def strip(model: Any) -> Any:

@@ -5,12 +5,12 @@ from typing import Any
 
 import tensorflow as tf
 
-from topkast_tf.blocks import MatrixView
-from topkast_tf.distributions import kept
-from topkast_tf.kernel_rule import why_not_kernel
+from topkast_tf.core.blocks import MatrixView
+from topkast_tf.core.distributions import kept
+from topkast_tf.core.kernel_rule import why_not_kernel
+from topkast_tf.core.selection import FORWARD, RESERVOIR
 from topkast_tf.methods import Method, Selection, TopKAST
-from topkast_tf.placement import seed_of
-from topkast_tf.selection import FORWARD, RESERVOIR
+from topkast_tf.variables.placement import seed_of
 
 _v1 = tf.compat.v1
 

@@ -5,11 +5,12 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from topkast_tf import creators, hooks, layers
-from topkast_tf.active import activated
+from topkast_tf.core.thread_stack import activated
+from topkast_tf.layers import sparse_layer as layers
 from topkast_tf.methods import Method, TopKAST
-from topkast_tf.placement import Placement
-from topkast_tf.planning import SparsityScope
+from topkast_tf.variables import creators, hooks
+from topkast_tf.variables.placement import Placement
+from topkast_tf.variables.scope_state import SparsityScope
 
 
 class ReusableScope(contextlib.ContextDecorator):

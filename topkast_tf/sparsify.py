@@ -5,9 +5,9 @@ from typing import Any
 
 from absl import logging
 
-from topkast_tf import layers
-from topkast_tf.remaking import copy_values, made_again
-from topkast_tf.report import planned_weights
+from topkast_tf.analysis.summary import planned_weights
+from topkast_tf.layers import sparse_layer as layers
+from topkast_tf.layers.remaking import copy_values, made_again
 from topkast_tf.scope import topkast_scope
 
 

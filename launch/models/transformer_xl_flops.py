@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from launch.models.transformer_xl import TransformerXL
-from topkast_tf.accounting import FlopReport, FlopRow, count_flops
+from topkast_tf.analysis.flops import FlopReport, FlopRow, count_flops
 
 
 def count_token_flops(

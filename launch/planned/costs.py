@@ -5,7 +5,7 @@ import dataclasses
 from launch.planned.memory import FLOAT32, FORMS, Memory, positions
 from launch.planned.network import Network
 from launch.planned.parameters import Parameter
-from topkast_tf.accounting import FlopReport, FlopRow
+from topkast_tf.analysis.flops import FlopReport, FlopRow
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Device:
 
 
 def flops_a_step(network: Network, batch: int, *, explores: bool = True) -> FlopReport:
-    """FLOPs of a step, by the same rows as `topkast_tf.accounting.count_flops`.
+    """FLOPs of a step, by the same rows as `topkast_tf.count_flops`.
 
     There they are those of an example; here each row's multiply-adds are of the batch.
 

@@ -26,7 +26,7 @@ def language_pass(
       compute_itemsize: bytes of an entry of an activation; softmaxes and norms take
         four.
 
-    Source: as `launch.models.transformer_xl`; counted as `topkast_tf.accounting` counts.
+    Source: as `launch.models.transformer_xl`; counted as `topkast_tf.count_flops` counts.
     """
     macs: dict[str, Amount] = {}
     kept: list[Kept] = []

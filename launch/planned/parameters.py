@@ -8,11 +8,11 @@ from typing import Any
 
 import keras
 
-from topkast_tf import layers
-from topkast_tf.distributions import kept
-from topkast_tf.kernel_rule import why_not_kernel
-from topkast_tf.layer_weights import weights_of
-from topkast_tf.weights import SparseWeight
+from topkast_tf.core.distributions import kept
+from topkast_tf.core.kernel_rule import why_not_kernel
+from topkast_tf.layers import sparse_layer as layers
+from topkast_tf.layers.weights import weights_of
+from topkast_tf.variables.weight import SparseWeight
 
 CONVOLUTIONS = "convolutions"
 MATRICES = "matrices"

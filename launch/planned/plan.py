@@ -19,7 +19,7 @@ from launch.planned.memory import FORMS, Memory, Storage, memory_of
 from launch.planned.network import Network, Scope, compute_itemsize, network_of
 from launch.planned.parameters import KINDS
 from launch.planned.text_sizes import PUBLISHED
-from topkast_tf.accounting import FlopReport
+from topkast_tf.analysis.flops import FlopReport
 
 _GIGABYTE = 10**9
 

@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 from absl import flags
 
-from topkast_tf.accounting import FlopReport, count_flops
+from topkast_tf.analysis.flops import FlopReport, count_flops
 
 
 class Task(abc.ABC):

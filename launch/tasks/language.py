@@ -21,7 +21,7 @@ from launch.models.transformer_xl import TransformerXL
 from launch.models.transformer_xl_config import TransformerXLConfig
 from launch.models.transformer_xl_flops import count_token_flops
 from launch.tasks.base import Task
-from topkast_tf.accounting import FlopReport
+from topkast_tf.analysis.flops import FlopReport
 
 OVERRIDES = {
     "segment_length": "segment_length",

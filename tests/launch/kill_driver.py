@@ -55,7 +55,7 @@ def arm_refresh(fuse):
     """In the graph, after the sets of one weight are selected and before the next."""
     import tensorflow as tf
 
-    from topkast_tf import variables
+    from topkast_tf.variables import sparse_variable as variables
 
     select = variables.select
 

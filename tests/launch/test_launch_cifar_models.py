@@ -11,7 +11,7 @@ from launch import models
 from launch.models.cifar_resnet import cifar_resnet
 from launch.models.densenet import densenet
 from launch.models.wide_resnet import wide_resnet
-from topkast_tf.accounting import count_macs
+from topkast_tf.analysis.flops import count_macs
 
 
 @pytest.fixture(scope="module")

@@ -264,7 +264,7 @@ def test_what_the_flags_refuse_the_scope_refuses(argument, keyword, value):
 
 
 def test_every_name_of_a_distribution_is_known_to_both():
-    from topkast_tf.distributions import _NAMED
+    from topkast_tf.core.distributions import _NAMED
 
     assert set(flag_table.DISTRIBUTIONS) == {*_NAMED, "momentum"}
 

@@ -6,7 +6,7 @@ import pytest
 
 from launch import models
 from launch.models.imagenet_resnet import imagenet_resnet
-from topkast_tf.accounting import count_flops, count_macs
+from topkast_tf.analysis.flops import count_flops, count_macs
 
 # The last convolution of a block.
 LAST = {"resnet18": "b", "resnet50": "c"}

@@ -22,8 +22,8 @@ from launch.planned.parameters import Parameter
 from launch.planned.plan import plan_of
 from launch.tasks import task_of
 from topkast_tf import summary
-from topkast_tf.accounting import count_flops
-from topkast_tf.report import sparse_weights
+from topkast_tf.analysis.flops import count_flops
+from topkast_tf.analysis.summary import sparse_weights
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "launch" / "flagfiles"
@@ -244,7 +244,7 @@ def test_language_model_is_planned_as_it_is_built(arguments, text):
 
 def test_products_of_an_adaptive_softmax_are_those_of_its_graph():
     from launch.planned.language_pass import language_pass, tail_share
-    from topkast_tf.accounting import count_macs
+    from topkast_tf.analysis.flops import count_macs
 
     config = transformer_xl_config.find("txl_tiny").replaced(
         vocabulary=40, cutoffs=(8, 20), div_val=2

@@ -19,7 +19,7 @@ from launch.models.transformer_xl_config import CONFIGS, TransformerXLConfig, fi
 from launch.models.transformer_xl_flops import count_token_flops
 from tests import transformer_xl_oracle as oracle
 from tests import zoo
-from topkast_tf.accounting import count_flops
+from topkast_tf.analysis.flops import count_flops
 
 TINY = CONFIGS["txl_tiny"]
 ONE = TINY.replaced(layers=1)

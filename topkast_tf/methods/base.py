@@ -12,8 +12,8 @@ from typing import ClassVar, NamedTuple
 
 import tensorflow as tf
 
-from topkast_tf.blocks import Blocks, MatrixView
-from topkast_tf.schedules import RefreshSchedule
+from topkast_tf.core.blocks import Blocks, MatrixView
+from topkast_tf.core.schedules import RefreshSchedule
 
 METHODS: dict[str, type["Method"]] = {}
 """Every registered method by name; the conformance table of the tests iterates it."""
@@ -84,7 +84,7 @@ class Method(abc.ABC):
       follows: whether the sets change between two selections, too (`follow`).
       needs_momentum: whether a selection looks at the momentum of the weights.
       needs_product: whether a weight is sparsified only in layers whose product can be
-        computed by a rule of one's own (`topkast_tf.linear`).
+        computed by a rule of one's own (`topkast_tf.layers.products`).
       has_penalty: whether a weight may add to the loss (`penalty`).
     """
 

@@ -6,12 +6,12 @@ from typing import ClassVar
 
 import tensorflow as tf
 
-from topkast_tf import selection
-from topkast_tf.blocks import Blocks, MatrixView, validate_block
-from topkast_tf.distributions import validate_sparsities
-from topkast_tf.exploration import exploration_loss, validate_exploration
+from topkast_tf.core import selection
+from topkast_tf.core.blocks import Blocks, MatrixView, validate_block
+from topkast_tf.core.distributions import validate_sparsities
+from topkast_tf.core.exploration import exploration_loss, validate_exploration
+from topkast_tf.core.schedules import RefreshSchedule
 from topkast_tf.methods.base import Method, Selection, Sets, register
-from topkast_tf.schedules import RefreshSchedule
 
 BACKWARDS = ("topk", "random")
 

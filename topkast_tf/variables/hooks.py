@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 from tensorflow.python.distribute import distribute_lib
 
-from topkast_tf import broadcast
+from topkast_tf.variables import broadcast
 
 
 class _Depths(threading.local):

@@ -19,9 +19,9 @@ import h5py
 import numpy as np
 import tensorflow as tf
 
-from topkast_tf import hooks
-from topkast_tf.layer_weights import state_hidden, weights_of
-from topkast_tf.weights import SparseWeight, restart
+from topkast_tf.layers.weights import state_hidden, weights_of
+from topkast_tf.variables import hooks
+from topkast_tf.variables.weight import SparseWeight, restart
 
 STATE_KEY = "topkast:"
 """Begins the name of each variable of state in a file of weights."""

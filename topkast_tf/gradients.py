@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from topkast_tf import variables
-from topkast_tf.blocks import Blocks
+from topkast_tf.analysis.summary import sparse_weights
+from topkast_tf.core.blocks import Blocks
+from topkast_tf.core.selection import RESERVOIR
 from topkast_tf.methods.base import Method
-from topkast_tf.report import sparse_weights
-from topkast_tf.selection import RESERVOIR
+from topkast_tf.variables import sparse_variable as variables
 
 
 class Bytes(NamedTuple):

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import tensorflow as tf
 
-from topkast_tf import variables
-from topkast_tf.blocks import MatrixView
-from topkast_tf.distributions import kept
+from topkast_tf.core.blocks import MatrixView
+from topkast_tf.core.distributions import kept
+from topkast_tf.core.selection import FORWARD, RESERVOIR
 from topkast_tf.methods.base import Method, Selection
-from topkast_tf.selection import FORWARD, RESERVOIR
+from topkast_tf.variables import sparse_variable as variables
 
 if TYPE_CHECKING:
-    from topkast_tf.planning import SparsityScope
+    from topkast_tf.variables.scope_state import SparsityScope
 
 
 def restart(weights: Iterable["SparseWeight"]) -> None:
@@ -69,7 +69,7 @@ class SparseWeight:
       extras: name -> variable, of those that a rule of its layer needs.
       place: its place in the order in which the weights of its scope are made; None for
         one that counts from its first use on, before that.
-      rule: how its layer computes its product (`topkast_tf.linear`), or None.
+      rule: how its layer computes its product (`topkast_tf.layers.products`), or None.
       regularizer: the layer's own, to which the method's penalty is added, or None.
       penalty_regularizer: the one through which Keras 3 asks for the penalty, or None.
       assignments: how often theta was assigned from outside, as by `set_weights`.

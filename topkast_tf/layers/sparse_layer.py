@@ -17,17 +17,18 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from topkast_tf import (
-    decay_warning,
-    export_warning,
-    hooks,
-    kernel_rule,
-    layer_calls,
-    linear,
-    weight_lists,
+from topkast_tf.core import kernel_rule
+from topkast_tf.core.thread_stack import (
+    activated,
+    activated_rule,
+    active_rule,
+    active_scope,
 )
-from topkast_tf.active import activated, activated_rule, active_rule, active_scope
-from topkast_tf.layer_weights import (
+from topkast_tf.layers import calls as layer_calls
+from topkast_tf.layers import export_warning, weight_lists
+from topkast_tf.layers import products as linear
+from topkast_tf.layers.weight_lists import STATE_KEY
+from topkast_tf.layers.weights import (
     consider_weight,
     random_state,
     state_hidden,
@@ -36,9 +37,9 @@ from topkast_tf.layer_weights import (
     weights_of,
     without_state,
 )
-from topkast_tf.planning import SparsityScope, joined
-from topkast_tf.weight_lists import STATE_KEY
-from topkast_tf.weights import restart
+from topkast_tf.variables import decay_warning, hooks
+from topkast_tf.variables.scope_state import SparsityScope, joined
+from topkast_tf.variables.weight import restart
 
 hooks.around_update.append(decay_warning.warning_of_decay)
 

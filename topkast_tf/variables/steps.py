@@ -6,8 +6,9 @@ from typing import Any
 
 import tensorflow as tf
 
-from topkast_tf import hooks, variables
-from topkast_tf.variables import Component
+from topkast_tf.variables import hooks
+from topkast_tf.variables import sparse_variable as variables
+from topkast_tf.variables.sparse_variable import Component
 
 AVERAGE = "average"
 """Name of the extra variable, in theta's shape, that holds an average of gradients."""

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from topkast_tf.linear import ProductRule
-    from topkast_tf.planning import SparsityScope
+    from topkast_tf.layers.products import ProductRule
+    from topkast_tf.variables.scope_state import SparsityScope
 
 
 class _Active(threading.local):

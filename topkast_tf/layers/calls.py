@@ -6,9 +6,10 @@ from typing import Any
 
 import tensorflow as tf
 
-from topkast_tf import linear, variables
-from topkast_tf.kernel_rule import OUTPUT_EMBEDDING
-from topkast_tf.layer_weights import weights_of
+from topkast_tf.core.kernel_rule import OUTPUT_EMBEDDING
+from topkast_tf.layers import products as linear
+from topkast_tf.layers.weights import weights_of
+from topkast_tf.variables import sparse_variable as variables
 
 
 def by_rule(cls: type, form: linear.Form) -> Any:

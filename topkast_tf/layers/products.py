@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import tensorflow as tf
 
 if TYPE_CHECKING:
-    from topkast_tf.weights import SparseWeight
+    from topkast_tf.variables.weight import SparseWeight
 
 Product = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 """A function of (inputs, kernel) that is linear in each."""

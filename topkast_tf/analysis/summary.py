@@ -7,8 +7,9 @@ from typing import Any
 
 import tensorflow as tf
 
-from topkast_tf import layers, variables
-from topkast_tf.weights import SparseWeight, refresh_all
+from topkast_tf.layers import sparse_layer as layers
+from topkast_tf.variables import sparse_variable as variables
+from topkast_tf.variables.weight import SparseWeight, refresh_all
 
 
 def sparse_weights(model: Any) -> list[SparseWeight]:

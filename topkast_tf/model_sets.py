@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from topkast_tf.report import some_sparse_weights
+from topkast_tf.analysis.summary import some_sparse_weights
 
 
 def freeze(model: Any) -> None:

@@ -16,13 +16,13 @@ from typing import Any
 
 from absl import logging
 
-from topkast_tf import hooks
-from topkast_tf.active import active_scope
-from topkast_tf.blocks import MatrixView
-from topkast_tf.distributions import resolve
+from topkast_tf.core.blocks import MatrixView
+from topkast_tf.core.distributions import resolve
+from topkast_tf.core.thread_stack import active_scope
 from topkast_tf.methods import METHODS, Method
-from topkast_tf.placement import ENDS, Placement, seed_of
-from topkast_tf.weights import SparseWeight
+from topkast_tf.variables import hooks
+from topkast_tf.variables.placement import ENDS, Placement, seed_of
+from topkast_tf.variables.weight import SparseWeight
 
 _UNBUILT = (
     "Expected a model that is built before it is saved, because `distribution` or "

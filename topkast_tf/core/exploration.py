@@ -5,7 +5,7 @@ import numbers
 
 import tensorflow as tf
 
-from topkast_tf.selection import FORWARD, masked
+from topkast_tf.core.selection import FORWARD, masked
 
 NORMS = ("l2", "l1")
 
@@ -26,7 +26,7 @@ def exploration_loss(
 
     Args:
       theta: the dense parameter, floating, any shape.
-      sets: uint8 set codes (`topkast_tf.selection`), in theta's shape.
+      sets: uint8 set codes (`topkast_tf.core.selection`), in theta's shape.
       density: scalar in (0, 1], the layer's forward density D (kept entries / entries).
       coefficient: c, at least 0.
       norm: ``"l2"`` or ``"l1"``.

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from topkast_tf.products import PRODUCTS, size
+from topkast_tf.analysis.op_macs import PRODUCTS, size
 
 _FUNCTION_CALLS = ("PartitionedCall", "StatefulPartitionedCall")
 _LOOPS = ("While", "StatelessWhile")

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from topkast_tf.apart import apart, is_compiled
+from topkast_tf.core.trace_once import apart, is_compiled
 
 RESERVOIR = 0
 """Code of an entry of C: not used, not updated."""

@@ -10,10 +10,10 @@ from typing import Any
 
 import tensorflow as tf
 
-from topkast_tf import variables
-from topkast_tf.blocks import MatrixView
-from topkast_tf.kernel_rule import why_not_kernel
-from topkast_tf.planning import SparsityScope
+from topkast_tf.core.blocks import MatrixView
+from topkast_tf.core.kernel_rule import why_not_kernel
+from topkast_tf.variables import sparse_variable as variables
+from topkast_tf.variables.scope_state import SparsityScope
 
 
 def creating_sparse(scope: SparsityScope) -> contextlib.AbstractContextManager:

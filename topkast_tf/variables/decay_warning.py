@@ -12,7 +12,8 @@ from typing import Any
 
 from absl import logging
 
-from topkast_tf import hooks, variables
+from topkast_tf.variables import hooks
+from topkast_tf.variables import sparse_variable as variables
 
 _warned: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 """Weight -> the kinds of decay that it has been warned of."""

@@ -17,7 +17,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from topkast_tf.dynamics_memory import (
+from topkast_tf.analysis.mask_history import (
     Measurement,
     Memory,
     OtherFiles,
@@ -26,9 +26,9 @@ from topkast_tf.dynamics_memory import (
     reservoir_bits,
     unpacked,
 )
-from topkast_tf.report import sparse_weights
-from topkast_tf.selection import FORWARD, RESERVOIR
-from topkast_tf.weights import SparseWeight
+from topkast_tf.analysis.summary import sparse_weights
+from topkast_tf.core.selection import FORWARD, RESERVOIR
+from topkast_tf.variables.weight import SparseWeight
 
 MEASURES = (
     "churn",

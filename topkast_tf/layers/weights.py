@@ -6,15 +6,17 @@ from typing import Any
 
 import tensorflow as tf
 
-from topkast_tf import linear, steps, variables
-from topkast_tf.blocks import MatrixView
-from topkast_tf.kernel_rule import (
+from topkast_tf.core.blocks import MatrixView
+from topkast_tf.core.kernel_rule import (
     OUTPUT_EMBEDDING,
     makes_output_embedding,
     why_not_kernel,
 )
-from topkast_tf.planning import SparsityScope
-from topkast_tf.weights import SparseWeight
+from topkast_tf.layers import products as linear
+from topkast_tf.variables import sparse_variable as variables
+from topkast_tf.variables import steps
+from topkast_tf.variables.scope_state import SparsityScope
+from topkast_tf.variables.weight import SparseWeight
 
 
 def weights_of(layer: Any) -> list[SparseWeight]:

@@ -30,12 +30,12 @@ from typing import TYPE_CHECKING, Any
 
 import tensorflow as tf
 
-from topkast_tf import hooks
+from topkast_tf.core.selection import FORWARD, chosen, masked
 from topkast_tf.methods.base import Selection, Sets
-from topkast_tf.selection import FORWARD, chosen, masked
+from topkast_tf.variables import hooks
 
 if TYPE_CHECKING:
-    from topkast_tf.weights import SparseWeight
+    from topkast_tf.variables.weight import SparseWeight
 
 STEP, PENDING, KEPT_FORWARD, KEPT_BACKWARD, SEED, FAULTY, THRESHOLD, FROZEN = range(8)
 """The entries of a weight's `clock`, the int64 vector of what changes beside its sets:

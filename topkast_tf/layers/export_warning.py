@@ -14,8 +14,9 @@ from typing import Any
 
 from absl import logging
 
-from topkast_tf import hooks, weight_lists
-from topkast_tf.weights import SparseWeight
+from topkast_tf.layers import weight_lists
+from topkast_tf.variables import hooks
+from topkast_tf.variables.weight import SparseWeight
 
 _warned: weakref.WeakSet = weakref.WeakSet()  # scopes, each of which makes one model
 _lock = threading.Lock()

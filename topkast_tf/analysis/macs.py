@@ -15,8 +15,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from topkast_tf.graph_macs import ACTIVATIONS, Frame, Weight, multiply_adds
-from topkast_tf.variables import components, raw_variable
+from topkast_tf.analysis.graph_macs import ACTIVATIONS, Frame, Weight, multiply_adds
+from topkast_tf.variables.sparse_variable import components, raw_variable
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from topkast_tf import layers, variables
-from topkast_tf.report import planned_weights
+from topkast_tf.analysis.summary import planned_weights
+from topkast_tf.layers import sparse_layer as layers
+from topkast_tf.variables import sparse_variable as variables
 
 _FUNCTIONS = (
     types.FunctionType,

@@ -1,0 +1,1 @@
+"""Keras layers with sparse weights: construction, products, saving, and back to dense."""
