@@ -98,7 +98,7 @@ def measure(variant: str, side: int, steps: int, jit_compile: bool) -> dict[str,
     data = tf.zeros([8, side])
     for _ in range(steps):
         model.train_on_batch(data, data)
-    state = [v for w in sparse_weights(model) for v in (w.sets, w.clock)]
+    state = [v for w in sparse_weights(model) for v in (w.sets, w.counters)]
     # Linux counts in kilobytes, macOS in bytes.
     unit = 1 if sys.platform == "darwin" else 1024
     return {

@@ -12,7 +12,7 @@ import topkast_tf
 from launch.errors import UserError
 from launch.flags import swat_arguments, swat_weight_arguments, topkast_arguments
 from topkast_tf.analysis import flops as accounting
-from topkast_tf.variables import sparse_variable as variables
+from topkast_tf.variables.refresh import NAN_MESSAGE
 
 
 @contextlib.contextmanager
@@ -114,7 +114,7 @@ def counted(model: keras.Model, cost: accounting.FlopReport) -> dict[str, Any]:
 
 def met_nan(error: Exception) -> bool:
     """Whether an error is that of a selection of the sets that met a NaN."""
-    return variables.NAN_MESSAGE in str(error)
+    return NAN_MESSAGE in str(error)
 
 
 def plain(model: keras.Model) -> keras.Model:

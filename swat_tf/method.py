@@ -68,7 +68,7 @@ class SWAT(Method):
 
     name: ClassVar[str] = "swat"
     own_distributions: ClassVar[tuple[str, ...]] = ("momentum",)
-    needs_product: ClassVar[bool] = True  # type: ignore[misc]
+    requires_product_rule: ClassVar[bool] = True  # type: ignore[misc]
 
     sparsity: float
     topk_period: int = 1
@@ -109,7 +109,7 @@ class SWAT(Method):
         return self.sparsity if self.updates == "masked" else 0.0
 
     @property
-    def updates_all(self) -> bool:  # type: ignore[override]
+    def dense_updates(self) -> bool:  # type: ignore[override]
         return self.updates == "dense"
 
     @property
@@ -121,7 +121,7 @@ class SWAT(Method):
         return self.momentum
 
     @property
-    def follows(self) -> bool:  # type: ignore[override]
+    def updates_between_refreshes(self) -> bool:  # type: ignore[override]
         return self.topk_period > 1
 
     @property
@@ -190,19 +190,19 @@ class SWAT(Method):
             weight.schedule.due(step),
             lambda: self._alone(weight, key, count),
             lambda: (
-                self.follow(weight, step),
+                self.update_between_refreshes(weight, step),
                 tf.cast(weight.threshold, tf.int64),
                 tf.cast(weight.kept_forward, tf.int64),
             ),
         )
 
-    def follow(self, weight: Selection, step: tf.Tensor) -> tf.Tensor:
+    def update_between_refreshes(self, weight: Selection, step: tf.Tensor) -> tf.Tensor:
         reached = _keys(weight) >= tf.cast(weight.threshold, tf.int32)
         codes = self._codes(weight, reached)
         return tf.where(self.schedule.moves(step), codes, weight.sets)
 
     def _codes(self, weight: Selection, mask: tf.Tensor) -> tf.Tensor:
-        outside = selection.BACKWARD_ONLY if self.updates_all else selection.RESERVOIR
+        outside = selection.BACKWARD_ONLY if self.dense_updates else selection.RESERVOIR
         codes = tf.where(
             mask,
             tf.constant(selection.FORWARD, tf.uint8),
@@ -231,7 +231,7 @@ def _largest(
     size = sum(key.shape[0] for key in keys)
     # Otherwise above 0: of zeros, as many as there are would reach it.
     least = tf.where(count < size, tf.maximum(found.key, 1), 0)
-    return selection.reaching(keys, found), tf.cast(least, tf.int64)
+    return selection.at_or_above(keys, found), tf.cast(least, tf.int64)
 
 
 def _keys(weight: Selection) -> tf.Tensor:

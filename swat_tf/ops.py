@@ -193,7 +193,7 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _kept(mask: Callable) -> Callable:
-    return lambda x: topk.keep(mask(x), x)
+    return lambda x: topk.apply_mask(mask(x), x)
 
 
 def _saved(mask: Callable, sparse: bool, storage: str) -> Callable | None:

@@ -4,8 +4,8 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from topkast_tf.core.selection import one_by_one
-from topkast_tf.core.trace_once import apart
+from topkast_tf.core.selection import map_in_chunks
+from topkast_tf.core.trace_once import trace_once
 
 STORAGES = ("dense", "packed")
 _BITS = 8
@@ -52,10 +52,10 @@ def _packed(flat: tf.Tensor, kept: tf.Tensor):
     return (values, bits), gradient
 
 
-@apart
+@trace_once
 def _pack(flat: tf.Tensor, kept: tf.Tensor) -> list[tf.Tensor]:
     # Part by part: the indices of what is kept take twice the memory of its values.
-    parts = one_by_one(
+    parts = map_in_chunks(
         lambda part, on: [tf.gather(part, tf.where(on)[:, 0]), pack_bits(on)],
         flat,
         kept,
@@ -77,7 +77,7 @@ def _unpacked(values: tf.Tensor, bits: tf.Tensor, size: tf.Tensor):
     return _unpack(values, bits, size), gradient
 
 
-@apart
+@trace_once
 def _unpack(values: tf.Tensor, bits: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
     at = tf.where(unpack_bits(bits, size))
     return tf.scatter_nd(at, values, tf.cast(tf.reshape(size, [1]), tf.int64))

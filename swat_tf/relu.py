@@ -6,8 +6,8 @@ from typing import Any
 import tensorflow as tf
 
 from swat_tf.packing import pack_bits, unpack_bits
-from topkast_tf.core.selection import one_by_one
-from topkast_tf.core.trace_once import apart
+from topkast_tf.core.selection import map_in_chunks
+from topkast_tf.core.trace_once import trace_once
 from topkast_tf.variables.hooks import loaded_keras_libraries
 
 
@@ -40,13 +40,13 @@ def masked_relu(x: tf.Tensor):
     return y, gradient
 
 
-@apart
+@trace_once
 def _positive(flat: tf.Tensor) -> list[tf.Tensor]:
-    parts = one_by_one(lambda part: [pack_bits(part > 0)], flat)
+    parts = map_in_chunks(lambda part: [pack_bits(part > 0)], flat)
     return [tf.concat([bits for [bits] in parts], 0)]
 
 
-_unpacked = apart(unpack_bits)
+_unpacked = trace_once(unpack_bits)
 
 
 def saving_a_mask(function: Callable) -> Callable:

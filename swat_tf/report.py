@@ -8,7 +8,7 @@ from typing import Any
 import keras
 
 from swat_tf.rule import STATE, SparseBackward
-from topkast_tf.analysis.summary import sparse_weights
+from topkast_tf.variables.lookup import sparse_weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +46,7 @@ def layer_densities(model: Any) -> list[LayerDensity]:
         LayerDensity(
             weight.path,
             1 - weight.forward_sparsity,
-            1 - weight.rule.realised(weight) if STATE in weight.extras else 1.0,
+            1 - weight.rule.realised(weight) if STATE in weight.auxiliary else 1.0,
         )
         for weight in sparse_weights(model)
         if isinstance(weight.rule, SparseBackward)
@@ -69,8 +69,8 @@ def densities(model: Any) -> tuple[float, float]:
             continue
         mask = weight.forward_mask()
         active, weights = active + mask.sum(), weights + mask.size
-        if STATE in weight.extras:
-            _, kept, size = weight.component().extra(STATE).numpy()
+        if STATE in weight.auxiliary:
+            _, kept, size = weight.replica().auxiliary_variable(STATE).numpy()
             used, activations = used + kept, activations + size
     return (
         float(active / weights) if weights else 1.0,

@@ -12,9 +12,11 @@ from swat_tf.bilinear import sparse_product
 from swat_tf.method import SWAT, TopKSchedule
 from swat_tf.recipe import OPERANDS, Recipe, validate_period_of, validate_sparsity
 from topkast_tf.core.selection import FORWARD
-from topkast_tf.layers.products import Extra, Product, ProductRule, register_rule
-from topkast_tf.variables import sparse_variable as variables
+from topkast_tf.layers.product_rule import AuxiliaryVariable, ProductRule, register_rule
+from topkast_tf.layers.products import Product
+from topkast_tf.variables.counters import Counter
 from topkast_tf.variables.hooks import dense_reads
+from topkast_tf.variables.replica import WeightReplica, local_index
 
 if TYPE_CHECKING:
     from topkast_tf.variables.weight import SparseWeight
@@ -88,10 +90,12 @@ class SparseBackward(ProductRule):
                 f"backward={self.backward} of `swat_scope`"
             )
 
-    def extras(self, weight: "SparseWeight") -> Mapping[str, Extra]:
+    def auxiliary_variables(
+        self, weight: "SparseWeight"
+    ) -> Mapping[str, AuxiliaryVariable]:
         if "activations" not in self.forward + self.backward:
             return {}
-        return {STATE: Extra((3,), "int64")}
+        return {STATE: AuxiliaryVariable((3,), "int64")}
 
     def product_sparsities(self, weight: "SparseWeight") -> tuple[float, float, float]:
         sparse_w, sparse_a = weight.forward_sparsity, self.realised(weight)
@@ -110,8 +114,8 @@ class SparseBackward(ProductRule):
 
     def realised(self, weight: "SparseWeight") -> float:
         """The sparsity of the activations in the last step; nominal before the first."""
-        if STATE in weight.extras:
-            _, kept, size = weight.component().extra(STATE).numpy()
+        if STATE in weight.auxiliary:
+            _, kept, size = weight.replica().auxiliary_variable(STATE).numpy()
             if size:
                 return float(1 - kept / size)
         return 0.0 if weight.exempt else self.sparsity_of(weight)
@@ -125,25 +129,25 @@ class SparseBackward(ProductRule):
     def __call__(
         self, product: Product, inputs: tf.Tensor, kernel: Any, weight: "SparseWeight"
     ) -> tf.Tensor:
-        component = weight.component(variables.local_index(weight.variable))
+        replica = weight.replica(local_index(weight.variable))
         alpha = tf.convert_to_tensor(kernel)
         inputs = tf.cast(inputs, alpha.dtype)
         packed = self.storage == "packed"
         changes: dict[str, Any] = {}
 
-        saved = self._saved_weight(alpha, component)
+        saved = self._saved_weight(alpha, replica)
         if saved is not None:
             changes["saved_weight"] = saved
 
         masks: dict[str, tf.Tensor] = {}
 
         def mask_of(activation):
-            masks["mask"] = mask = self._mask(activation, component, masks)
+            masks["mask"] = mask = self._mask(activation, replica, masks)
             masks["size"] = tf.size(mask, tf.int64)
             return mask
 
         if "activations" in self.forward:
-            changes["forward_activation"] = lambda a: topk.keep(mask_of(a), a)
+            changes["forward_activation"] = lambda a: topk.apply_mask(mask_of(a), a)
         if "activations" in self.backward:
 
             def save(activation):
@@ -154,44 +158,44 @@ class SparseBackward(ProductRule):
                     # Not counted from the mask, which is not to live any longer.
                     masks["kept"] = tf.size(kept.values, tf.int64)
                     return kept
-                return topk.keep(mask, activation)
+                return topk.apply_mask(mask, activation)
 
             changes["saved_activation"] = save
         if self.errors:
-            changes["error"] = lambda dy: topk.keep(
+            changes["error"] = lambda dy: topk.apply_mask(
                 topk.mask_of(dy, self.errors, self.errors_per), dy
             )
-        if self.extras(weight):
+        if self.auxiliary_variables(weight):
             # Where no gradient is taken, nothing is to be remembered either.
-            changes["after_gradient"] = lambda: self._remember(component, masks)
+            changes["after_gradient"] = lambda: self._remember(replica, masks)
         return sparse_product(product, inputs, alpha, **changes)
 
     def _saved_weight(
-        self, alpha: tf.Tensor, component: variables.Component
+        self, alpha: tf.Tensor, replica: WeightReplica
     ) -> Callable[[tf.Tensor], Any] | None:
         """What the input gradient uses, if not just what the forward pass has used."""
         sparse = "weights" in self.backward
-        forward = component.weight.method.sparse_forward
+        forward = replica.weight.method.sparse_forward
         if sparse and not forward:
-            on = tf.equal(component.sets.read_value(), FORWARD)
+            on = tf.equal(replica.sets.read_value(), FORWARD)
             if self.storage == "packed":
                 return lambda w: packing.pack(w, on)
-            return lambda w: topk.keep(on, w)
+            return lambda w: topk.apply_mask(on, w)
         if forward and not sparse:
             with dense_reads():
-                theta = tf.cast(component.read_theta(), alpha.dtype)
+                theta = tf.cast(replica.read_theta(), alpha.dtype)
             return lambda _: theta
         if sparse and self.storage == "packed":
             return lambda w: packing.pack(w, tf.not_equal(w, tf.zeros([], w.dtype)))
         return None
 
-    def _kept(self, inputs: tf.Tensor, component: variables.Component) -> Any:
+    def _kept(self, inputs: tf.Tensor, replica: WeightReplica) -> Any:
         """How many activations stay."""
         size = topk.size_of(inputs)
-        weight = component.weight
+        weight = replica.weight
         if self.activations is None and weight.method.needs_momentum:
             # The sparsity of the weights moves: as many of the activations as of them.
-            kept = component.clock.read_value()[variables.KEPT_FORWARD]
+            kept = replica.counters.read_value()[Counter.KEPT_FORWARD]
             asked = -(-tf.cast(size, tf.int64) * kept // weight.units)
             return tf.cast(asked, tf.int32)
         return topk.kept_of(size, self.sparsity_of(weight))
@@ -205,38 +209,36 @@ class SparseBackward(ProductRule):
     def _mask(
         self,
         inputs: tf.Tensor,
-        component: variables.Component,
+        replica: WeightReplica,
         found: dict[str, tf.Tensor],
     ) -> tf.Tensor:
         if self.activations_per == "sample":
-            return topk.largest_per_sample(inputs, self.sparsity_of(component.weight))
+            return topk.largest_per_sample(inputs, self.sparsity_of(replica.weight))
         spare = self.storage == "packed"
-        period = self._period(component.weight)
+        period = self._period(replica.weight)
         if period == 1:
-            return topk.largest(inputs, self._kept(inputs, component), spare)
-        step = component.clock.read_value()[variables.STEP]
+            return topk.largest(inputs, self._kept(inputs, replica), spare)
+        step = replica.counters.read_value()[Counter.STEP]
         due = TopKSchedule(period).due(step)
         found["key"] = tf.cond(
             due,
-            lambda: self._threshold(inputs, component, spare),
-            lambda: component.extra(STATE).read_value()[0],
+            lambda: self._threshold(inputs, replica, spare),
+            lambda: replica.auxiliary_variable(STATE).read_value()[0],
         )
-        return topk.reaching(inputs, found["key"])
+        return topk.at_or_above(inputs, found["key"])
 
     def _threshold(
-        self, inputs: tf.Tensor, component: variables.Component, spare: bool
+        self, inputs: tf.Tensor, replica: WeightReplica, spare: bool
     ) -> tf.Tensor:
         """What activations must reach until the next one is found."""
-        kept, size = self._kept(inputs, component), topk.size_of(inputs)
+        kept, size = self._kept(inputs, replica), topk.size_of(inputs)
         found = topk.threshold(inputs, kept, spare)
         # All, if all are kept: other batches of a dense layer are dense, too.
         return tf.where(kept < size, found, tf.zeros([], tf.int64))
 
-    def _remember(
-        self, component: variables.Component, found: dict[str, tf.Tensor]
-    ) -> None:
+    def _remember(self, replica: WeightReplica, found: dict[str, tf.Tensor]) -> None:
         key = found.get("key", tf.constant(0, tf.int64))
         kept = found.get("kept")
         if kept is None:
             kept = tf.cast(tf.reduce_sum(tf.cast(found["mask"], tf.int32)), tf.int64)
-        component.extra(STATE).assign(tf.stack([key, kept, found["size"]]))
+        replica.auxiliary_variable(STATE).assign(tf.stack([key, kept, found["size"]]))

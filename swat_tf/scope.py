@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from swat_tf.method import SWAT
 from swat_tf.recipe import OPERANDS
 from swat_tf.rule import SparseBackward
-from topkast_tf.core.thread_stack import activated_rule, active_rule, active_scope
+from topkast_tf.layers.product_rule import activated_rule, active_rule
 from topkast_tf.scope import ReusableScope, open_scope
 from topkast_tf.variables.placement import Placement
-from topkast_tf.variables.scope_state import SparsityScope
+from topkast_tf.variables.scope_state import SparsityScope, active_scope
 
 
 def swat_scope(

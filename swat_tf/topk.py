@@ -1,8 +1,9 @@
 """The largest entries of activations and error gradients, by magnitude. Pure.
 
-Selection over a whole tensor is `topkast_tf.core.selection`: exact, ties broken by the lower
-index. Here it is put in terms of a sparsity and a batch: sizes that are known only when a
-step runs, one selection for each example, and thresholds that serve for several steps.
+Selection over a whole tensor is `topkast_tf.core.selection`: exact, ties broken by the
+lower index. Here it is put in terms of a sparsity and a batch: sizes that are known only
+when a step runs, one selection for each example, and thresholds that serve for several
+steps.
 """
 
 from collections.abc import Callable
@@ -13,7 +14,7 @@ import tensorflow as tf
 
 from topkast_tf.core import selection
 from topkast_tf.core.distributions import kept
-from topkast_tf.core.trace_once import apart
+from topkast_tf.core.trace_once import trace_once
 
 PER = ("batch", "sample")
 """What a selection is over: the whole tensor, or each example (first axis) on its own."""
@@ -91,7 +92,7 @@ def largest(x: tf.Tensor, k: Any, spare_memory: bool = False) -> tf.Tensor:
     return _without_excess_ties(x, found, _ties_by_rank)
 
 
-@apart
+@trace_once
 def _largest_of_vector(x: tf.Tensor, k: tf.Tensor) -> tf.Tensor:
     return _without_excess_ties(x, _kth(x, k, spare_memory=True), _ties_by_place)
 
@@ -103,13 +104,13 @@ def _without_excess_ties(
     # as the tensor.
     return tf.cond(
         tf.equal(found.needed, found.tied) | (found.key < _SMALLEST_KEY),
-        lambda: reaching(x, found.key),
+        lambda: at_or_above(x, found.key),
         lambda: mask_with_ties(x, found),
     )
 
 
 def _ties_by_rank(x: tf.Tensor, found: selection.Threshold) -> tf.Tensor:
-    [mask] = selection.reaching([selection.magnitude_keys(x)], found)
+    [mask] = selection.at_or_above([selection.magnitude_keys(x)], found)
     return tf.reshape(mask, tf.shape(x))
 
 
@@ -120,7 +121,7 @@ def _ties_by_place(x: tf.Tensor, found: selection.Threshold) -> tf.Tensor:
     places = tf.where(tf.equal(flat, at) | tf.equal(flat, -at))
     too_many = places[found.needed :]
     out = tf.zeros(tf.shape(too_many)[:1], tf.bool)
-    mask = tf.reshape(reaching(x, found.key), [-1])
+    mask = tf.reshape(at_or_above(x, found.key), [-1])
     return tf.reshape(tf.tensor_scatter_nd_update(mask, too_many, out), tf.shape(x))
 
 
@@ -140,7 +141,7 @@ def threshold(x: tf.Tensor, k: Any, spare_memory: bool = False) -> tf.Tensor:
     return tf.cast(_kth(x, k, spare_memory).key, tf.int64)
 
 
-def reaching(x: tf.Tensor, key: tf.Tensor) -> tf.Tensor:
+def at_or_above(x: tf.Tensor, key: tf.Tensor) -> tf.Tensor:
     """Mask of the entries whose magnitude reaches a threshold, zeros left out.
 
     As many as reach it: more or fewer than were kept when the threshold was found. A
@@ -150,7 +151,7 @@ def reaching(x: tf.Tensor, key: tf.Tensor) -> tf.Tensor:
       x: floating tensor of any shape.
       key: integer scalar, as `threshold` gives it.
 
-    >>> reaching(tf.constant([0.0, -3.0, 2.0]), threshold(tf.constant([0.0, 1.0]), 2))
+    >>> at_or_above(tf.constant([0.0, -3.0, 2.0]), threshold(tf.constant([0.0, 1.0]), 2))
     <tf.Tensor: shape=(3,), dtype=bool, numpy=array([False,  True,  True])>
     """
     x = tf.cast(x, tf.float32)
@@ -219,7 +220,7 @@ def mask_of(x: tf.Tensor, sparsity: float, per: str = "batch") -> tf.Tensor:
     return largest(x, kept_of(size_of(x), sparsity))
 
 
-def keep(mask: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
+def apply_mask(mask: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
     """The tensor where the mask is True, zero elsewhere."""
     # `where` and not a product: a NaN or infinity that is dropped is gone.
     return tf.where(mask, x, tf.zeros([], x.dtype))

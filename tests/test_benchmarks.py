@@ -236,7 +236,7 @@ def test_the_variants_refresh_as_their_names_say(monkeypatch):
     for variant, refreshes in (("sparse", False), ("refreshing", True)):
         for weight in weights[variant]:
             assert weight.step == 3  # two to warm up
-            schedule = weight.scope.method.schedule
+            schedule = weight.method.schedule
             assert [schedule.due(step) for step in (1, 100)] == [refreshes] * 2
 
 

@@ -168,7 +168,7 @@ def test_mirrored_on_two_devices(method, digits, references):
     if method not in SELECTS_OVER_A_REPLICA:
         assert_close(model, references[method])
     for weight in tk.sparse_weights(model):
-        for variable in (weight.variable, weight.sets, weight.clock):
+        for variable in (weight.variable, weight.sets, weight.counters):
             first, second = (copy.numpy() for copy in variable.values)
             np.testing.assert_array_equal(first, second)
 

@@ -1,4 +1,4 @@
-"""`topkast_tf.analysis.mask_dynamics`: churn, use of the reservoir, and the callback that writes them."""
+"""Mask dynamics: churn, use of the reservoir, and the callback that writes them."""
 
 import csv
 import math
@@ -427,7 +427,7 @@ def test_on_two_mirrored_devices(digits, tmp_path):
     assert column(rows, "step") == [0, 6, 12]
     assert min(column(rows, "churn")[1:]) > 0
     conv = sparse_weights(model)[0]
-    other = conv.component(1).sets.numpy()
+    other = conv.replica(1).sets.numpy()
     assert column(rows, "forward_sparsity", conv.path)[-1] == pytest.approx(
         1 - (other == 2).mean()
     )

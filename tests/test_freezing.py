@@ -54,7 +54,7 @@ def test_sets_stay_through_training_saving_and_new_weights(scope, tmp_path):
     for weight, theta in zip(tk.sparse_weights(model), thetas, strict=True):
         moved = weight.dense() != theta
         any_moved |= np.any(moved)
-        if not weight.method.updates_all:
+        if not weight.method.dense_updates:
             assert not np.any(moved & ~weight.backward_mask())
     assert any_moved
     model.save(tmp_path / "model.keras")

@@ -105,7 +105,7 @@ def assert_begun_from(model, dense):
     tk.refresh(model)
     for weight, codes in zip(weights, before, strict=True):
         np.testing.assert_array_equal(weight.codes(), codes)
-        if weight.scope.budget is None:
+        if weight.budget is None:
             # The definition: the kept(n, s) largest, all larger than all others.
             kept = weight.kept_forward
             assert weight.forward_mask().sum() == kept

@@ -9,7 +9,7 @@ import tensorflow as tf
 from keras import layers, optimizers
 
 import topkast_tf as tk
-from topkast_tf.variables import sparse_variable as variables
+from topkast_tf.variables.views import sparse_view, straight_through_view
 
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
@@ -127,9 +127,7 @@ def test_penalties_of_layers_of_different_dtypes_add_up():
     assert np.isfinite(model.fit(x, x[:, :3], verbose=0).history["loss"][0])
 
 
-@pytest.mark.parametrize(
-    "view", [variables.sparse_view, variables.straight_through_view]
-)
+@pytest.mark.parametrize("view", [sparse_view, straight_through_view])
 def test_a_lookup_of_rows_has_a_dense_gradient(view):
     theta = tf.Variable([[1.0, -2.0], [3.0, 4.0], [5.0, 6.0]])
     with tf.GradientTape() as tape:

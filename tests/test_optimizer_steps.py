@@ -31,7 +31,7 @@ def average_after(batch_size, jit_compile=False, **sgd):
     data = tf.data.Dataset.from_tensor_slices((X, Y)).batch(batch_size)
     model.fit(data, verbose=0)
     [weight] = sparse_weights(model)
-    return weight, weight.component().extra(steps.AVERAGE).numpy()
+    return weight, weight.replica().auxiliary_variable(steps.AVERAGE).numpy()
 
 
 def average_by_definition(batch_size):
@@ -78,7 +78,7 @@ def test_the_average_takes_the_mean_of_accumulated_gradients(jit_compile):
     for start in range(0, 16, 2):
         batch = slice(start, start + 2)
         model.train_on_batch(X[batch], Y[batch])
-        found = weight.component().extra(steps.AVERAGE).numpy()
+        found = weight.replica().auxiliary_variable(steps.AVERAGE).numpy()
         if (start + 2) % 8 == 0:
             applied = (theta - weight.dense()) / 0.1
             average = 0.9 * average + 0.1 * applied
@@ -101,7 +101,7 @@ def test_the_average_of_replicas_is_that_of_the_whole_batch():
         data = tf.data.Dataset.from_tensor_slices((X, Y)).batch(4)
         model.fit(data, verbose=0)
         [weight] = sparse_weights(model)
-        models.append(weight.component().extra(steps.AVERAGE).numpy())
+        models.append(weight.replica().auxiliary_variable(steps.AVERAGE).numpy())
     assert np.any(models[0])
     np.testing.assert_allclose(*models, rtol=1e-4, atol=1e-6)
 
@@ -119,7 +119,7 @@ def test_a_step_that_is_skipped_leaves_the_average():
     model.train_on_batch(X, np.full_like(Y, np.inf))
     [weight] = sparse_weights(model)
     assert weight.step == 0
-    assert not np.any(weight.component().extra(steps.AVERAGE).numpy())
+    assert not np.any(weight.replica().auxiliary_variable(steps.AVERAGE).numpy())
 
 
 # What Keras does at each call of an optimizer, though it only accumulates, is no step.

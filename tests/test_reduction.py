@@ -48,7 +48,7 @@ def build(method):
 
 def masked(gradient, variable):
     """The gradient on B, zero outside, as written out."""
-    found = [w for w in tk.sparse_weights([variable]) if not w.method.updates_all]
+    found = [w for w in tk.sparse_weights([variable]) if not w.method.dense_updates]
     return gradient * found[0].backward_mask() if found else gradient
 
 

@@ -338,10 +338,10 @@ def one_less(kind, values):
 
 DAMAGE = {
     "code 7": (filled(7), "codes of at most 2"),
-    "all in A": (filled(2), "its clock says"),
-    "all in B": (filled(1), "its clock says"),
-    "all in C": (filled(0), "its clock says"),
-    "one less": (one_less, "its clock says"),
+    "all in A": (filled(2), "its counters say"),
+    "all in B": (filled(1), "its counters say"),
+    "all in C": (filled(0), "its counters say"),
+    "one less": (one_less, "its counters say"),
     "transposed": (lambda kind, v: v[:, None] if kind == "sets" else None, "damaged"),
 }
 DAMAGED_SCOPES = {
@@ -363,7 +363,7 @@ def test_damaged_sets_are_refused(scope, damage, tmp_path):
     model.load_weights(path)
     change, message = DAMAGE[damage]
     altered(path, change)
-    with pytest.raises(ValueError, match="damaged|divide one|clock says"):
+    with pytest.raises(ValueError, match="damaged|divide one|counters say"):
         model.load_weights(path)
     if scope == "topkast":
         with pytest.raises(ValueError, match=message):

@@ -93,7 +93,7 @@ def test_the_candidates_and_the_histograms_find_the_same(parts, data):
     expected = selection._by_three_histograms(keys, ranks, spare_memory=False)
     for k, ours, theirs in zip(ks, found, expected, strict=True):
         assert k == 0 or tuple(map(int, ours)) == tuple(map(int, theirs))
-        masks = [selection.reaching(keys, each) for each in (ours, theirs)]
+        masks = [selection.at_or_above(keys, each) for each in (ours, theirs)]
         assert all(map(np.array_equal, *masks))
         assert sum(int(tf.reduce_sum(tf.cast(m, tf.int32))) for m in masks[0]) == k
 

@@ -14,7 +14,7 @@ from tests import swat_oracle as oracle
 from tests import zoo
 from topkast_tf.analysis.flops import count_flops
 from topkast_tf.core.blocks import MatrixView
-from topkast_tf.variables.sparse_variable import KEPT_FORWARD, THRESHOLD
+from topkast_tf.variables.counters import Counter
 
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
@@ -451,13 +451,13 @@ def test_activations_of_a_dense_layer_stay_dense_between_selections(digits):
         x = scale * (images[:32] + 0.1)
         inputs = features(x).numpy()
         model.train_on_batch(x, labels[:32])
-        _, kept, size = tk.sparse_weights(model)[-1].extras["activations"].numpy()
+        _, kept, size = tk.sparse_weights(model)[-1].auxiliary["activations"].numpy()
         assert (kept, size) == (np.count_nonzero(inputs), inputs.size)
 
 
 def remembered(weights):
-    """The thresholds of the last selection, as the clocks hold them."""
-    keys = [int(weight.clock.numpy()[THRESHOLD]) for weight in weights]
+    """The thresholds of the last selection, as the counters hold them."""
+    keys = [int(weight.counters.numpy()[Counter.THRESHOLD]) for weight in weights]
     return [np.int32(key).view(np.float32) for key in keys]
 
 
@@ -488,7 +488,7 @@ def test_a_period_of_convolutions_is_for_their_single_weights_only(structured, d
             np.testing.assert_array_equal(mask, exact)
         if step % 4 == 0:
             thresholds = remembered(weights)
-        *convolutions, dense = [w.extras["activations"].numpy() for w in weights]
+        *convolutions, dense = [w.auxiliary["activations"].numpy() for w in weights]
         assert dense[0] == 0 and dense[1] <= dense[2] - int(0.8 * dense[2])
         keys.append([int(found[0]) for found in convolutions])
     # Of the second convolution's activations, which move: found at steps 0, 4 and 8.
@@ -518,7 +518,9 @@ def test_with_a_period_of_convolutions_swat_m_moves_dense_layers_at_each_step(di
         means = [np.abs(m[a]).mean() for m, a in zip(momenta, active, strict=True)]
         sizes = [weight.dense().size for weight in weights]
         asked = oracle.momentum_budget(means, sizes, budget)
-        found = [int(weight.clock.numpy()[KEPT_FORWARD]) for weight in weights]
+        found = [
+            int(weight.counters.numpy()[Counter.KEPT_FORWARD]) for weight in weights
+        ]
         assert found[-1] == weights[-1].forward_mask().sum()
         assert found[-1] == pytest.approx(asked[-1], abs=1)
         if step % 3 == 0:
@@ -577,14 +579,14 @@ def test_activation_thresholds_are_found_when_due(digits):
     seen = []
     for _ in range(7):
         model.train_on_batch(images[:32], labels[:32])
-        key, kept, size = weight.extras["activations"].numpy()
+        key, kept, size = weight.auxiliary["activations"].numpy()
         seen.append(int(key))
         assert size == 32 * 64 and kept <= 0.25 * size  # ties stay
     # The same batch at each step, the first layer: found at steps 0, 3, 6 alike.
     assert len(set(seen)) == 1
     # Evaluation and inference leave it alone.
     model.evaluate(images[:8] * 5, labels[:8], verbose=0)
-    assert int(weight.extras["activations"].numpy()[0]) == seen[0]
+    assert int(weight.auxiliary["activations"].numpy()[0]) == seen[0]
 
 
 def test_frozen_from_a_step_on(digits):
@@ -721,7 +723,7 @@ def test_swat_m_follows_the_momentum(optimizer, digits):
         at = [made._get_variable_index(weight._theta) for weight in weights]
         momenta = [slots[i].numpy() for i in at]
     else:
-        momenta = [weight.extras["average"].numpy() for weight in weights]
+        momenta = [weight.auxiliary["average"].numpy() for weight in weights]
         assert all(np.any(m) for m in momenta)
     means = [np.abs(m[mask]).mean() for m, mask in zip(momenta, active, strict=True)]
     sizes = [weight.dense().size for weight in weights]

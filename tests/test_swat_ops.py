@@ -195,14 +195,14 @@ def test_a_stale_threshold_keeps_what_reaches_it():
     x = tf.constant([[0.5, -3.0, 0.0], [2.0, 1.0, -1.0]])
     key = topk.threshold(x, 3)  # the third largest magnitude: 1
     np.testing.assert_array_equal(
-        topk.reaching(x, key), [[False, True, False], [True, True, True]]
+        topk.at_or_above(x, key), [[False, True, False], [True, True, True]]
     )
     np.testing.assert_array_equal(
-        topk.reaching(2 * x, key), [[True, True, False], [True, True, True]]
+        topk.at_or_above(2 * x, key), [[True, True, False], [True, True, True]]
     )
     # More zeros than were to be dropped: the rest is kept, not the zeros.
     sparse = tf.constant([0.0, 0.0, 0.0, 5.0])
-    reached = topk.reaching(sparse, topk.threshold(sparse, 3))
+    reached = topk.at_or_above(sparse, topk.threshold(sparse, 3))
     np.testing.assert_array_equal(reached, [False, False, False, True])
 
 

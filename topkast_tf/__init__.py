@@ -11,19 +11,26 @@
 
 import keras as _keras
 
+from topkast_tf.analysis.flops import count_flops
 from topkast_tf.analysis.mask_dynamics import MaskDynamics
-from topkast_tf.analysis.summary import refresh, sparse_weights, summary
+from topkast_tf.analysis.summary import summary
 from topkast_tf.export import strip
 from topkast_tf.getter import topkast_getter
-from topkast_tf.layers import sparse_layer as layers
-from topkast_tf.model_sets import freeze
+from topkast_tf.layers.sparse_layer import register_for_loading as _register_for_loading
+from topkast_tf.model_sets import freeze, refresh
 from topkast_tf.scope import topkast_scope
 from topkast_tf.sparsify import sparsify
 from topkast_tf.variables.hooks import dense_reads
+from topkast_tf.variables.lookup import sparse_weights
+from topkast_tf.variables.scope_state import SparsityScope
+from topkast_tf.variables.weight import SparseWeight
 
 __version__ = "0.1.0"
 __all__ = [
     "MaskDynamics",
+    "SparseWeight",
+    "SparsityScope",
+    "count_flops",
     "dense_reads",
     "freeze",
     "refresh",
@@ -35,4 +42,4 @@ __all__ = [
     "topkast_scope",
 ]
 
-layers.register_for_loading(_keras)
+_register_for_loading(_keras)

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from topkast_tf.layers import sparse_layer as layers
 from topkast_tf.layers.remaking import copy_values, made_again
+from topkast_tf.layers.structure import library_of
 
 
 def strip(model: Any) -> Any:
@@ -35,7 +35,7 @@ def strip(model: Any) -> Any:
     >>> int((plain.layers[0].kernel.numpy() != 0).sum()), len(plain.weights)
     (10, 2)
     """
-    if layers.library_of(model) is None:
+    if library_of(model) is None:
         raise TypeError(f"Expected a Keras model or layer. Received: {model!r}")
     plain = made_again(model)
     copy_values(model, plain)

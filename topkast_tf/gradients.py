@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from topkast_tf.analysis.summary import sparse_weights
 from topkast_tf.core.blocks import Blocks
 from topkast_tf.core.selection import RESERVOIR
 from topkast_tf.methods.base import Method
-from topkast_tf.variables import sparse_variable as variables
+from topkast_tf.variables.lookup import sparse_weights
+from topkast_tf.variables.replica import local_replica
 
 
 class Bytes(NamedTuple):
@@ -58,10 +58,10 @@ def capacity(variable: Any) -> int | None:
     Args:
       variable: a trainable variable, sparse or not.
     """
-    component = variables.local_component(variable)
-    if component is None:
+    replica = local_replica(variable)
+    if replica is None:
         return None
-    weight = component.weight
+    weight = replica.weight
     if weight.exempt or _varies(weight.method):
         return None
     size = math.prod(weight.shape)
@@ -74,7 +74,11 @@ def capacity(variable: Any) -> int | None:
 
 
 def _varies(method: Method) -> bool:
-    return method.updates_all or method.follows or method.needs_momentum
+    return (
+        method.dense_updates
+        or method.updates_between_refreshes
+        or method.needs_momentum
+    )
 
 
 def pack_gradients(
@@ -123,7 +127,7 @@ def pack_gradients(
             places.append(None)
             dense.setdefault(gradient.dtype, []).append(flat)
             continue
-        sets = variables.local_component(variable).sets.read_value()
+        sets = local_replica(variable).sets.read_value()
         backward = tf.not_equal(tf.reshape(sets, [-1]), RESERVOIR)
         places.append(tf.where(backward)[:, 0])
         pieces.setdefault(gradient.dtype, []).append(tf.gather(flat, places[-1]))
@@ -199,19 +203,19 @@ def all_reduce_gradients(
       of: the trainable variables.
       packed: if false, all entries are summed.
     """
-    replica = tf.distribute.get_replica_context()
-    if replica is None:
+    context = tf.distribute.get_replica_context()
+    if context is None:
         raise ValueError(
             "Expected a call by each replica, within `strategy.run`. "
             "Received: one from outside"
         )
-    if replica.num_replicas_in_sync == 1:
+    if context.num_replicas_in_sync == 1:
         return list(gradients)
     found = pack_gradients(gradients, of, packed)
     dtypes = sorted(found.vectors, key=lambda dtype: dtype.name)
     # Hints are needed neither here nor there: there is one vector a dtype.
     summed = [
-        replica.all_reduce(tf.distribute.ReduceOp.SUM, found.vectors[dtype])
+        context.all_reduce(tf.distribute.ReduceOp.SUM, found.vectors[dtype])
         for dtype in dtypes
     ]
     return unpack_gradients(

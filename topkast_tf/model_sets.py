@@ -1,8 +1,29 @@
-"""The sets stay as they are from some step on."""
+"""What is done to the sets of a whole model: selected anew, or left as they are."""
 
 from typing import Any
 
-from topkast_tf.analysis.summary import some_sparse_weights
+from topkast_tf.variables.lookup import some_sparse_weights
+from topkast_tf.variables.weight import refresh_all
+
+
+def refresh(model: Any) -> None:
+    """Selects the sets of all sparse weights of a model anew, from theta as it is.
+
+    Training does this by itself, every `refresh_every` steps.
+
+    Args:
+      model: as for `sparse_weights`.
+
+    Raises:
+      ValueError: if nothing in the model is sparse, or a weight holds NaN.
+
+    >>> import keras
+    >>> from topkast_tf import refresh, topkast_scope
+    >>> with topkast_scope(fwd=0.5, bwd=0.25):
+    ...     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    >>> refresh(model)
+    """
+    refresh_all(some_sparse_weights(model))
 
 
 def freeze(model: Any) -> None:

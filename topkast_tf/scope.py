@@ -5,12 +5,11 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from topkast_tf.core.thread_stack import activated
-from topkast_tf.layers import sparse_layer as layers
+from topkast_tf.layers import sparse_layer
 from topkast_tf.methods import Method, TopKAST
 from topkast_tf.variables import creators, hooks
 from topkast_tf.variables.placement import Placement
-from topkast_tf.variables.scope_state import SparsityScope
+from topkast_tf.variables.scope_state import SparsityScope, activated
 
 
 class ReusableScope(contextlib.ContextDecorator):
@@ -60,8 +59,8 @@ def _opened(method: Method, placement: Placement) -> Iterator[SparsityScope]:
         stack.enter_context(activated(scope))
         stack.enter_context(scope.opened())
         for library in hooks.loaded_keras_libraries():
-            layers.register_for_loading(library)
-            stack.enter_context(layers.constructing_sparse(library))
+            sparse_layer.register_for_loading(library)
+            stack.enter_context(sparse_layer.constructing_sparse(library))
         stack.enter_context(creators.creating_sparse(scope))
         yield scope
     scope.finish()

@@ -5,10 +5,10 @@ from typing import Any
 
 from absl import logging
 
-from topkast_tf.analysis.summary import planned_weights
-from topkast_tf.layers import sparse_layer as layers
 from topkast_tf.layers.remaking import copy_values, made_again
+from topkast_tf.layers.structure import library_of
 from topkast_tf.scope import topkast_scope
+from topkast_tf.variables.lookup import planned_weights
 
 
 def sparsify(
@@ -55,7 +55,7 @@ def sparsify(
     >>> int(kernel.forward_mask().sum())
     10
     """
-    if layers.library_of(model) is None:
+    if library_of(model) is None:
         raise TypeError(f"Expected a Keras model or layer. Received: {model!r}")
     if planned_weights(model):
         raise ValueError(
@@ -88,7 +88,7 @@ def _compile_like(model: Any, made: Any) -> None:
     given = getattr(getattr(model, "_compile_config", None), "config", None)
     if given is None or not getattr(model, "optimizer", None):
         return
-    library = layers.library_of(model)
+    library = library_of(model)
 
     def copied(value: Any) -> Any:
         if isinstance(value, dict):

@@ -10,7 +10,7 @@ import keras
 
 from topkast_tf.core.distributions import kept
 from topkast_tf.core.kernel_rule import why_not_kernel
-from topkast_tf.layers import sparse_layer as layers
+from topkast_tf.layers.structure import all_layers
 from topkast_tf.layers.weights import weights_of
 from topkast_tf.variables.weight import SparseWeight
 
@@ -35,7 +35,7 @@ class Parameter:
         leaves whole).
       is_sparse: whether a forward or a backward pass leaves entries out.
       reads_alpha: whether the forward pass reads a masked copy.
-      updates_all: whether every entry is updated.
+      dense_updates: whether every entry is updated.
       on_host: whether its method lets theta stay on the host (Top-KAST).
       products: sparsities of its three products, where they do not follow from the sets.
       saved_activations: sparsity of the input that is kept for its gradient; 0: dense.
@@ -52,7 +52,7 @@ class Parameter:
     has_sets: bool = False
     is_sparse: bool = False
     reads_alpha: bool = False
-    updates_all: bool = True
+    dense_updates: bool = True
     on_host: bool = False
     products: tuple[float, float, float] | None = None
     saved_activations: float = 0.0
@@ -113,7 +113,7 @@ def parameters_of(model: keras.Model) -> list[Parameter]:
     """
     sparse = {
         weight.path: weight
-        for layer in layers.all_layers(model)
+        for layer in all_layers(model)
         for weight in weights_of(layer)
     }
     found = []
@@ -151,14 +151,14 @@ class _Sets:
     fwd: float
     method: Any
     exempt: bool
-    extras: dict = dataclasses.field(default_factory=dict)
+    auxiliary: dict = dataclasses.field(default_factory=dict)
 
 
 def _planned(variable: Any, weight: SparseWeight) -> Parameter:
     size, method = math.prod(weight.shape), weight.method
     forward = _entries(weight, weight.kept_forward)
     backward = _entries(weight, weight.kept_backward)
-    if method.updates_all:
+    if method.dense_updates:
         backward = size
     elif method.name == "swat":
         backward = forward  # its masked updates are those of what is active
@@ -170,7 +170,7 @@ def _planned(variable: Any, weight: SparseWeight) -> Parameter:
         "size": size,
         "has_sets": True,
         "reads_alpha": method.sparse_forward,
-        "updates_all": method.updates_all,
+        "dense_updates": method.dense_updates,
         "on_host": method.name == "topkast",
         "set_bytes": variable_bytes(sets),
         "state_bytes": sum(map(variable_bytes, state.values())),

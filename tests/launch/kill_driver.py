@@ -55,9 +55,9 @@ def arm_refresh(fuse):
     """In the graph, after the sets of one weight are selected and before the next."""
     import tensorflow as tf
 
-    from topkast_tf.variables import sparse_variable as variables
+    from topkast_tf.variables import refresh
 
-    select = variables.select
+    select = refresh.select
 
     def select_and_light(*arguments):
         found = select(*arguments)
@@ -65,7 +65,7 @@ def arm_refresh(fuse):
             tf.py_function(fuse.light, [], [])
         return found
 
-    variables.select = select_and_light
+    refresh.select = select_and_light
 
 
 def main(point, count, *arguments):

@@ -23,7 +23,7 @@ from launch.planned.plan import plan_of
 from launch.tasks import task_of
 from topkast_tf import summary
 from topkast_tf.analysis.flops import count_flops
-from topkast_tf.analysis.summary import sparse_weights
+from topkast_tf.variables.lookup import sparse_weights
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "launch" / "flagfiles"
@@ -72,7 +72,7 @@ def one_layer(**changes):
         "has_sets": True,
         "is_sparse": True,
         "reads_alpha": True,
-        "updates_all": False,
+        "dense_updates": False,
         "on_host": True,
         "set_bytes": 100,
         "state_bytes": 56,
@@ -113,7 +113,7 @@ def test_memory_of_one_layer_by_hand():
 
 def test_memory_of_packed_activations_by_hand():
     swat = one_layer(
-        on_host=False, updates_all=True, saved_activations=0.75, saves_masked=True
+        on_host=False, dense_updates=True, saved_activations=0.75, saves_masked=True
     )
     for packed, here in ((False, 320 * 4 + 320 * 5), (True, 80 * 4 + 40 + 40)):
         storage = memory.Storage(slots=1, packed=packed, replaces_relu=True)

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from topkast_tf.analysis.macs import MacCount, Trace, count_macs
-from topkast_tf.analysis.summary import sparse_weights
 from topkast_tf.core.distributions import validate_sparsities
-from topkast_tf.variables.sparse_variable import components
+from topkast_tf.variables.lookup import sparse_weights
+from topkast_tf.variables.replica import components
 
 __all__ = [
     "FlopCount",

@@ -26,8 +26,8 @@ from topkast_tf.analysis.mask_history import (
     reservoir_bits,
     unpacked,
 )
-from topkast_tf.analysis.summary import sparse_weights
 from topkast_tf.core.selection import FORWARD, RESERVOIR
+from topkast_tf.variables.lookup import sparse_weights
 from topkast_tf.variables.weight import SparseWeight
 
 MEASURES = (

@@ -7,89 +7,10 @@ from typing import Any
 
 import tensorflow as tf
 
-from topkast_tf.layers import sparse_layer as layers
-from topkast_tf.variables import sparse_variable as variables
-from topkast_tf.variables.weight import SparseWeight, refresh_all
-
-
-def sparse_weights(model: Any) -> list[SparseWeight]:
-    """The sparsified weights of a model, in the order of its weights.
-
-    Args:
-      model: a Keras model or layer, a `tf.Module`, or an iterable of variables.
-
-    Returns:
-      A list of `SparseWeight`, each with `path`, `shape`, `dense()` (theta),
-      `effective()` (alpha), `forward_mask()` (A), `backward_mask()` (B), and the achieved
-      `forward_sparsity` and `backward_sparsity`.
-
-    >>> import keras
-    >>> from topkast_tf import sparse_weights, topkast_scope
-    >>> with topkast_scope(fwd=0.5, bwd=0.25):
-    ...     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
-    >>> [weight.forward_sparsity for weight in sparse_weights(model)]
-    [0.5]
-    """
-    return [weight for weight in planned_weights(model) if not weight.exempt]
-
-
-def planned_weights(model: Any) -> list[SparseWeight]:
-    """As `sparse_weights`, and those that hold sets but keep all, by ``exempt="last"``."""
-    found = {}
-    for variable in _variables(model):
-        raw = variables.raw_variable(variable)
-        if raw is None:
-            continue
-        component = getattr(variables.components(raw)[0], "_topkast", None)
-        if component is not None:
-            found[id(component.weight)] = component.weight
-    return list(found.values())
-
-
-def _variables(model: Any) -> list[Any]:
-    for attribute in ("weights", "variables"):
-        if hasattr(model, attribute):
-            made = getattr(model, attribute)
-            # tf_keras has vocabularies among them, which are no variables.
-            return [each for each in made if hasattr(each, "trainable")]
-    try:
-        return list(model)
-    except TypeError:
-        raise TypeError(
-            "Expected a model, a layer, a `tf.Module` or an iterable of variables. "
-            f"Received: {model!r}"
-        ) from None
-
-
-def refresh(model: Any) -> None:
-    """Selects the sets of all sparse weights of a model anew, from theta as it is.
-
-    Training does this by itself, every `refresh_every` steps.
-
-    Args:
-      model: as for `sparse_weights`.
-
-    Raises:
-      ValueError: if nothing in the model is sparse, or a weight holds NaN.
-
-    >>> import keras
-    >>> from topkast_tf import refresh, topkast_scope
-    >>> with topkast_scope(fwd=0.5, bwd=0.25):
-    ...     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
-    >>> refresh(model)
-    """
-    refresh_all(some_sparse_weights(model))
-
-
-def some_sparse_weights(model: Any) -> list[SparseWeight]:
-    """As `sparse_weights`, but a model in which nothing is sparse is a `ValueError`."""
-    weights = sparse_weights(model)
-    if not weights:
-        raise ValueError(
-            "Expected a model that was built in a sparsity scope. Received: "
-            f"{model!r}, in which nothing is sparse"
-        )
-    return weights
+from topkast_tf.layers.sparse_layer import scopes_of
+from topkast_tf.variables.lookup import planned_weights, variables_of
+from topkast_tf.variables.replica import raw_variable
+from topkast_tf.variables.scope_state import SCOPE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,7 +51,7 @@ class Summary:
       left_dense: (path, shape, why) of each matrix that was left dense.
       dense_parameters: trainable parameters, and sparsified ones that are frozen.
       kept_parameters: those that a forward pass uses.
-      state_bytes: memory of the sets, in bytes (one a weight entry, and the clocks).
+      state_bytes: memory of the sets, in bytes (one a weight entry, and the counters).
     """
 
     rows: tuple[WeightRow, ...]
@@ -212,7 +133,7 @@ class Summary:
     def _totals(self) -> str:
         return (
             f"whole model: {self.kept_parameters:,} of {self.dense_parameters:,} "
-            f"parameters kept; sets and clocks take {self.state_bytes:,} bytes"
+            f"parameters kept; sets and counters take {self.state_bytes:,} bytes"
         )
 
 
@@ -257,8 +178,8 @@ def summary(model: Any) -> Summary:
         )
     reasons = _reasons(model)
     dense, total = [], 0
-    for variable in _variables(model):
-        raw = variables.raw_variable(variable)
+    for variable in variables_of(model):
+        raw = raw_variable(variable)
         if not variable.trainable and id(raw) not in sparse:
             continue
         shape = tuple(variable.shape)
@@ -276,10 +197,10 @@ def summary(model: Any) -> Summary:
 
 def _reasons(model: Any) -> dict[int, str]:
     """id of a `tf.Variable` -> why its scope left it dense."""
-    scopes = {id(weight.scope): weight.scope for weight in planned_weights(model)}
-    scopes.update((id(scope), scope) for scope in layers.scopes_of(model))
+    made = [vars(variable).get(SCOPE) for variable in variables_of(model)]
+    scopes = {id(scope): scope for scope in [*made, *scopes_of(model)] if scope}
     return {
-        id(variables.raw_variable(variable)): why
+        id(raw_variable(variable)): why
         for scope in scopes.values()
         for variable, why in scope.reasons_left_dense()
     }

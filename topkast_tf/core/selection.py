@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from topkast_tf.core.trace_once import apart, is_compiled
+from topkast_tf.core.trace_once import is_compiled, trace_once
 
 RESERVOIR = 0
 """Code of an entry of C: not used, not updated."""
@@ -141,11 +141,11 @@ def _histogram_in_parts(
     key: tf.Tensor, floor: tf.Tensor, shift: tf.Tensor
 ) -> tf.Tensor:
     """`_histogram` of any number of keys, in working memory for an eighth of them."""
-    counts = one_by_one(lambda part: [_histogram(part, floor, shift)], key)
+    counts = map_in_chunks(lambda part: [_histogram(part, floor, shift)], key)
     return tf.add_n([count for [count] in counts])
 
 
-def one_by_one(
+def map_in_chunks(
     function: Callable[..., list[tf.Tensor]], *vectors: tf.Tensor
 ) -> list[list[tf.Tensor]]:
     """Applies a function to eighths of vectors, one eighth after the other.
@@ -160,7 +160,7 @@ def one_by_one(
     Returns:
       What the function gives for each part.
 
-    >>> [[total]] = one_by_one(lambda part: [tf.reduce_sum(part)], tf.ones(9))
+    >>> [[total]] = map_in_chunks(lambda part: [tf.reduce_sum(part)], tf.ones(9))
     >>> float(total)
     9.0
     """
@@ -228,7 +228,7 @@ def thresholds(
     return [Threshold(*three) for three in figures]
 
 
-@apart
+@trace_once
 def _search(*tensors: tf.Tensor, count: int, spare_memory: bool) -> list[Threshold]:
     keys = list(tensors[:count])
     if not spare_memory:
@@ -336,7 +336,7 @@ def _by_three_histograms(
     return found
 
 
-def reaching(keys: Sequence[tf.Tensor], threshold: Threshold) -> list[tf.Tensor]:
+def at_or_above(keys: Sequence[tf.Tensor], threshold: Threshold) -> list[tf.Tensor]:
     """Masks of exactly the keys that a threshold was found for."""
     masks = _reaching(*threshold, *keys)
     for mask, key in zip(masks, keys, strict=True):
@@ -344,7 +344,7 @@ def reaching(keys: Sequence[tf.Tensor], threshold: Threshold) -> list[tf.Tensor]
     return masks
 
 
-@apart
+@trace_once
 def _reaching(
     at: tf.Tensor, needed: tf.Tensor, tied: tf.Tensor, *keys: tf.Tensor
 ) -> list[tf.Tensor]:
@@ -388,7 +388,7 @@ def largest(keys: Sequence[tf.Tensor], k: tf.Tensor) -> list[tf.Tensor]:
     [[True, True, False, False]]
     """
     [threshold] = thresholds(keys, [k])
-    return reaching(keys, threshold)
+    return at_or_above(keys, threshold)
 
 
 def _nested_codes(
@@ -432,7 +432,7 @@ def nested_sets_by_magnitude(
     return codes, finite
 
 
-@apart
+@trace_once
 def _nested_by_magnitude(
     kept_forward: tf.Tensor,
     kept_backward: tf.Tensor,
@@ -466,7 +466,7 @@ def _nested_in_parts(
         return [_bincount(_upper_bits(key), _OUTSIDE), tf.reduce_max(key)]
 
     counts, largest = zip(
-        *(found for x in flat for found in one_by_one(counted, x)), strict=True
+        *(found for x in flat for found in map_in_chunks(counted, x)), strict=True
     )
     ranked = [_digit_of_kth(tf.add_n(counts), k) for k in (kept_forward, kept_backward)]
 
@@ -476,7 +476,7 @@ def _nested_in_parts(
         return [_with_digit(key, digits, digit) for digit, _ in ranked]
 
     candidates = zip(
-        *(found for x in flat for found in one_by_one(candidates_of, x)), strict=True
+        *(found for x in flat for found in map_in_chunks(candidates_of, x)), strict=True
     )
     forward, backward = (
         _kth_candidate(parts, rank)
@@ -488,7 +488,9 @@ def _nested_in_parts(
         return [_codes(key >= forward.key, key >= backward.key)]
 
     def with_all_ties() -> list[tf.Tensor]:
-        return [tf.concat([code for [code] in one_by_one(coded, x)], 0) for x in flat]
+        return [
+            tf.concat([code for [code] in map_in_chunks(coded, x)], 0) for x in flat
+        ]
 
     def with_first_ties() -> list[tf.Tensor]:
         keys = [magnitude_keys(x) for x in flat]

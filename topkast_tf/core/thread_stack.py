@@ -1,53 +1,39 @@
-"""The scopes and the product rules that are active in a thread, the innermost last."""
-
-from __future__ import annotations
+"""What is active in a thread, the innermost last."""
 
 import contextlib
 import threading
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import Generic, TypeVar
 
-if TYPE_CHECKING:
-    from topkast_tf.layers.products import ProductRule
-    from topkast_tf.variables.scope_state import SparsityScope
+T = TypeVar("T")
 
 
-class _Active(threading.local):
+class ThreadStack(threading.local, Generic[T]):
+    """A stack of any objects; each thread has its own.
+
+    >>> names = ThreadStack()
+    >>> with names.pushed("outer"), names.pushed("inner"):
+    ...     names.top(), list(names)
+    ('inner', ['outer', 'inner'])
+    >>> names.top() is None
+    True
+    """
+
     def __init__(self):
-        self.scopes: list[SparsityScope] = []
-        self.rules: list[ProductRule | None] = []
+        self._entries: list[T] = []
 
+    def __iter__(self) -> Iterator[T]:
+        return iter(self._entries)
 
-_active = _Active()
+    def top(self) -> T | None:
+        """The innermost entry of this thread, or None."""
+        return self._entries[-1] if self._entries else None
 
-
-def active_scope() -> SparsityScope | None:
-    """The innermost scope that is active in this thread, or None."""
-    return _active.scopes[-1] if _active.scopes else None
-
-
-@contextlib.contextmanager
-def activated(scope: SparsityScope) -> Iterator[None]:
-    """Makes a scope the innermost one of this thread."""
-    for outer in _active.scopes:
-        outer.has_inner = True  # which may take everything that is made
-    _active.scopes.append(scope)
-    try:
-        yield
-    finally:
-        _active.scopes.pop()
-
-
-def active_rule() -> ProductRule | None:
-    """The innermost product rule that is active in this thread, or None."""
-    return _active.rules[-1] if _active.rules else None
-
-
-@contextlib.contextmanager
-def activated_rule(rule: ProductRule | None) -> Iterator[None]:
-    """Makes a product rule (or none) the innermost one of this thread."""
-    _active.rules.append(rule)
-    try:
-        yield
-    finally:
-        _active.rules.pop()
+    @contextlib.contextmanager
+    def pushed(self, entry: T) -> Iterator[None]:
+        """Makes an entry the innermost one of this thread."""
+        self._entries.append(entry)
+        try:
+            yield
+        finally:
+            self._entries.pop()

@@ -22,7 +22,7 @@ if hasattr(os, "register_at_fork"):  # not on Windows
     os.register_at_fork(after_in_child=_mark_as_forked)
 
 
-def apart(function: Callable) -> Callable:
+def trace_once(function: Callable) -> Callable:
     """A function of tensors that runs in a graph of its own, one for tensors of any size.
 
     Its ops are in memory once, not once for each layer (the graph of a step that selects
@@ -37,7 +37,7 @@ def apart(function: Callable) -> Callable:
     Returns:
       A function of the same arguments.
 
-    >>> double = apart(lambda x: [x + x])
+    >>> double = trace_once(lambda x: [x + x])
     >>> [int(double(tf.ones([n], tf.int32))[0][0]) for n in (1, 2)]
     [2, 2]
     """

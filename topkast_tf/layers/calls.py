@@ -7,19 +7,19 @@ from typing import Any
 import tensorflow as tf
 
 from topkast_tf.core.kernel_rule import OUTPUT_EMBEDDING
-from topkast_tf.layers import products as linear
+from topkast_tf.layers.products import ProductSpec, activation_of, finish
 from topkast_tf.layers.weights import weights_of
-from topkast_tf.variables import sparse_variable as variables
+from topkast_tf.variables.replica import raw_variable
 
 
-def by_rule(cls: type, form: linear.Form) -> Any:
+def by_rule(cls: type, spec: ProductSpec) -> Any:
     """The `call` of a layer class whose product may be computed by a rule."""
     dense_call = _accepting(cls.call)  # type: ignore[attr-defined]
 
     @functools.wraps(cls.call)  # type: ignore[attr-defined]
     def call(self, inputs, *args, **kwargs):
         inputs = _tensor_of(inputs)
-        found = [w for w in weights_of(self) if w.local_name == form.kernel]
+        found = [w for w in weights_of(self) if w.local_name == spec.kernel]
         weight = found[0] if found else None
         rule = self._topkast_rule if weight is None else weight.rule
         tensor = isinstance(inputs, tf.Tensor | tf.SparseTensor)
@@ -28,7 +28,7 @@ def by_rule(cls: type, form: linear.Form) -> Any:
             return dense_call(self, inputs, *args, **kwargs)
         if weight:
             weight.prepare()
-        kernel, product = getattr(self, form.kernel), form.product(self)
+        kernel, product = getattr(self, spec.kernel), spec.product(self)
         if weight and not weight.exempt:
             outputs = rule(product, _dense(inputs), kernel, weight)
         elif rule.replaces_activations and self.activation:
@@ -37,7 +37,7 @@ def by_rule(cls: type, form: linear.Form) -> Any:
         else:
             return dense_call(self, inputs, *args, **kwargs)
         activation = self.activation and rule.activation(self.activation)
-        return linear.finish(self, outputs, activation)
+        return finish(self, outputs, activation)
 
     return call
 
@@ -45,7 +45,7 @@ def by_rule(cls: type, form: linear.Form) -> Any:
 def _tensor_of(inputs: Any) -> Any:
     """A variable as its value, such as a query that is learnt; others as they are."""
     if hasattr(inputs, "__dict__") and not isinstance(inputs, tf.Tensor):
-        if isinstance(variables.raw_variable(inputs), tf.Variable):
+        if isinstance(raw_variable(inputs), tf.Variable):
             return tf.convert_to_tensor(inputs)
     return inputs
 
@@ -84,7 +84,7 @@ def of_output_embedding(cls: type) -> Any:
         if kwargs.get("reverse", args[:1] == (True,)):
             for weight in weights_of(self):
                 if weight.local_name == OUTPUT_EMBEDDING:
-                    weight.scope.note_use(weight)
+                    self._topkast_scope.note_use(weight)
         return outputs
 
     return called
@@ -97,7 +97,7 @@ def of_activation(cls: type, library: Any) -> Any:
     @functools.wraps(cls.call)  # type: ignore[attr-defined]
     def call(self, inputs, *args, **kwargs):
         inputs = _tensor_of(inputs)
-        function = linear.activation_of(self, library)
+        function = activation_of(self, library)
         rule = self._topkast_rule
         if rule is None or function is None or not isinstance(inputs, tf.Tensor):
             return dense_call(self, inputs, *args, **kwargs)

@@ -8,17 +8,17 @@ import contextvars
 import functools
 import inspect
 import threading
-import weakref
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from absl import logging
 
-from topkast_tf.layers import weight_lists
+from topkast_tf.layers.structure import all_layers
+from topkast_tf.layers.weights import weights_of
 from topkast_tf.variables import hooks
-from topkast_tf.variables.weight import SparseWeight
 
-_warned: weakref.WeakSet = weakref.WeakSet()  # scopes, each of which makes one model
+_warned: set[str] = set()
+"""The scopes that have been warned of, each of which makes one model."""
 _lock = threading.Lock()
 _converting = contextvars.ContextVar("converting", default=False)
 
@@ -39,17 +39,21 @@ def install(library: Any) -> None:
         )
 
 
-def warn_of_theta(weights: Iterable[SparseWeight]) -> None:
-    """Warns, once for each scope, that these weights are about to be exported.
+def warn_of_theta(layers: Iterable[Any]) -> None:
+    """Warns, once for each scope, that the weights of layers are about to be exported.
 
     Args:
-      weights: of the model; nothing is said where alpha is theta.
+      layers: of the model; nothing is said where alpha is theta.
     """
     if _converting.get():
         return
-    scopes = {w.scope for w in weights if w.fwd > 0 and not w.exempt}
+    scopes = {
+        layer._topkast_scope.uid
+        for layer in layers
+        if any(w.fwd > 0 and not w.exempt for w in weights_of(layer))
+    }
     with _lock:
-        new = scopes - set(_warned)
+        new = scopes - _warned
         _warned.update(new)
     if new:
         logging.warning(
@@ -73,7 +77,7 @@ def _warning(original: Callable, given_model: bool) -> Callable:
             finally:
                 _converting.reset(token)
         if hasattr(model, "_flatten_layers"):
-            warn_of_theta(weight_lists.sparse_weights_within(model))
+            warn_of_theta(all_layers(model))
         return original(self, *args, **kwargs)
 
     return method

@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from topkast_tf.analysis.summary import planned_weights
-from topkast_tf.layers import sparse_layer as layers
-from topkast_tf.variables import sparse_variable as variables
+from topkast_tf.layers.saving import SAVED_KEY, seen_dense, without_scope
+from topkast_tf.layers.structure import all_layers, dense_class, library_of
+from topkast_tf.variables.lookup import planned_weights
+from topkast_tf.variables.replica import raw_variable
 
 _FUNCTIONS = (
     types.FunctionType,
@@ -42,7 +43,7 @@ def made_again(model: Any) -> Any:
     Raises:
       ValueError: if the model is not built, or cannot be made again.
     """
-    library = layers.library_of(model)
+    library = library_of(model)
     try:
         with _functions_handed_over(model) as functions, _not_compiled(model):
             config = library.saving.serialize_keras_object(model)
@@ -52,7 +53,7 @@ def made_again(model: Any) -> Any:
             made = library.saving.deserialize_keras_object(
                 _without_scopes(config), safe_mode=False
             )
-        for layer in layers.all_layers(made):
+        for layer in all_layers(made):
             for key, value in list(vars(layer).items()):
                 if isinstance(value, _HandedOver):
                     vars(layer)[key] = value.function
@@ -87,10 +88,10 @@ def copy_values(source: Any, target: Any) -> None:
     alphas = {id(w.variable): w.effective() for w in planned_weights(source)}
     weights = zip(own_weights(source), own_weights(target), strict=True)
     for variable, made in weights:
-        alpha = alphas.get(id(variables.raw_variable(variable)))
+        alpha = alphas.get(id(raw_variable(variable)))
         made.assign(variable.numpy() if alpha is None else alpha)
-    for layer in layers.all_layers(target):
-        cls, base = layers.dense_class(layer), layers.library_of(layer).layers.Layer
+    for layer in all_layers(target):
+        cls, base = dense_class(layer), library_of(layer).layers.Layer
         # In tf_keras what follows from adapted weights is not made when these are loaded.
         if hasattr(base, "finalize_state") and _overrides(cls, base, "finalize_state"):
             layer.finalize_state()
@@ -116,11 +117,11 @@ def _pairs(source: Any, target: Any) -> list[tuple[Any, Any]]:
 
 def _by_class(model: Any) -> dict[type, list[Any]]:
     found: dict[type, list[Any]] = {}
-    inputs = layers.library_of(model).layers.InputLayer
-    for layer in layers.all_layers(model):
+    inputs = library_of(model).layers.InputLayer
+    for layer in all_layers(model):
         if isinstance(layer, inputs):
             continue  # it holds nothing, and constructors may make some of their own
-        found.setdefault(layers.dense_class(layer), []).append(layer)
+        found.setdefault(dense_class(layer), []).append(layer)
     return found
 
 
@@ -130,23 +131,23 @@ def own_weights(model: Any) -> list[Any]:
     tf_keras counts vocabularies among them, which are no variables.
     """
     state = {
-        id(variables.raw_variable(made))
+        id(raw_variable(made))
         for weight in planned_weights(model)
         for made in weight.state_variables().values()
     }
     return [
         variable
         for variable in model.weights
-        if isinstance(raw := variables.raw_variable(variable), tf.Variable)
+        if isinstance(raw := raw_variable(variable), tf.Variable)
         and id(raw) not in state
     ]
 
 
 def _copy_own_state(layer: Any, made: Any) -> None:
-    dense, base = layers.dense_class(layer), layers.library_of(layer).layers.Layer
+    dense, base = dense_class(layer), library_of(layer).layers.Layer
     if _overrides(dense, base, "load_own_variables"):
         store: dict[str, Any] = {}
-        layers.seen_dense(layer).save_own_variables(store)
+        seen_dense(layer).save_own_variables(store)
         made.load_own_variables(store)
     if hasattr(dense, "save_assets") and hasattr(dense, "load_assets"):
         with tempfile.TemporaryDirectory() as folder:
@@ -174,8 +175,8 @@ def _without_scopes(config: Any) -> Any:
     if not isinstance(config, dict):
         return config
     inner = config.get("config")
-    if isinstance(inner, dict) and layers.SAVED_KEY in inner:
-        config = {**config, **layers.without_scope(inner)}
+    if isinstance(inner, dict) and SAVED_KEY in inner:
+        config = {**config, **without_scope(inner)}
     return {key: _without_scopes(value) for key, value in config.items()}
 
 
@@ -219,12 +220,12 @@ def _functions_handed_over(model: Any) -> Iterator[dict[str, Any]]:
     Yields:
       What the configuration names, for the scope in which it is read.
     """
-    library = layers.library_of(model)
+    library = library_of(model)
     handed_over = type("HandedOver", (_HandedOver,), {"functions": []})
     known = {library.saving.get_registered_name(handed_over): handed_over}
     replaced = []
     try:
-        for layer in layers.all_layers(model):
+        for layer in all_layers(model):
             for key, function in _functions_of(layer, library):
                 name = None
                 if library.__name__ != "keras" and isinstance(
@@ -252,7 +253,7 @@ def _not_compiled(model: Any) -> Iterator[None]:
     def hidden_here(original):
         return lambda: None if threading.get_ident() == thread else original()
 
-    for layer in layers.all_layers(model):
+    for layer in all_layers(model):
         if hasattr(layer, "get_compile_config"):
             own = vars(layer)
             if "get_compile_config" not in own:
@@ -278,11 +279,11 @@ def _functions_of(layer: Any, library: Any) -> list[tuple[str, Any]]:
 
 def _own_classes(model: Any) -> dict[str, type]:
     """The classes that the model's author wrote, by the names they are saved under."""
-    library = layers.library_of(model)
+    library = library_of(model)
     found: dict[str, Any] = {}
-    for layer in layers.all_layers(model):
+    for layer in all_layers(model):
         parts = [v for v in vars(layer).values() if hasattr(type(v), "get_config")]
-        for cls in (layers.dense_class(layer), *map(type, parts)):
+        for cls in (dense_class(layer), *map(type, parts)):
             if cls.__module__.split(".")[0] not in (library.__name__, "topkast_tf"):
                 found[library.saving.get_registered_name(cls)] = cls
     return found

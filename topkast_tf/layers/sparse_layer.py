@@ -11,41 +11,40 @@ import contextlib
 import functools
 import inspect
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
 from topkast_tf.core import kernel_rule
-from topkast_tf.core.thread_stack import (
-    activated,
+from topkast_tf.layers import calls, export_warning, weight_lists
+from topkast_tf.layers.product_rule import (
+    ProductRule,
     activated_rule,
     active_rule,
-    active_scope,
+    loaded_rule,
 )
-from topkast_tf.layers import calls as layer_calls
-from topkast_tf.layers import export_warning, weight_lists
-from topkast_tf.layers import products as linear
-from topkast_tf.layers.weight_lists import STATE_KEY
-from topkast_tf.layers.weights import (
-    consider_weight,
-    random_state,
-    state_hidden,
-    state_list,
-    state_of,
-    weights_of,
-    without_state,
+from topkast_tf.layers.products import is_activation, product_spec
+from topkast_tf.layers.saving import (
+    SAVED_KEY,
+    SavesScope,
+    SavesState,
+    without_scope,
 )
+from topkast_tf.layers.structure import all_layers, library_of
+from topkast_tf.layers.weights import consider_weight, state_of, weights_of
 from topkast_tf.variables import decay_warning, hooks
-from topkast_tf.variables.scope_state import SparsityScope, joined
-from topkast_tf.variables.weight import restart
+from topkast_tf.variables.scope_state import (
+    SparsityScope,
+    activated,
+    active_scope,
+    joined,
+)
 
 hooks.around_update.append(decay_warning.warning_of_decay)
 
 PACKAGE = "topkast_tf"
 SAVED_NAME = "SparseLayer"
-SAVED_KEY = "topkast"
 
 _WEIGHTLESS = (
     "BatchNormalization",
@@ -64,7 +63,9 @@ _WEIGHTLESS = (
     "InputLayer",
 )
 _lock = threading.RLock()
-_open_doors: dict[Any, int] = {}
+_open_doors: dict[type, int] = {}
+_hooked: dict[type, Callable] = {}
+"""Layer class -> the `__new__` that this library has given it."""
 
 
 @contextlib.contextmanager
@@ -77,7 +78,7 @@ def constructing_sparse(library: Any) -> Iterator[None]:
     layer_class = library.layers.Layer
     with _lock:
         _open_doors[layer_class] = _open_doors.get(layer_class, 0) + 1
-        if _open_doors[layer_class] == 1:
+        if layer_class not in _hooked:
             _hook_construction(layer_class, library)
     try:
         yield
@@ -85,12 +86,12 @@ def constructing_sparse(library: Any) -> Iterator[None]:
         with _lock:
             _open_doors[layer_class] -= 1
             if not _open_doors[layer_class]:
-                layer_class.__new__ = layer_class.__new__.original
+                _unhook_construction(layer_class)
 
 
 @contextlib.contextmanager
 def _reentered(
-    scope: SparsityScope, rule: linear.ProductRule | None, library: Any
+    scope: SparsityScope, rule: ProductRule | None, library: Any
 ) -> Iterator[None]:
     """A scope, for the layers that are constructed late or from a file."""
     with activated(scope), activated_rule(rule), constructing_sparse(library):
@@ -112,6 +113,18 @@ def _hook_construction(layer_class: type, library: Any) -> None:
 
     new.original = original  # type: ignore[attr-defined]
     layer_class.__new__ = new  # type: ignore[method-assign,assignment]
+    _hooked[layer_class] = new
+
+
+def _unhook_construction(layer_class: type) -> None:
+    """Puts back what was there, unless somebody has wrapped the hook meanwhile.
+
+    Their wrapper would be lost. The hook stays then; without a scope it does nothing.
+    """
+    hook = _hooked[layer_class]
+    if layer_class.__new__ is hook:
+        layer_class.__new__ = hook.original  # type: ignore
+        del _hooked[layer_class]
 
 
 def _is_of_interest(cls: type, library: Any) -> bool:
@@ -128,19 +141,18 @@ def _is_of_interest(cls: type, library: Any) -> bool:
     if cls in named:
         return False
     rule = active_rule()
-    if rule and rule.replaces_activations and linear.is_activation(cls, library):
+    if rule and rule.replaces_activations and is_activation(cls, library):
         return True
     builds = cls.build is not library.layers.Layer.build
     return builds or "seed" in inspect.signature(cls.__init__).parameters
 
 
-class _SparseLayer:
+class _SparseLayer(SavesScope, SavesState):
     """Mixed into a layer's class by `sparse_layer_class`."""
 
     _topkast_scope: SparsityScope | None = None
-    _topkast_rule: linear.ProductRule | None = None
+    _topkast_rule: ProductRule | None = None
     _topkast_library: Any = None
-    _topkast_dense_class: type
 
     @property
     def supports_jit(self):
@@ -176,22 +188,6 @@ class _SparseLayer:
             )
         return variable
 
-    def get_config(self):
-        scope, saving = self._topkast_scope, self._topkast_library.saving
-        layer = _seen_as(self, self._topkast_dense_class)
-        if scope is None:
-            return layer.get_config()
-        saved = saving.serialize_keras_object(layer)
-        if not {"config", "module"} <= saved.keys() or _is_saving_legacy_file():
-            raise ValueError(
-                "Expected one of the formats that can hold a sparse model: `.keras`, "
-                "weights, or a `tf.train.Checkpoint`; or `strip` it first. "
-                f"Received: {self.name!r}, to be saved in another"
-            )
-        # The layer's own configuration stays flat: wrappers such as Bidirectional read
-        # and change it.
-        return {**saved.pop("config"), SAVED_KEY: _saved_scope(self, scope, saved)}
-
     def enable_lora(self, *args, **kwargs):
         if weights_of(self):
             _refuse("LoRA", self)
@@ -209,7 +205,7 @@ class _SparseLayer:
         saved = config[SAVED_KEY]["scope"]
         active = joined(saved)
         scope = active or SparsityScope.from_config(saved)
-        rule = linear.loaded_rule(config[SAVED_KEY].get("rule"))
+        rule = loaded_rule(config[SAVED_KEY].get("rule"))
         dense, library = without_scope(config), cls._topkast_library
         name = dense["class_name"]
         # The legacy HDF5 format of tf_keras knows its own layers by no name at all here.
@@ -224,100 +220,6 @@ class _SparseLayer:
         if active is None:
             scope.restored_for(made)
         return made
-
-    def _trackable_children(self, save_type="checkpoint", **kwargs):
-        children = super()._trackable_children(save_type, **kwargs)
-        if save_type != "checkpoint":
-            export_warning.warn_of_theta(weights_of(self))  # by `tf.saved_model.save`
-            return children
-        return {**children, **random_state(self)}
-
-    def _lookup_dependency(self, name, *args, **kwargs):
-        found = random_state(self).get(name)
-        if found is not None:
-            return found
-        return super()._lookup_dependency(name, *args, **kwargs)
-
-    # Some layers save just the variables that they know of, by position. So each saves
-    # and loads as its dense class does, and the state stands beside it by name. Saving
-    # leaves the layer untouched, as it may train in another thread meanwhile.
-
-    def save_own_variables(self, store):
-        for weight in weights_of(self):
-            weight.raise_if_faulty()
-        name = state_list(self)
-        seen = _seen_as(self, type(self), **{name: without_state(self, name)})
-        super(_SparseLayer, seen).save_own_variables(store)
-        for name, variable in state_of(self).items():
-            store[STATE_KEY + name] = variable
-
-    def load_own_variables(self, store):
-        state = state_of(self)
-        keys = list(store.keys())
-        saved = {key.removeprefix(STATE_KEY) for key in keys if STATE_KEY in key}
-        if saved and saved != set(state) and self.built:
-            raise ValueError(
-                f"Layer {self.name!r} expected the state {sorted(state)}, as the same "
-                "arguments of the scope give it, or none at all, as a dense or stripped "
-                f"model has it. Received: a file with the state {sorted(saved)}"
-            )
-        loaded = {name: np.asarray(store[STATE_KEY + name]) for name in saved}
-        if saved:
-            for weight in weights_of(self):
-                name = weight.local_name
-                weight.check_state(loaded[f"{name}_clock"], loaded[f"{name}_sets"])
-        with state_hidden(self):
-            own = {key: store[key] for key in keys if STATE_KEY not in key}
-            super().load_own_variables(own)
-        for name in saved:
-            state[name].assign(loaded[name])
-        if not saved:
-            restart(weights_of(self))
-
-
-def _refuse(what: str, layer: Any) -> None:
-    raise ValueError(
-        f"Expected a dense layer for {what}: `strip` the model first. "
-        f"Received: the sparse layer {layer.name!r}"
-    )
-
-
-def _is_saving_legacy_file() -> bool:
-    """Whether Keras 3 is writing or reading its old `.h5` format, which holds no sets."""
-    try:  # there is no public name for it
-        from keras.src.backend.common import global_state
-    except ImportError:
-        return False
-    return bool(global_state.get_global_attribute("use_legacy_config", False))
-
-
-def _saved_scope(layer: Any, scope: SparsityScope, saved: dict) -> dict:
-    kind = {key: saved[key] for key in ("module", "class_name", "registered_name")}
-    config = {"layer": kind, "scope": scope.get_config(layer)}
-    rule = layer._topkast_rule
-    if rule is not None:
-        config["rule"] = {"name": rule.name, "config": rule.get_config()}
-    return config
-
-
-def without_scope(config: dict) -> dict:
-    """The serialised dense layer that a sparse layer's configuration stands for."""
-    own = {key: value for key, value in config.items() if key != SAVED_KEY}
-    return {**config[SAVED_KEY]["layer"], "config": own}
-
-
-def _seen_as(layer: Any, layer_class: type, **attributes: Any) -> Any:
-    """A second object with the attributes of a layer, to be read only.
-
-    Args:
-      layer: the layer, which is left as it is.
-      layer_class: of the object: the layer's, or that which its author gave it.
-      attributes: what the object has otherwise.
-    """
-    seen = object.__new__(layer_class)
-    # Not by assignments, which Keras takes note of.
-    vars(seen).update({**vars(layer), **attributes})
-    return seen
 
 
 def sparse_layer_class(cls: type, library: Any) -> type:
@@ -370,13 +272,13 @@ def _sparse_layer_class(cls: type, library: Any) -> type:
         "_topkast_library": library,
     }
     _leave_out_scopes(cls)
-    form = linear.form_of(cls, library)
-    if form is not None:
-        body["call"] = layer_calls.by_rule(cls, form)
-    elif linear.is_activation(cls, library):
-        body["call"] = layer_calls.of_activation(cls, library)
+    spec = product_spec(cls, library)
+    if spec is not None:
+        body["call"] = calls.by_rule(cls, spec)
+    elif is_activation(cls, library):
+        body["call"] = calls.of_activation(cls, library)
     elif kernel_rule.makes_output_embedding(cls.__mro__):
-        body["__call__"] = layer_calls.of_output_embedding(cls)
+        body["__call__"] = calls.of_output_embedding(cls)
     sparse = type(cls)(cls.__name__, (_SparseLayer, cls), body)
     # All share one saved name: whichever class is found, `from_config` is the same.
     library.saving.register_keras_serializable(PACKAGE, SAVED_NAME)(sparse)
@@ -431,29 +333,11 @@ def register_for_loading(library: Any) -> None:
     export_warning.install(library)
 
 
-def library_of(layer: Any) -> Any:
-    """The Keras library (a module) of a layer, or None if it is not a layer."""
-    for library in hooks.loaded_keras_libraries():
-        if isinstance(layer, library.layers.Layer):
-            return library
-    return None
-
-
-def dense_class(layer: Any) -> type:
-    """The class that a layer's author gave it."""
-    return getattr(layer, "_topkast_dense_class", type(layer))
-
-
-def seen_dense(layer: Any) -> Any:
-    """A layer as its dense class sees it, without the state of sparse weights."""
-    name = state_list(layer)
-    hidden = {name: without_state(layer, name)}
-    return _seen_as(layer, dense_class(layer), **hidden)
-
-
-def all_layers(layer: Any) -> list[Any]:
-    """A layer and, depth first, all layers within it."""
-    return list(layer._flatten_layers(include_self=True, recursive=True))
+def _refuse(what: str, layer: Any) -> None:
+    raise ValueError(
+        f"Expected a dense layer for {what}: `strip` the model first. "
+        f"Received: the sparse layer {layer.name!r}"
+    )
 
 
 def scopes_of(model: Any) -> list[SparsityScope]:

@@ -1,7 +1,7 @@
 """Lists and files of weights, between sparse models and dense ones.
 
 `get_weights` of a model with sparse weights gives the weights that its dense twin has,
-in the same order, and behind them the sets and clocks. `set_weights` takes both: such a
+in the same order, and behind them the sets and counters. `set_weights` takes both: such a
 list restores everything, and one of the dense length, as a pretrained model gives it, is
 taken as a new beginning: theta is assigned, the step is 0, and the sets follow by the
 method's rule. The same holds for files. The public methods of each Keras library are
@@ -96,7 +96,7 @@ def _set_weights(original: Callable) -> Callable:
             for weight in sparse:
                 own, name = weight.state_variables(), weight.local_name
                 weight.check_state(
-                    clock=np.asarray(by_variable[id(own[f"{name}_clock"])]),
+                    counters=np.asarray(by_variable[id(own[f"{name}_clock"])]),
                     sets=np.asarray(by_variable[id(own[f"{name}_sets"])]),
                 )
             original(self, values[: len(listed)])
@@ -105,7 +105,7 @@ def _set_weights(original: Callable) -> Callable:
         else:
             raise ValueError(
                 f"Expected {dense} arrays for {self.name!r}, as its dense twin has them, "
-                f"or {len(listed) + len(behind)} with the sets and clocks of its sparse "
+                f"or {len(listed) + len(behind)} with the sets and counters of its sparse "
                 f"weights. Received: {len(values)} arrays"
             )
 
@@ -132,7 +132,7 @@ def _refuse_state(layer: Any, values: Sequence[Any]) -> None:
         raise ValueError(
             f"Expected {len(layer.weights)} arrays for the dense {layer.name!r}. "
             f"{_STRIP}, whose `get_weights` fits. Received: {len(values)} arrays, of "
-            "which the last are the sets and clocks of a sparse model"
+            "which the last are the sets and counters of a sparse model"
         )
 
 

@@ -1,4 +1,4 @@
-"""What a layer gets with a sparse weight: the sets, the clock, and the penalty."""
+"""What a layer gets with a sparse weight: the sets, the counters, and the penalty."""
 
 import contextlib
 from collections.abc import Iterator
@@ -12,10 +12,13 @@ from topkast_tf.core.kernel_rule import (
     makes_output_embedding,
     why_not_kernel,
 )
-from topkast_tf.layers import products as linear
-from topkast_tf.variables import sparse_variable as variables
+from topkast_tf.layers.product_rule import AuxiliaryVariable
+from topkast_tf.layers.products import product_spec, why_without_product
 from topkast_tf.variables import steps
+from topkast_tf.variables.counters import Counter
+from topkast_tf.variables.replica import components, raw_variable
 from topkast_tf.variables.scope_state import SparsityScope
+from topkast_tf.variables.sparse_variable import make_sparse
 from topkast_tf.variables.weight import SparseWeight
 
 
@@ -92,16 +95,16 @@ def consider_weight(
     name = variable.name.split("/")[-1].split(":")[0]
     path = getattr(variable, "path", variable.name).split(":")[0]
     library, cls = layer._topkast_library, layer._topkast_dense_class
-    form = linear.form_of(cls, library)
-    if form is not None and name != form.kernel:
-        form = None
+    spec = product_spec(cls, library)
+    if spec is not None and name != spec.kernel:
+        spec = None
     refused = None
-    if scope.method.needs_product and form is None:
-        refused = linear.why_without_form(cls, library)
+    if scope.method.requires_product_rule and spec is None:
+        refused = why_without_product(cls, library)
     view = MatrixView(
         tuple(variable.shape),
         _output_axes(layer, variable),
-        0 if form is None else form.spatial_axes(layer),
+        0 if spec is None else spec.spatial_axes(layer),
     )
     weight = scope.consider(
         variable,
@@ -116,7 +119,7 @@ def consider_weight(
     )
     if weight is not None:
         weight.regularizer = regularizer
-        weight.rule = layer._topkast_rule if form is not None else None
+        weight.rule = layer._topkast_rule if spec is not None else None
         if weight.rule is not None:
             weight.rule.check(weight)
         _add_state(layer, variable, name, weight, add_weight)
@@ -126,24 +129,22 @@ def _add_state(
     layer: Any, variable: Any, name: str, weight: SparseWeight, add_weight: Any
 ) -> None:
     """Adds a weight's state as weights of the layer, saved and restored with it."""
-    scope = weight.scope
-
     weight.attach(theta=variable, local_name=name)
 
-    selected: list[tf.Tensor] = []  # a clock that came with the sets
+    selected: list[tf.Tensor] = []  # counters that came with the sets
 
     def first_sets(shape, dtype=None, **_):
-        theta = variables.components(weight.variable)[0]
-        sets, clock = weight.initial_state(theta.read_value())
+        theta = components(weight.variable)[0]
+        sets, counters = weight.initial_state(theta.read_value())
         if tf.executing_eagerly():  # a tensor of a graph would be of that graph only
-            selected.append(clock)
+            selected.append(counters)
         return tf.cast(sets, dtype or tf.uint8)
 
-    def first_clock(shape, dtype=None, **_):
-        theta = variables.components(weight.variable)[0].read_value()
-        variables.make_sparse(weight)
-        clock = selected.pop() if selected else weight.initial_state(theta)[1]
-        return tf.cast(clock, dtype or tf.int64)
+    def first_counters(shape, dtype=None, **_):
+        theta = components(weight.variable)[0].read_value()
+        make_sparse(weight)
+        counters = selected.pop() if selected else weight.initial_state(theta)[1]
+        return tf.cast(counters, dtype or tf.int64)
 
     # Keras may make variables now and their values later (it builds models
     # symbolically). It then makes the values in the order of the variables, so whatever
@@ -158,21 +159,21 @@ def _add_state(
         **placement,
     )
     weight.attach(sets=sets)
-    clock = add_weight(
+    counters = add_weight(
         name=f"{name}_clock",
-        shape=(variables.CLOCK_SIZE,),
+        shape=(len(Counter),),
         dtype="int64",
-        initializer=_unless_symbolic(variable, first_clock),
+        initializer=_unless_symbolic(variable, first_counters),
         trainable=False,
         **placement,
     )
-    weight.attach(clock=clock)
-    extras = dict(weight.rule.extras(weight)) if weight.rule else {}
-    if scope.method.needs_momentum:
-        extras[steps.AVERAGE] = linear.Extra(tuple(variable.shape), "float32")
-    for extra, (shape, dtype) in extras.items():
-        weight.extras[extra] = add_weight(
-            name=f"{name}_{extra}",
+    weight.attach(counters=counters)
+    wanted = dict(weight.rule.auxiliary_variables(weight)) if weight.rule else {}
+    if weight.method.needs_momentum:
+        wanted[steps.AVERAGE] = AuxiliaryVariable(tuple(variable.shape), "float32")
+    for auxiliary, (shape, dtype) in wanted.items():
+        weight.auxiliary[auxiliary] = add_weight(
+            name=f"{name}_{auxiliary}",
             shape=shape,
             dtype=dtype,
             initializer="zeros",
@@ -192,7 +193,7 @@ def _unless_symbolic(variable: Any, initializer: Any) -> Any:
     """The initializer, or zeros while Keras only asks for the shape."""
 
     def initialize(shape, dtype=None, **kwargs):
-        if variables.raw_variable(variable) is None:
+        if raw_variable(variable) is None:
             return tf.zeros(shape, dtype)
         return initializer(shape, dtype, **kwargs)
 

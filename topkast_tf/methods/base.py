@@ -78,13 +78,13 @@ class Method(abc.ABC):
       own_distributions: names of distributions that only this method has.
       fwd: nominal forward sparsity.
       bwd: nominal backward sparsity.
-      updates_all: whether every entry is updated, so that nothing needs to be masked.
+      dense_updates: whether every entry is updated, so that nothing needs to be masked.
       sparse_forward: whether a forward pass reads alpha; if not, it reads theta, and
         the sets serve the backward pass only.
-      follows: whether the sets change between two selections, too (`follow`).
+      updates_between_refreshes: whether the sets change between two selections, too.
       needs_momentum: whether a selection looks at the momentum of the weights.
-      needs_product: whether a weight is sparsified only in layers whose product can be
-        computed by a rule of one's own (`topkast_tf.layers.products`).
+      requires_product_rule: whether a weight is sparsified only in layers whose product
+        can be computed by a rule of one's own (`topkast_tf.layers.product_rule`).
       has_penalty: whether a weight may add to the loss (`penalty`).
     """
 
@@ -93,11 +93,11 @@ class Method(abc.ABC):
 
     fwd: float
     bwd: float
-    updates_all: bool = False
+    dense_updates: bool = False
     sparse_forward: bool = True
-    follows: bool = False
+    updates_between_refreshes: bool = False
     needs_momentum: bool = False
-    needs_product: bool = False
+    requires_product_rule: bool = False
     has_penalty: bool = False
 
     @property
@@ -129,10 +129,10 @@ class Method(abc.ABC):
           The `Sets`.
         """
 
-    def follow(self, weight: Selection, step: tf.Tensor) -> tf.Tensor:
+    def update_between_refreshes(self, weight: Selection, step: tf.Tensor) -> tf.Tensor:
         """The set codes of a weight at a step at which none are selected.
 
-        Called only if the method `follows`.
+        Called only if the method `updates_between_refreshes`.
 
         Args:
           weight: the weight, with the threshold of the last selection.
@@ -148,12 +148,12 @@ class Method(abc.ABC):
         What is read from a file is held against it.
 
         Args:
-          kept_forward: units of A by the clock.
-          kept_backward: units of B by the clock.
+          kept_forward: units of A by the counters.
+          kept_backward: units of B by the counters.
           step: optimizer steps taken.
         """
         del step
-        return None if self.follows else (kept_forward, kept_backward)
+        return None if self.updates_between_refreshes else (kept_forward, kept_backward)
 
     def penalty(
         self, theta: tf.Tensor, sets: tf.Tensor, density: tf.Tensor

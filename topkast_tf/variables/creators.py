@@ -12,8 +12,9 @@ import tensorflow as tf
 
 from topkast_tf.core.blocks import MatrixView
 from topkast_tf.core.kernel_rule import why_not_kernel
-from topkast_tf.variables import sparse_variable as variables
+from topkast_tf.variables.replica import components
 from topkast_tf.variables.scope_state import SparsityScope
+from topkast_tf.variables.sparse_variable import make_sparse
 
 
 def creating_sparse(scope: SparsityScope) -> contextlib.AbstractContextManager:
@@ -60,7 +61,7 @@ def _consider(variable: Any, scope: SparsityScope) -> None:
         within_keras=False,
         refused=(
             "its product is not computed by a layer"
-            if scope.method.needs_product
+            if scope.method.requires_product_rule
             else None
         ),
     )
@@ -73,14 +74,14 @@ def _consider(variable: Any, scope: SparsityScope) -> None:
             f"{name}, which is being made in a graph"
         )
     weight.attach(theta=variable)
-    theta = variables.components(variable)[0].read_value()
+    theta = components(variable)[0].read_value()
     state = {
         "trainable": False,
         "aggregation": tf.VariableAggregation.ONLY_FIRST_REPLICA,
     }
-    sets, clock = weight.initial_state(theta)
+    sets, counters = weight.initial_state(theta)
     weight.attach(
         sets=tf.Variable(sets, name=f"{name}_sets", **state),
-        clock=tf.Variable(clock, name=f"{name}_clock", **state),
+        counters=tf.Variable(counters, name=f"{name}_clock", **state),
     )
-    variables.make_sparse(weight)
+    make_sparse(weight)

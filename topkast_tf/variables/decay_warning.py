@@ -13,7 +13,7 @@ from typing import Any
 from absl import logging
 
 from topkast_tf.variables import hooks
-from topkast_tf.variables import sparse_variable as variables
+from topkast_tf.variables.replica import local_replica
 
 _warned: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 """Weight -> the kinds of decay that it has been warned of."""
@@ -24,11 +24,11 @@ _lock = threading.Lock()
 def warning_of_decay(update: hooks.Update) -> Iterator[None]:
     """Warns, once for each weight, of a decay beside the exploration loss."""
     found = [
-        (variable, component.weight)
+        (variable, replica.weight)
         for variable in update.variables
-        if (component := variables.local_component(variable)) is not None
-        and component.weight.method.has_penalty
-        and not component.weight.exempt
+        if (replica := local_replica(variable)) is not None
+        and replica.weight.method.has_penalty
+        and not replica.weight.exempt
     ]
     for says, is_so in _KINDS:
         with _lock:

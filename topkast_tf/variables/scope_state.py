@@ -18,26 +18,20 @@ from absl import logging
 
 from topkast_tf.core.blocks import MatrixView
 from topkast_tf.core.distributions import resolve
-from topkast_tf.core.thread_stack import active_scope
+from topkast_tf.core.thread_stack import ThreadStack
 from topkast_tf.methods import METHODS, Method
 from topkast_tf.variables import hooks
 from topkast_tf.variables.placement import ENDS, Placement, seed_of
-from topkast_tf.variables.weight import SparseWeight
+from topkast_tf.variables.weight import Budget, SparseWeight
 
 _UNBUILT = (
     "Expected a model that is built before it is saved, because `distribution` or "
     "`exempt` depend on all of its weights. Received: a model with layers that have no "
     "weights yet"
 )
-_SCOPE = "_topkast_scope"  # a layer's attribute
+SCOPE = "_topkast_scope"
+"""The attribute by which layers, and variables that were decided on, know their scope."""
 _FIRST = "`exempt` names the first"
-
-
-class Budget:
-    """Weights that are selected from together, as under the global distribution."""
-
-    def __init__(self):
-        self.weights: list[SparseWeight] = []
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -204,6 +198,8 @@ class SparsityScope:
                 weight.plan(saved["fwd"], saved["bwd"], saved["exempt"])
         else:
             self.left_dense[path] = why
+        # Not by `setattr`: a variable of a strategy hands it on to its parts.
+        vars(variable)[SCOPE] = self
         by = None if owner is None else weakref.ref(owner)
         self._decisions.append(_Decision(variable, path, view.shape, weight, why, by))
         return weight
@@ -268,15 +264,17 @@ class SparsityScope:
         weight = SparseWeight(
             path=unique,
             view=view,
-            scope=self,
+            method=self.method,
             # By its place and not by its path, which has Keras's running numbers.
             seed=seed_of(str(len(self.weights)), self.placement.seed),
             within_keras=within_keras,
+            ensure_planned=self.ensure_planned,
         )
         self.weights.append(weight)
         self._planned = False
         if self.budget is not None:
             self._join_budget(weight)
+            weight.budget = self.budget
         return weight
 
     def _join_budget(self, weight: SparseWeight) -> None:
@@ -364,12 +362,6 @@ class SparsityScope:
             if self._finished:
                 raise
             return dict.fromkeys(shapes, (fwd, bwd))
-
-    def peers(self, weight: SparseWeight) -> list[SparseWeight]:
-        """The weights that share one budget with a weight, itself among them."""
-        if self.budget is None or weight.exempt:
-            return [weight]
-        return [member for member in self.budget.weights if not member.exempt]
 
     # Finishing.
 
@@ -492,6 +484,20 @@ class SparsityScope:
         return scope
 
 
+def active_scope() -> SparsityScope | None:
+    """The innermost scope that is active in this thread, or None."""
+    return _active.top()
+
+
+@contextlib.contextmanager
+def activated(scope: SparsityScope) -> Iterator[None]:
+    """Makes a scope the innermost one of this thread."""
+    for outer in _active:
+        outer.has_inner = True  # which may take everything that is made
+    with _active.pushed(scope):
+        yield
+
+
 def joined(config: Mapping) -> SparsityScope | None:
     """The active scope, if it is the one that a layer without decisions belongs to.
 
@@ -508,6 +514,7 @@ def joined(config: Mapping) -> SparsityScope | None:
     return scope
 
 
+_active: ThreadStack[SparsityScope] = ThreadStack()
 _unfinished: "weakref.WeakSet[SparsityScope]" = weakref.WeakSet()
 _budgets: "weakref.WeakValueDictionary[str, Budget]" = weakref.WeakValueDictionary()
 
@@ -520,7 +527,7 @@ def finish_scopes(layer: Any) -> None:
     if not _unfinished:
         return
     within = layer._flatten_layers(include_self=True, recursive=True)
-    scopes = {id(s): s for each in within if (s := getattr(each, _SCOPE, None))}
+    scopes = {id(s): s for each in within if (s := getattr(each, SCOPE, None))}
     for scope in scopes.values():
         scope.finish()
 

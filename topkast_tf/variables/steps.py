@@ -7,8 +7,14 @@ from typing import Any
 import tensorflow as tf
 
 from topkast_tf.variables import hooks
-from topkast_tf.variables import sparse_variable as variables
-from topkast_tf.variables.sparse_variable import Component
+from topkast_tf.variables.counters import Counter
+from topkast_tf.variables.refresh import count_steps
+from topkast_tf.variables.replica import (
+    WeightReplica,
+    components,
+    local_replica,
+    raw_variable,
+)
 
 AVERAGE = "average"
 """Name of the extra variable, in theta's shape, that holds an average of gradients."""
@@ -23,12 +29,12 @@ def counting(update: hooks.Update) -> Iterator[None]:
     Keras empties its accumulators in it.
     """
     given = _by_component(update)
-    groups = _groups(component for component, _, _ in given.values())
+    groups = _groups(replica for replica, _, _ in given.values())
     complete = _is_complete(update.optimizer)
     gradients = {
-        id(component): whole_gradient(update.optimizer, variable, gradient)
-        for component, variable, gradient in given.values()
-        if _needs_momentum(component)
+        id(replica): whole_gradient(update.optimizer, variable, gradient)
+        for replica, variable, gradient in given.values()
+        if _needs_momentum(replica)
         and gradient is not None
         and momentum_slot(update.optimizer, variable) is None
     }
@@ -40,42 +46,42 @@ def counting(update: hooks.Update) -> Iterator[None]:
         for group in groups
     ]
     if groups:
-        variables.count_steps(groups, momenta, complete)
+        count_steps(groups, momenta, complete)
 
 
 hooks.around_update.append(counting)
 
 
 def _momentum(
-    component: Component,
+    replica: WeightReplica,
     given: Mapping[int, tuple],
     gradients: Mapping[int, tf.Tensor],
     complete: tf.Tensor | None,
     update: hooks.Update,
 ) -> tf.Tensor:
-    """The momentum of a component after an optimizer step, in theta's shape.
+    """The momentum of a replica after an optimizer step, in theta's shape.
 
     It is the optimizer's own, or where that keeps none ``m <- 0.9 m + 0.1 g`` with the
     gradient of the step, which is kept beside theta.
 
     Args:
-      component: of a weight whose method asks for it.
-      given: id of a component -> (component, its variable, its gradient or None).
-      gradients: id of a component -> its gradient of the whole step.
-      complete: as for `variables.count_steps`.
+      replica: of a weight whose method asks for it.
+      given: id of a replica -> (replica, its variable, its gradient or None).
+      gradients: id of a replica -> its gradient of the whole step.
+      complete: as for `count_steps`.
       update: the call of the optimizer.
     """
-    _, variable, _ = given.get(id(component), (None, None, None))
+    _, variable, _ = given.get(id(replica), (None, None, None))
     found = None if variable is None else momentum_slot(update.optimizer, variable)
     if found is not None:
-        copies = variables.components(variables.raw_variable(found))
-        return copies[component.index % len(copies)].read_value()
-    average = component.extra(AVERAGE)
+        copies = components(raw_variable(found))
+        return copies[replica.index % len(copies)].read_value()
+    average = replica.auxiliary_variable(AVERAGE)
     before = average.read_value()
-    gradient = gradients.get(id(component))
+    gradient = gradients.get(id(replica))
     if gradient is None:
         return before
-    taken = component.clock.read_value()[variables.PENDING] > 0
+    taken = replica.counters.read_value()[Counter.PENDING] > 0
     if complete is not None:
         taken &= complete
     average.assign(tf.where(taken, DECAY * before + (1 - DECAY) * gradient, before))
@@ -147,32 +153,32 @@ def momentum_slot(optimizer: Any, variable: Any) -> Any:
     return kept[optimizer._index_dict[optimizer._var_key(variable)]]
 
 
-def _groups(updated: Iterable[Component]) -> list[list[Component]]:
+def _groups(updated: Iterable[WeightReplica]) -> list[list[WeightReplica]]:
     """The components that share a budget with those updated, budget by budget."""
     groups, grouped = [], set()
-    for component in updated:
-        if id(component) not in grouped:
-            groups.append(component.peers())
+    for replica in updated:
+        if id(replica) not in grouped:
+            groups.append(replica.peers())
             grouped.update(map(id, groups[-1]))
     return groups
 
 
-def _needs_momentum(component: Component) -> bool:
-    return component.weight.method.needs_momentum and not component.weight.exempt
+def _needs_momentum(replica: WeightReplica) -> bool:
+    return replica.weight.method.needs_momentum and not replica.weight.exempt
 
 
 def _by_component(update: hooks.Update) -> dict[int, tuple]:
     gradients = dict(enumerate(update.gradients))
     found = {}
     for i, variable in enumerate(update.variables):
-        component = variables.local_component(variable)
-        if component is not None:
-            found[id(component)] = component, variable, gradients.get(i)
+        replica = local_replica(variable)
+        if replica is not None:
+            found[id(replica)] = replica, variable, gradients.get(i)
     return found
 
 
 def _over_replicas(gradient: tf.Tensor) -> tf.Tensor:
-    replica = tf.distribute.get_replica_context()
-    if replica is None or replica.num_replicas_in_sync == 1:
+    context = tf.distribute.get_replica_context()
+    if context is None or context.num_replicas_in_sync == 1:
         return gradient
-    return replica.all_reduce(tf.distribute.ReduceOp.SUM, gradient)
+    return context.all_reduce(tf.distribute.ReduceOp.SUM, gradient)

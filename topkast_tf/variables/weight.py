@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -11,10 +11,15 @@ from topkast_tf.core.blocks import MatrixView
 from topkast_tf.core.distributions import kept
 from topkast_tf.core.selection import FORWARD, RESERVOIR
 from topkast_tf.methods.base import Method, Selection
-from topkast_tf.variables import sparse_variable as variables
-
-if TYPE_CHECKING:
-    from topkast_tf.variables.scope_state import SparsityScope
+from topkast_tf.variables import saved_state
+from topkast_tf.variables.counters import Counter
+from topkast_tf.variables.refresh import NAN_MESSAGE, done, refresh
+from topkast_tf.variables.replica import (
+    WeightReplica,
+    components,
+    local_index,
+    raw_variable,
+)
 
 
 def restart(weights: Iterable["SparseWeight"]) -> None:
@@ -35,7 +40,7 @@ def restart(weights: Iterable["SparseWeight"]) -> None:
         if peer.is_ready
     }
     for peer in sharing.values():
-        peer._set_clock(peer._nominal_counts)
+        peer._set_counters(peer._nominal_counts)
     refresh_all(weight for weight in weights if not weight.is_frozen)
 
 
@@ -48,25 +53,29 @@ def refresh_all(weights: Iterable["SparseWeight"]) -> None:
             weight.refresh()
 
 
-def _counts(codes: np.ndarray) -> tuple[int, int]:
-    """How many codes are of A, and of B."""
-    return int((codes == FORWARD).sum()), int((codes != RESERVOIR).sum())
+class Budget:
+    """Weights that are selected from together, as under the global distribution."""
+
+    def __init__(self):
+        self.weights: list[SparseWeight] = []
 
 
 class SparseWeight:
     """One sparsified weight of a model.
 
     The state beside theta is two variables: `sets`, one byte per entry (0 for C, 1 for
-    B \\ A, 2 for A), and `clock`, a handful of integers.
+    B \\ A, 2 for A), and `counters`, a handful of integers.
 
     Attributes:
       path: the weight's path in the model, such as ``"dense/kernel"``.
+      method: how its sets are selected.
+      budget: the weights that it shares one budget with, or None.
       shape: its shape.
       view: its 2-D view.
       schedule: when its sets are selected.
       fwd: its nominal forward sparsity.
       bwd: its nominal backward sparsity.
-      extras: name -> variable, of those that a rule of its layer needs.
+      auxiliary: name -> variable, of those that a rule of its layer needs.
       place: its place in the order in which the weights of its scope are made; None for
         one that counts from its first use on, before that.
       rule: how its layer computes its product (`topkast_tf.layers.products`), or None.
@@ -80,14 +89,17 @@ class SparseWeight:
         *,
         path: str,
         view: MatrixView,
-        scope: "SparsityScope",
+        method: Method,
         seed: int,
         within_keras: bool,
+        budget: Budget | None = None,
+        ensure_planned: Callable[[], None] = lambda: None,
     ):
         self.path = path
         self.shape = view.shape
-        self.scope = scope
-        self.method: Method = scope.method
+        self.method = method
+        self.budget = budget
+        self._ensure_planned = ensure_planned
         self.view = view
         self.blocks = self.method.blocks(view)
         self.schedule = self.method.schedule_of(view)
@@ -101,8 +113,8 @@ class SparseWeight:
         self.local_name = path
         self._theta: Any = None
         self._sets: Any = None
-        self._clock: Any = None
-        self.extras: dict[str, Any] = {}
+        self._counters: Any = None
+        self.auxiliary: dict[str, Any] = {}
         self.rule: Any = None
         self.regularizer: Any = None
         self.penalty_regularizer: Any = None
@@ -117,79 +129,56 @@ class SparseWeight:
         self,
         theta: Any = None,
         sets: Any = None,
-        clock: Any = None,
+        counters: Any = None,
         local_name: str | None = None,
     ) -> None:
         """Gives it variables, `tf.Variable` or Keras variables, as they are made."""
         self._theta = self._theta if theta is None else theta
         self._sets = self._sets if sets is None else sets
-        self._clock = self._clock if clock is None else clock
+        self._counters = self._counters if counters is None else counters
         self.local_name = local_name or self.local_name
 
     def state_variables(self) -> dict[str, Any]:
-        """The sets, the clock and what else belongs to it, by their names in a layer."""
-        state = {"sets": self._sets, "clock": self._clock, **self.extras}
+        """The sets, the counters and what else belongs to it, by their names in a layer."""
+        state = {"sets": self._sets, "clock": self._counters, **self.auxiliary}
         return {f"{self.local_name}_{name}": made for name, made in state.items()}
 
-    def check_state(self, clock: np.ndarray, sets: np.ndarray) -> None:
+    def check_state(self, counters: np.ndarray, sets: np.ndarray) -> None:
         """Raises a ValueError unless saved state belongs to a weight like this one.
 
         Args:
-          clock: the saved clock.
+          counters: the saved counters.
           sets: the saved set codes.
         """
-        if clock.shape != (variables.CLOCK_SIZE,) or sets.shape != self.shape:
-            raise ValueError(
-                f"Expected sets of shape {self.shape} and a clock of "
-                f"{variables.CLOCK_SIZE} entries for {self.path}: the shapes of a saved "
-                f"model and of this one must match. Received: sets of shape {sets.shape} "
-                f"and a clock of {clock.size} entries, of another model or a damaged file"
-            )
-        self.scope.ensure_planned()
-        self._check_counts_of_clock(clock)
-        self._check_codes(clock, sets)
-        self._unverified = self.scope.budget is not None
-
-    def _check_codes(self, clock: np.ndarray, sets: np.ndarray) -> None:
-        if sets.max(initial=0) > FORWARD:
-            raise ValueError(
-                f"Expected set codes of at most {FORWARD} for {self.path}. Received: "
-                f"{sets.max()}; the file is damaged"
-            )
-        units = self._codes_of_units(sets)
-        expected = self.method.counts(
-            int(clock[variables.KEPT_FORWARD]),
-            int(clock[variables.KEPT_BACKWARD]),
-            int(clock[variables.STEP]),
+        saved_state.check_shapes(self.path, self.shape, counters, sets)
+        self._ensure_planned()
+        kept_units = counters[[Counter.KEPT_FORWARD, Counter.KEPT_BACKWARD]].tolist()
+        # A budget that follows the momentum moves units from weight to weight.
+        planned = [self.kept_forward, self.kept_backward]
+        saved_state.check_counts(
+            self.path,
+            self.units,
+            (self.fwd, self.bwd),
+            kept_units,
+            kept_units if self.method.needs_momentum else planned,
         )
-        if self.scope.budget is not None and not self.method.needs_momentum:
+        saved_state.check_codes(self.path, sets)
+        found = saved_state.set_sizes(self._codes_of_units(sets))
+        expected = self.method.counts(*kept_units, int(counters[Counter.STEP]))
+        if self.budget is not None and not self.method.needs_momentum:
             expected = None  # of all its weights together: `_verify_budget`
         if self.exempt:
             expected = (self.units, self.units)
-        found = _counts(units)
-        if clock[variables.FROZEN] and expected is not None:
-            # Since a step that the clock does not know; B may have been larger then.
-            backward = int(clock[variables.KEPT_BACKWARD])
+        if counters[Counter.FROZEN] and expected is not None:
+            # Since a step that the counters do not know; B may have been larger then.
+            backward = kept_units[1]
             expected = expected[0], backward if found[1] == backward else expected[1]
-        if expected is not None and found != expected:
-            raise ValueError(
-                f"Expected sets of {self.path} that keep {expected[0]} units forward and "
-                f"{expected[1]} backward, as its clock says. Received: sets that keep "
-                f"{found[0]} and {found[1]}; the file is damaged"
-            )
+        saved_state.check_sizes(self.path, found, expected)
+        self._unverified = self.budget is not None
 
     def _codes_of_units(self, sets: np.ndarray) -> np.ndarray:
-        if self.blocks is None:
-            return sets
-        unit_of = self.blocks.expand(tf.range(self.units)).numpy()
-        units = np.zeros(self.units, np.uint8)
-        units[unit_of] = sets
-        if np.any(units[unit_of] != sets):
-            raise ValueError(
-                f"Expected sets of {self.path} that hold whole blocks. Received: sets "
-                "that divide one; the file is damaged"
-            )
-        return units
+        unit_of = saved_state.unit_of_entries(self.blocks, self.units)
+        return saved_state.codes_of_units(self.path, sets, unit_of)
 
     def _verify_budget(self) -> None:
         """Checks the sets of a common budget, once all of its weights are restored."""
@@ -201,36 +190,19 @@ class SparseWeight:
         if self.method.needs_momentum:
             return  # each has a count of its own
         with tf.init_scope():
-            clocks = [peer.component().clock.numpy() for peer in peers]
+            counters = [peer.replica().counters.numpy() for peer in peers]
             codes = [
-                peer._codes_of_units(peer.component().sets.numpy()) for peer in peers
+                peer._codes_of_units(peer.replica().sets.numpy()) for peer in peers
             ]
         expected = self.method.counts(
-            sum(int(clock[variables.KEPT_FORWARD]) for clock in clocks),
-            sum(int(clock[variables.KEPT_BACKWARD]) for clock in clocks),
-            int(clocks[0][variables.STEP]),
+            *map(int, sum(counters)[[Counter.KEPT_FORWARD, Counter.KEPT_BACKWARD]]),
+            int(counters[0][Counter.STEP]),
         )
-        found = tuple(map(sum, zip(*map(_counts, codes), strict=True)))
-        if expected is not None and found != expected:
-            raise ValueError(
-                f"Expected sets that keep {expected[0]} units forward and {expected[1]} "
-                f"backward over {[peer.path for peer in peers]} together. Received: a "
-                f"file whose sets keep {found[0]} and {found[1]}; it is damaged, or "
-                "holds only some of these weights (`refresh` selects anew)"
-            )
-
-    def _check_counts_of_clock(self, clock: np.ndarray) -> None:
-        kept_units = clock[[variables.KEPT_FORWARD, variables.KEPT_BACKWARD]].tolist()
-        expected = [self.kept_forward, self.kept_backward]
-        if self.method.needs_momentum:  # it moves units from weight to weight
-            expected = kept_units
-        if kept_units != expected:
-            raise ValueError(
-                f"Expected sets that keep {expected} of {self.units} units of "
-                f"{self.path} (fwd={self.fwd}, bwd={self.bwd}). Build the model in a "
-                "scope with the sparsities that it was saved with. Received: a file "
-                f"whose sets keep {kept_units}"
-            )
+        sizes = zip(*map(saved_state.set_sizes, codes), strict=True)
+        forward, backward = map(sum, sizes)
+        saved_state.check_total_sizes(
+            [peer.path for peer in peers], (forward, backward), expected
+        )
 
     def plan(self, fwd: float, bwd: float, exempt: bool = False) -> None:
         """Sets the nominal sparsities; the sets follow at once if there are any yet."""
@@ -238,51 +210,49 @@ class SparseWeight:
             return
         self.fwd, self.bwd, self.exempt = fwd, bwd, exempt
         if self.is_ready:
-            self._set_clock(self._nominal_counts)
+            self._set_counters(self._nominal_counts)
             self.refresh()
 
     @property
     def _nominal_counts(self) -> dict[int, int]:
         return {
-            variables.KEPT_FORWARD: self.kept_forward,
-            variables.KEPT_BACKWARD: self.kept_backward,
+            Counter.KEPT_FORWARD: self.kept_forward,
+            Counter.KEPT_BACKWARD: self.kept_backward,
         }
 
-    def _set_clock(self, entries: Mapping[int, int]) -> None:
+    def _set_counters(self, entries: Mapping[int, int]) -> None:
         with tf.init_scope():
-            for clock in variables.components(self.clock):
-                values = clock.numpy()
+            for counters in components(self.counters):
+                values = counters.numpy()
                 values[list(entries)] = list(entries.values())
-                clock.assign(values)
+                counters.assign(values)
 
     def restart(self) -> None:
         """Back to step 0: theta was taken over from a model without sets.
 
         The sets follow at the next selection; the caller makes it once all are back.
         """
-        entries = dict.fromkeys(
-            (variables.STEP, variables.PENDING, variables.FAULTY), 0
-        )
+        entries = dict.fromkeys((Counter.STEP, Counter.PENDING, Counter.FAULTY), 0)
         if not self.is_frozen:
-            entries |= {variables.THRESHOLD: 0, **self._nominal_counts}
-        self._set_clock(entries)
+            entries |= {Counter.THRESHOLD: 0, **self._nominal_counts}
+        self._set_counters(entries)
         with tf.init_scope():
             # Thresholds and averages of former steps.
-            for extra in self.extras.values():
-                for copy in variables.components(variables.raw_variable(extra)):
+            for extra in self.auxiliary.values():
+                for copy in components(raw_variable(extra)):
                     copy.assign(tf.zeros_like(copy))
         self._unverified = False
 
     @property
     def is_frozen(self) -> bool:
         """Whether its sets stay as they are (`topkast_tf.freeze`)."""
-        return bool(self._numpy(lambda c: c.clock)[variables.FROZEN])
+        return bool(self._numpy(lambda c: c.counters)[Counter.FROZEN])
 
     def freeze(self) -> None:
         """Its sets, and those of all that share its budget, stay as they are."""
         self.prepare()
         for peer in self.peers():
-            peer._set_clock({variables.FROZEN: 1})
+            peer._set_counters({Counter.FROZEN: 1})
 
     @property
     def units(self) -> int:
@@ -300,7 +270,7 @@ class SparseWeight:
         return kept(self.units, self.bwd)
 
     def initial_state(self, theta: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """The sets and the clock of step 0, selected from a theta."""
+        """The sets and the counters of step 0, selected from a theta."""
         selection = Selection(
             theta=theta,
             kept_forward=tf.constant(self.kept_forward),
@@ -309,49 +279,51 @@ class SparseWeight:
             blocks=self.blocks,
         )
         first = self.method.select([selection], tf.constant(0, tf.int64))
-        tf.debugging.Assert(first.finite, [f"{variables.NAN_MESSAGE} {self.path}."])
-        clock = [tf.constant(0, tf.int64)] * variables.CLOCK_SIZE
-        clock[variables.KEPT_FORWARD] = tf.constant(self.kept_forward, tf.int64)
-        clock[variables.KEPT_BACKWARD] = tf.constant(self.kept_backward, tf.int64)
-        clock[variables.SEED] = tf.constant(self.seed, tf.int64)
+        tf.debugging.Assert(first.finite, [f"{NAN_MESSAGE} {self.path}."])
+        counters = [tf.constant(0, tf.int64)] * len(Counter)
+        counters[Counter.KEPT_FORWARD] = tf.constant(self.kept_forward, tf.int64)
+        counters[Counter.KEPT_BACKWARD] = tf.constant(self.kept_backward, tf.int64)
+        counters[Counter.SEED] = tf.constant(self.seed, tf.int64)
         if first.thresholds is not None:
-            clock[variables.THRESHOLD] = tf.cast(first.thresholds[0], tf.int64)
-        return first.codes[0], tf.stack(clock)
+            counters[Counter.THRESHOLD] = tf.cast(first.thresholds[0], tf.int64)
+        return first.codes[0], tf.stack(counters)
 
     @property
     def is_ready(self) -> bool:
         """Whether its variables exist and hold values (Keras may build symbolically)."""
-        state = (self._theta, self._sets, self._clock)
-        return all(variables.raw_variable(v) is not None for v in state)
+        state = (self._theta, self._sets, self._counters)
+        return all(raw_variable(v) is not None for v in state)
 
     # What a sparse variable asks of it.
 
     @property
     def variable(self) -> Any:
         """Theta as a `tf.Variable` (a distributed one under a strategy)."""
-        return variables.raw_variable(self._theta)
+        return raw_variable(self._theta)
 
     @property
     def sets(self) -> Any:
         """The set codes as a `tf.Variable`."""
-        return variables.raw_variable(self._sets)
+        return raw_variable(self._sets)
 
     @property
-    def clock(self) -> Any:
+    def counters(self) -> Any:
         """Step and counts as a `tf.Variable`."""
-        return variables.raw_variable(self._clock)
+        return raw_variable(self._counters)
 
-    def component(self, index: int = 0) -> variables.Component:
+    def replica(self, index: int = 0) -> WeightReplica:
         """The copy on one device."""
-        return variables.components(self.variable)[index]._topkast
+        return components(self.variable)[index]._topkast
 
     def peers(self) -> list["SparseWeight"]:
         """The weights that share one budget with this one, itself among them."""
-        return self.scope.peers(self)
+        if self.budget is None or self.exempt:
+            return [self]
+        return [member for member in self.budget.weights if not member.exempt]
 
     def prepare(self) -> None:
         """Called before a forward pass reads it: the plan must be made by then."""
-        self.scope.ensure_planned()
+        self._ensure_planned()
         self._check_restored()
         if self._unverified:
             self._verify_budget()
@@ -361,7 +333,7 @@ class SparseWeight:
 
         Only a look from Python notices: a call, the tracing of a function, a summary.
         """
-        restores = self.component().restores if self.is_ready else self._restores
+        restores = self.replica().restores if self.is_ready else self._restores
         if restores == self._restores:
             return
         self._restores, (theta_before, sets_before) = restores, self._restores
@@ -369,10 +341,10 @@ class SparseWeight:
             if restores[1] - sets_before < restores[0] - theta_before:
                 restart([self])  # the checkpoint of a dense model
             else:
-                component = self.component()
-                self.check_state(component.clock.numpy(), component.sets.numpy())
+                replica = self.replica()
+                self.check_state(replica.counters.numpy(), replica.sets.numpy())
 
-    def after_assignment(self, component: variables.Component) -> None:
+    def after_assignment(self, replica: WeightReplica) -> None:
         """Called after theta was assigned from outside, as by `set_weights`.
 
         Before the first step this is an initialisation, and the sets follow theta. Later
@@ -381,48 +353,50 @@ class SparseWeight:
         self.assignments += 1
         # Of all that share its budget: while a saved model is loaded, one after the other,
         # those that are restored already are not to be selected anew.
-        peers = component.peers()
-        clocks = [peer.clock.read_value() for peer in peers]
-        started = [clock[variables.STEP] + clock[variables.FROZEN] for clock in clocks]
+        peers = replica.peers()
+        counters = [peer.counters.read_value() for peer in peers]
+        started = [
+            counters[Counter.STEP] + counters[Counter.FROZEN] for counters in counters
+        ]
         tf.cond(
             tf.reduce_max(tf.stack(started)) < 1,
-            lambda: variables.done(variables.refresh(peers)),
-            variables.done,
+            lambda: done(refresh(peers)),
+            done,
         )
 
-    def density(self, component: variables.Component) -> tf.Tensor:
-        """The achieved forward density D of a component, a scalar.
+    def density(self, replica: WeightReplica) -> tf.Tensor:
+        """The achieved forward density D of a replica, a scalar.
 
         Under a common budget a weight may be left without any entry in A. It counts as
         one then, or the penalty, which is divided by D, would be infinite.
         """
-        if self.blocks is None and self.scope.budget is None:
-            kept_forward = component.clock.read_value()[variables.KEPT_FORWARD]
+        if self.blocks is None and self.budget is None:
+            kept_forward = replica.counters.read_value()[Counter.KEPT_FORWARD]
             return tf.cast(kept_forward, tf.float32) / math.prod(self.shape)
-        forward = tf.cast(component.sets.read_value() == FORWARD, tf.float32)
+        forward = tf.cast(replica.sets.read_value() == FORWARD, tf.float32)
         return tf.maximum(tf.reduce_mean(forward), 1 / math.prod(self.shape))
 
     def penalty(self) -> tf.Tensor:
         """What it adds to the loss, a scalar: float64 if theta is, otherwise float32."""
         self.prepare()
-        component = self.component(variables.local_index(self.variable))
+        replica = self.replica(local_index(self.variable))
         value = None
         if not self.exempt:
             value = self.method.penalty(
-                component.read_theta(),
-                component.sets.read_value(),
-                self.density(component),
+                replica.read_theta(),
+                replica.sets.read_value(),
+                self.density(replica),
             )
         if value is not None:
             return value
-        is_double = component.theta.dtype == tf.float64
+        is_double = replica.theta.dtype == tf.float64
         return tf.zeros([], tf.float64 if is_double else tf.float32)
 
     # What a person asks of it.
 
     def dense(self) -> np.ndarray:
         """Theta: the dense parameter, as a NumPy array."""
-        return self._numpy(lambda component: component.theta)
+        return self._numpy(lambda replica: replica.theta)
 
     def effective(self) -> np.ndarray:
         """Alpha: what the forward pass computes with, as a NumPy array."""
@@ -443,7 +417,7 @@ class SparseWeight:
         """The set codes: 0 for C, 1 for B \\ A, 2 for A (uint8)."""
         self.prepare()
         self.raise_if_faulty()
-        return self._numpy(lambda component: component.sets)
+        return self._numpy(lambda replica: replica.sets)
 
     @property
     def forward_sparsity(self) -> float:
@@ -459,31 +433,31 @@ class SparseWeight:
     def step(self) -> int:
         """How many optimizer steps it has taken."""
         self.prepare()
-        return int(self._numpy(lambda component: component.clock)[variables.STEP])
+        return int(self._numpy(lambda replica: replica.counters)[Counter.STEP])
 
     def refresh(self) -> None:
         """Selects the sets anew from theta as it is."""
         with tf.init_scope():
             peers = self.peers()
-            for index in range(len(variables.components(self.variable))):
-                variables.refresh([peer.component(index) for peer in peers])
+            for index in range(len(components(self.variable))):
+                refresh([peer.replica(index) for peer in peers])
 
-    def _numpy(self, read: Callable[[variables.Component], tf.Variable]) -> np.ndarray:
+    def _numpy(self, read: Callable[[WeightReplica], tf.Variable]) -> np.ndarray:
         if not self.is_ready:
             raise ValueError(
                 "Expected a model that is built. Call it on data, or `build` it, first. "
                 f"Received: {self.path}, which has no values yet"
             )
         with tf.init_scope():  # eagerly, also where a graph is being traced
-            return read(self.component()).numpy()
+            return read(self.replica()).numpy()
 
     def raise_if_faulty(self) -> None:
         """Raises a ValueError if a refresh has met a NaN that could not be raised then."""
 
-        def clock(component):
+        def counters(replica):
             # Within a `keras.StatelessScope`, Keras reads the scope's value.
-            value = self._clock.value
-            return value if isinstance(value, tf.Tensor) else component.clock
+            value = self._counters.value
+            return value if isinstance(value, tf.Tensor) else replica.counters
 
-        if self._numpy(clock)[variables.FAULTY]:
-            raise ValueError(f"{variables.NAN_MESSAGE} {self.path}.")
+        if self._numpy(counters)[Counter.FAULTY]:
+            raise ValueError(f"{NAN_MESSAGE} {self.path}.")

@@ -1,0 +1,67 @@
+"""The sparse weights of a model."""
+
+from typing import Any
+
+from topkast_tf.variables.replica import components, raw_variable
+from topkast_tf.variables.weight import SparseWeight
+
+
+def sparse_weights(model: Any) -> list[SparseWeight]:
+    """The sparsified weights of a model, in the order of its weights.
+
+    Args:
+      model: a Keras model or layer, a `tf.Module`, or an iterable of variables.
+
+    Returns:
+      A list of `SparseWeight`, each with `path`, `shape`, `dense()` (theta),
+      `effective()` (alpha), `forward_mask()` (A), `backward_mask()` (B), and the achieved
+      `forward_sparsity` and `backward_sparsity`.
+
+    >>> import keras
+    >>> from topkast_tf import sparse_weights, topkast_scope
+    >>> with topkast_scope(fwd=0.5, bwd=0.25):
+    ...     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    >>> [weight.forward_sparsity for weight in sparse_weights(model)]
+    [0.5]
+    """
+    return [weight for weight in planned_weights(model) if not weight.exempt]
+
+
+def planned_weights(model: Any) -> list[SparseWeight]:
+    """As `sparse_weights`, and those that hold sets but keep all, by ``exempt="last"``."""
+    found = {}
+    for variable in variables_of(model):
+        raw = raw_variable(variable)
+        if raw is None:
+            continue
+        replica = getattr(components(raw)[0], "_topkast", None)
+        if replica is not None:
+            found[id(replica.weight)] = replica.weight
+    return list(found.values())
+
+
+def variables_of(model: Any) -> list[Any]:
+    """The variables of a model, a layer or a `tf.Module`, or those given as such."""
+    for attribute in ("weights", "variables"):
+        if hasattr(model, attribute):
+            made = getattr(model, attribute)
+            # tf_keras has vocabularies among them, which are no variables.
+            return [each for each in made if hasattr(each, "trainable")]
+    try:
+        return list(model)
+    except TypeError:
+        raise TypeError(
+            "Expected a model, a layer, a `tf.Module` or an iterable of variables. "
+            f"Received: {model!r}"
+        ) from None
+
+
+def some_sparse_weights(model: Any) -> list[SparseWeight]:
+    """As `sparse_weights`, but a model in which nothing is sparse is a `ValueError`."""
+    weights = sparse_weights(model)
+    if not weights:
+        raise ValueError(
+            "Expected a model that was built in a sparsity scope. Received: "
+            f"{model!r}, in which nothing is sparse"
+        )
+    return weights

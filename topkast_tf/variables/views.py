@@ -1,0 +1,51 @@
+"""What a read of a sparse variable returns: alpha, and the gradient that goes through."""
+
+import tensorflow as tf
+
+from topkast_tf.core.selection import FORWARD, masked
+
+
+def on_backward(sets: tf.Tensor) -> tf.Tensor:
+    """The mask of B: every code but that of C, which is 0, is True."""
+    return tf.cast(sets, tf.bool)
+
+
+@tf.custom_gradient
+def sparse_view(theta: tf.Tensor, sets: tf.Tensor):
+    """Alpha: theta on A, zero elsewhere; its gradient is masked by B.
+
+    ``alpha_i = theta_i if i in A else 0``; ``d/dtheta_i = d/dalpha_i if i in B else 0``.
+
+    Args:
+      theta: floating tensor.
+      sets: uint8 set codes in theta's shape.
+
+    Returns:
+      A tensor like theta.
+
+    >>> sparse_view(tf.constant([1.0, 2.0]), tf.constant([0, 2], tf.uint8)).numpy()
+    array([0., 2.], dtype=float32)
+
+    Source: Top-KAST, section 2.
+    """
+    alpha = masked(theta, tf.equal(sets, FORWARD))
+
+    def gradient(upstream):
+        return masked(tf.convert_to_tensor(upstream), on_backward(sets)), None
+
+    return alpha, gradient
+
+
+@tf.custom_gradient
+def straight_through_view(theta: tf.Tensor, sets: tf.Tensor):
+    """Alpha: theta on A, zero elsewhere; its gradient reaches every entry.
+
+    ``alpha_i = theta_i if i in A else 0``; ``d/dtheta_i = d/dalpha_i``: `sparse_view`
+    where B is everything, as in SWAT and DNW.
+
+    >>> straight_through_view(tf.constant([1.0, 2.0]), tf.constant([0, 2], tf.uint8))
+    <tf.Tensor: shape=(2,), dtype=float32, numpy=array([0., 2.], dtype=float32)>
+    """
+    alpha = masked(theta, tf.equal(sets, FORWARD))
+    # A lookup of rows, or a product with a sparse tensor, gives slices of a gradient.
+    return alpha, lambda upstream: (tf.convert_to_tensor(upstream), None)
