@@ -23,7 +23,7 @@ import numpy as np
 import tensorflow as tf
 
 from launch.errors import UserError
-from topkast_tf.variables.replica import components, raw_variable
+from topkast_tf.variables.components import components, raw_variable
 
 _GOLDEN = 0x9E3779B9  # 2^32 over the golden ratio: multiples of it lie far apart
 

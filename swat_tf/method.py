@@ -13,7 +13,7 @@ from swat_tf.structured import KernelSlices, validate_structure
 from topkast_tf.core import selection
 from topkast_tf.core.blocks import MatrixView
 from topkast_tf.core.distributions import kept
-from topkast_tf.methods import Method, Selection, Sets, register
+from topkast_tf.methods import MOMENTUM, Method, Selection, Sets, register
 
 UPDATES = ("dense", "masked")
 
@@ -117,8 +117,16 @@ class SWAT(Method):
         return self.forward
 
     @property
-    def needs_momentum(self) -> bool:  # type: ignore[override]
-        return self.momentum
+    def inputs(self) -> tuple[str, ...]:  # type: ignore[override]
+        return (MOMENTUM,) if self.momentum else ()
+
+    @property
+    def budget(self) -> str:  # type: ignore[override]
+        return "global" if self.momentum else "layer"
+
+    @property
+    def varying_counts(self) -> bool:  # type: ignore[override]
+        return self.momentum or self.updates_between_refreshes
 
     @property
     def updates_between_refreshes(self) -> bool:  # type: ignore[override]
@@ -146,7 +154,7 @@ class SWAT(Method):
                 f"Received: structured={self.structured!r}, in a scope without one"
             )
 
-    def select(self, weights: Sequence[Selection], step: tf.Tensor) -> Sets:
+    def update(self, weights: Sequence[Selection], step: tf.Tensor) -> Sets:
         keys = [_keys(weight) for weight in weights]
         finite = ~tf.reduce_any(tf.stack([selection.has_nan(key) for key in keys]))
         counts = [tf.cast(weight.kept_forward, tf.int32) for weight in weights]

@@ -14,9 +14,10 @@ from swat_tf.recipe import OPERANDS, Recipe, validate_period_of, validate_sparsi
 from topkast_tf.core.selection import FORWARD
 from topkast_tf.layers.product_rule import AuxiliaryVariable, ProductRule, register_rule
 from topkast_tf.layers.products import Product
+from topkast_tf.variables.components import local_index
 from topkast_tf.variables.counters import Counter
 from topkast_tf.variables.hooks import dense_reads
-from topkast_tf.variables.replica import WeightReplica, local_index
+from topkast_tf.variables.replica import WeightReplica
 
 if TYPE_CHECKING:
     from topkast_tf.variables.weight import SparseWeight
@@ -193,7 +194,7 @@ class SparseBackward(ProductRule):
         """How many activations stay."""
         size = topk.size_of(inputs)
         weight = replica.weight
-        if self.activations is None and weight.method.needs_momentum:
+        if self.activations is None and weight.method.budget == "global":
             # The sparsity of the weights moves: as many of the activations as of them.
             kept = replica.counters.read_value()[Counter.KEPT_FORWARD]
             asked = -(-tf.cast(size, tf.int64) * kept // weight.units)

@@ -18,7 +18,7 @@ from topkast_tf.export import strip
 from topkast_tf.getter import topkast_getter
 from topkast_tf.layers.sparse_layer import register_for_loading as _register_for_loading
 from topkast_tf.model_sets import freeze, refresh
-from topkast_tf.scope import topkast_scope
+from topkast_tf.scope import sparse_scope, topkast_scope
 from topkast_tf.sparsify import sparsify
 from topkast_tf.variables.hooks import dense_reads
 from topkast_tf.variables.lookup import sparse_weights
@@ -34,6 +34,7 @@ __all__ = [
     "dense_reads",
     "freeze",
     "refresh",
+    "sparse_scope",
     "sparse_weights",
     "sparsify",
     "strip",

@@ -163,7 +163,7 @@ class _GraphWeight:
             seed=tf.constant(self.seed, tf.int64),
             blocks=self.blocks,
         )
-        [codes], finite, *_ = self.method.select([weight], step)
+        [codes], finite, *_ = self.method.update([weight], step)
         message = f"Expected finite weights. Received: NaN in {self.name}."
         with tf.control_dependencies([tf.debugging.Assert(finite, [message])]):
             return tf.ensure_shape(tf.identity(codes), theta.shape)

@@ -74,11 +74,7 @@ def capacity(variable: Any) -> int | None:
 
 
 def _varies(method: Method) -> bool:
-    return (
-        method.dense_updates
-        or method.updates_between_refreshes
-        or method.needs_momentum
-    )
+    return method.dense_updates or method.varying_counts
 
 
 def pack_gradients(

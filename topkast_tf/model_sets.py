@@ -3,7 +3,7 @@
 from typing import Any
 
 from topkast_tf.variables.lookup import some_sparse_weights
-from topkast_tf.variables.weight import refresh_all
+from topkast_tf.variables.weight import one_of_each_budget
 
 
 def refresh(model: Any) -> None:
@@ -23,7 +23,8 @@ def refresh(model: Any) -> None:
     ...     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
     >>> refresh(model)
     """
-    refresh_all(some_sparse_weights(model))
+    for weight in one_of_each_budget(some_sparse_weights(model)):
+        weight.refresh()
 
 
 def freeze(model: Any) -> None:

@@ -1,12 +1,13 @@
 """`topkast_scope`: makes the weights of any model that is built in it sparse."""
 
 import contextlib
+import dataclasses
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from topkast_tf.layers import sparse_layer
-from topkast_tf.methods import Method, TopKAST
+from topkast_tf.methods import METHODS, Method, TopKAST
 from topkast_tf.variables import creators, hooks
 from topkast_tf.variables.placement import Placement
 from topkast_tf.variables.scope_state import SparsityScope, activated
@@ -64,6 +65,91 @@ def _opened(method: Method, placement: Placement) -> Iterator[SparsityScope]:
         stack.enter_context(creators.creating_sparse(scope))
         yield scope
     scope.finish()
+
+
+SCOPES: dict[str, Callable[..., ReusableScope]] = {}
+"""Name of a method -> its scope, where that is more than the method and a placement."""
+
+
+def register_scope(name: str) -> Callable[[Callable], Callable]:
+    """Decorator: `sparse_scope` opens this scope for a method.
+
+    Args:
+      name: of the method.
+    """
+
+    def registered(scope: Callable[..., ReusableScope]) -> Callable[..., ReusableScope]:
+        SCOPES[name] = scope
+        return scope
+
+    return registered
+
+
+def sparse_scope(
+    name: str,
+    *,
+    sparsity: float,
+    distribution: str | Mapping | Callable = "uniform",
+    exempt: str | Sequence[str] = (),
+    include: str | Sequence[str] | None = None,
+    seed: int = 0,
+    **of_the_method: Any,
+) -> ReusableScope:
+    """Makes the weights of any model that is built in it sparse, by any method.
+
+    ``alpha = theta on A, 0 elsewhere`` in each forward pass; the method says what A and
+    the backward set B are, and when they change. For a Keras model nothing else is to be
+    called: no callback, no optimizer wrapper.
+
+    Args:
+      name: of the method: ``"topkast"``, ``"static"``, ``"set"``, ``"rigl"``, and
+        ``"swat"`` once `swat_tf` is imported.
+      sparsity: forward sparsity, the fraction of zeros in alpha, in [0, 1).
+      distribution: how it is spread over the weights, as for `topkast_scope`. Methods
+        that keep a mask of their own (static, SET, RigL) have no ``"global"``.
+      exempt: as for `topkast_scope`.
+      include: as for `topkast_scope`.
+      seed: of the random choices.
+      **of_the_method: its own arguments: the attributes of its class in
+        `topkast_tf.methods` (for Top-KAST and SWAT those of their scopes, such as
+        ``bwd=0.8``).
+
+    Returns:
+      A context manager, as that of `topkast_scope`.
+
+    Raises:
+      ValueError: for an unknown name, and as `topkast_scope`.
+      TypeError: for an argument that the method does not have.
+
+    >>> import keras
+    >>> from topkast_tf import sparse_scope, sparse_weights
+    >>> with sparse_scope("rigl", sparsity=0.9, update_until=1000, update_every=50):
+    ...     model = keras.Sequential([keras.Input((20,)), keras.layers.Dense(5)])
+    >>> [kernel] = sparse_weights(model)
+    >>> int(kernel.forward_mask().sum())
+    10
+    """
+    common = {
+        "distribution": distribution,
+        "exempt": exempt,
+        "include": include,
+        "seed": seed,
+    }
+    if name in SCOPES:
+        return SCOPES[name](sparsity, **common, **of_the_method)
+    if name not in METHODS:
+        raise ValueError(
+            f"Expected one of the methods {sorted(METHODS)} ('swat' is among them once "
+            f"`swat_tf` is imported). Received: {name!r}"
+        )
+    known = [field.name for field in dataclasses.fields(METHODS[name])]  # type: ignore
+    if unknown := sorted(set(of_the_method) - set(known)):
+        own = ", ".join(argument for argument in known if argument != "sparsity")
+        raise TypeError(
+            f"Expected arguments of {name!r}: {own}. Received: {', '.join(unknown)}"
+        )
+    method = METHODS[name](sparsity=sparsity, **of_the_method)  # type: ignore
+    return open_scope(method, Placement(**common))
 
 
 def topkast_scope(
@@ -167,3 +253,8 @@ def topkast_scope(
         ),
         Placement(distribution=distribution, exempt=exempt, include=include, seed=seed),
     )
+
+
+@register_scope("topkast")
+def _topkast(sparsity: float, *, bwd: float, **arguments: Any) -> ReusableScope:
+    return topkast_scope(sparsity, bwd, **arguments)

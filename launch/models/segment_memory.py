@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from launch import replicas
-from topkast_tf.variables.replica import components
+from topkast_tf.variables.components import components
 
 MODES = ("training", "evaluation")
 

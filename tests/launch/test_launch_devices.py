@@ -20,7 +20,7 @@ from launch.tasks import task_of
 from tests import zoo
 from tests.launch import plain_model
 from tests.launch.runs import assert_close, rows, write_text
-from topkast_tf.variables.replica import components, raw_variable
+from topkast_tf.variables.components import components, raw_variable
 
 IMAGES = (
     *("--dataset=digits", "--model=plain", "--steps=7", "--batch_size=128"),

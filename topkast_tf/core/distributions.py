@@ -58,6 +58,24 @@ def kept(n: int, sparsity: float) -> int:
     return max(1, int(n) - math.floor(decimal * int(n)))
 
 
+def sparsity_that_keeps(n: int, count: int) -> float:
+    """The shortest decimal sparsity at which a number of entries stays: `kept` inverted.
+
+    Args:
+      n: number of entries, at least 1.
+      count: how many of them stay, in [1, n].
+
+    >>> sparsity_that_keeps(100, 43), sparsity_that_keeps(3, 1), sparsity_that_keeps(7, 7)
+    (0.57, 0.7, 0.0)
+    """
+    digits = 0
+    while True:
+        zeros = Fraction(-(-(n - count) * 10**digits // n), 10**digits)
+        if math.floor(zeros * n) == n - count and zeros < 1:
+            return float(zeros)
+        digits += 1
+
+
 def validate_sparsities(fwd: float, bwd: float) -> None:
     """Checks that a pair of sparsities can be a forward and a backward set.
 

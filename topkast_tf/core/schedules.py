@@ -1,7 +1,11 @@
 """When things happen, in optimizer steps. Pure functions of the step."""
 
 import dataclasses
+import math
+import re
 from typing import Any
+
+import tensorflow as tf
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +59,174 @@ class RefreshSchedule:
         return True if self.stop_exploring_at is None else step < self.stop_exploring_at
 
 
-def _is_integer(value: object) -> bool:
+@dataclasses.dataclass(frozen=True)
+class UpdateSchedule:
+    """Update at steps F, F + N, F + 2N, ... up to and including L.
+
+    ``due(t) = F <= t <= L and (t - F) mod N == 0``.
+
+    Attributes:
+      every: N, in steps, at least 1.
+      first: F, a step of at least 0.
+      last: L, a step, or None for no end.
+
+    Raises:
+      ValueError: for a period or a step out of range.
+
+    >>> [t for t in range(99) if UpdateSchedule(every=10, first=5, last=30).due(t)]
+    [5, 15, 25]
+    """
+
+    every: int
+    first: int = 0
+    last: int | None = None
+
+    def __post_init__(self) -> None:
+        if not _is_integer(self.every) or self.every < 1:
+            raise ValueError(
+                "`update_every` must be a number of steps, an integer of at least 1. "
+                f"Received: update_every={self.every!r}"
+            )
+        if not _is_integer(self.first) or self.first < 0:
+            raise ValueError(
+                "`update_from` must be a step, an integer of at least 0. "
+                f"Received: update_from={self.first!r}"
+            )
+
+    def due(self, step: Any) -> Any:
+        """Whether the sets are updated at this step."""
+        within = step >= self.first
+        if self.last is not None:
+            within &= step <= self.last
+        return within & ((step - self.first) % self.every < 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Never:
+    """No step is due: the sets stay as they are at first.
+
+    >>> bool(Never().due(7))
+    False
+    """
+
+    def due(self, step: Any) -> Any:
+        """False, in the step's shape."""
+        return step < 0
+
+
+def resolved_end(
+    until: int | float | None, total_steps: int | None, argument: str = "update_until"
+) -> int | None:
+    """The last step of a schedule that was given as a step or as a share of training.
+
+    Args:
+      until: a step; a fraction in (0, 1) of `total_steps`; or None for no end.
+      total_steps: the length of training, in steps, or None if it is not known.
+      argument: how `until` is called.
+
+    Raises:
+      ValueError: for a share of an unknown length, or a value out of range.
+
+    >>> resolved_end(0.75, 1000), resolved_end(500, None), resolved_end(None, None)
+    (750, 500, None)
+    """
+    if until is None:
+        return None
+    if _is_integer(until) and until >= 0:
+        return int(until)
+    if not isinstance(until, float) or not 0 < until < 1:
+        raise ValueError(
+            f"`{argument}` must be a step, an integer of at least 0; a share of "
+            f"`total_steps`, in (0, 1); or None. Received: {argument}={until!r}"
+        )
+    if total_steps is None:
+        raise ValueError(
+            f"Expected `total_steps`, the number of optimizer steps of the training, as "
+            f"{argument}={until!r} is a share of it (or give {argument} as a step). "
+            "Received: total_steps=None"
+        )
+    if not _is_integer(total_steps) or total_steps < 1:
+        raise ValueError(
+            "`total_steps` must be an integer of at least 1. "
+            f"Received: total_steps={total_steps!r}"
+        )
+    return int(until * total_steps)
+
+
+@dataclasses.dataclass(frozen=True)
+class DropFraction:
+    """The share of the active entries that an update replaces, over the training.
+
+    With u = min(t, E - F) / (E - F) for F the first step and E the last one::
+
+        "constant":       f
+        "cosine":         f/2 (1 + cos(pi u))
+        "exponential_k":  f (1 - (t - F) / (E - F))^k,  k = 1 if it is left out
+
+    Attributes:
+      initial: f, in (0, 1).
+      anneal: as above.
+      first: F, in steps.
+      last: E, in steps; None only for ``"constant"``.
+
+    Raises:
+      ValueError: for a fraction out of range, an unknown kind, or a kind without an end.
+
+    >>> fraction = DropFraction(0.5, "cosine", first=0, last=100)
+    >>> [round(float(fraction.at(step)), 6) for step in (0, 50, 100)]
+    [0.5, 0.25, 0.0]
+
+    Source: google-research/rigl, `sparse_optimizers_base.py`. There u counts from step 0
+    and not from F, as here; the exponential counts from F.
+    """
+
+    initial: float
+    anneal: str
+    first: int = 0
+    last: int | None = None
+
+    def __post_init__(self) -> None:
+        is_number = isinstance(self.initial, float) and 0 < self.initial < 1
+        if not is_number:
+            raise ValueError(
+                "`drop_fraction` must be in (0, 1). "
+                f"Received: drop_fraction={self.initial!r}"
+            )
+        if self.anneal not in ("constant", "cosine") and self._power is None:
+            raise ValueError(
+                "`anneal` must be 'constant', 'cosine', or 'exponential_k' with a number "
+                f"k. Received: anneal={self.anneal!r}"
+            )
+        if self.anneal != "constant" and self.last is None:
+            raise ValueError(
+                f"Expected an end of the updates (`update_until`) with anneal="
+                f"{self.anneal!r}, which reaches 0 there. Received: update_until=None"
+            )
+        if self.last is not None and self.last <= self.first:
+            raise ValueError(
+                "Expected updates to end after they begin. Received: "
+                f"update_from={self.first}, and update_until at step {self.last}"
+            )
+
+    @property
+    def _power(self) -> float | None:
+        found = re.fullmatch(r"exponential(?:_(\d+(?:\.\d+)?))?", self.anneal)
+        return float(found[1] or 1) if found else None
+
+    def at(self, step: tf.Tensor) -> tf.Tensor:
+        """The share at a step, a float32 scalar."""
+        initial = tf.constant(self.initial, tf.float32)
+        if self.anneal == "constant" or self.last is None:
+            return initial
+        length = tf.constant(self.last - self.first, tf.float32)
+        now = tf.cast(step, tf.float32)
+        if self.anneal == "cosine":
+            done = tf.minimum(now, length) / length
+            return initial * 0.5 * (1.0 + tf.cos(math.pi * done))
+        done = (now - self.first) / length
+        return initial * tf.pow(1.0 - done, tf.constant(self._power, tf.float32))
+
+
+def _is_integer(value: Any) -> bool:
     # Steps are counted in 64 bits.
     return isinstance(value, int) and not isinstance(value, bool) and value < 2**62

@@ -19,8 +19,8 @@ import tensorflow as tf
 
 from topkast_tf.layers.saving import SAVED_KEY, seen_dense, without_scope
 from topkast_tf.layers.structure import all_layers, dense_class, library_of
+from topkast_tf.variables.components import raw_variable
 from topkast_tf.variables.lookup import planned_weights
-from topkast_tf.variables.replica import raw_variable
 
 _FUNCTIONS = (
     types.FunctionType,

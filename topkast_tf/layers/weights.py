@@ -14,9 +14,10 @@ from topkast_tf.core.kernel_rule import (
 )
 from topkast_tf.layers.product_rule import AuxiliaryVariable
 from topkast_tf.layers.products import product_spec, why_without_product
+from topkast_tf.methods.base import MOMENTUM
 from topkast_tf.variables import steps
+from topkast_tf.variables.components import components, raw_variable
 from topkast_tf.variables.counters import Counter
-from topkast_tf.variables.replica import components, raw_variable
 from topkast_tf.variables.scope_state import SparsityScope
 from topkast_tf.variables.sparse_variable import make_sparse
 from topkast_tf.variables.weight import SparseWeight
@@ -169,7 +170,7 @@ def _add_state(
     )
     weight.attach(counters=counters)
     wanted = dict(weight.rule.auxiliary_variables(weight)) if weight.rule else {}
-    if weight.method.needs_momentum:
+    if MOMENTUM in weight.method.inputs:
         wanted[steps.AVERAGE] = AuxiliaryVariable(tuple(variable.shape), "float32")
     for auxiliary, (shape, dtype) in wanted.items():
         weight.auxiliary[auxiliary] = add_weight(

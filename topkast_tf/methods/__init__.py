@@ -1,6 +1,23 @@
 """The sparse-training methods, one file each, on a small base and a registry."""
 
-from topkast_tf.methods.base import METHODS, Method, Selection, Sets, register
+from topkast_tf.methods.base import GRADIENT, MOMENTUM, Method, Reset, Selection, Sets
+from topkast_tf.methods.registry import METHODS, register
+from topkast_tf.methods.rigl import RigL
+from topkast_tf.methods.set import SET
+from topkast_tf.methods.static import Static
 from topkast_tf.methods.topkast import TopKAST
 
-__all__ = ["METHODS", "Method", "Selection", "Sets", "TopKAST", "register"]
+__all__ = [
+    "GRADIENT",
+    "METHODS",
+    "MOMENTUM",
+    "Method",
+    "Reset",
+    "RigL",
+    "SET",
+    "Selection",
+    "Sets",
+    "Static",
+    "TopKAST",
+    "register",
+]

@@ -11,7 +11,8 @@ from topkast_tf.core.blocks import Blocks, MatrixView, validate_block
 from topkast_tf.core.distributions import validate_sparsities
 from topkast_tf.core.exploration import exploration_loss, validate_exploration
 from topkast_tf.core.schedules import RefreshSchedule
-from topkast_tf.methods.base import Method, Selection, Sets, register
+from topkast_tf.methods.base import Method, Selection, Sets
+from topkast_tf.methods.registry import register
 
 BACKWARDS = ("topk", "random")
 
@@ -65,7 +66,7 @@ class TopKAST(Method):
             return None
         return Blocks(view, self.block, self.block_reduce)
 
-    def select(self, weights: Sequence[Selection], step: tf.Tensor) -> Sets:
+    def update(self, weights: Sequence[Selection], step: tf.Tensor) -> Sets:
         scores = [
             weight.blocks.scores(weight.theta) if weight.blocks else weight.theta
             for weight in weights

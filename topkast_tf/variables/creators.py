@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from topkast_tf.core.blocks import MatrixView
 from topkast_tf.core.kernel_rule import why_not_kernel
-from topkast_tf.variables.replica import components
+from topkast_tf.variables.components import components
 from topkast_tf.variables.scope_state import SparsityScope
 from topkast_tf.variables.sparse_variable import make_sparse
 

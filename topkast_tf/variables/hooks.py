@@ -8,16 +8,18 @@ only mark the current thread; without sparse variables they change nothing.
 """
 
 import contextlib
+import dataclasses
 import functools
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import tensorflow as tf
 from tensorflow.python.distribute import distribute_lib
 
 from topkast_tf.variables import broadcast
+from topkast_tf.variables.replaced_step import run_unless
 
 
 class _Depths(threading.local):
@@ -122,18 +124,23 @@ def dense_reads_requested() -> bool:
     return _depths.dense > 0
 
 
-class Update(NamedTuple):
+@dataclasses.dataclass
+class Update:
     """One call of an optimizer.
 
     Attributes:
       variables: the trainable variables.
       gradients: theirs, as the optimizer was given them; empty if they are not known.
+        What is put there by those around the call is what the optimizer gets.
       optimizer: the optimizer.
+      replaced: boolean scalar, set by those around the call: whether the optimizer is to
+        leave all as it is; None if it never is.
     """
 
     variables: Sequence[Any]
-    gradients: Sequence[Any]
+    gradients: list[Any]
     optimizer: Any
+    replaced: tf.Tensor | None = None
 
 
 around_update: list[Callable[[Update], contextlib.AbstractContextManager]] = []
@@ -263,12 +270,19 @@ def _wrap_optimizer(optimizer_class: type, method: str) -> None:
 
     @functools.wraps(original)
     def apply(self, *args, **kwargs):
-        args, kwargs, update = _read_arguments(self, method, args, kwargs)
+        update, arguments = _read_arguments(self, method, args, kwargs)
+
+        def run():
+            args, kwargs = arguments()
+            with _updating():
+                return original(self, *args, **kwargs)
+
         with contextlib.ExitStack() as around:
             for enter in around_update:
                 around.enter_context(enter(update))
-            with _updating():
-                return original(self, *args, **kwargs)
+            if update.replaced is None:
+                return run()
+            return run_unless(update.replaced, run, self, update.variables)
 
     finalize = owner.finalize_variable_values
 
@@ -283,26 +297,40 @@ def _wrap_optimizer(optimizer_class: type, method: str) -> None:
     _wrapped.add(owner)
 
 
-def _read_arguments(optimizer, method, args, kwargs):
-    """The arguments of one call, which may be iterators to be read once, as `Update`."""
+def _read_arguments(
+    optimizer: Any, method: str, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> tuple[Update, Callable[[], tuple[list, dict]]]:
+    """What one call was given, of which iterators are read once, as `Update`.
+
+    Returns:
+      The update, and what gives the arguments of the call from it as it is then.
+    """
     args, kwargs = list(args), dict(kwargs)
 
-    def argument(position, name):
+    def argument(position: int, name: str) -> list | None:
+        given = args[position] if len(args) > position else kwargs.get(name)
+        return None if given is None else list(given)
+
+    def with_argument(position: int, name: str, value: list) -> tuple[list, dict]:
         if len(args) > position:
-            if args[position] is not None:
-                args[position] = list(args[position])
-            return args[position]
-        if kwargs.get(name) is not None:
-            kwargs[name] = list(kwargs[name])
-        return kwargs.get(name)
+            return [*args[:position], value, *args[position + 1 :]], kwargs
+        return args, {**kwargs, name: value}
 
     if method == "apply_gradients":
-        pairs = argument(0, "grads_and_vars")
-        gradients = [gradient for gradient, _ in pairs]
-        return args, kwargs, Update([v for _, v in pairs], gradients, optimizer)
+        pairs = argument(0, "grads_and_vars") or []
+        made = [variable for _, variable in pairs]
+        update = Update(made, [gradient for gradient, _ in pairs], optimizer)
+        return update, lambda: with_argument(
+            0, "grads_and_vars", list(zip(update.gradients, made, strict=True))
+        )
     gradients = argument(0, "grads")
     given = argument(1, "trainable_variables")
-    if given is None:
+    if given is not None:
+        args, kwargs = with_argument(1, "trainable_variables", given)
+    else:
         # Keras keeps the variables it was built with only under a private name.
         given = list(getattr(optimizer, "_trainable_variables", None) or ())
-    return args, kwargs, Update(given, gradients or (), optimizer)
+    update = Update(given, gradients or [], optimizer)
+    if gradients is None:
+        return update, lambda: (args, kwargs)
+    return update, lambda: with_argument(0, "grads", update.gradients)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from topkast_tf.variables.replica import components, raw_variable
+from topkast_tf.variables.components import components, raw_variable
 from topkast_tf.variables.weight import SparseWeight
 
 

@@ -1,13 +1,14 @@
 """Selecting the sets of weights anew, and counting the steps that lead to it."""
 
+import dataclasses
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
 
 from topkast_tf.core.selection import chosen
-from topkast_tf.methods.base import Selection, Sets
+from topkast_tf.methods.base import GRADIENT, Selection, Sets
 from topkast_tf.variables.counters import Counter
 from topkast_tf.variables.replica import WeightReplica
 
@@ -18,40 +19,64 @@ NAN_MESSAGE = (
 )
 
 
-def refresh(
-    members: Sequence[WeightReplica], momenta: Sequence[tf.Tensor] | None = None
-) -> None:
-    """Selects the sets of the components anew, from their thetas as they are.
+@dataclasses.dataclass(frozen=True)
+class Observed:
+    """What an optimizer's step has shown of one replica of a weight.
+
+    Attributes:
+      inputs: what the method asks for (`methods.base.INPUTS`) -> a tensor in theta's
+        shape; without it where it is not known.
+      slots: the optimizer's variables of theta's shape that belong to the weight, the
+        components of this replica.
+    """
+
+    inputs: Mapping[str, tf.Tensor] = dataclasses.field(default_factory=dict)
+    slots: Sequence[tf.Variable] = ()
+
+
+_NOTHING = Observed()
+
+
+def select_initial(members: Sequence[WeightReplica]) -> None:
+    """Selects the first sets of replicas that share one budget, from thetas as they are.
 
     A NaN leaves the sets as they are and is an error: at once, or, where compiled code
     cannot raise (XLA), when the weight is next looked at from Python.
 
     Args:
-      members: the components that share one budget.
-      momenta: theirs, in theta's shape, where the method asks for them and training
-        has begun.
+      members: the replicas.
     """
+    _select_now(members, lambda method, brought, _: method.initial(brought))
+
+
+def reselect(members: Sequence[WeightReplica]) -> None:
+    """As `select_initial`, when a person asks for it."""
+    _select_now(members, lambda method, *arguments: method.reselect(*arguments))
+
+
+def _select_now(members: Sequence[WeightReplica], select_by: Callable) -> None:
     counters = tf.stack([member.counters.read_value() for member in members])
-    found = select(
-        members, _brought(members, counters, momenta), counters[0, Counter.STEP]
-    )
+    brought = _brought(members, counters)
+    method = members[0].weight.method
+    found = select_by(method, brought, counters[0, Counter.STEP])
+    _write(members, brought, found)
     after = _with_found(counters, [found], tf.constant(True, shape=[len(members)]))
-    for member, counters in zip(members, tf.unstack(after), strict=True):
-        member.counters.assign(counters)
+    for member, own in zip(members, tf.unstack(after), strict=True):
+        member.counters.assign(own)
     _raise_unless(found.finite, members)
 
 
 def _brought(
     members: Sequence[WeightReplica],
     counters: tf.Tensor,
-    momenta: Sequence[tf.Tensor | None] | None = None,
+    observed: Mapping[int, Observed] | None = None,
 ) -> list[Selection]:
-    """What components bring to a selection.
+    """What replicas bring to a selection.
 
     Args:
-      members: the components.
+      members: the replicas.
       counters: theirs, one a row.
-      momenta: as for `refresh`.
+      observed: id of a replica -> what its step has shown.
     """
     # By column, and not by row: a deep model has many rows.
     columns = [
@@ -72,11 +97,11 @@ def _brought(
             blocks=member.weight.blocks,
             threshold=threshold,
             sets=member.sets.read_value(),
-            momentum=momentum,
             schedule=member.weight.schedule,
+            **(observed or {}).get(id(member), _NOTHING).inputs,
         )
-        for member, momentum, kept_forward, kept_backward, seed, threshold in zip(
-            members, momenta or [None] * len(members), *columns, strict=True
+        for member, kept_forward, kept_backward, seed, threshold in zip(
+            members, *columns, strict=True
         )
     ]
 
@@ -85,23 +110,45 @@ def select(
     members: Sequence[WeightReplica],
     brought: Sequence[Selection],
     step: tf.Tensor,
-    due: tf.Tensor | None = None,
+    due: tf.Tensor,
+    observed: Mapping[int, Observed],
 ) -> Sets:
-    """Selects and writes the sets of components; their counters are left to be written.
+    """Updates and writes the sets of replicas; their counters are left to be written.
 
     Args:
-      members: the components that share one budget.
+      members: the replicas that share one budget.
       brought: what they bring.
       step: integer scalar, the step at which the sets take effect.
-      due: boolean scalar, whether to write them; None for always.
+      due: boolean scalar, whether to write them.
+      observed: id of a replica -> what its step has shown.
     """
-    found = members[0].weight.method.select(brought, step)
-    meant = found.finite if due is None else found.finite & due
-    for member, each, code in zip(members, brought, found.codes, strict=True):
-        # The sets have been selected from theta before anything may raise, and are
-        # written only if they mean something.
-        member.sets.assign(chosen(meant, code, each.sets))
+    found = members[0].weight.method.update(brought, step)
+    _write(members, brought, found, due, observed)
     return found
+
+
+def _write(
+    members: Sequence[WeightReplica],
+    brought: Sequence[Selection],
+    found: Sets,
+    due: tf.Tensor | None = None,
+    observed: Mapping[int, Observed] | None = None,
+) -> None:
+    # The sets have been selected from theta before anything may raise, and are written
+    # only if they mean something.
+    meant = found.finite if due is None else found.finite & due
+    for member, each, codes in zip(members, brought, found.codes, strict=True):
+        member.sets.assign(chosen(meant, codes, each.sets))
+    for member, each, reset in zip(
+        members, brought, found.resets or [None] * len(members), strict=True
+    ):
+        if reset is None:
+            continue
+        entries = reset.entries & meant
+        member.write_theta(chosen(entries, reset.theta, each.theta))
+        for slot in (observed or {}).get(id(member), _NOTHING).slots:
+            value = tf.cast(reset.slots, slot.dtype)
+            slot.assign(chosen(entries, value, slot.read_value()))
 
 
 def _with_found(
@@ -145,7 +192,7 @@ def _raise_unless(finite: tf.Tensor, members: Sequence[WeightReplica]) -> None:
 
 def count_steps(
     groups: Sequence[Sequence[WeightReplica]],
-    momenta: Sequence[Sequence[tf.Tensor] | None],
+    observed: Mapping[int, Observed] | None = None,
     complete: tf.Tensor | None = None,
 ) -> None:
     """Counts an optimizer step where thetas were updated, and refreshes what is due.
@@ -155,34 +202,68 @@ def count_steps(
     are handled together: a graph with one `tf.cond`, and not with one for each weight.
 
     Args:
-      groups: of components, on one device, that share one budget each.
-      momenta: of each group, as for `refresh`.
+      groups: of replicas, on one device, that share one budget each.
+      observed: id of a replica -> what its step has shown.
       complete: boolean scalar, False while an optimizer only accumulates gradients:
         constraints and averages, which Keras applies all the same, are no step. None
         is True.
     """
-    by_method: dict[int, list[int]] = {}
-    for i, group in enumerate(groups):
-        by_method.setdefault(id(group[0].weight.method), []).append(i)
-    for alike in by_method.values():
-        _count_steps([groups[i] for i in alike], [momenta[i] for i in alike], complete)
+    for alike in _by_method(groups):
+        _count_steps(alike, observed or {}, complete)
+
+
+def update_in_place_of_step(
+    groups: Sequence[Sequence[WeightReplica]],
+    observed: Mapping[int, Observed],
+    complete: tf.Tensor | None = None,
+) -> tf.Tensor:
+    """Updates the sets that are due before the step that an optimizer is about to take.
+
+    For methods whose update takes the place of that step. An update at step t is made
+    once: the next call, which is still at step t, is a step.
+
+    Args:
+      groups: as for `count_steps`.
+      observed: id of a replica -> what its step has shown.
+      complete: as for `count_steps`.
+
+    Returns:
+      Boolean scalar, whether anything was due, so that the optimizer is to leave
+      everything as it is.
+    """
+    any_due = []
+    for alike in _by_method(groups):
+        members = [member for group in alike for member in group]
+        before = tf.stack([member.counters.read_value() for member in members])
+        steps = before[:, Counter.STEP]
+        # What the method has remembered as a threshold is the step after its update.
+        is_new = tf.not_equal(before[:, Counter.THRESHOLD], steps + 1)
+        due = is_new & (before[:, Counter.FROZEN] < 1) & _due(members, steps, observed)
+        if complete is not None:
+            due &= complete
+        after, finite = _updated(alike, before, due, observed)
+        _write_counters(alike, after, finite)
+        any_due.append(tf.reduce_any(due))
+    return tf.reduce_any(tf.stack(any_due))
+
+
+def _by_method(
+    groups: Sequence[Sequence[WeightReplica]],
+) -> list[list[Sequence[WeightReplica]]]:
+    by_method: dict[int, list[Sequence[WeightReplica]]] = {}
+    for group in groups:
+        by_method.setdefault(id(group[0].weight.method), []).append(group)
+    return list(by_method.values())
 
 
 def _count_steps(
     groups: Sequence[Sequence[WeightReplica]],
-    momenta: Sequence[Sequence[tf.Tensor] | None],
+    observed: Mapping[int, Observed],
     complete: tf.Tensor | None,
 ) -> None:
     method = groups[0][0].weight.method
     members = [member for group in groups for member in group]
-    momenta = [
-        momentum
-        for group, each in zip(groups, momenta, strict=True)
-        for momentum in each or [None] * len(group)
-    ]
     group_of = [i for i, group in enumerate(groups) for _ in group]
-    ends = list(itertools.accumulate(map(len, groups)))
-    owned = list(map(slice, [0, *ends[:-1]], ends))
     before = tf.stack([member.counters.read_value() for member in members])
     own_steps = before[:, Counter.STEP]
     # A group takes its steps together, those of its first member.
@@ -192,55 +273,117 @@ def _count_steps(
     pending = tf.gather(waiting, group_of) > 0
     if complete is not None:
         pending &= complete
-    group_steps = tf.gather(own_steps, [owned[i].start for i in group_of])
+    first = [own.start for own in _owned_slices(groups)]
+    group_steps = tf.gather(own_steps, [first[i] for i in group_of])
     steps = tf.where(pending, group_steps + 1, own_steps)
     kept = before[:, Counter.PENDING + 1 :]
     counted = tf.concat([steps[:, None], tf.zeros_like(steps)[:, None], kept], axis=1)
     moves = pending & (before[:, Counter.FROZEN] < 1)
-    due = moves & _due(members, steps)
+    due = moves & _due(members, steps, observed)
+    if method.replaces_step:  # it comes before the next one
+        due = tf.zeros_like(due)
+    after, finite = _updated(groups, counted, due, observed, moves)
+    _write_counters(groups, after, finite)
 
-    def select_due():
-        each_step = tf.unstack(steps)
-        if method.updates_between_refreshes:
+
+def _updated(
+    groups: Sequence[Sequence[WeightReplica]],
+    counters: tf.Tensor,
+    due: tf.Tensor,
+    observed: Mapping[int, Observed],
+    moves: tf.Tensor | None = None,
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Updates the sets of groups where they are due.
+
+    Args:
+      groups: of one method.
+      counters: of all members, one a row.
+      due: of each member.
+      observed: id of a replica -> what its step has shown.
+      moves: whether the sets of each member may move between two updates.
+
+    Returns:
+      The counters afterwards; of each group, whether its sets mean something.
+    """
+    method = groups[0][0].weight.method
+    members = [member for group in groups for member in group]
+    group_of = [i for i, group in enumerate(groups) for _ in group]
+    moves_between = method.updates_between_refreshes and moves is not None
+
+    def update_due():
+        each_step = tf.unstack(counters[:, Counter.STEP])
+        if moves_between:
             selected = tf.math.unsorted_segment_max(
                 tf.cast(due, tf.int32), group_of, len(groups)
             )
-            _follow(members, counted, moves & ~(tf.gather(selected, group_of) > 0))
-        brought = _brought(members, counted, momenta)
+            selected = tf.gather(selected, group_of) > 0
+            _move_between(members, counters, moves & ~selected)
+        brought = _brought(members, counters, observed)
         found, finite = [], []
-        for own in owned:
+        for own in _owned_slices(groups):
+            if not all(_can_update(member, observed) for member in members[own]):
+                sets = [each.sets for each in brought[own]]
+                found.append(Sets(sets, tf.constant(True)))
+                finite.append(tf.constant(True))
+                continue
             any_due = tf.reduce_any(due[own])
             step = each_step[own.start]
-            found.append(select(members[own], brought[own], step, any_due))
+            found.append(select(members[own], brought[own], step, any_due, observed))
             finite.append(found[-1].finite | ~any_due)
-        return _with_found(counted, found, due), tf.stack(finite)
+        return _with_found(counters, found, due), tf.stack(finite)
 
-    def select_none():
-        if method.updates_between_refreshes:
-            _follow(members, counted, moves)
-        return counted, tf.constant(True, shape=[len(groups)])
+    def update_none():
+        if moves_between:
+            _move_between(members, counters, moves)
+        return counters, tf.constant(True, shape=[len(groups)])
 
-    after, finite = tf.cond(tf.reduce_any(due), select_due, select_none)
-    for member, counters in zip(members, tf.unstack(after), strict=True):
-        member.counters.assign(counters)
+    return tf.cond(tf.reduce_any(due), update_due, update_none)
+
+
+def _owned_slices(groups: Sequence[Sequence[WeightReplica]]) -> list[slice]:
+    """Where the members of each group lie among all of them."""
+    ends = list(itertools.accumulate(map(len, groups)))
+    return list(map(slice, [0, *ends[:-1]], ends))
+
+
+def _write_counters(
+    groups: Sequence[Sequence[WeightReplica]], counters: tf.Tensor, finite: tf.Tensor
+) -> None:
+    members = [member for group in groups for member in group]
+    for member, own in zip(members, tf.unstack(counters), strict=True):
+        member.counters.assign(own)
     for group, each in zip(groups, tf.unstack(finite), strict=True):
         _raise_unless(each, group)
 
 
-def _due(members: Sequence[WeightReplica], steps: tf.Tensor) -> tf.Tensor:
-    """Whether the sets of each replica are selected at its step."""
+def _due(
+    members: Sequence[WeightReplica], steps: tf.Tensor, observed: Mapping[int, Observed]
+) -> tf.Tensor:
+    """Whether the sets of each replica are updated at its step.
+
+    Where the gradient that its method looks at is missing, they stay.
+    """
     schedules = [member.weight.schedule for member in members]
     due = tf.zeros_like(steps, tf.bool)
     for schedule in dict.fromkeys(schedules):
         follows_it = tf.constant([each == schedule for each in schedules])
         due |= follows_it & schedule.due(steps)
-    return due
+    able = [_can_update(member, observed) for member in members]
+    return due if all(able) else due & tf.constant(able)
 
 
-def _follow(
+def _can_update(member: WeightReplica, observed: Mapping[int, Observed]) -> bool:
+    """Whether the gradient is known that the method of a replica looks at, if it does."""
+    return (
+        GRADIENT not in member.weight.method.inputs
+        or GRADIENT in observed.get(id(member), _NOTHING).inputs
+    )
+
+
+def _move_between(
     members: Sequence[WeightReplica], counters: tf.Tensor, pending: tf.Tensor
 ) -> None:
-    """What the method does with the sets of components between two refreshes."""
+    """What the method does with the sets of replicas between two updates."""
     brought = _brought(members, counters)
     steps, counts = tf.unstack(counters[:, Counter.STEP]), tf.unstack(pending)
     for i, member in enumerate(members):

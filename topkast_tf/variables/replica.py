@@ -8,8 +8,9 @@ import tensorflow as tf
 from topkast_tf.core.blocks import Blocks
 from topkast_tf.core.schedules import RefreshSchedule
 from topkast_tf.core.selection import FORWARD, chosen
-from topkast_tf.methods.base import Method
+from topkast_tf.methods.base import GRADIENT, Method
 from topkast_tf.variables import hooks
+from topkast_tf.variables.components import components, local_component, raw_variable
 from topkast_tf.variables.counters import Counter
 from topkast_tf.variables.views import on_backward, sparse_view, straight_through_view
 
@@ -44,13 +45,6 @@ class Weight(Protocol):
     def after_assignment(self, replica: "WeightReplica") -> None: ...
 
 
-def components(variable: Any) -> tuple[tf.Variable, ...]:
-    """The per-device variables of a variable (the variable itself without a strategy)."""
-    if isinstance(variable, tf.distribute.DistributedValues):
-        return tuple(variable.values)
-    return (variable,)
-
-
 class WeightReplica:
     """One device's copy of a sparse weight: theta, and the state that belongs to it."""
 
@@ -66,6 +60,10 @@ class WeightReplica:
         """Theta's values, also in a forward pass."""
         with hooks.dense_reads():
             return self.theta.read_value()
+
+    def write_theta(self, value: tf.Tensor) -> None:
+        """Assigns to theta, whatever its sets are; the sets stay."""
+        self.theta.assign_directly(value)
 
     @property
     def sets(self) -> tf.Variable:
@@ -90,7 +88,10 @@ class WeightReplica:
     def alpha(self, theta: tf.Tensor) -> tf.Tensor:
         self.weight.prepare()
         sets = self.sets.read_value()
-        if self.weight.method.dense_updates:
+        method = self.weight.method
+        if method.dense_updates or GRADIENT in method.inputs:
+            # A method that looks at the gradient outside B takes it there from the
+            # optimizer's call; what reaches the optimizer is masked then (`steps`).
             return straight_through_view(theta, sets)
         return sparse_view(theta, sets)
 
@@ -169,29 +170,5 @@ class WeightReplica:
 
 
 def local_replica(variable: Any) -> WeightReplica | None:
-    """The replica of a variable that belongs to the current replica, if it is sparse."""
-    raw = raw_variable(variable)
-    return getattr(components(raw)[local_index(raw)], "_topkast", None)
-
-
-def local_index(variable: Any) -> int:
-    """Which replica of a variable belongs to the current replica."""
-    count, context = len(components(variable)), tf.distribute.get_replica_context()
-    if count == 1 or context is None:
-        return 0
-    # A replica's number is a constant, also where it is handed out as a tensor.
-    return int(tf.get_static_value(context.replica_id_in_sync_group)) % count
-
-
-def raw_variable(variable: Any) -> Any:
-    """The `tf.Variable` of a Keras variable; a `tf.Variable` is returned as it is.
-
-    `keras.Variable.value` is the `tf.Variable` too, but inside a mixed-precision scope it
-    is a cast copy, hence the private name.
-    """
-    for wrapped in ("_value", "_variable"):  # Keras 3; tf_keras in mixed precision
-        # By `vars`: a distributed variable passes on every attribute it does not have.
-        variable = (
-            vars(variable).get(wrapped, variable) if variable is not None else None
-        )
-    return variable
+    """The replica of a variable that belongs to the current one, if it is sparse."""
+    return getattr(local_component(variable), "_topkast", None)

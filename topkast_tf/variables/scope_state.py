@@ -62,6 +62,7 @@ class SparsityScope:
         decisions: Sequence[Mapping] | None = None,
         restored: bool = False,
     ):
+        _check_distribution(method, placement)
         self.method = method
         self.placement = placement
         self.uid = uid or uuid.uuid4().hex
@@ -82,7 +83,7 @@ class SparsityScope:
         self._planned = True
         self._finished = False
         self.budget: Budget | None = None
-        if placement.distribution == "global" or method.needs_momentum:
+        if placement.distribution == "global" or method.budget == "global":
             self._budget_key = f"{self.uid} restored" if restored else self.uid
             self.budget = _budget(self._budget_key, renew=False)
 
@@ -350,7 +351,7 @@ class SparsityScope:
         if self.budget is not None and self.budget.weights:
             members = [w for w in self.budget.weights if not w.exempt]
             if all(m.is_ready and m.step == 0 and not m.is_frozen for m in members):
-                members[0].refresh()
+                members[0].initialize()
 
     def _resolve(self, shapes: Mapping) -> Mapping[str, tuple[float, float]]:
         fwd, bwd = self.method.fwd, self.method.bwd
@@ -533,6 +534,15 @@ def finish_scopes(layer: Any) -> None:
 
 
 hooks.after_outermost_call.append(finish_scopes)
+
+
+def _check_distribution(method: Method, placement: Placement) -> None:
+    given, known = placement.distribution, method.distributions
+    if known is not None and isinstance(given, str) and given not in known:
+        raise ValueError(
+            f"Expected a distribution that {method.name!r} can keep: one of "
+            f"{list(known)}, a mapping or a function. Received: distribution={given!r}"
+        )
 
 
 def _budget(uid: str, renew: bool) -> Budget:

@@ -27,9 +27,11 @@ import functools
 
 import tensorflow as tf
 
+from topkast_tf.methods.base import GRADIENT
 from topkast_tf.variables import hooks
+from topkast_tf.variables.components import components
 from topkast_tf.variables.refresh import count_steps
-from topkast_tf.variables.replica import Weight, WeightReplica, components
+from topkast_tf.variables.replica import Weight, WeightReplica
 
 
 class _CountsRestores:
@@ -115,6 +117,10 @@ class _SparseReads(_CountsRestores):
         value = replica.on_backward_set(value)
         return super().assign(value, use_locking, name, read_value)
 
+    def assign_directly(self, value):
+        """As `tf.Variable.assign`, past everything that makes the variable sparse."""
+        return super().assign(value, read_value=False)
+
     def assign_add(self, delta, use_locking=None, name=None, read_value=True):
         return self._step_by(delta, 1, use_locking, name, read_value)
 
@@ -131,11 +137,17 @@ class _SparseReads(_CountsRestores):
         ):
             # Not a step but arithmetic with theta, as when Keras swaps in an average.
             return self.assign(proposed, use_locking, name, read_value)
+        if not hooks.in_update() and GRADIENT in replica.weight.method.inputs:
+            raise ValueError(
+                "Expected an update by a Keras optimizer, from which the method "
+                f"{replica.weight.method.name!r} learns the gradient. Received: one by "
+                f"`assign_sub` or `assign_add`, of {replica.weight.path}"
+            )
         value = replica.on_backward_set(proposed, theta)
         replica.mark_updated()
         result = super().assign(value, use_locking, name, read_value)
         if not hooks.in_update() and replica is replica.peers()[-1]:
-            count_steps([replica.peers()], [None])  # a step of a hand-written loop
+            count_steps([replica.peers()])  # a step of a hand-written loop
         return result
 
     def _scatter_is_dense(self, *args, **kwargs):

@@ -1,20 +1,23 @@
-"""After an optimizer's step: steps are counted, refreshes made, momenta looked up."""
+"""Around an optimizer's step: what methods look at, what is counted, what is updated."""
 
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from topkast_tf.core.selection import masked
+from topkast_tf.methods.base import GRADIENT, MOMENTUM
 from topkast_tf.variables import hooks
+from topkast_tf.variables.components import components, local_component, raw_variable
 from topkast_tf.variables.counters import Counter
-from topkast_tf.variables.refresh import count_steps
-from topkast_tf.variables.replica import (
-    WeightReplica,
-    components,
-    local_replica,
-    raw_variable,
+from topkast_tf.variables.refresh import (
+    Observed,
+    count_steps,
+    update_in_place_of_step,
 )
+from topkast_tf.variables.replica import WeightReplica, local_replica
+from topkast_tf.variables.views import on_backward
 
 AVERAGE = "average"
 """Name of the extra variable, in theta's shape, that holds an average of gradients."""
@@ -28,33 +31,126 @@ def counting(update: hooks.Update) -> Iterator[None]:
     Entered around the call: what it needs of the gradients is read before, because
     Keras empties its accumulators in it.
     """
-    given = _by_component(update)
-    groups = _groups(replica for replica, _, _ in given.values())
+    given = _given(update)
+    if any(each.replica.weight.method.resets for each in given.values()):
+        _build(update)
+    groups = _groups(each.replica for each in given.values())
     complete = _is_complete(update.optimizer)
     gradients = {
-        id(replica): whole_gradient(update.optimizer, variable, gradient)
-        for replica, variable, gradient in given.values()
-        if _needs_momentum(replica)
-        and gradient is not None
-        and momentum_slot(update.optimizer, variable) is None
+        key: whole_gradient(update.optimizer, each.variable, each.gradient)
+        for key, each in given.items()
+        if _looks_at_gradient(each, update.optimizer)
     }
+    replacing = [group for group in groups if group[0].weight.method.replaces_step]
+    if replacing:
+        shown = {
+            id(member): _observed(member, given, gradients, complete, update)
+            for group in replacing
+            for member in group
+        }
+        update.replaced = update_in_place_of_step(replacing, shown, complete)
+    _mask_gradients(update, given, complete)
     yield
-    momenta = [
-        [_momentum(member, given, gradients, complete, update) for member in group]
-        if _needs_momentum(group[0])
-        else None
+    observed = {
+        id(member): _observed(member, given, gradients, complete, update)
         for group in groups
-    ]
+        for member in group
+    }
     if groups:
-        count_steps(groups, momenta, complete)
+        if update.replaced is not None:
+            taken = ~update.replaced
+            complete = taken if complete is None else complete & taken
+        count_steps(groups, observed, complete)
 
 
 hooks.around_update.append(counting)
 
 
+class _Given(NamedTuple):
+    """A sparse variable that an optimizer is about to update."""
+
+    replica: WeightReplica
+    variable: Any
+    gradient: Any
+    position: int
+
+
+def _given(update: hooks.Update) -> dict[int, _Given]:
+    """id of a replica -> what the optimizer was given for it."""
+    gradients = dict(enumerate(update.gradients))
+    found = {}
+    for i, variable in enumerate(update.variables):
+        replica = local_replica(variable)
+        if replica is not None:
+            found[id(replica)] = _Given(replica, variable, gradients.get(i), i)
+    return found
+
+
+def _asks_for(replica: WeightReplica, name: str) -> bool:
+    return name in replica.weight.method.inputs and not replica.weight.exempt
+
+
+def _looks_at_gradient(given: _Given, optimizer: Any) -> bool:
+    if given.gradient is None:
+        return False
+    averages = (
+        _asks_for(given.replica, MOMENTUM)
+        and momentum_slot(optimizer, given.variable) is None
+    )
+    return averages or _asks_for(given.replica, GRADIENT)
+
+
+def _mask_gradients(
+    update: hooks.Update, given: Mapping[int, _Given], complete: tf.Tensor | None
+) -> None:
+    """Leaves to the optimizer what its step may use: the gradient on B, zero elsewhere.
+
+    Where a method looks at the gradient, it has come through unmasked. Of batches that
+    are accumulated, that of all of them together is looked at, so that the sum stays
+    whole until the last one.
+    """
+    for replica, variable, gradient, position in given.values():
+        if gradient is None or not _asks_for(replica, GRADIENT):
+            continue
+        gradient = tf.convert_to_tensor(gradient)
+        kept = on_backward(replica.sets.read_value())
+        if complete is None:
+            update.gradients[position] = masked(gradient, kept)
+            continue
+        kept |= ~complete
+        update.gradients[position] = masked(gradient, kept)
+        total = _accumulated(update.optimizer, variable)
+        if total is not None:
+            total.assign(masked(total.read_value(), kept))
+
+
+def _observed(
+    replica: WeightReplica,
+    given: Mapping[int, _Given],
+    gradients: Mapping[int, tf.Tensor],
+    complete: tf.Tensor | None,
+    update: hooks.Update,
+) -> Observed:
+    """What a step has shown of a replica: what its method asks for, and the slots."""
+    inputs, key = {}, id(replica)
+    if _asks_for(replica, GRADIENT) and key in gradients:
+        inputs[GRADIENT] = gradients[key]
+    if _asks_for(replica, MOMENTUM):
+        inputs[MOMENTUM] = _momentum(replica, given, gradients, complete, update)
+    if key not in given or not replica.weight.method.resets:
+        return Observed(inputs)
+    return Observed(inputs, slots_of(update.optimizer, given[key].variable))
+
+
+def _build(update: hooks.Update) -> None:
+    """Has the optimizer make its variables, which it would do in this call anyway."""
+    if not update.optimizer.built:
+        update.optimizer.build(update.variables)
+
+
 def _momentum(
     replica: WeightReplica,
-    given: Mapping[int, tuple],
+    given: Mapping[int, _Given],
     gradients: Mapping[int, tf.Tensor],
     complete: tf.Tensor | None,
     update: hooks.Update,
@@ -66,13 +162,13 @@ def _momentum(
 
     Args:
       replica: of a weight whose method asks for it.
-      given: id of a replica -> (replica, its variable, its gradient or None).
+      given: id of a replica -> what the optimizer was given for it.
       gradients: id of a replica -> its gradient of the whole step.
       complete: as for `count_steps`.
       update: the call of the optimizer.
     """
-    _, variable, _ = given.get(id(replica), (None, None, None))
-    found = None if variable is None else momentum_slot(update.optimizer, variable)
+    own = given.get(id(replica))
+    found = None if own is None else momentum_slot(update.optimizer, own.variable)
     if found is not None:
         copies = components(raw_variable(found))
         return copies[replica.index % len(copies)].read_value()
@@ -119,14 +215,70 @@ def whole_gradient(optimizer: Any, variable: Any, gradient: Any) -> tf.Tensor:
     """
     gradient = tf.cast(tf.convert_to_tensor(gradient), tf.float32)
     if every := getattr(optimizer, "gradient_accumulation_steps", None):
-        # Keras has no public way to ask for what it has added up.
-        if sums := getattr(optimizer, "_accumulated_gradients", None):
-            added = sums[optimizer._get_variable_index(variable)]
-            gradient += tf.cast(tf.convert_to_tensor(added), tf.float32)
+        if (total := _accumulated(optimizer, variable)) is not None:
+            gradient += tf.cast(total.read_value(), tf.float32)
         gradient /= every
     if scale := getattr(optimizer, "loss_scale_factor", None):
         gradient /= scale
     return _over_replicas(gradient)
+
+
+def _accumulated(optimizer: Any, variable: Any) -> tf.Variable | None:
+    """What an optimizer has added up of a variable's gradients, if it does so."""
+    # Keras has no public way to ask for it.
+    sums = getattr(optimizer, "_accumulated_gradients", None)
+    if not sums:
+        return None
+    return local_component(sums[optimizer._get_variable_index(variable)])
+
+
+_NO_SLOTS = (
+    "_variables",
+    "_trainable_variables",
+    "_accumulated_gradients",
+    "_model_variables_moving_average",
+)
+"""Lists of an optimizer that hold no slots, though they hold a variable for each."""
+
+
+def slots_of(optimizer: Any, variable: Any) -> list[tf.Variable]:
+    """The optimizer's variables of a variable's shape that belong to it, of this replica.
+
+    Momentum, second moments and the like: what an optimizer keeps an entry of for each
+    entry of the variable. Statistics of rows and columns are none (Adafactor's).
+
+    Args:
+      optimizer: of Keras 3 or tf_keras, built.
+      variable: one of those it updates.
+
+    >>> import keras
+    >>> optimizer, variable = keras.optimizers.Adam(), keras.Variable([1.0, 2.0])
+    >>> optimizer.build([variable])
+    >>> len(slots_of(optimizer, variable))
+    2
+    """
+    index, count = _index(optimizer, variable), _variable_count(optimizer)
+    found = []
+    for name, kept in vars(optimizer).items():
+        if name in _NO_SLOTS or not isinstance(kept, list) or len(kept) != count:
+            continue
+        slot = kept[index]
+        if hasattr(slot, "assign") and tuple(slot.shape) == tuple(variable.shape):
+            found.append(local_component(slot))
+    return found
+
+
+def _index(optimizer: Any, variable: Any) -> int:
+    # Keras has no public way to ask which slot belongs to which variable.
+    if hasattr(optimizer, "_get_variable_index"):
+        return optimizer._get_variable_index(variable)
+    return optimizer._index_dict[optimizer._var_key(variable)]
+
+
+def _variable_count(optimizer: Any) -> int:
+    if hasattr(optimizer, "_get_variable_index"):
+        return len(optimizer._trainable_variables)
+    return len(optimizer._index_dict)
 
 
 def momentum_slot(optimizer: Any, variable: Any) -> Any:
@@ -147,10 +299,7 @@ def momentum_slot(optimizer: Any, variable: Any) -> Any:
     )
     if not kept:
         return None
-    # Keras has no public way to ask which slot belongs to which variable.
-    if hasattr(optimizer, "_get_variable_index"):
-        return kept[optimizer._get_variable_index(variable)]
-    return kept[optimizer._index_dict[optimizer._var_key(variable)]]
+    return kept[_index(optimizer, variable)]
 
 
 def _groups(updated: Iterable[WeightReplica]) -> list[list[WeightReplica]]:
@@ -161,20 +310,6 @@ def _groups(updated: Iterable[WeightReplica]) -> list[list[WeightReplica]]:
             groups.append(replica.peers())
             grouped.update(map(id, groups[-1]))
     return groups
-
-
-def _needs_momentum(replica: WeightReplica) -> bool:
-    return replica.weight.method.needs_momentum and not replica.weight.exempt
-
-
-def _by_component(update: hooks.Update) -> dict[int, tuple]:
-    gradients = dict(enumerate(update.gradients))
-    found = {}
-    for i, variable in enumerate(update.variables):
-        replica = local_replica(variable)
-        if replica is not None:
-            found[id(replica)] = replica, variable, gradients.get(i)
-    return found
 
 
 def _over_replicas(gradient: tf.Tensor) -> tf.Tensor:

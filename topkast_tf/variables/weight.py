@@ -1,25 +1,21 @@
 """A sparse weight: theta with its sets, and what one may ask of it."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from topkast_tf.core.blocks import MatrixView
-from topkast_tf.core.distributions import kept
-from topkast_tf.core.selection import FORWARD, RESERVOIR
+from topkast_tf.core.distributions import kept, sparsity_that_keeps
+from topkast_tf.core.selection import BACKWARD_ONLY, FORWARD, RESERVOIR
 from topkast_tf.methods.base import Method, Selection
-from topkast_tf.variables import saved_state
+from topkast_tf.variables import masks, saved_state
+from topkast_tf.variables.components import components, local_index, raw_variable
 from topkast_tf.variables.counters import Counter
-from topkast_tf.variables.refresh import NAN_MESSAGE, done, refresh
-from topkast_tf.variables.replica import (
-    WeightReplica,
-    components,
-    local_index,
-    raw_variable,
-)
+from topkast_tf.variables.refresh import NAN_MESSAGE, done, reselect, select_initial
+from topkast_tf.variables.replica import WeightReplica
 
 
 def restart(weights: Iterable["SparseWeight"]) -> None:
@@ -35,22 +31,23 @@ def restart(weights: Iterable["SparseWeight"]) -> None:
     sharing = {
         id(peer): peer
         for weight in weights
-        if weight.method.needs_momentum and not weight.is_frozen
+        if weight.method.budget == "global" and not weight.is_frozen
         for peer in weight.peers()
         if peer.is_ready
     }
     for peer in sharing.values():
         peer._set_counters(peer._nominal_counts)
-    refresh_all(weight for weight in weights if not weight.is_frozen)
+    for weight in one_of_each_budget(w for w in weights if not w.is_frozen):
+        weight.initialize()
 
 
-def refresh_all(weights: Iterable["SparseWeight"]) -> None:
-    """Selects the sets anew from thetas as they are, those of a common budget once."""
-    selected: set[int] = set()
+def one_of_each_budget(weights: Iterable["SparseWeight"]) -> Iterator["SparseWeight"]:
+    """Of weights that share a budget the first one."""
+    met: set[int] = set()
     for weight in weights:
-        if id(weight) not in selected:
-            selected.update(id(peer) for peer in weight.peers())
-            weight.refresh()
+        if id(weight) not in met:
+            met.update(id(peer) for peer in weight.peers())
+            yield weight
 
 
 class Budget:
@@ -160,12 +157,12 @@ class SparseWeight:
             self.units,
             (self.fwd, self.bwd),
             kept_units,
-            kept_units if self.method.needs_momentum else planned,
+            kept_units if self.method.budget == "global" else planned,
         )
         saved_state.check_codes(self.path, sets)
         found = saved_state.set_sizes(self._codes_of_units(sets))
         expected = self.method.counts(*kept_units, int(counters[Counter.STEP]))
-        if self.budget is not None and not self.method.needs_momentum:
+        if self.budget is not None and self.method.budget == "layer":
             expected = None  # of all its weights together: `_verify_budget`
         if self.exempt:
             expected = (self.units, self.units)
@@ -187,7 +184,7 @@ class SparseWeight:
             return
         for peer in peers:
             peer._unverified = False
-        if self.method.needs_momentum:
+        if self.method.budget == "global":
             return  # each has a count of its own
         with tf.init_scope():
             counters = [peer.replica().counters.numpy() for peer in peers]
@@ -211,7 +208,7 @@ class SparseWeight:
         self.fwd, self.bwd, self.exempt = fwd, bwd, exempt
         if self.is_ready:
             self._set_counters(self._nominal_counts)
-            self.refresh()
+            self.initialize()
 
     @property
     def _nominal_counts(self) -> dict[int, int]:
@@ -278,7 +275,7 @@ class SparseWeight:
             seed=tf.constant(self.seed, tf.int64),
             blocks=self.blocks,
         )
-        first = self.method.select([selection], tf.constant(0, tf.int64))
+        first = self.method.initial([selection])
         tf.debugging.Assert(first.finite, [f"{NAN_MESSAGE} {self.path}."])
         counters = [tf.constant(0, tf.int64)] * len(Counter)
         counters[Counter.KEPT_FORWARD] = tf.constant(self.kept_forward, tf.int64)
@@ -360,7 +357,7 @@ class SparseWeight:
         ]
         tf.cond(
             tf.reduce_max(tf.stack(started)) < 1,
-            lambda: done(refresh(peers)),
+            lambda: done(select_initial(peers)),
             done,
         )
 
@@ -419,6 +416,57 @@ class SparseWeight:
         self.raise_if_faulty()
         return self._numpy(lambda replica: replica.sets)
 
+    def set_masks(self, forward: Any, backward: Any = None) -> None:
+        """Takes sets from outside: a lottery ticket, or what another library has found.
+
+        ``A = forward, B = backward``; theta stays as it is. The planned sparsities become
+        those of the masks. The method goes on from there, and selects anew when it next
+        does: `topkast_tf.freeze` keeps the masks.
+
+        Args:
+          forward: A, a boolean array (or zeros and ones) of the weight's shape.
+          backward: B, which holds A; None for A itself, or for everything where the
+            method updates all entries.
+
+        Raises:
+          ValueError: for another shape, other values, a B that lacks an entry of A, a mask
+            without any entry, a divided block, or, under a common budget, other numbers
+            of entries than the weight keeps.
+
+        >>> import keras, numpy as np
+        >>> from topkast_tf import freeze, sparse_scope, sparse_weights
+        >>> with sparse_scope("static", sparsity=0.5):
+        ...     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)])
+        >>> [kernel] = sparse_weights(model)
+        >>> kernel.set_masks([[1, 0], [1, 1]])
+        >>> kernel.forward_mask().tolist(), kernel.forward_sparsity
+        ([[True, False], [True, True]], 0.25)
+        """
+        self.prepare()
+        codes = masks.codes_of(self.path, self.shape, forward, backward)
+        if self.method.dense_updates:
+            if backward is not None and not np.all(codes):
+                raise ValueError(
+                    f"Expected backward=None for {self.path}, as {self.method.name!r} "
+                    "updates every entry. Received: a mask that leaves some out"
+                )
+            codes = np.maximum(codes, BACKWARD_ONLY)
+        sizes = saved_state.set_sizes(self._codes_of_units(codes))
+        counters = self._numpy(lambda replica: replica.counters)
+        before = [
+            int(counters[i]) for i in (Counter.KEPT_FORWARD, Counter.KEPT_BACKWARD)
+        ]
+        if self.budget is not None and list(sizes) != before:
+            raise ValueError(
+                f"Expected masks that keep {before} entries of {self.path}, as its part "
+                f"of a common budget. Received: masks that keep {list(sizes)}"
+            )
+        self.fwd, self.bwd = (sparsity_that_keeps(self.units, size) for size in sizes)
+        self._set_counters(self._nominal_counts)
+        with tf.init_scope():
+            for sets in components(self.sets):
+                sets.assign(codes)
+
     @property
     def forward_sparsity(self) -> float:
         """The achieved forward sparsity."""
@@ -436,11 +484,18 @@ class SparseWeight:
         return int(self._numpy(lambda replica: replica.counters)[Counter.STEP])
 
     def refresh(self) -> None:
-        """Selects the sets anew from theta as it is."""
+        """Selects the sets anew from theta as it is, where a person asks for it."""
+        self._select_by(reselect)
+
+    def initialize(self) -> None:
+        """Selects the first sets, from theta as it is."""
+        self._select_by(select_initial)
+
+    def _select_by(self, select: Callable[[list[WeightReplica]], None]) -> None:
         with tf.init_scope():
             peers = self.peers()
             for index in range(len(components(self.variable))):
-                refresh([peer.replica(index) for peer in peers])
+                select([peer.replica(index) for peer in peers])
 
     def _numpy(self, read: Callable[[WeightReplica], tf.Variable]) -> np.ndarray:
         if not self.is_ready:

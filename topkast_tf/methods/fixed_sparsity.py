@@ -1,0 +1,81 @@
+"""What methods have in common that keep one number of entries throughout."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import ClassVar
+
+import tensorflow as tf
+
+from topkast_tf.core import selection
+from topkast_tf.core.distributions import validate_sparsities
+from topkast_tf.methods.base import Method, Selection, Sets
+
+FIRST_MASKS = ("random", "magnitude")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FixedSparsity(Method):
+    """A = B, with exactly ``kept(n, sparsity)`` entries of each weight at every step.
+
+    Attributes:
+      sparsity: in [0, 1).
+      first_mask: ``"random"``: sampled uniformly, whatever theta is; ``"magnitude"``: the
+        largest entries of theta, as to start from a trained dense model.
+    """
+
+    # A mask that one threshold over all weights leaves is no random one.
+    distributions: ClassVar[tuple[str, ...] | None] = ("uniform", "er", "erk")
+
+    sparsity: float
+    first_mask: str = "random"
+
+    def __post_init__(self) -> None:
+        validate_sparsities(self.sparsity, self.sparsity)
+        if self.first_mask not in FIRST_MASKS:
+            raise ValueError(
+                f"`first_mask` must be one of {list(FIRST_MASKS)}. "
+                f"Received: first_mask={self.first_mask!r}"
+            )
+
+    @property
+    def fwd(self) -> float:  # type: ignore[override]
+        return self.sparsity
+
+    @property
+    def bwd(self) -> float:  # type: ignore[override]
+        return self.sparsity
+
+    def initial(self, weights: Sequence[Selection]) -> Sets:
+        if self.first_mask == "magnitude":
+            return by_magnitude(weights)
+        return Sets([_sampled(weight) for weight in weights], tf.constant(True))
+
+    def reselect(self, weights: Sequence[Selection], step: tf.Tensor) -> Sets:
+        return by_magnitude(weights)
+
+
+def by_magnitude(weights: Sequence[Selection]) -> Sets:
+    """The largest entries of each weight by magnitude, of those it is to keep."""
+    codes, finite = [], []
+    for weight in weights:
+        [code], is_finite = selection.nested_sets_by_magnitude(
+            [weight.theta], weight.kept_forward, weight.kept_backward
+        )
+        codes.append(code)
+        finite.append(is_finite)
+    return Sets(codes, tf.reduce_all(tf.stack(finite)))
+
+
+def codes_of(mask: tf.Tensor, weight: Selection) -> tf.Tensor:
+    """The set codes of a weight with A = B, from a flat mask."""
+    codes = tf.cast(mask, tf.uint8) * tf.constant(selection.FORWARD, tf.uint8)
+    return tf.reshape(codes, tf.shape(weight.theta))
+
+
+def _sampled(weight: Selection) -> tf.Tensor:
+    keys = selection.random_keys(
+        weight.theta.shape.num_elements(),
+        tf.stack([weight.seed, tf.constant(0, tf.int64)]),
+    )
+    [mask] = selection.largest([keys], weight.kept_forward)
+    return codes_of(mask, weight)

@@ -1,0 +1,237 @@
+"""SET: drops the smallest active weights, and grows as many at random."""
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from typing import ClassVar
+
+import tensorflow as tf
+
+from topkast_tf.core import selection
+from topkast_tf.core.schedules import DropFraction, UpdateSchedule, resolved_end
+from topkast_tf.methods.base import Reset, Selection, Sets
+from topkast_tf.methods.fixed_sparsity import FixedSparsity, codes_of
+from topkast_tf.methods.registry import register
+
+DROPS = ("magnitude", "signs")
+_NOISE, _GROWN, _VALUES = range(1, 4)
+"""What random numbers are for; each use has numbers of its own."""
+
+
+@register
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SET(FixedSparsity):
+    """Sparse evolutionary training (Mocanu et al. 2018).
+
+    At an update, with A the active entries, k of them, and f_t the drop fraction::
+
+        n     = floor(k f_t)
+        kept  = the k - n largest of |theta| on A (plus noise)
+        grown = n of the entries that are not kept, sampled uniformly
+        A     = kept and grown;   theta = 0 and the optimizer's slots = 0 where it is new
+
+    An entry that is dropped and grown again at once is not new: it keeps its value and
+    its slots. A dropped entry keeps its value in theta until it is grown again. The
+    update follows the optimizer's step.
+
+    Attributes:
+      drop_fraction: f, in (0, 1).
+      update_every: in optimizer steps.
+      update_from: the first step at which there may be an update.
+      update_until: the last one: a step, a share of `total_steps` in (0, 1), or None for
+        no end.
+      total_steps: of the training; needed for a share.
+      anneal: how f_t goes to zero (`DropFraction`): ``"constant"``, ``"cosine"`` or
+        ``"exponential_k"``.
+      drop: ``"magnitude"``, as above; ``"signs"``: the floor(f) of the positive weights
+        and of the negative ones that are nearest to zero, as in the paper.
+      grow_init: new values: ``"zeros"``; ``"random_normal_d"``, of theta's deviation over
+        d; ``"random_uniform_d"``, within theta's mean magnitude over d.
+      noise: the deviation of what is added to the magnitudes, to break ties.
+
+    Others as in `FixedSparsity`.
+
+    >>> import keras
+    >>> from topkast_tf import sparse_scope
+    >>> with sparse_scope("set", sparsity=0.9, update_every=100, update_until=25_000):
+    ...     model = keras.Sequential([keras.Input((20,)), keras.layers.Dense(5)])
+
+    Source: `SparseSETOptimizerBase` of google-research/rigl, whose defaults these are;
+    the paper (Nature Communications 2018) updates after each epoch. Departs from it in
+    the random numbers, and in that a score below zero, which noise may give, counts as
+    zero.
+    """
+
+    name: ClassVar[str] = "set"
+    resets: ClassVar[bool] = True  # type: ignore[misc]
+
+    drop_fraction: float = 0.3
+    update_every: int = 100
+    update_from: int = 0
+    update_until: int | float | None = None
+    total_steps: int | None = None
+    anneal: str = "constant"
+    drop: str = "magnitude"
+    grow_init: str = "zeros"
+    noise: float = 1e-5
+
+    _grow_inits: ClassVar[tuple[str, ...]] = (
+        "zeros",
+        "random_normal",
+        "random_uniform",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.drop not in DROPS:
+            raise ValueError(
+                f"`drop` must be one of {list(DROPS)}. Received: drop={self.drop!r}"
+            )
+        if grow_kind(self.grow_init) not in self._grow_inits:
+            raise ValueError(
+                f"`grow_init` must be one of {list(self._grow_inits)}, those but zeros "
+                f"also with a divisor, as in 'random_normal_10'. "
+                f"Received: grow_init={self.grow_init!r}"
+            )
+        if not isinstance(self.noise, float | int) or not 0 <= self.noise < 1:
+            raise ValueError(
+                f"`noise` must be a number in [0, 1). Received: noise={self.noise!r}"
+            )
+        UpdateSchedule(self.update_every, self.update_from)  # validates
+        _ = self._fraction
+
+    @property
+    def _end(self) -> int | None:
+        return resolved_end(self.update_until, self.total_steps)
+
+    @property
+    def schedule(self) -> UpdateSchedule:  # type: ignore[override]
+        # The update follows a step: the first one that can be is that after step 1.
+        first = self.update_from
+        return UpdateSchedule(
+            self.update_every, first if self.replaces_step else max(first, 1), self._end
+        )
+
+    @property
+    def _fraction(self) -> DropFraction:
+        return DropFraction(
+            self.drop_fraction, self.anneal, self.update_from, self._end
+        )
+
+    def update(self, weights: Sequence[Selection], step: tf.Tensor) -> Sets:
+        found = [self._update_one(weight, step) for weight in weights]
+        codes, finite, resets = zip(*found, strict=True)
+        thresholds = [step + 1] * len(weights) if self.replaces_step else None
+        finite = tf.reduce_all(tf.stack(finite))
+        return Sets(list(codes), finite, thresholds, resets=list(resets))
+
+    def _update_one(
+        self, weight: Selection, step: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor, Reset]:
+        active = tf.equal(tf.reshape(weight.sets, [-1]), selection.FORWARD)
+        drop_scores = self._drop_scores(weight, active, step)
+        kept, dropped = self._kept(weight, active, drop_scores, step)
+        grow_keys = self._grow_keys(weight, step)
+        # Those that are kept come after all others, also after those with a score of 0.
+        others = tf.where(kept, 0, tf.minimum(grow_keys, 2**31 - 2) + 1)
+        [grown] = selection.largest([others], dropped)
+        shape = tf.shape(weight.theta)
+        reset = Reset(
+            tf.reshape(grown & ~active, shape),
+            tf.cast(self._new_values(weight, step), weight.theta.dtype),
+            self._new_slots(weight),
+        )
+        return codes_of(kept | grown, weight), self._is_finite(weight), reset
+
+    def _drop_scores(
+        self, weight: Selection, active: tf.Tensor, step: tf.Tensor
+    ) -> tf.Tensor:
+        theta = tf.reshape(tf.cast(weight.theta, tf.float32), [-1])
+        scores = tf.abs(selection.masked(theta, active))
+        if not self.noise:
+            return scores
+        noise = tf.random.stateless_normal(
+            tf.shape(scores), _seed(weight, step, _NOISE), 0.0, self.noise, alg="philox"
+        )
+        # NaN stays NaN, which is found and reported.
+        return tf.where(scores + noise < 0, tf.zeros_like(scores), scores + noise)
+
+    def _kept(
+        self,
+        weight: Selection,
+        active: tf.Tensor,
+        scores: tf.Tensor,
+        step: tf.Tensor,
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Which entries stay, and how many are dropped."""
+        fraction = self._fraction.at(step)
+        keys = selection.magnitude_keys(scores)
+        if self.drop == "magnitude":
+            dropped = _share(weight.kept_forward, fraction)
+            [kept] = selection.largest([keys], weight.kept_forward - dropped)
+            return kept, dropped
+        positive = tf.reshape(weight.theta, [-1]) > 0
+        kept, dropped = tf.zeros_like(active), tf.constant(0)
+        for of_sign in (active & positive, active & ~positive):
+            count = tf.reduce_sum(tf.cast(of_sign, tf.int32))
+            gone = _share(count, fraction)
+            within = tf.where(of_sign, tf.minimum(keys, 2**31 - 2) + 1, 0)
+            kept |= selection.largest([within], count - gone)[0]
+            dropped += gone
+        return kept, dropped
+
+    def _grow_keys(self, weight: Selection, step: tf.Tensor) -> tf.Tensor:
+        """Flat keys of all entries; the largest of those that are not kept are grown."""
+        size = weight.theta.shape.num_elements()
+        return selection.random_keys(size, _seed(weight, step, _GROWN))
+
+    def _is_finite(self, weight: Selection) -> tf.Tensor:
+        return ~selection.has_nan(selection.magnitude_keys(weight.theta))
+
+    def _new_values(self, weight: Selection, step: tf.Tensor) -> tf.Tensor:
+        theta = tf.cast(weight.theta, tf.float32)
+        kind, divisor = grow_kind(self.grow_init), grow_divisor(self.grow_init)
+        seed = _seed(weight, step, _VALUES)
+        if kind == "random_normal":
+            deviation = tf.math.reduce_std(theta) / divisor
+            return deviation * tf.random.stateless_normal(
+                tf.shape(theta), seed, alg="philox"
+            )
+        if kind == "random_uniform":
+            most = tf.reduce_mean(tf.abs(theta)) / divisor
+            return most * tf.random.stateless_uniform(
+                tf.shape(theta), seed, -1.0, 1.0, alg="philox"
+            )
+        return tf.zeros_like(theta)
+
+    def _new_slots(self, weight: Selection) -> tf.Tensor:
+        return tf.zeros_like(weight.theta)
+
+
+def _share(count: tf.Tensor, fraction: tf.Tensor) -> tf.Tensor:
+    """So many of a count, rounded down, in float32."""
+    return tf.cast(tf.cast(count, tf.float32) * fraction, tf.int32)
+
+
+def _seed(weight: Selection, step: tf.Tensor, use: int) -> tf.Tensor:
+    # Steps take less than 32 bits of 64; uses lie above them.
+    return tf.stack([weight.seed, tf.cast(step, tf.int64) + use * 2**40])
+
+
+def grow_kind(grow_init: str) -> str:
+    """What comes before the divisor.
+
+    >>> grow_kind("random_normal_10"), grow_kind("grad_sign")
+    ('random_normal', 'grad_sign')
+    """
+    return re.sub(r"_\d+(\.\d+)?$", "", grow_init)
+
+
+def grow_divisor(grow_init: str) -> float:
+    """The divisor at the end, or 1.
+
+    >>> grow_divisor("random_normal_10"), grow_divisor("zeros")
+    (10.0, 1.0)
+    """
+    found = re.search(r"_(\d+(?:\.\d+)?)$", grow_init)
+    return float(found[1]) if found else 1.0

@@ -1,0 +1,102 @@
+"""An optimizer's call that is no step, because an update of the sets takes its place."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from topkast_tf.core.selection import chosen
+from topkast_tf.variables.components import local_component, raw_variable
+
+
+def run_unless(
+    replaced: tf.Tensor,
+    run: Callable[[], Any],
+    optimizer: Any,
+    variables: Sequence[Any],
+) -> Any:
+    """Runs an optimizer's step, or leaves every variable as it is.
+
+    Of an optimizer that accumulates gradients the batches that it has added up are used
+    up by the update: it begins with the next ones.
+
+    Args:
+      replaced: boolean scalar, whether nothing is to happen.
+      run: takes the step.
+      optimizer: the optimizer, built.
+      variables: those that it updates.
+
+    Returns:
+      What `run` returns, when executing eagerly; otherwise nothing.
+    """
+    if tf.executing_eagerly():
+        if not replaced:
+            return run()
+        _begin_accumulating_anew(optimizer)
+        return None
+    if _updates_are_merged():
+        return _run_and_undo(replaced, run, optimizer, variables)
+
+    def leave() -> tf.Tensor:
+        _begin_accumulating_anew(optimizer)
+        return tf.constant(True)
+
+    def take() -> tf.Tensor:
+        run()
+        return tf.constant(True)
+
+    tf.cond(replaced, leave, take)
+    return None
+
+
+def _updates_are_merged() -> bool:
+    """Whether replicas hand their updates over to one thread, which no branch can do."""
+    context = tf.distribute.get_replica_context()
+    if context is None or not tf.distribute.has_strategy():
+        return False
+    # There is no public way to ask.
+    return bool(context.strategy.extended._use_merge_call())
+
+
+def _run_and_undo(
+    replaced: tf.Tensor,
+    run: Callable[[], Any],
+    optimizer: Any,
+    variables: Sequence[Any],
+) -> None:
+    """Takes the step, and puts back what was there if it is replaced.
+
+    It costs a copy of the parameters and of the optimizer's variables in each step.
+    """
+    touched = {
+        id(each): each
+        for variable in [*variables, *optimizer.variables]
+        if (each := local_component(variable)) is not None
+    }
+    before = {key: _read(each) for key, each in touched.items()}
+    run()
+    for key, each in touched.items():
+        _write(each, chosen(replaced, before[key], _read(each)))
+
+
+def _read(variable: tf.Variable) -> tf.Tensor:
+    replica = getattr(variable, "_topkast", None)
+    # A copy: the value that is read may be changed in place.
+    return tf.identity(
+        variable.read_value() if replica is None else replica.read_theta()
+    )
+
+
+def _write(variable: tf.Variable, value: tf.Tensor) -> None:
+    assign = getattr(variable, "assign_directly", variable.assign)
+    assign(value)
+
+
+def _begin_accumulating_anew(optimizer: Any) -> None:
+    every = getattr(optimizer, "gradient_accumulation_steps", None)
+    if not every:
+        return
+    optimizer._backend_reset_gradient_accumulators()
+    # Calls are counted, and one in `every` is a step; this was the last of some.
+    calls = raw_variable(optimizer._iterations)
+    calls.assign_sub(tf.cast(every - 1, calls.dtype))
