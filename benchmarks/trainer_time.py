@@ -75,6 +75,9 @@ class _Terminal:
     def isatty(self) -> bool:
         return True
 
+    def fileno(self) -> int:
+        raise OSError("no file, and so no width: the default one serves")
+
     def write(self, text: str) -> int:
         return len(text)
 

@@ -47,7 +47,7 @@ MAY_DIFFER = {
 }
 """Regex on a test's name -> why it may differ in a scope."""
 MAY_FAIL_WITH = {
-    r"[\"']replaces[\"']: [tT]rue|[\"']copy_of[\"']:": (
+    r"[\"']replaces[\"']: [tT]rue": (
         "made from its configuration while the scope is open, a layer notes that it "
         "replaces another"
     ),
@@ -66,7 +66,7 @@ pytestmark = [
 def outcomes(part, scope, folder):
     """Name -> how it has failed, "" if it has not; of tests that were not skipped."""
     report = folder / f"{scope}.xml"
-    command = [sys.executable, "-m", "pytest", f"{FOLDER}/{part}", "-q"]
+    command = [sys.executable, "-m", "pytest", f"{FOLDER}/{part}", "-q", "-vv"]
     command += ["-c", os.devnull, f"--rootdir={FOLDER}", "-p", "no:cacheprovider"]
     command += ["-p", "tests.keras_scopes", "--continue-on-collection-errors"]
     command += [f"--junitxml={report}"]
