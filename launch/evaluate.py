@@ -14,8 +14,9 @@ from absl import flags
 from launch import experiment, report, terminal
 from launch import flags as launch_flags
 from launch.errors import BAD_INPUT, UserError
+from launch.flag import Flag, Groups
 from launch.flag_help import asked_for_help
-from launch.flag_table import METHODS, Flag, Groups
+from launch.methods import METHODS
 from launch.quiet import quiet_start
 
 GROUPS: Groups = (

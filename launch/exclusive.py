@@ -21,8 +21,9 @@ def settle(values: flags.FlagValues, words: Iterable[str]) -> list[str]:
     Returns:
       A sentence on each flag that was given and does not count.
 
-    >>> from launch.flag_table import new_flags
-    >>> values, words = new_flags(), ["--steps=64000", "--epochs=3"]
+    >>> from launch.flag import new_flags
+    >>> from launch.flag_table import GROUPS
+    >>> values, words = new_flags(GROUPS), ["--steps=64000", "--epochs=3"]
     >>> _ = values(["train.py", *words])
     >>> settle(values, words)
     ['--epochs=3 counts, and --steps=64000, which came before it, does not.']

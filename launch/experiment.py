@@ -23,7 +23,9 @@ from absl import flags
 from launch import files
 from launch import flags as launch_flags
 from launch.errors import UserError
-from launch.flag_table import GROUPS, METHODS, Groups
+from launch.flag import Groups
+from launch.flag_table import GROUPS
+from launch.methods import METHODS
 from launch.tasks.figures import Figure
 
 try:

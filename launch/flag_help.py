@@ -4,7 +4,8 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
-from launch.flag_table import GROUPS, Groups
+from launch.flag import Groups
+from launch.flag_table import GROUPS
 
 COLUMNS = 79
 """Of the help."""

@@ -5,7 +5,6 @@ show in the help nor hide a misspelt one.
 """
 
 import difflib
-import json
 import pathlib
 import re
 from collections.abc import Sequence
@@ -13,19 +12,11 @@ from typing import Any
 
 from absl import flags
 
-from launch import exclusive
+from launch import exclusive, methods
 from launch.errors import UserError
-from launch.flag_table import (
-    DISTRIBUTIONS,
-    GROUPS,
-    Flag,
-    Groups,
-    new_flags,
-)
+from launch.flag import Flag, Groups, check_size, nearest, new_flags, whole_numbers
+from launch.flag_table import GROUPS
 
-_TOPKAST = ("topkast", "topkast_swat")
-# TensorFlow counts steps, and what is made of them, in numbers below this.
-_TOO_LARGE = 2**31
 # Where a run lies, how much it says and how much it keeps do not change what it computes.
 PLACE_FLAGS = frozenset(
     {"run_dir", "data_dir", "text_cache", "verbose", "keep_checkpoints"}
@@ -127,113 +118,9 @@ def differences(
     ]
 
 
-def _distribution(values: flags.FlagValues) -> Any:
-    distribution = values.distribution
-    if not distribution.lstrip().startswith("{"):
-        if distribution not in DISTRIBUTIONS:
-            raise UserError(
-                f"Expected --distribution to be one of {', '.join(DISTRIBUTIONS)}, or a "
-                f"JSON mapping. Received: {distribution!r}"
-                + _nearest(distribution.lower(), DISTRIBUTIONS)
-            )
-        return distribution
-    try:
-        mapping = json.loads(distribution)
-    except ValueError as error:
-        raise UserError(
-            "Expected --distribution to be a name or a JSON mapping such as "
-            f'{{"stage1/.*": 0.8}} ({error}). Received: {distribution}'
-        ) from None
-    return {
-        pattern: tuple(asked) if isinstance(asked, list) else asked
-        for pattern, asked in mapping.items()
-    }
-
-
-def swat_arguments(values: flags.FlagValues) -> dict[str, Any]:
-    """The keyword arguments of `swat_scope` that speak of products and activations.
-
-    Only the form is settled here, as in `topkast_arguments`.
-    """
-    return {
-        "sparsity": values.sparsity,
-        "topk_period": values.topk_period,
-        "topk_period_of": values.topk_period_of,
-        "activations": values.activations,
-        "activations_per": values.activations_per,
-        "errors": values.errors,
-        "errors_per": values.errors_per,
-        "forward": tuple(values.forward_sparse),
-        "backward": tuple(values.backward_sparse),
-        "storage": values.storage,
-        "seed": values.seed,
-    }
-
-
-def swat_weight_arguments(values: flags.FlagValues) -> dict[str, Any]:
-    """The keyword arguments of `swat_scope` that speak of weights."""
-    return {
-        "distribution": _distribution(values),
-        "structured": values.structured,
-        "updates": values.updates,
-        "freeze_at": values.freeze_at,
-        "exempt": tuple(values.exempt),
-        "include": tuple(values.include) if values.include else None,
-    }
-
-
-def topkast_arguments(values: flags.FlagValues) -> dict[str, Any]:
-    """The keyword arguments of `topkast_scope` that the flags ask for.
-
-    Only the form is settled here; the scope itself checks the values.
-    """
-    return {
-        "fwd": values.fwd,
-        "bwd": values.bwd,
-        "refresh_every": values.refresh_every,
-        "distribution": _distribution(values),
-        "exploration": values.exploration,
-        "exploration_norm": values.exploration_norm,
-        "backward": values.backward,
-        "stop_exploring_at": values.stop_exploring_at,
-        "block": _integers(values, "block") if values.block else None,
-        "block_reduce": values.block_reduce,
-        "exempt": tuple(values.exempt),
-        "include": _include(values),
-        "seed": values.seed,
-    }
-
-
-def _include(values: flags.FlagValues) -> tuple[str, ...] | None:
-    if not values.sparse_embeddings:
-        return tuple(values.include) if values.include else None
-    # Imported where it is needed, as it imports TensorFlow.
-    from launch.models.transformer_xl_counts import sparse_patterns
-
-    return sparse_patterns(sparse_embeddings=True)
-
-
 def drop_steps(values: flags.FlagValues) -> tuple[int, ...]:
     """`--lr_drop_steps` as numbers."""
-    return _integers(values, "lr_drop_steps")
-
-
-def _integers(values: flags.FlagValues, name: str) -> tuple[int, ...]:
-    try:
-        numbers = tuple(int(item) for item in values[name].value)
-    except ValueError:
-        raise UserError(
-            f"Expected --{name} to be whole numbers with commas between them. "
-            f"Received: {','.join(values[name].value)}"
-        ) from None
-    for number in numbers:
-        _check_size(name, number)
-    return numbers
-
-
-def _check_size(name: str, number: int) -> None:
-    if number >= _TOO_LARGE:
-        raise UserError(f"Expected --{name} to be below 2**31. Received: {number}")
+    return whole_numbers(values, "lr_drop_steps")
 
 
 def _check_value(flag: Flag, value: Any) -> None:
@@ -241,7 +128,7 @@ def _check_value(flag: Flag, value: Any) -> None:
     if value is None:
         return
     if flag.kind == "integer":
-        _check_size(flag.name, value)
+        check_size(flag.name, value)
     if flag.range is not None and not flag.range.holds(value):
         raise UserError(
             f"Expected --{flag.name} to be {flag.range.words}. Received: {value}"
@@ -250,7 +137,7 @@ def _check_value(flag: Flag, value: Any) -> None:
         if flag.choices and item not in flag.choices:
             raise UserError(
                 f"Expected --{flag.name} to be one of {', '.join(flag.choices)}. "
-                f"Received: {item!r}" + _nearest(item, flag.choices)
+                f"Received: {item!r}" + nearest(item, flag.choices)
             )
 
 
@@ -289,23 +176,30 @@ def _check_pattern(name: str, pattern: str) -> None:
 
 
 def _check_sparsities(values: flags.FlagValues) -> None:
-    distribution = _distribution(values)
-    if distribution == "momentum" and values.method in _TOPKAST:
+    distribution, method = (
+        methods.distribution_of(values),
+        methods.METHODS[values.method],
+    )
+    known = method.distributions
+    if isinstance(distribution, str) and known and distribution not in known:
+        having = [
+            n for n, m in methods.METHODS.items() if distribution in m.distributions
+        ]
         raise UserError(
-            "Expected --distribution=momentum with --method=swat, whose it is. "
-            f"Received: --method={values.method}"
+            f"Expected --distribution={distribution} with one of the methods "
+            f"{', '.join(having)}. Received: --method={values.method}"
         )
     if isinstance(distribution, dict):
         for pattern, asked in distribution.items():
             _check_pattern("distribution", pattern)
             _check_pair(f"--distribution of {pattern!r}", asked)
-    if values.method in _TOPKAST and values.bwd > values.fwd:
+    if "bwd" in method.flag_names and values.bwd > values.fwd:
         raise UserError(
             "Expected --bwd to be at most --fwd: sparsities are fractions of zeros, and "
             "the backward set contains the forward set. "
             f"Received: --fwd={values.fwd}, --bwd={values.bwd}"
         )
-    block = _integers(values, "block") if values.block else (1, 1)
+    block = whole_numbers(values, "block") or (1, 1)
     if len(block) != 2 or min(block) < 1:
         raise UserError(
             "Expected --block to be rows,cols, both at least 1. "
@@ -330,11 +224,6 @@ def _unknown(name: str, arguments: Sequence[str], groups: Groups) -> str:
     near = difflib.get_close_matches(stem, names, n=1, cutoff=0.5)
     meant = f"; did you mean --{near[0]}?" if near else "; --help lists them."
     return f"unknown flag --{name}{_place(name, arguments)}{meant}"
-
-
-def _nearest(given: str, names: Sequence[str]) -> str:
-    near = difflib.get_close_matches(given, names, n=1, cutoff=0.6)
-    return f"; did you mean {near[0]}?" if near else ""
 
 
 def _place(name: str, arguments: Sequence[str]) -> str:

@@ -17,6 +17,9 @@ import tensorflow as tf
 from launch import replicas
 from launch.data.shares import shares
 from launch.gradient_step import train_step
+from topkast_tf.gradients import needs_all
+from topkast_tf.methods import GRADIENT
+from topkast_tf.variables.lookup import sparse_weights
 
 Batches = Callable[[tuple[int, int]], tf.data.Dataset]
 """The rows of one shard, (index, number of shards), of the batches."""
@@ -35,13 +38,11 @@ class Loop:
         self._model = model
         self._strategy = model.distribute_strategy
         self._is_built = False
-        step = train_step(model, accumulate, packed)
-        compiled = tf.function(
-            functools.partial(self._on_replicas, step),
-            jit_compile=model.jit_compile,
-            reduce_retracing=True,
+        self._train_packed = self._compiled(train_step(model, accumulate, packed))
+        self._train_whole = self._compiled(train_step(model, accumulate, False))
+        self._looks_at_gradients = packed and any(
+            GRADIENT in weight.method.inputs for weight in sparse_weights(model)
         )
-        self._train = tf.function(lambda iterator: compiled(next(iterator)))
         self._test = tf.function(
             functools.partial(self._on_replicas, model.test_step),
             jit_compile=model.jit_compile,
@@ -91,7 +92,7 @@ class Loop:
             listeners.on_epoch_begin(number)
             for batch in range(round_steps):
                 listeners.on_train_batch_begin(batch)
-                listeners.on_train_batch_end(batch, self._train(iterator))
+                listeners.on_train_batch_end(batch, self._take_step(iterator))
                 if model.stop_training:
                     break
             logs = self._results()
@@ -102,6 +103,19 @@ class Loop:
                 break
         model.optimizer.finalize_variable_values(model.trainable_weights)
         listeners.on_train_end(logs)
+
+    def _compiled(self, step: Callable[[Any], dict]) -> Callable[[Any], dict]:
+        compiled = tf.function(
+            functools.partial(self._on_replicas, step),
+            jit_compile=self._model.jit_compile,
+            reduce_retracing=True,
+        )
+        return tf.function(lambda iterator: compiled(next(iterator)))
+
+    def _take_step(self, iterator: Any) -> dict:
+        if self._looks_at_gradients and needs_all(self._model):
+            return self._train_whole(iterator)
+        return self._train_packed(iterator)
 
     def _evaluate(
         self, batches: Any, listeners: keras.callbacks.CallbackList

@@ -1,5 +1,6 @@
 """The command line that says what a run will cost, before it is started."""
 
+import functools
 import json
 import pathlib
 import sys
@@ -64,7 +65,7 @@ def run(settings: flags.FlagValues) -> str:
         plan = plan_of(
             settings,
             settings.method,
-            lambda: sparsity.scope(settings.method, settings),
+            functools.partial(sparsity.scope, settings.method, settings),
         )
         return json.dumps(report.as_json(plan)) if settings.json else report.text(plan)
 

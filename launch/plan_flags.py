@@ -7,9 +7,8 @@ from absl import flags
 from launch import data, flag_table, resolve, sensitivity_flags
 from launch import flags as launch_flags
 from launch.errors import UserError
-from launch.flag_table import Flag, Groups
+from launch.flag import ABOVE_0, AT_LEAST_1, Flag, Groups
 
-_POSITIVE = {"lower_bound": 1}
 _TEXT_SIZES = ("vocabulary", "layers", "d_model", "heads", "d_head", "d_inner")
 _IMAGE_SIZES = ("image_size", "classes")
 
@@ -17,26 +16,26 @@ PLAN: Groups = (
     (
         "Another size than the named model's",
         (
-            Flag("integer", "layers", None, "blocks of a Transformer-XL", _POSITIVE),
-            Flag("integer", "d_model", None, "width of its states; even", _POSITIVE),
-            Flag("integer", "heads", None, "its attention heads", _POSITIVE),
-            Flag("integer", "d_head", None, "width of a head", _POSITIVE),
-            Flag("integer", "d_inner", None, "width of its feed-forward", _POSITIVE),
+            Flag("integer", "layers", None, "blocks of a Transformer-XL", AT_LEAST_1),
+            Flag("integer", "d_model", None, "width of its states; even", AT_LEAST_1),
+            Flag("integer", "heads", None, "its attention heads", AT_LEAST_1),
+            Flag("integer", "d_head", None, "width of a head", AT_LEAST_1),
+            Flag("integer", "d_inner", None, "width of its feed-forward", AT_LEAST_1),
             Flag(
                 "integer",
                 "vocabulary",
                 None,
                 "different tokens; default those of the text",
-                _POSITIVE,
+                AT_LEAST_1,
             ),
             Flag(
                 "integer",
                 "image_size",
                 None,
                 "height and width of images; default by data set",
-                _POSITIVE,
+                AT_LEAST_1,
             ),
-            Flag("integer", "classes", None, "default by data set", _POSITIVE),
+            Flag("integer", "classes", None, "default by data set", AT_LEAST_1),
         ),
     ),
     (
@@ -48,35 +47,35 @@ PLAN: Groups = (
                 None,
                 "devices that share the batch; default those of --strategy and "
                 "--devices, else 1",
-                _POSITIVE,
+                AT_LEAST_1,
             ),
             Flag(
                 "float",
                 "device_memory",
                 None,
                 "of one device, in GB (10^9 bytes)",
-                range=flag_table.ABOVE_0,
+                range=ABOVE_0,
             ),
             Flag(
                 "float",
                 "device_flops",
                 None,
                 "FLOP a second of one device",
-                range=flag_table.ABOVE_0,
+                range=ABOVE_0,
             ),
             Flag(
                 "float",
                 "device_bandwidth",
                 None,
                 "bytes a second between a device and its memory",
-                range=flag_table.ABOVE_0,
+                range=ABOVE_0,
             ),
             Flag(
                 "float",
                 "network_bandwidth",
                 None,
                 "bytes a second that a device sends to others",
-                range=flag_table.ABOVE_0,
+                range=ABOVE_0,
             ),
         ),
     ),

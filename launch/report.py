@@ -9,10 +9,10 @@ from typing import Any, TextIO
 
 from absl import flags
 
-from launch import data, exclusive, files, terminal
+from launch import data, exclusive, files, methods, terminal
 from launch import flags as launch_flags
 from launch.experiment import FLAGS_FILE
-from launch.flag_table import GROUPS
+from launch.flag_table import GROUPS, TEXT
 from launch.tasks.figures import Judged
 
 RESULTS_FILE = "results.csv"
@@ -156,19 +156,15 @@ def arguments(settings: flags.FlagValues, method: str) -> dict[str, str]:
       settings: the resolved flags.
       method: one of the run, such as its dense twin.
     """
-    counts = {
-        "How it is made sparse": method != "dense",
-        "Top-KAST": method in ("topkast", "topkast_swat"),
-        "SWAT": method in ("swat", "topkast_swat"),
-        "Text": data.find(settings.dataset).kind == "text",
-    }
+    without_effect = methods.without_effect(method) | exclusive.idle(settings)
+    if data.find(settings.dataset).kind != "text":
+        without_effect |= {flag.name for flag in TEXT[1]}
     left_out = launch_flags.PLACE_FLAGS | {"method", "compare_dense"}
-    idle = exclusive.idle(settings)
     return {
-        flag.name: _cell(settings[flag.name].value)
-        if counts.get(title, True) and flag.name not in idle
-        else ""
-        for title, group in GROUPS
+        flag.name: ""
+        if flag.name in without_effect
+        else _cell(settings[flag.name].value)
+        for _, group in GROUPS
         for flag in group
         if flag.name not in left_out
     }

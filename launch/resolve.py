@@ -5,11 +5,10 @@ Nothing here imports TensorFlow: a mistake is reported before the seconds that c
 
 from absl import flags
 
-from launch import data, devices, models
+from launch import data, devices, methods, models
 from launch.data.source import Source
 from launch.data.text import TextSource
 from launch.errors import UserError
-from launch.flag_table import GROUPS
 from launch.models import transformer_xl_config
 
 _TEXT_MODEL = "txl_small"
@@ -52,9 +51,10 @@ def without_effect(settings: flags.FlagValues) -> dict[str, list[str]]:
     Returns:
       {choice, such as `method=swat`: the flags without effect there}.
     """
-    other = {"topkast": "SWAT", "swat": "Top-KAST"}.get(settings.method)
-    of_method = [flag.name for flag in dict(GROUPS)[other]] if other else []
-    found = {f"method={settings.method}": of_method}
+    of_others = sorted(methods.without_effect(settings.method))
+    if settings.method == "dense":
+        of_others = []  # a baseline takes the flagfile of what it is compared with
+    found = {f"method={settings.method}": of_others}
     if settings.lr_schedule != "steps":
         found[f"lr_schedule={settings.lr_schedule}"] = ["lr_drop_steps", "lr_drop"]
     if settings.optimizer != "sgd":
@@ -94,7 +94,9 @@ def _text(settings: flags.FlagValues) -> None:
         )
     _optimizer(settings, "adam")
     _expect_default(settings, _IMAGES_ONLY, "text", "images")
-    if settings.sparse_embeddings and (settings.include or settings.method == "swat"):
+    if settings.sparse_embeddings and (
+        settings.include or "fwd" not in methods.METHODS[settings.method].flag_names
+    ):
         raise UserError(
             "Expected --sparse_embeddings with Top-KAST and without --include, whose "
             f"place it takes. Received: --method={settings.method}, "

@@ -191,8 +191,11 @@ def check_scopes(runs: Sequence[studies.Run], settings: flags.FlagValues) -> Non
             raise UserError(f"{error} (study {one.study!r})") from error
 
 
-def scope_of(one: studies.Run, settings: flags.FlagValues) -> Any:
-    """The scope in which the network of one run is built."""
+def scope_of(
+    one: studies.Run, settings: flags.FlagValues, total_steps: int | None = None
+) -> Any:
+    """The scope in which the network of one run is built, however long that is."""
+    del total_steps
     from swat_tf import swat_scope
 
     arguments = one.scope_arguments(settings.topk_period, settings.errors_per)

@@ -5,7 +5,7 @@ from absl import flags
 from launch import flag_table
 from launch import flags as launch_flags
 from launch.errors import UserError
-from launch.flag_table import PER, Flag, Groups
+from launch.flag import AT_LEAST_1, Flag, Groups
 from launch.studies import STUDIES
 
 _LEFT_OUT = frozenset(
@@ -38,9 +38,11 @@ _STUDY: tuple[Flag, ...] = (
         "topk_period",
         1,
         "steps a threshold serves for, elsewhere",
-        {"lower_bound": 1},
+        AT_LEAST_1,
     ),
-    Flag("string", "errors_per", "batch", "batch or sample", choices=PER),
+    Flag(
+        "string", "errors_per", "batch", "batch or sample", choices=("batch", "sample")
+    ),
     Flag("list", "exempt", ["first"], "weights left dense, with their activations"),
 )
 
@@ -48,8 +50,7 @@ GROUPS: Groups = (
     ("The study", _STUDY),
     *(
         (title, tuple(flag for flag in group if flag.name not in _LEFT_OUT))
-        for title, group in flag_table.GROUPS
-        if title in ("What is trained", "How long and how fast it learns", "The run")
+        for title, group in (flag_table.TRAINED, flag_table.LENGTH, flag_table.RUN)
     ),
 )
 

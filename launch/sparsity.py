@@ -2,40 +2,37 @@
 
 import contextlib
 import pathlib
+from collections.abc import Iterator
 from typing import Any
 
 import keras
 from absl import flags
 
-import swat_tf
 import topkast_tf
 from launch.errors import UserError
-from launch.flags import swat_arguments, swat_weight_arguments, topkast_arguments
+from launch.methods import METHODS
 from topkast_tf.analysis import flops as accounting
 from topkast_tf.variables.refresh import NAN_MESSAGE
 
 
 @contextlib.contextmanager
-def scope(method: str, settings: flags.FlagValues):
+def scope(
+    method: str, settings: flags.FlagValues, total_steps: int | None = None
+) -> Iterator[None]:
     """The scope in which the model of a method is built; none for `dense`.
+
+    Args:
+      method: its name.
+      settings: the resolved flags.
+      total_steps: optimizer steps of the run; None where they are not known.
 
     Raises:
       UserError: what the scope has to say about its arguments.
     """
-    if method == "dense":
-        yield
-        return
     try:
         with contextlib.ExitStack() as scopes:
-            if method != "swat":
-                scopes.enter_context(
-                    topkast_tf.topkast_scope(**topkast_arguments(settings))
-                )
-            if method != "topkast":
-                arguments = swat_arguments(settings)
-                if method == "swat":
-                    arguments |= swat_weight_arguments(settings)
-                scopes.enter_context(swat_tf.swat_scope(**arguments))
+            for each in METHODS[method].scopes(settings, total_steps):
+                scopes.enter_context(each)
             yield
     except ValueError as error:
         raise UserError(" ".join(str(error).split())) from error
@@ -51,7 +48,7 @@ def decays_itself(model: keras.Model) -> set[str]:
     return {
         weight.path
         for weight in topkast_tf.sparse_weights(model)
-        if weight.method.name == "topkast"
+        if hasattr(weight.method, "exploration")
     }
 
 

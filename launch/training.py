@@ -10,6 +10,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+import topkast_tf
 from launch import (
     callbacks,
     checkpoints,
@@ -33,6 +34,8 @@ from launch.tasks.base import Task
 from launch.tasks.figures import Items
 from topkast_tf import gradients as reduction
 from topkast_tf.analysis.mask_history import OtherFiles
+from topkast_tf.layers.weights import of_alpha
+from topkast_tf.methods import GRADIENT
 
 MODEL_FILE = "model.keras"
 
@@ -58,7 +61,7 @@ def build(task: Task, method: str) -> keras.Model:
     Raises:
       UserError: if the sparse scope refuses its arguments.
     """
-    scope = sparsity.scope(method, task.settings)
+    scope = sparsity.scope(method, task.settings, task.total_steps)
     return compiled(task, scope, task.settings.seed)
 
 
@@ -87,7 +90,8 @@ def add_weight_decay(
 
     The gradient is weight_decay * w, as in He et al., and the same that Top-KAST's
     exploration loss gives to a kernel's forward set: that loss is the decay of such
-    kernels, so they get no second one. SWAT's are decayed whole, active or not.
+    kernels, so they get no second one. SWAT's are decayed whole, active or not; of
+    methods that look at the gradient (RigL) what is active.
 
     Args:
       model: a built model; the penalty is not saved with it.
@@ -97,11 +101,16 @@ def add_weight_decay(
     if not weight_decay:
         return
     decayed = sparsity.decays_itself(model)
+    sparse = {weight.path: weight for weight in topkast_tf.sparse_weights(model)}
     for variable in model.trainable_variables:
         of_kind = of == "all" or len(variable.shape) > 1
         if of_kind and variable.path not in decayed:
             # Keras's L2(l) is l * sum(w ** 2), without the half.
-            variable.regularizer = keras.regularizers.L2(weight_decay / 2)
+            penalty = keras.regularizers.L2(weight_decay / 2)
+            weight = sparse.get(variable.path)
+            if weight is not None and GRADIENT in weight.method.inputs:
+                penalty = of_alpha(penalty, weight)
+            variable.regularizer = penalty
 
 
 def train(task: Task, method: str) -> dict[str, Any]:
@@ -137,7 +146,7 @@ def _train(
 ) -> dict[str, Any]:
     settings = task.settings
     is_chief = devices.worker_of(settings).is_chief
-    total = settings.steps or settings.epochs * task.steps_per_epoch
+    total = task.total_steps
     per_round = settings.evaluate_every or task.steps_per_epoch
 
     model, state = _start(task, method, is_chief)

@@ -18,6 +18,7 @@ from topkast_tf.core.selection import RESERVOIR
 from topkast_tf.methods.base import Method
 from topkast_tf.variables.lookup import sparse_weights
 from topkast_tf.variables.replica import local_replica
+from topkast_tf.variables.steps import REDUCED
 
 
 class Bytes(NamedTuple):
@@ -239,6 +240,20 @@ def leave_reduced(optimizer: Any) -> None:
             f"{type(optimizer).__name__}"
         )
     optimizer._all_reduce_sum_gradients = list
+    setattr(optimizer, REDUCED, True)
+
+
+def needs_all(model: Any) -> bool:
+    """Whether the next step looks at the gradient outside B, so that all of it is summed.
+
+    `all_reduce_gradients` is then to be called with ``packed=False``: a method such as
+    RigL grows where the gradient of the whole batch is largest. To be asked before the
+    step, from Python.
+
+    Args:
+      model: a built Keras model.
+    """
+    return any(weight.looks_at_gradient for weight in sparse_weights(model))
 
 
 def bytes_reduced(model: Any) -> Bytes:

@@ -1,8 +1,26 @@
 """Where a run stands."""
 
+import weakref
+from collections.abc import MutableMapping
+
 import keras
+
+import topkast_tf
 
 
 def steps_taken(model: keras.Model) -> int:
-    """Optimizer steps since the beginning of the run; survives a resume."""
-    return int(model.optimizer.iterations.numpy())
+    """Steps since the beginning of the run, each of one batch; survives a resume.
+
+    Those of the optimizer, and the updates of masks that took the place of one (RigL).
+    """
+    if model not in _replacing:
+        found = topkast_tf.sparse_weights(model)
+        _replacing[model] = [w for w in found if w.method.replaces_step][:1]
+    replaced = sum(weight.calls - weight.step for weight in _replacing[model])
+    return int(model.optimizer.iterations.numpy()) + replaced
+
+
+_replacing: MutableMapping[keras.Model, list[topkast_tf.SparseWeight]] = (
+    weakref.WeakKeyDictionary()
+)
+"""Model -> one of its weights whose updates replace steps, if it has any."""

@@ -51,7 +51,8 @@ class Network:
     unit: str
 
 
-Scope = Callable[[], contextlib.AbstractContextManager]
+Scope = Callable[[int | None], contextlib.AbstractContextManager]
+"""From the steps of the run, None where they are not known, to the method's scope."""
 
 
 def network_of(settings: flags.FlagValues, scope: Scope) -> Network:
@@ -70,6 +71,18 @@ def network_of(settings: flags.FlagValues, scope: Scope) -> Network:
     return _image(settings, scope)
 
 
+def total_steps(settings: flags.FlagValues, an_epoch: int | None) -> int | None:
+    """The steps of a run, or None where the length of an epoch is not known.
+
+    Args:
+      settings: the resolved flags.
+      an_epoch: steps in which all data is seen once, or None.
+    """
+    if settings.steps:
+        return settings.steps
+    return None if an_epoch is None else settings.epochs * an_epoch
+
+
 def compute_itemsize(settings: flags.FlagValues) -> int:
     """Bytes of an entry of what a run computes with."""
     mixed = "mixed_precision" in settings and settings.mixed_precision
@@ -84,15 +97,15 @@ def _image(settings: flags.FlagValues, scope: Scope) -> Network:
     shape = (height, width, channels)
     classes = settings.classes or source.classes
     builder = models.find(settings.model)
-    model = built(lambda: builder(shape, classes, settings.width), scope())
+    an_epoch = pipeline.steps_per_epoch(settings.train_examples, settings.batch_size)
+    total = total_steps(settings, an_epoch)
+    model = built(lambda: builder(shape, classes, settings.width), scope(total))
     streamed = source.stream is not None
     return Network(
         name=settings.model,
         **_measured(model),
         forward_pass=image_pass(model, compute_itemsize(settings)),
-        steps_per_epoch=pipeline.steps_per_epoch(
-            settings.train_examples, settings.batch_size
-        ),
+        steps_per_epoch=an_epoch,
         data_bytes=(
             0 if streamed else settings.train_examples * height * width * channels
         ),
@@ -103,15 +116,15 @@ def _image(settings: flags.FlagValues, scope: Scope) -> Network:
 def _language(settings: flags.FlagValues, scope: Scope) -> Network:
     text = text_size(settings)
     config = config_of(settings, text.vocabulary, _OVERRIDES)
-    model = built(lambda: TransformerXL(config), scope())
+    an_epoch = text.steps_per_epoch(settings.batch_size, config.segment_length)
+    total = total_steps(settings, an_epoch)
+    model = built(lambda: TransformerXL(config), scope(total))
     resized = any(settings[name].value is not None for name in SIZES)
     return Network(
         name="Transformer-XL" if resized else settings.model,
         **_measured(model),
         forward_pass=language_pass(config, model.name, compute_itemsize(settings)),
-        steps_per_epoch=text.steps_per_epoch(
-            settings.batch_size, config.segment_length
-        ),
+        steps_per_epoch=an_epoch,
         data_bytes=text.bytes_in_memory,
         unit=f"segment of {config.segment_length} tokens",
     )

@@ -36,7 +36,7 @@ class Parameter:
       is_sparse: whether a forward or a backward pass leaves entries out.
       reads_alpha: whether the forward pass reads a masked copy.
       dense_updates: whether every entry is updated.
-      on_host: whether its method lets theta stay on the host (Top-KAST).
+      on_host: whether its method lets theta stay on the host, as only B is updated.
       products: sparsities of its three products, where they do not follow from the sets.
       saved_activations: sparsity of the input that is kept for its gradient; 0: dense.
       saves_masked: whether that input is kept as a copy of its own.
@@ -160,8 +160,6 @@ def _planned(variable: Any, weight: SparseWeight) -> Parameter:
     backward = _entries(weight, weight.kept_backward)
     if method.dense_updates:
         backward = size
-    elif method.name == "swat":
-        backward = forward  # its masked updates are those of what is active
     state = {id(made): made for made in weight.state_variables().values()}
     sets = state.pop(id(vars(weight)["_sets"]))
     common = {
@@ -171,7 +169,7 @@ def _planned(variable: Any, weight: SparseWeight) -> Parameter:
         "has_sets": True,
         "reads_alpha": method.sparse_forward,
         "dense_updates": method.dense_updates,
-        "on_host": method.name == "topkast",
+        "on_host": not (method.dense_updates or method.requires_product_rule),
         "set_bytes": variable_bytes(sets),
         "state_bytes": sum(map(variable_bytes, state.values())),
     }

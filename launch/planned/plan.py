@@ -7,6 +7,7 @@ from absl import flags
 
 from launch.devices import workers_named
 from launch.errors import UserError
+from launch.methods import METHODS
 from launch.planned.costs import (
     Device,
     Exchange,
@@ -16,7 +17,13 @@ from launch.planned.costs import (
     step_times,
 )
 from launch.planned.memory import FORMS, Memory, Storage, memory_of
-from launch.planned.network import Network, Scope, compute_itemsize, network_of
+from launch.planned.network import (
+    Network,
+    Scope,
+    compute_itemsize,
+    network_of,
+    total_steps,
+)
 from launch.planned.parameters import KINDS
 from launch.planned.text_sizes import PUBLISHED
 from topkast_tf.analysis.flops import FlopReport
@@ -149,14 +156,13 @@ def _replicas(settings: flags.FlagValues) -> int:
 
 
 def _steps(settings: flags.FlagValues, network: Network) -> int:
-    if settings.steps:
-        return settings.steps
-    if network.steps_per_epoch is None:
+    total = total_steps(settings, network.steps_per_epoch)
+    if total is None:
         raise UserError(
             "Expected --steps, as the length of an epoch is that of the text, which is "
             "not there. Received: --epochs alone"
         )
-    return settings.epochs * network.steps_per_epoch
+    return total
 
 
 def _storage(settings: flags.FlagValues, method: str) -> Storage:
@@ -167,9 +173,9 @@ def _storage(settings: flags.FlagValues, method: str) -> Storage:
     return Storage(
         slots=slots,
         compute_itemsize=compute_itemsize(settings),
-        keeps_penalty="topkast" in method and value("exploration", 0) > 0,
+        keeps_penalty=METHODS[method].has_penalty and value("exploration", 0) > 0,
         packed=value("storage") == "packed",
-        replaces_relu="swat" in method,
+        replaces_relu=METHODS[method].sparse_activations,
         parts=value("accumulate", 1),
     )
 
@@ -181,7 +187,8 @@ def _in_all(
     flops: FlopReport,
     steps: int,
 ) -> tuple[float, float]:
-    stop = settings.stop_exploring_at if "topkast" in method else None
+    explores = "stop_exploring_at" in METHODS[method].flag_names
+    stop = settings.stop_exploring_at if explores else None
     exploring = steps if stop is None else min(steps, max(stop, 0))
     later = flops_a_step(network, settings.batch_size, explores=False)
     sparse = exploring * flops.sparse.training

@@ -27,6 +27,11 @@ class Task(abc.ABC):
         """Optimizer steps in which every training example is seen once."""
 
     @property
+    def total_steps(self) -> int:
+        """Steps of the whole run."""
+        return self.settings.steps or self.settings.epochs * self.steps_per_epoch
+
+    @property
     @abc.abstractmethod
     def units_a_step(self) -> int:
         """How many units a step trains on; `Judged.unit` says what they are."""

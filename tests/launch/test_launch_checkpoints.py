@@ -190,6 +190,7 @@ def members(path):
     [
         ("topkast", (*IMAGES, "--distribution=global", "--backward=random")),
         ("swat", (*IMAGES, "--distribution=momentum", "--topk_period=2")),
+        ("rigl", (*IMAGES, "--update_every=2", "--update_until=5")),
         (
             "topkast_swat",
             (
@@ -199,7 +200,7 @@ def members(path):
             ),
         ),
     ],
-    ids=["common budget", "momentum", "language"],
+    ids=["common budget", "momentum", "rigl", "language"],
 )
 def test_what_is_written_later_is_of_the_moment_of_the_snapshot(
     tmp_path, method, arguments

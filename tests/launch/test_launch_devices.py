@@ -32,6 +32,12 @@ METHODS = {
     # Thresholds of each example alone do not depend on who has the others.
     "swat": ("--sparsity=0.8", "--activations_per=sample", "--errors=0.5")
     + ("--errors_per=sample",),
+    "rigl": (
+        "--sparsity=0.8",
+        "--update_every=2",
+        "--update_until=5",
+        "--drop_noise=0",
+    ),
 }
 
 
@@ -77,6 +83,8 @@ def alone(tmp_path_factory):
         ("topkast", "--strategy=mirrored"),
         ("swat", "--strategy=mirrored"),
         ("topkast", "--accumulate=4"),
+        ("rigl", "--strategy=mirrored"),
+        ("rigl", "--accumulate=4"),
         pytest.param("dense", "--strategy=mirrored", marks=pytest.mark.slow),
         pytest.param("dense", "--accumulate=4", marks=pytest.mark.slow),
         pytest.param("swat", "--accumulate=4", marks=pytest.mark.slow),

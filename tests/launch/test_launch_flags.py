@@ -1,14 +1,17 @@
 """The flags: what is refused and in which words, and that they survive a file."""
 
+import contextlib
+import dataclasses
 import subprocess
 import sys
 
 import pytest
 
-from launch import flag_help, flag_table
+from launch import flag_help, flag_table, methods
 from launch import flags as launch_flags
 from launch import sensitivity_flags as study_flags
 from launch.errors import UserError
+from launch.flag import new_flags
 
 
 def parse(*arguments):
@@ -88,7 +91,7 @@ def test_missing_flagfile_is_one_sentence():
         ("--distribution=ERK", "Received: 'ERK'; did you mean erk?"),
         (
             "--distribution=momentum",
-            "Expected --distribution=momentum with --method=swat",
+            "Expected --distribution=momentum with one of the methods swat.",
         ),
         (
             '--distribution={"a": 1.5}',
@@ -99,7 +102,10 @@ def test_missing_flagfile_is_one_sentence():
         ("--clip_norm=nan", "Expected --clip_norm to be at least 0. Received: nan"),
         ("--weight_decay=-1", "Expected --weight_decay to be at least 0."),
         ("--seed=2147483648", "Expected --seed to be below 2**31."),
-        ("--method=rigl", "to be one of dense, topkast, swat, topkast_swat. Received"),
+        (
+            "--method=rigel",
+            "topkast_swat, static, set, rigl. Received: 'rigel'; did you",
+        ),
         ("--lr_schedule=poly", "one of cosine, steps, constant. Received: 'poly'"),
         ("--lr_drop_steps=9,3", "Expected --lr_drop_steps to rise"),
         ("--lr_drop_steps=a", "Expected --lr_drop_steps to be whole numbers"),
@@ -110,6 +116,13 @@ def test_wrong_values_are_one_sentence(argument, expected):
     said = message(argument)
     assert expected in said
     assert "\n" not in said
+
+
+def test_a_distribution_of_other_methods_names_them():
+    assert message("--method=set", "--distribution=global") == (
+        "Expected --distribution=global with one of the methods topkast, swat, "
+        "topkast_swat. Received: --method=set"
+    )
 
 
 def test_dense_twin_of_a_dense_run_is_refused():
@@ -146,27 +159,40 @@ def test_differences_are_named_and_places_do_not_count():
     assert launch_flags.differences(ours, parse()) == [("fwd", 0.95, 0.9)]
 
 
+def opened(*arguments, total_steps=None):
+    """The innermost scope that the flags of a method give, with a model in it."""
+    import keras
+
+    values = parse(*arguments)
+    with contextlib.ExitStack() as scopes:
+        for scope in methods.METHODS[values.method].scopes(values, total_steps):
+            found = scopes.enter_context(scope)
+        model = keras.Sequential([keras.Input((9,)), keras.layers.Dense(8)])
+        model.add(keras.layers.Dense(4, name="logits"))
+    return found, model
+
+
 def test_scope_arguments_have_the_types_of_the_scope():
-    arguments = launch_flags.topkast_arguments(
-        parse(
-            "--block=4,2",
-            "--exempt=first",
-            '--distribution={"stage1": 0.5, "stage2": [0.9, 0.8]}',
-            "--stop_exploring_at=50",
-            "--seed=3",
-        )
+    found, _ = opened(
+        "--block=4,2",
+        "--exempt=first",
+        '--distribution={"logits": [0.9, 0.8]}',
+        "--stop_exploring_at=50",
+        "--seed=3",
     )
-    assert arguments == {
+    assert found.method.get_config() == {
         "fwd": 0.9,
         "bwd": 0.8,
         "refresh_every": 1,
-        "distribution": {"stage1": 0.5, "stage2": (0.9, 0.8)},
         "exploration": 1e-4,
         "exploration_norm": "l2",
         "backward": "topk",
         "stop_exploring_at": 50,
         "block": (4, 2),
         "block_reduce": "sum",
+    }
+    assert dataclasses.asdict(found.placement) == {
+        "distribution": {"logits": (0.9, 0.8)},
         "exempt": ("first",),
         "include": None,
         "seed": 3,
@@ -174,29 +200,54 @@ def test_scope_arguments_have_the_types_of_the_scope():
 
 
 def test_swat_arguments_have_the_types_of_the_scope():
-    values = parse("--sparsity=0.8", "--forward_sparse=", "--backward_sparse=weights")
-    assert launch_flags.swat_arguments(values) == {
+    found, model = opened(
+        *("--method=swat", "--sparsity=0.8", "--forward_sparse="),
+        *("--backward_sparse=weights", "--freeze_at=9", "--distribution=erk"),
+    )
+    assert found.method.get_config() == {
         "sparsity": 0.8,
         "topk_period": 1,
         "topk_period_of": "all",
+        "structured": None,
+        "momentum": False,
+        "updates": "dense",
+        "freeze_at": 9,
+        "forward": False,
+    }
+    assert found.placement.distribution == "erk"
+    assert model.layers[0]._topkast_rule.get_config() == {
+        "sparsity": 0.8,
         "activations": None,
+        "topk_period": 1,
+        "topk_period_of": "all",
+        "forward": (),
+        "backward": ("weights",),
         "activations_per": "batch",
         "errors": 0.0,
         "errors_per": "batch",
-        "forward": (),
-        "backward": ("weights",),
         "storage": "dense",
-        "seed": 0,
     }
-    values = parse("--structured=filter", "--freeze_at=9", "--distribution=erk")
-    assert launch_flags.swat_weight_arguments(values) == {
-        "distribution": "erk",
-        "structured": "filter",
-        "updates": "dense",
-        "freeze_at": 9,
-        "exempt": (),
-        "include": None,
-    }
+
+
+def test_rigl_gets_the_length_of_the_run():
+    found, _ = opened("--method=rigl", "--update_every=5", total_steps=200)
+    assert (found.method.schedule.last, found.method.anneal) == (150, "cosine")
+    found, _ = opened("--method=rigl", "--update_until=90", "--drop_noise=0")
+    assert (found.method.schedule.last, found.method.noise) == (90, 0.0)
+    found, _ = opened("--method=set")
+    assert found.method.schedule.last is None
+    with pytest.raises(UserError, match="Expected --steps, as --update_until=0.75"):
+        opened("--method=rigl")
+
+
+@pytest.mark.parametrize("name", ["static", "set", "rigl"])
+def test_each_argument_of_a_method_is_a_flag(name):
+    from topkast_tf.methods import METHODS
+
+    fields = {field.name for field in dataclasses.fields(METHODS[name])}
+    names = {n.removeprefix("drop_n") for n in methods.METHODS[name].flag_names}
+    names = {"noise" if n == "oise" else n for n in names}
+    assert fields - {"total_steps"} == names - {"distribution", "exempt", "include"}
 
 
 def test_broken_mapping_is_one_sentence():
@@ -209,22 +260,19 @@ def test_broken_mapping_is_one_sentence():
 
 def scoped(*arguments):
     """Whether the scope of the method takes the arguments that the flags give it."""
-    import swat_tf
-    import topkast_tf
-
     values = parse(*arguments)
-    if values.method == "topkast":
-        topkast_tf.topkast_scope(**launch_flags.topkast_arguments(values))
-    else:
-        given = launch_flags.swat_arguments(values)
-        given |= launch_flags.swat_weight_arguments(values)
-        swat_tf.swat_scope(**given)
+    methods.METHODS[values.method].scopes(values, 1000)
 
 
 OF_SCOPES = [
     (method, flag)
-    for title, method in (("Top-KAST", "topkast"), ("SWAT", "swat"))
-    for flag in dict(flag_table.GROUPS)[title]
+    for group, method in (
+        (methods.TOPKAST, "topkast"),
+        (methods.SWAT, "swat"),
+        (methods.FIXED_SPARSITY, "rigl"),
+        ((methods.SPARSITY,), "static"),
+    )
+    for flag in group
 ]
 
 
@@ -232,6 +280,8 @@ OF_SCOPES = [
 def test_the_scopes_take_what_the_flags_take(method, flag):
     base = ["--fwd=0.95"] if flag.name == "bwd" else ["--bwd=0"]
     values = list(flag.choices)
+    if flag.name == "anneal":
+        base.append("--update_until=50")
     if flag.range is not None:
         values += [number for number in (0.0, 0.8, 0.95) if flag.range.holds(number)]
     if flag.bounds:
@@ -264,9 +314,20 @@ def test_what_the_flags_refuse_the_scope_refuses(argument, keyword, value):
 
 
 def test_every_name_of_a_distribution_is_known_to_both():
+    import swat_tf  # noqa: F401
     from topkast_tf.core.distributions import _NAMED
+    from topkast_tf.methods import METHODS
 
-    assert set(flag_table.DISTRIBUTIONS) == {*_NAMED, "momentum"}
+    for name, method in METHODS.items():
+        known = {*(method.distributions or _NAMED), *method.own_distributions}
+        assert set(methods.METHODS[name].distributions) == known
+
+
+def test_every_method_of_the_library_is_one_of_the_launcher():
+    import swat_tf  # noqa: F401
+    from topkast_tf.methods import METHODS
+
+    assert set(methods.METHODS) == {*METHODS, "dense", "topkast_swat"}
 
 
 def test_a_wrong_sparsity_is_refused_before_tensorflow_is_imported(root):
@@ -330,7 +391,7 @@ def test_nothing_is_said_of_flags_that_do_not_exclude_each_other():
 
 def test_every_flag_is_in_the_help():
     said = flag_help.help_text()
-    for name in flag_table.new_flags():
+    for name in new_flags(flag_table.GROUPS):
         assert f"--{name}" in said
 
 

@@ -30,6 +30,7 @@ METHODS = {
     "topkast": ("--fwd=0.8", "--bwd=0.6", "--refresh_every=2"),
     # Thresholds of each example alone do not depend on who has the others.
     "swat": ("--sparsity=0.8", "--activations_per=sample"),
+    "rigl": ("--sparsity=0.8", "--update_every=3", "--drop_noise=0"),
 }
 LAST = "step-00000012.keras"
 
@@ -72,7 +73,11 @@ def variables(path):
 
 
 @pytest.fixture(
-    scope="module", params=["topkast", pytest.param("swat", marks=pytest.mark.slow)]
+    scope="module",
+    params=[
+        "topkast",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("swat", "rigl")),
+    ],
 )
 def undisturbed(request, start, tmp_path_factory):
     """A method, and the folder of a job of it that nobody disturbed."""

@@ -1,5 +1,6 @@
 """The plan of a run: against cases by hand, really built models, and measured memory."""
 
+import functools
 import json
 import pathlib
 import resource
@@ -50,9 +51,8 @@ def settings_of(*arguments):
 
 def planned(*arguments):
     settings = settings_of(*arguments)
-    return plan_of(
-        settings, settings.method, lambda: sparsity.scope(settings.method, settings)
-    )
+    scope = functools.partial(sparsity.scope, settings.method, settings)
+    return plan_of(settings, settings.method, scope)
 
 
 def message(*arguments):
@@ -181,6 +181,8 @@ IMAGES = (
     ("--method=swat", "--structured=channel", "--updates=masked"),
     ("--method=swat", "--forward_sparse=activations", "--backward_sparse="),
     ("--method=topkast_swat", "--exempt=last"),
+    ("--method=rigl", "--distribution=erk", "--steps=100"),
+    ("--method=static", "--sparsity=0.5", "--exempt=first"),
 )
 
 

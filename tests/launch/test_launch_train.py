@@ -11,7 +11,7 @@ import pytest
 
 from launch import experiment, report, train
 from launch import flags as launch_flags
-from launch.flag_table import METHODS
+from launch.methods import METHODS
 
 
 def error(launch, *arguments, **options):
@@ -92,6 +92,9 @@ def test_flags_of_another_method_are_named(capsys, tmp_path):
         "topkast": {"method=topkast": ["sparsity", "topk_period"]},
         "swat": {"method=swat": ["fwd"]},
         "topkast_swat": {},
+        "static": {"method=static": ["fwd", "topk_period"]},
+        "set": {"method=set": ["fwd", "topk_period"]},
+        "rigl": {"method=rigl": ["fwd", "topk_period"]},
     }
     (tmp_path / "mine").write_text("")  # so that it ends before it trains
     arguments = ["train.py", *shared, "--method=topkast", f"--run_dir={tmp_path}"]

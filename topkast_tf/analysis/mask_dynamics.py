@@ -127,7 +127,8 @@ class MaskDynamics(keras.callbacks.Callback):
     ``masks/churn/<path>`` and so on. Weights that the scope left dense are not in it.
 
     Time is the optimizer step as the weights count it, not the batch: steps that only
-    accumulate gradients do not count. A measurement is made before the first step
+    accumulate gradients do not count; an update that takes the place of a step (RigL's)
+    does. A measurement is made before the first step
     (after it, if `fit` is what builds the model) and at the multiples of `every`. Where
     one call from Keras covers several steps (`steps_per_execution`, or a `train_step` of
     one's own) it is made after a call; `since` names the step that it is compared with.
@@ -260,7 +261,7 @@ class MaskDynamics(keras.callbacks.Callback):
             self._measure(step)
 
     def _read_step(self) -> int:
-        self._asked = max(weight.step for weight in self._weights)
+        self._asked = max(weight.calls for weight in self._weights)
         self._batches = 0
         return self._asked
 

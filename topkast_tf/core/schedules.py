@@ -100,6 +100,15 @@ class UpdateSchedule:
             within &= step <= self.last
         return within & ((step - self.first) % self.every < 1)
 
+    def count_before(self, step: int) -> int:
+        """How many of the steps below this one are due.
+
+        >>> UpdateSchedule(every=10, first=5, last=30).count_before(16)
+        2
+        """
+        end = step if self.last is None else min(step, self.last + 1)
+        return max(0, -(-(end - self.first) // self.every))
+
 
 @dataclasses.dataclass(frozen=True)
 class Never:

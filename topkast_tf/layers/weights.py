@@ -14,12 +14,13 @@ from topkast_tf.core.kernel_rule import (
 )
 from topkast_tf.layers.product_rule import AuxiliaryVariable
 from topkast_tf.layers.products import product_spec, why_without_product
-from topkast_tf.methods.base import MOMENTUM
+from topkast_tf.methods.base import GRADIENT, MOMENTUM
 from topkast_tf.variables import steps
-from topkast_tf.variables.components import components, raw_variable
+from topkast_tf.variables.components import components, local_index, raw_variable
 from topkast_tf.variables.counters import Counter
 from topkast_tf.variables.scope_state import SparsityScope
 from topkast_tf.variables.sparse_variable import make_sparse
+from topkast_tf.variables.views import sparse_view
 from topkast_tf.variables.weight import SparseWeight
 
 
@@ -188,6 +189,8 @@ def _add_state(
     layer._topkast_weights.append(weight)
     if weight.method.has_penalty:
         _add_penalty(layer, variable, weight)
+    elif GRADIENT in weight.method.inputs and getattr(variable, "regularizer", None):
+        variable.regularizer = of_alpha(variable.regularizer, weight)
 
 
 def _unless_symbolic(variable: Any, initializer: Any) -> Any:
@@ -232,6 +235,30 @@ def _add_penalty(layer: Any, variable: Any, weight: SparseWeight) -> None:
             return penalty if own is None else penalty + floatx(own(variable))
 
     variable.regularizer = weight.penalty_regularizer = Penalty()
+
+
+def of_alpha(regularizer: Any, weight: SparseWeight) -> Any:
+    """A regularizer of alpha, in the place of one that Keras gives theta to.
+
+    A method that looks at the gradient outside B is to see that of the network alone.
+
+    Args:
+      regularizer: of Keras 3.
+      weight: whose method looks at the gradient.
+    """
+
+    class OfAlpha(type(regularizer)):
+        def __init__(self):
+            vars(self).update(vars(regularizer))
+
+        def __call__(self, _):
+            if not weight.is_ready:  # Keras is building symbolically
+                return tf.zeros([])
+            replica = weight.replica(local_index(weight.variable))
+            alpha = sparse_view(replica.read_theta(), replica.sets.read_value())
+            return regularizer(alpha)
+
+    return OfAlpha()
 
 
 def _output_axes(layer: Any, variable: Any) -> tuple[int, ...]:

@@ -205,6 +205,16 @@ class Method(abc.ABC):
         del step
         return None if self.updates_between_refreshes else (kept_forward, kept_backward)
 
+    def calls(self, step: int, threshold: int) -> int:
+        """How often the optimizer was called until a step, which updates may replace.
+
+        Args:
+          step: optimizer steps taken.
+          threshold: what the last update has returned as such.
+        """
+        del threshold
+        return step
+
     def penalty(
         self, theta: tf.Tensor, sets: tf.Tensor, density: tf.Tensor
     ) -> tf.Tensor | None:

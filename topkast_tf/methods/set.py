@@ -125,6 +125,11 @@ class SET(FixedSparsity):
         finite = tf.reduce_all(tf.stack(finite))
         return Sets(list(codes), finite, thresholds, resets=list(resets))
 
+    def calls(self, step: int, threshold: int) -> int:
+        if not self.replaces_step:
+            return step
+        return step + self.schedule.count_before(step) + (threshold == step + 1)
+
     def _update_one(
         self, weight: Selection, step: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor, Reset]:

@@ -19,6 +19,8 @@ from topkast_tf.variables.refresh import (
 from topkast_tf.variables.replica import WeightReplica, local_replica
 from topkast_tf.variables.views import on_backward
 
+REDUCED = "_topkast_gradients_are_reduced"
+"""Attribute of an optimizer that is given gradients which are summed over replicas."""
 AVERAGE = "average"
 """Name of the extra variable, in theta's shape, that holds an average of gradients."""
 DECAY = 0.9
@@ -220,6 +222,8 @@ def whole_gradient(optimizer: Any, variable: Any, gradient: Any) -> tf.Tensor:
         gradient /= every
     if scale := getattr(optimizer, "loss_scale_factor", None):
         gradient /= scale
+    if getattr(optimizer, REDUCED, False):
+        return gradient
     return _over_replicas(gradient)
 
 

@@ -10,7 +10,7 @@ import tensorflow as tf
 from topkast_tf.core.blocks import MatrixView
 from topkast_tf.core.distributions import kept, sparsity_that_keeps
 from topkast_tf.core.selection import BACKWARD_ONLY, FORWARD, RESERVOIR
-from topkast_tf.methods.base import Method, Selection
+from topkast_tf.methods.base import GRADIENT, Method, Selection
 from topkast_tf.variables import masks, saved_state
 from topkast_tf.variables.components import components, local_index, raw_variable
 from topkast_tf.variables.counters import Counter
@@ -482,6 +482,31 @@ class SparseWeight:
         """How many optimizer steps it has taken."""
         self.prepare()
         return int(self._numpy(lambda replica: replica.counters)[Counter.STEP])
+
+    @property
+    def looks_at_gradient(self) -> bool:
+        """Whether its method looks at the gradient outside B in the next step."""
+        if GRADIENT not in self.method.inputs or self.exempt or self.is_frozen:
+            return False
+        counters = self._numpy(lambda replica: replica.counters)
+        step = int(counters[Counter.STEP])
+        if not self.method.replaces_step:  # the update follows the step
+            return bool(self.schedule.due(step + 1))
+        is_new = counters[Counter.THRESHOLD] != step + 1
+        return bool(is_new and self.schedule.due(step))
+
+    @property
+    def calls(self) -> int:
+        """How many calls of the optimizer it has seen: steps, and updates in their place.
+
+        Counted from the schedule of its method; of frozen sets it is the steps.
+        """
+        self.prepare()
+        counters = self._numpy(lambda replica: replica.counters)
+        step = int(counters[Counter.STEP])
+        if counters[Counter.FROZEN]:
+            return step
+        return self.method.calls(step, int(counters[Counter.THRESHOLD]))
 
     def refresh(self) -> None:
         """Selects the sets anew from theta as it is, where a person asks for it."""
