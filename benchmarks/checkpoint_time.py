@@ -47,16 +47,16 @@ from absl import flags
 from tqdm import tqdm
 
 from benchmarks import common
-from launch.quiet import quiet_start
+from launch.support.quiet import quiet_start
 
 with quiet_start():
     import keras
     import tensorflow as tf
 
-    from launch import checkpoints
     from launch.models import resnet
-    from launch.snapshots import snapshot
-    from launch.writer import BackgroundWriter
+    from launch.storage import checkpoints
+    from launch.storage.snapshots import snapshot
+    from launch.support.writer import BackgroundWriter
     from topkast_tf import topkast_scope
 
 COLUMNS = (

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from absl import flags
 
-from launch.errors import BAD_INPUT
+from launch.support.errors import BAD_INPUT
 
 T = TypeVar("T")
 

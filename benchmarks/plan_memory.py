@@ -79,9 +79,11 @@ def measure(arguments: Sequence[str], steps: int) -> dict[str, int]:
     """
     import tensorflow as tf
 
-    from launch import data, plan_flags, sparsity, training
-    from launch.planned.memory import GRAPH
-    from launch.planned.plan import plan_of
+    from launch import data
+    from launch.config import plan_flags
+    from launch.cost_model.memory import GRAPH
+    from launch.cost_model.plan import plan_of
+    from launch.run import sparsity, training
     from launch.tasks import task_of
 
     settings = plan_flags.parse(["plan_memory.py", *arguments])

@@ -38,7 +38,7 @@ from absl import flags
 from tqdm import tqdm
 
 from benchmarks import common
-from launch.quiet import quiet_start
+from launch.support.quiet import quiet_start
 
 with quiet_start():
     import keras

@@ -6,7 +6,7 @@ What is measured: steps of one model on one data set, compiled the same, in one 
   fit_again a second one: its ratio shows the noise, and would be 1
   launcher  `fit` with what a run listens with: the learning rate of each step, mask
             dynamics, the progress bar (on a terminal that goes nowhere) and the rest
-  loop      the same callbacks around `launch/loop.py`, which trains many devices
+  loop      the same callbacks around `launch/run/loop.py`, which trains many devices
 
 ResNet-20 on synthetic images of CIFAR's size or a small Transformer-XL on bytes; Top-KAST
 at 90/80, selected every 100 steps. Evaluations and checkpoints, which come once a round,
@@ -42,18 +42,20 @@ from absl import flags
 from tqdm import tqdm
 
 from benchmarks import common
-from launch.quiet import quiet_start
+from launch.support.quiet import quiet_start
 
 with quiet_start():
     import keras
     import numpy as np
     import tensorflow as tf
 
-    from launch import callbacks, resolve, sparsity, training
-    from launch import flags as launch_flags
+    from launch import callbacks
+    from launch.config import flags as launch_flags
+    from launch.config import resolve
     from launch.data.source import ImageData
-    from launch.loop import Loop
-    from launch.schedules import learning_rate
+    from launch.run import sparsity, training
+    from launch.run.loop import Loop
+    from launch.run.schedules import learning_rate
     from launch.tasks import judged, task_of
     from launch.tasks.figures import Items
 

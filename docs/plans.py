@@ -12,7 +12,8 @@ if __name__ == "__main__":
     # Run as a file, Python looks for modules in docs/ and not in the project.
     sys.path[0] = str(ROOT)
 
-from launch import plan, plan_flags  # noqa: E402
+from launch import plan  # noqa: E402
+from launch.config import plan_flags  # noqa: E402
 
 FLAGFILES = pathlib.Path("launch/flagfiles")
 HEAD = """\

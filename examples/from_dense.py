@@ -22,7 +22,7 @@ import keras
 
 from launch import data, models
 from launch.data import pipeline
-from launch.schedules import learning_rate
+from launch.run.schedules import learning_rate
 from topkast_tf import sparsify, summary, topkast_scope
 
 COLUMNS = (

@@ -11,13 +11,14 @@ if __name__ == "__main__":
 
 from absl import flags
 
-from launch import experiment, report, terminal
-from launch import flags as launch_flags
-from launch.errors import BAD_INPUT, UserError
-from launch.flag import Flag, Groups
-from launch.flag_help import asked_for_help
-from launch.methods import METHODS
-from launch.quiet import quiet_start
+from launch.config import flags as launch_flags
+from launch.config.flag import Flag, Groups
+from launch.config.flag_help import asked_for_help
+from launch.config.methods import METHODS
+from launch.storage import report, run_folder
+from launch.support import terminal
+from launch.support.errors import BAD_INPUT, UserError
+from launch.support.quiet import quiet_start
 
 GROUPS: Groups = (
     (
@@ -108,13 +109,13 @@ def run(run_dir: pathlib.Path, asked: flags.FlagValues) -> str:
       UserError: for a folder without a run, or without a trained model, and for
         other data than that of the run.
     """
-    path = run_dir / experiment.FLAGS_FILE
+    path = run_dir / run_folder.FLAGS_FILE
     if not path.is_file():
         raise UserError(
-            f"Expected the folder of a run, which holds {experiment.FLAGS_FILE}. "
+            f"Expected the folder of a run, which holds {run_folder.FLAGS_FILE}. "
             f"Received: {run_dir}"
         )
-    settings = experiment.flags_of(run_dir)
+    settings = run_folder.flags_of(run_dir)
     settings.data_dir = asked.data_dir or settings.data_dir
     is_text = _check(settings, asked)
     with quiet_start(asked.verbose):
@@ -126,7 +127,7 @@ def run(run_dir: pathlib.Path, asked: flags.FlagValues) -> str:
         task = task_of(settings)
         tf.config.list_logical_devices()  # what it logs of them, too, is not shown
     batches = _batches(task, asked.part, is_text)
-    experiment.check_data(run_dir, task.data_digest, first=False)
+    run_folder.check_data(run_dir, task.data_digest, first=False)
     figures = [f for f in judged(settings).figures if f.log.startswith("val_")]
     rows = [("", *(figure.log.removeprefix("val_") for figure in figures))]
     for method, model in _models(run_dir, asked):
@@ -206,8 +207,8 @@ def _models(
     """(method, model) of what has been trained."""
     import keras
 
-    from launch import checkpoints
-    from launch.training import MODEL_FILE
+    from launch.run.training import MODEL_FILE
+    from launch.storage import checkpoints
 
     for method in METHODS:
         folder = run_dir / method

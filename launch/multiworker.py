@@ -37,9 +37,9 @@ if __name__ == "__main__":
 
 from absl import flags
 
-from launch import terminal
-from launch.devices import CLUSTER
-from launch.errors import BAD_INPUT, LOST_WORKER, UserError
+from launch.distribute.devices import CLUSTER
+from launch.support import terminal
+from launch.support.errors import BAD_INPUT, LOST_WORKER, UserError
 
 TRAIN = pathlib.Path(__file__).resolve().parent / "train.py"
 _PAUSE = 0.1  # seconds between two looks at the workers

@@ -12,9 +12,10 @@ if __name__ == "__main__":
 
 from absl import flags
 
-from launch import flag_help, plan_flags, terminal
-from launch.errors import BAD_INPUT, UserError
-from launch.quiet import quiet_start
+from launch.config import flag_help, plan_flags
+from launch.support import terminal
+from launch.support.errors import BAD_INPUT, UserError
+from launch.support.quiet import quiet_start
 
 
 def main(argv: Sequence[str]) -> int:
@@ -55,9 +56,9 @@ def run(settings: flags.FlagValues) -> str:
         arguments.
     """
     with quiet_start(settings.verbose):
-        from launch import sparsity
-        from launch.planned import report, study
-        from launch.planned.plan import plan_of
+        from launch.cost_model import report, study
+        from launch.cost_model.plan import plan_of
+        from launch.run import sparsity
 
         if "studies" in settings:
             planned = study.study_of(settings)

@@ -15,11 +15,15 @@ if __name__ == "__main__":
 
 from absl import flags
 
-from launch import data, experiment, flag_help, resolve, studies, terminal
-from launch import flags as launch_flags
-from launch import sensitivity_flags as study_flags
-from launch.errors import BAD_INPUT, UserError
-from launch.quiet import quiet_start
+from launch import data
+from launch.config import flag_help, resolve
+from launch.config import flags as launch_flags
+from launch.config import sensitivity_flags as study_flags
+from launch.storage import run_folder
+from launch.studies import runs as studies
+from launch.support import terminal
+from launch.support.errors import BAD_INPUT, UserError
+from launch.support.quiet import quiet_start
 from launch.tasks import task_of
 
 RESULTS_FILE = "results.csv"
@@ -109,13 +113,13 @@ def planned(settings: flags.FlagValues) -> list[studies.Run]:
 def run(settings: flags.FlagValues) -> None:
     """Makes the runs that are missing, then draws what there is."""
     folder = pathlib.Path(settings.run_dir)
-    experiment.check(folder, settings, study_flags.GROUPS)
+    run_folder.check(folder, settings, study_flags.GROUPS)
     source = data.find(settings.dataset, "image")
     source.check(settings.data_dir)
     with quiet_start(settings.verbose):
         import tensorflow as tf
 
-        from launch import sensitivity_plot
+        from launch.studies import plot as sensitivity_plot
 
         if settings.deterministic:
             tf.config.experimental.enable_op_determinism()
@@ -123,7 +127,7 @@ def run(settings: flags.FlagValues) -> None:
     results = folder / RESULTS_FILE
     if not results.is_file():
         check_scopes(planned(settings), settings)  # before the folder keeps the flags
-    with experiment.claim(folder, settings, study_flags.GROUPS):
+    with run_folder.claim(folder, settings, study_flags.GROUPS):
         done = {_key(row) for row in read(results)}
         missing = [one for one in planned(settings) if _key(vars(one)) not in done]
         if missing:
@@ -180,7 +184,7 @@ def check_scopes(runs: Sequence[studies.Run], settings: flags.FlagValues) -> Non
     """
     import keras
 
-    from launch import training
+    from launch.run import training
 
     first = {one.study: one for one in reversed(runs) if one.study != "dense"}
     for one in first.values():
@@ -225,10 +229,10 @@ def train(
     import keras
     import tensorflow as tf
 
-    from launch import training
     from launch.callbacks import LearningRate, StopOnNaN
     from launch.data import pipeline
-    from launch.schedules import learning_rate
+    from launch.run import training
+    from launch.run.schedules import learning_rate
     from swat_tf.report import densities
 
     start = time.monotonic()
@@ -324,7 +328,7 @@ def read(path: pathlib.Path) -> list[dict[str, Any]]:
 
 def append(path: pathlib.Path, row: dict[str, Any]) -> None:
     """Adds a row to a results file, which is replaced as a whole."""
-    from launch import files
+    from launch.support import files
 
     files.write_text(path, files.csv_text([*read(path), row]))
 

@@ -10,19 +10,15 @@ if __name__ == "__main__":
 
 from absl import flags
 
-from launch import (
-    data,
-    devices,
-    experiment,
-    flag_help,
-    interrupts,
-    report,
-    terminal,
-)
-from launch import flags as launch_flags
-from launch.errors import BAD_INPUT, LOST_WORKER, UserError, WorkerLost
-from launch.quiet import quiet_start
-from launch.resolve import resolved, without_effect
+from launch import data
+from launch.config import flag_help
+from launch.config import flags as launch_flags
+from launch.config.resolve import resolved, without_effect
+from launch.distribute import devices
+from launch.storage import report, run_folder
+from launch.support import interrupts, terminal
+from launch.support.errors import BAD_INPUT, LOST_WORKER, UserError, WorkerLost
+from launch.support.quiet import quiet_start
 from launch.tasks import judged, task_of
 
 
@@ -44,7 +40,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         with interrupts.handled():
             settings = resolved(launch_flags.parse(argv))
-            experiment.check_flagfiles(argv, settings)
+            run_folder.check_flagfiles(argv, settings)
             if devices.worker_of(settings).is_chief:
                 for sentence in launch_flags.overruled(argv):
                     terminal.note(sentence)
@@ -97,9 +93,9 @@ def run(settings: flags.FlagValues) -> None:
     methods = [settings.method]
     if settings.compare_dense:
         methods.insert(0, "dense")
-    experiment.check(run_dir, settings)
+    run_folder.check(run_dir, settings)
     figures = judged(settings).figures
-    results = [experiment.finished(run_dir, method, figures) for method in methods]
+    results = [run_folder.finished(run_dir, method, figures) for method in methods]
     if not all(results):
         results = _train(settings, run_dir, methods)
     if worker.is_chief:
@@ -114,7 +110,8 @@ def _train(
     with quiet_start(settings.verbose):
         import tensorflow as tf
 
-        from launch import strategies, training
+        from launch.distribute import strategies
+        from launch.run import training
 
         if settings.deterministic:
             tf.config.experimental.enable_op_determinism()
@@ -130,10 +127,10 @@ def _train(
         strategies.claimed(run_dir, settings),
     ):
         task.load()
-        experiment.check_data(run_dir, task.data_digest, first=worker.is_chief)
+        run_folder.check_data(run_dir, task.data_digest, first=worker.is_chief)
         results = []
         for method in methods:
-            result = experiment.finished(run_dir, method, judged(settings).figures)
+            result = run_folder.finished(run_dir, method, judged(settings).figures)
             results.append(result or training.train(task, method))
         if worker.is_chief:
             report.write_results(run_dir, results, settings)

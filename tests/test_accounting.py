@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from topkast_tf.analysis import flops as accounting
+from topkast_tf.analysis import flops
 from topkast_tf.analysis.flops import (
     FlopCount,
     MacCount,
@@ -597,7 +597,7 @@ def sparsify(monkeypatch):
             if getattr(variable, "path", None) in sparsities
         ]
 
-    monkeypatch.setattr(accounting, "sparse_weights", sparse_weights)
+    monkeypatch.setattr(flops, "sparse_weights", sparse_weights)
     return sparsities.update
 
 

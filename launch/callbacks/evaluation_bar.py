@@ -5,7 +5,7 @@ from typing import TextIO
 
 import keras
 
-from launch import terminal
+from launch.support import terminal
 
 
 class EvaluationBar(keras.callbacks.Callback):

@@ -9,9 +9,9 @@ import keras
 import tensorflow as tf
 
 import topkast_tf
-from launch import event_files
+from launch.callbacks.mask_image import LEGEND, mask_image, with_legend
 from launch.callbacks.recorder import Recorder
-from launch.mask_image import LEGEND, mask_image, with_legend
+from launch.storage import event_files
 
 EVENTS_FOLDER = "events"
 DYNAMICS_FOLDER = "dynamics"

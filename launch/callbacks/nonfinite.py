@@ -4,8 +4,8 @@ import math
 
 import keras
 
-from launch import gradient_guard
 from launch.callbacks.steps import steps_taken
+from launch.run import gradient_guard
 
 
 class NotFinite(FloatingPointError):

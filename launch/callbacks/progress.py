@@ -5,10 +5,10 @@ from typing import Any, TextIO
 
 import keras
 
-from launch import terminal
 from launch.callbacks.recorder import Recorder
 from launch.callbacks.steps import steps_taken
-from launch.pace import Pace
+from launch.support import terminal
+from launch.support.pace import Pace
 from launch.tasks.figures import Figure, Items
 
 

@@ -3,7 +3,7 @@
 import keras
 
 from launch.callbacks.steps import steps_taken
-from launch.schedules import Schedule
+from launch.run.schedules import Schedule
 
 
 class LearningRate(keras.callbacks.Callback):

@@ -9,12 +9,15 @@ from typing import Any
 import keras
 
 import topkast_tf
-from launch import checkpoints, diagnosis, files, replicas, sparsity
 from launch.callbacks.steps import steps_taken
-from launch.errors import UserError
-from launch.snapshots import can_be_saved_apart, snapshot
+from launch.distribute import replicas
+from launch.run import sparsity
+from launch.storage import checkpoints, diagnosis
+from launch.storage.snapshots import can_be_saved_apart, snapshot
+from launch.support import files
+from launch.support.errors import UserError
+from launch.support.writer import BackgroundWriter
 from launch.tasks.figures import Figure
-from launch.writer import BackgroundWriter
 
 METRICS_FILE = "metrics.csv"
 

@@ -5,9 +5,10 @@ from collections.abc import Iterator
 
 import keras
 
-from launch import interrupts, replicas
 from launch.callbacks.recorder import Recorder
 from launch.callbacks.steps import steps_taken
+from launch.distribute import replicas
+from launch.support import interrupts
 
 
 class StopWhenAsked(keras.callbacks.Callback):
@@ -23,7 +24,7 @@ class StopWhenAsked(keras.callbacks.Callback):
       recorder: what writes the checkpoint; must come before this in the callbacks.
 
     Raises:
-      Interrupted: when `launch.interrupts` has noted a signal.
+      Interrupted: when `launch.support.interrupts` has noted a signal.
     """
 
     def __init__(self, recorder: Recorder):

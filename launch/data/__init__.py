@@ -15,7 +15,7 @@ from launch.data import (
 )
 from launch.data.source import ImageData, ImageStream, Source
 from launch.data.text import TextData, TextSource
-from launch.errors import UserError
+from launch.support.errors import UserError
 
 DATASETS: dict[str, Source | TextSource] = {
     source.name: source

@@ -15,7 +15,7 @@ import numpy as np
 
 from launch.data import encoded, progress, vocabulary
 from launch.data.text import BYTE, TextData, TextSource
-from launch.errors import UserError
+from launch.support.errors import UserError
 
 SIZE = 100_000_000
 _BLOCK = 1 << 20

@@ -7,7 +7,7 @@
 import importlib.util
 
 from launch.data.source import ImageData, Source
-from launch.errors import UserError
+from launch.support.errors import UserError
 
 TEST_EXAMPLES = 360
 

@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from launch import terminal
-from launch.files import TEMPORARY
+from launch.support import terminal
+from launch.support.files import TEMPORARY
 
 FOLDER = ".topkast_tf"
 PARTS = ("train", "valid", "test")

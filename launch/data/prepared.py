@@ -11,7 +11,7 @@ import pathlib
 
 import numpy as np
 
-from launch.errors import UserError
+from launch.support.errors import UserError
 
 
 def find(name: str, title: str, data_dir: str | None) -> pathlib.Path:

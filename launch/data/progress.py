@@ -2,7 +2,7 @@
 
 import sys
 
-from launch import terminal
+from launch.support import terminal
 
 
 class Bytes:

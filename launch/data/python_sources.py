@@ -15,7 +15,7 @@ import numpy as np
 
 from launch.data import encoded, vocabulary
 from launch.data.text import BYTE, TextData, TextSource
-from launch.errors import UserError
+from launch.support.errors import UserError
 
 # What others have installed, what tests have, what compilers have written.
 _LEFT_OUT = {

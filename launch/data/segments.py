@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from launch.data import sharding
-from launch.errors import UserError
+from launch.support.errors import UserError
 
 
 def steps_per_epoch(tokens: int, batch_size: int, length: int) -> int:

@@ -1,6 +1,6 @@
 """Which rows of a global batch are a worker's own."""
 
-from launch.errors import UserError
+from launch.support.errors import UserError
 
 
 def rows(batch_size: int, shard: tuple[int, int]) -> slice:

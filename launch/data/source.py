@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from launch.data.digest import digest
-from launch.errors import UserError
+from launch.support.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)

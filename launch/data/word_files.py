@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from launch.data import byte_files, encoded, progress, vocabulary
 from launch.data.text import WORD, TextData, TextSource
-from launch.errors import UserError
+from launch.support.errors import UserError
 
 MIN_COUNT = 3
 _TITLES = {"wikitext103": "wikitext-103", "wikitext2": "wikitext-2"}

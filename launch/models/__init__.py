@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from launch.errors import UserError
+from launch.support.errors import UserError
 
 if TYPE_CHECKING:
     import keras

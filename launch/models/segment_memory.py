@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from launch import replicas
+from launch.distribute import replicas
 from topkast_tf.variables.components import components
 
 MODES = ("training", "evaluation")

@@ -14,12 +14,12 @@ from launch.callbacks import steps_taken
 from launch.data import segments
 from launch.data.shares import share
 from launch.data.text import TextData
-from launch.errors import UserError
 from launch.models import transformer_xl_config
 from launch.models.segment_memory import ResetMemory
 from launch.models.transformer_xl import TransformerXL
 from launch.models.transformer_xl_config import TransformerXLConfig
 from launch.models.transformer_xl_flops import count_token_flops
+from launch.support.errors import UserError
 from launch.tasks.base import Task
 from topkast_tf.analysis.flops import FlopReport
 

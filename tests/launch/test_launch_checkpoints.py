@@ -11,12 +11,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from launch import checkpoints, files, resolve, training
-from launch import flags as launch_flags
-from launch.errors import UserError
-from launch.snapshots import can_be_saved_apart, snapshot
+from launch.config import flags as launch_flags
+from launch.config import resolve
+from launch.run import training
+from launch.storage import checkpoints
+from launch.storage.snapshots import can_be_saved_apart, snapshot
+from launch.support import files
+from launch.support.errors import UserError
+from launch.support.writer import BackgroundWriter
 from launch.tasks import task_of
-from launch.writer import BackgroundWriter
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from launch import data
 from launch.data import augment, cifar10, digits, pipeline
-from launch.errors import UserError
+from launch.support.errors import UserError
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from PIL import Image
 from launch import data
 from launch.data import augment, pipeline, streaming
 from launch.data.randomness import CROP, seed_of
-from launch.errors import UserError
+from launch.support.errors import UserError
 
 TRAIN, TEST = 37, 5
 

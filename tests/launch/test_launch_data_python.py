@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from launch.data import encoded, python_sources
-from launch.errors import UserError
+from launch.support.errors import UserError
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from launch.data import segments
-from launch.errors import UserError
+from launch.support.errors import UserError
 
 
 def batches(tokens, first=0, steps=6, batch_size=2, length=3, **options):

@@ -12,7 +12,7 @@ import pytest
 
 from launch import data
 from launch.data import byte_files, encoded, vocabulary, word_files
-from launch.errors import UserError
+from launch.support.errors import UserError
 
 
 def refused(source, data_dir):

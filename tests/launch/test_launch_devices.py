@@ -10,12 +10,15 @@ import pytest
 import tensorflow as tf
 from tensorflow.python.framework import config
 
-from launch import callbacks, replicas, resolve, strategies, training
-from launch import flags as launch_flags
+from launch import callbacks
 from launch import train as launch_train
+from launch.config import flags as launch_flags
+from launch.config import resolve
 from launch.data.shares import share
-from launch.errors import UserError
-from launch.loop import Loop
+from launch.distribute import replicas, strategies
+from launch.run import training
+from launch.run.loop import Loop
+from launch.support.errors import UserError
 from launch.tasks import task_of
 from tests import zoo
 from tests.launch import plain_model

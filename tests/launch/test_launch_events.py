@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from launch import event_files
 from launch.callbacks import Events, events
-from launch.mask_image import LEGEND, mask_image, with_legend
+from launch.callbacks.mask_image import LEGEND, mask_image, with_legend
+from launch.storage import event_files
 from launch.tasks.figures import JUDGED
 
 BLUE, AMBER, GREY = [0, 90, 181], [255, 176, 0], [236, 236, 236]

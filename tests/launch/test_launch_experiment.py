@@ -8,10 +8,11 @@ import sys
 import numpy as np
 import pytest
 
-from launch import experiment, files
-from launch import flags as launch_flags
+from launch.config import flags as launch_flags
 from launch.data.text import TextData
-from launch.errors import UserError
+from launch.storage import run_folder
+from launch.support import files
+from launch.support.errors import UserError
 from launch.tasks.figures import JUDGED
 
 
@@ -26,7 +27,7 @@ def contents(folder):
 def refusal(folder, *arguments):
     with (
         pytest.raises(UserError) as caught,
-        experiment.claim(folder, settings(*arguments)),
+        run_folder.claim(folder, settings(*arguments)),
     ):
         pass
     said = str(caught.value)
@@ -38,7 +39,7 @@ def refusal(folder, *arguments):
 def test_new_folder_gets_flags_that_are_a_flagfile(tmp_path):
     folder = tmp_path / "a" / "b"
     asked = settings("--fwd=0.95", f"--run_dir={folder}")
-    with experiment.claim(folder, asked):
+    with run_folder.claim(folder, asked):
         pass
     again = settings(f"--flagfile={folder / 'flags.cfg'}")
     assert launch_flags.differences(asked, again) == []
@@ -46,16 +47,16 @@ def test_new_folder_gets_flags_that_are_a_flagfile(tmp_path):
 
 
 def test_same_flags_resume_and_other_places_do_not_matter(tmp_path):
-    with experiment.claim(tmp_path, settings("--fwd=0.95")):
+    with run_folder.claim(tmp_path, settings("--fwd=0.95")):
         pass
     before = contents(tmp_path)
-    with experiment.claim(tmp_path, settings("--fwd=0.95", "--data_dir=x")):
+    with run_folder.claim(tmp_path, settings("--fwd=0.95", "--data_dir=x")):
         pass
     assert contents(tmp_path) == before
 
 
 def test_other_flags_are_refused_and_named(tmp_path):
-    with experiment.claim(tmp_path, settings()):
+    with run_folder.claim(tmp_path, settings()):
         pass
     before = contents(tmp_path)
     said = refusal(tmp_path, "--fwd=0.95", "--epochs=7")
@@ -74,7 +75,7 @@ def test_folder_that_is_no_run_is_refused(tmp_path):
 def test_what_a_kill_before_the_first_file_leaves_is_accepted(tmp_path):
     (tmp_path / ".lock").touch()
     (tmp_path / f"{files.TEMPORARY}-flags.cfg").write_text("--fw")
-    with experiment.claim(tmp_path, settings()):
+    with run_folder.claim(tmp_path, settings()):
         assert (tmp_path / "flags.cfg").is_file()
 
 
@@ -110,7 +111,7 @@ def test_folder_in_use_by_another_process_is_refused(tmp_path, root):
         "import sys; sys.path.insert(0, sys.argv[1])\n"
         "import pathlib\n"
         "from launch import experiment, flags\n"
-        "with experiment.claim(pathlib.Path(sys.argv[2]), flags.parse(['x'])):\n"
+        "with run_folder.claim(pathlib.Path(sys.argv[2]), flags.parse(['x'])):\n"
         "    print('held', flush=True)\n"
         "    sys.stdin.read()\n"
     )
@@ -124,50 +125,50 @@ def test_folder_in_use_by_another_process_is_refused(tmp_path, root):
         assert "in use by another process" in refusal(tmp_path)
         process.kill()
     # The lock went with the process, however it ended.
-    with experiment.claim(tmp_path, settings()):
+    with run_folder.claim(tmp_path, settings()):
         pass
 
 
 def test_flagfile_of_a_run_that_lies_elsewhere_begins_no_other(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with experiment.claim(tmp_path / "run", settings("--run_dir=run")):
+    with run_folder.claim(tmp_path / "run", settings("--run_dir=run")):
         pass
     argv = ["train.py", "--flagfile=run/flags.cfg"]
-    experiment.check_flagfiles(argv, launch_flags.parse(argv))
+    run_folder.check_flagfiles(argv, launch_flags.parse(argv))
     (tmp_path / "run").rename(tmp_path / "moved")
     argv = ["train.py", "--flagfile", "moved/flags.cfg"]
     with pytest.raises(UserError, match="Expected --run_dir=moved beside"):
-        experiment.check_flagfiles(argv, launch_flags.parse(argv))
+        run_folder.check_flagfiles(argv, launch_flags.parse(argv))
     argv.append("--run_dir=another")
-    experiment.check_flagfiles(argv, launch_flags.parse(argv))
+    run_folder.check_flagfiles(argv, launch_flags.parse(argv))
     # A flagfile that nobody's run has written says where the run is to lie.
     (tmp_path / "own.cfg").write_text("--run_dir=another\n")
     argv = ["train.py", "--flagfile=own.cfg"]
-    experiment.check_flagfiles(argv, launch_flags.parse(argv))
+    run_folder.check_flagfiles(argv, launch_flags.parse(argv))
 
 
 def test_damaged_result_is_one_sentence_with_the_remedy(tmp_path):
     (tmp_path / "dense").mkdir()
-    experiment.write_result(tmp_path / "dense", {"step": 3})
+    run_folder.write_result(tmp_path / "dense", {"step": 3})
     path = tmp_path / "dense" / "result.json"
     path.write_text(path.read_text()[:7])
     with pytest.raises(UserError, match="result.json is damaged .*: remove it"):
-        experiment.finished(tmp_path, "dense")
+        run_folder.finished(tmp_path, "dense")
 
 
 WHOLE = {
-    **dict.fromkeys(experiment._COLUMNS, 1),
+    **dict.fromkeys(run_folder._COLUMNS, 1),
     **{figure.column: 0.25 for figure in JUDGED["image"].figures},
     "method": "dense",
 }
 
 
 def test_result_marks_a_method_as_finished(tmp_path):
-    assert experiment.finished(tmp_path, "dense") is None
+    assert run_folder.finished(tmp_path, "dense") is None
     (tmp_path / "dense").mkdir()
-    experiment.write_result(tmp_path / "dense", WHOLE)
+    run_folder.write_result(tmp_path / "dense", WHOLE)
     figures = JUDGED["image"].figures
-    assert experiment.finished(tmp_path, "dense", figures) == WHOLE
+    assert run_folder.finished(tmp_path, "dense", figures) == WHOLE
 
 
 @pytest.mark.parametrize(
@@ -187,7 +188,7 @@ def test_a_result_with_wrong_content_is_one_sentence(tmp_path, content, said):
     (tmp_path / "dense").mkdir()
     (tmp_path / "dense" / "result.json").write_text(json.dumps(content))
     with pytest.raises(UserError, match=said) as caught:
-        experiment.finished(tmp_path, "dense", JUDGED["image"].figures)
+        run_folder.finished(tmp_path, "dense", JUDGED["image"].figures)
     assert "remove it" in str(caught.value) and len(str(caught.value)) < 400
 
 
@@ -197,7 +198,7 @@ def test_a_result_with_wrong_content_is_one_sentence(tmp_path, content, said):
 @pytest.mark.parametrize("name", ["x" * 300, "d/" * 3000])
 def test_a_folder_with_too_long_a_name_is_one_sentence(tmp_path, name):
     with pytest.raises(UserError, match="short enough for this file system") as caught:
-        experiment.check(tmp_path / name, settings())
+        run_folder.check(tmp_path / name, settings())
     assert len(str(caught.value)) < 200
     assert not list(tmp_path.iterdir())
 
@@ -206,19 +207,19 @@ def test_a_link_in_the_place_of_a_folder_of_the_run_is_refused(tmp_path):
     elsewhere = tmp_path / "elsewhere"
     (elsewhere / ".part").mkdir(parents=True)
     run = tmp_path / "run"
-    with experiment.claim(run, settings()):
+    with run_folder.claim(run, settings()):
         pass
     for name in ("topkast", "topkast/checkpoints", "topkast/events"):
         link = run / name
         link.parent.mkdir(exist_ok=True)
         link.symlink_to(elsewhere)
         with pytest.raises(UserError, match=f"symbolic link {link}"):
-            experiment.check(run, settings())
+            run_folder.check(run, settings())
         link.unlink()
-    experiment.check(run, settings())
+    run_folder.check(run, settings())
     # The folder of the run itself may lie on another disk.
     (tmp_path / "link").symlink_to(run)
-    experiment.check(tmp_path / "link", settings())
+    run_folder.check(tmp_path / "link", settings())
 
 
 def test_interrupted_writing_leaves_the_old_file(tmp_path):
@@ -237,13 +238,13 @@ def test_interrupted_writing_leaves_the_old_file(tmp_path):
 
 
 def test_other_data_is_refused_and_the_first_is_noted(tmp_path):
-    experiment.check_data(tmp_path, "aaaa", first=False)
+    run_folder.check_data(tmp_path, "aaaa", first=False)
     assert not list(tmp_path.iterdir())
-    experiment.check_data(tmp_path, "aaaa", first=True)
-    experiment.check_data(tmp_path, "aaaa", first=True)
+    run_folder.check_data(tmp_path, "aaaa", first=True)
+    run_folder.check_data(tmp_path, "aaaa", first=True)
     with pytest.raises(UserError, match=r"learnt from \(aaaa\). Received: other data"):
-        experiment.check_data(tmp_path, "bbbb", first=True)
-    experiment.check_data(tmp_path, "aaaa", first=False)
+        run_folder.check_data(tmp_path, "bbbb", first=True)
+    run_folder.check_data(tmp_path, "aaaa", first=False)
 
 
 def test_data_sets_have_names_of_their_own():

@@ -7,10 +7,12 @@ import re
 import numpy as np
 import pytest
 
-from launch import data, resolve, sensitivity_flags, training
-from launch import flags as launch_flags
+from launch import data
+from launch.config import flags as launch_flags
+from launch.config import resolve, sensitivity_flags
 from launch.data.source import ImageData, ImageStream
 from launch.data.text import TextData
+from launch.run import training
 from launch.tasks import task_of
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]

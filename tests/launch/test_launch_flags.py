@@ -7,11 +7,11 @@ import sys
 
 import pytest
 
-from launch import flag_help, flag_table, methods
-from launch import flags as launch_flags
-from launch import sensitivity_flags as study_flags
-from launch.errors import UserError
-from launch.flag import new_flags
+from launch.config import flag_help, flag_table, methods
+from launch.config import flags as launch_flags
+from launch.config import sensitivity_flags as study_flags
+from launch.config.flag import new_flags
+from launch.support.errors import UserError
 
 
 def parse(*arguments):

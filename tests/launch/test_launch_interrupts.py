@@ -10,7 +10,9 @@ import zipfile
 
 import pytest
 
-from launch import callbacks, checkpoints, interrupts, train
+from launch import callbacks, train
+from launch.storage import checkpoints
+from launch.support import interrupts
 
 RUN = (
     *("--method=dense", "--width=0.25", "--train_examples=64", "--batch_size=16"),
@@ -168,9 +170,9 @@ def test_read_only_folder_is_one_sentence(tmp_path, capsys, monkeypatch):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(checkpoints.files, "replacing", refuse)
-    from launch import experiment
+    from launch.storage import run_folder
 
-    monkeypatch.setattr(experiment.files, "write_text", lambda *_: None)
+    monkeypatch.setattr(run_folder.files, "write_text", lambda *_: None)
     assert run(tmp_path / "run", "--checkpoint_steps=1") == 2
     said = last_line(capsys)
     assert said.startswith("error: the checkpoint of step 1 could not be written")

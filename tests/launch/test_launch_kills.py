@@ -11,7 +11,7 @@ import zipfile
 
 import pytest
 
-from launch import files
+from launch.support import files
 from tests.launch.runs import rows, write_text
 
 DRIVER = pathlib.Path(__file__).with_name("kill_driver.py")

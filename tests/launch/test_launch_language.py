@@ -9,10 +9,11 @@ import keras
 import numpy as np
 import pytest
 
-from launch import evaluate, resolve
-from launch import flags as launch_flags
-from launch.errors import UserError
+from launch import evaluate
+from launch.config import flags as launch_flags
+from launch.config import resolve
 from launch.models import transformer_xl  # noqa: F401, registers the class
+from launch.support.errors import UserError
 from launch.tasks import task_of
 from tests.launch.runs import write_text
 
@@ -196,7 +197,7 @@ def test_the_configuration_takes_what_the_flags_and_the_text_say(arguments):
 
 
 def test_sparse_embeddings(arguments):
-    from launch import sparsity, training
+    from launch.run import sparsity, training
 
     asked = settings(*arguments, "--sparse_embeddings")
     paths = sparsity.sparse_paths(training.build(task_of(asked), "topkast"))

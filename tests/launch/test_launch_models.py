@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from launch import models
-from launch.errors import UserError
 from launch.models.resnet import resnet
+from launch.support.errors import UserError
 
 
 def parameters(model):

@@ -13,10 +13,12 @@ import keras
 import pytest
 
 import topkast_tf as tk
-from launch import devices, multiworker, train, training
-from launch import flags as launch_flags
-from launch.errors import UserError
+from launch import multiworker, train
+from launch.config import flags as launch_flags
+from launch.distribute import devices
 from launch.models import transformer_xl  # noqa: F401, registers the class
+from launch.run import training
+from launch.support.errors import UserError
 from launch.tasks import task_of
 from tests.launch import plain_model
 from tests.launch.runs import assert_close, rows, write_text

@@ -7,9 +7,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from launch import callbacks, diagnosis, gradient_guard, resolve, train, training
-from launch import flags as launch_flags
-from launch.errors import UserError
+from launch import callbacks, train
+from launch.config import flags as launch_flags
+from launch.config import resolve
+from launch.run import gradient_guard, training
+from launch.storage import diagnosis
+from launch.support.errors import UserError
 from launch.tasks import task_of
 from topkast_tf import topkast_scope
 

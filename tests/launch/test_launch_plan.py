@@ -12,15 +12,17 @@ import keras
 import pytest
 import tensorflow as tf
 
-from launch import plan, plan_flags, sparsity, training
-from launch.errors import UserError
+from launch import plan
+from launch.config import plan_flags
+from launch.cost_model import costs, memory, report
+from launch.cost_model.forward_pass import RELU, Amount, ForwardPass, Kept
+from launch.cost_model.network import Network
+from launch.cost_model.parameters import Parameter
+from launch.cost_model.plan import plan_of
 from launch.models import transformer_xl_config
 from launch.models.transformer_xl_counts import count_kept, count_parameters
-from launch.planned import costs, memory, report
-from launch.planned.forward_pass import RELU, Amount, ForwardPass, Kept
-from launch.planned.network import Network
-from launch.planned.parameters import Parameter
-from launch.planned.plan import plan_of
+from launch.run import sparsity, training
+from launch.support.errors import UserError
 from launch.tasks import task_of
 from topkast_tf import summary
 from topkast_tf.analysis.flops import count_flops
@@ -245,7 +247,7 @@ def test_language_model_is_planned_as_it_is_built(arguments, text):
 
 
 def test_products_of_an_adaptive_softmax_are_those_of_its_graph():
-    from launch.planned.language_pass import language_pass, tail_share
+    from launch.cost_model.language_pass import language_pass, tail_share
     from topkast_tf.analysis.flops import count_macs
 
     config = transformer_xl_config.find("txl_tiny").replaced(

@@ -2,7 +2,7 @@
 
 import pytest
 
-from launch.schedules import learning_rate
+from launch.run.schedules import learning_rate
 
 
 def rates(*arguments, steps, **options):

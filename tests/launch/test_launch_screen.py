@@ -19,18 +19,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from launch import (
-    evaluate,
-    flag_help,
-    flag_table,
-    plan_flags,
-    report,
-    sensitivity_flags,
-    terminal,
-)
+from launch import evaluate
 from launch import train as launch_train
 from launch.callbacks import EvaluationBar, Progress
-from launch.pace import Pace
+from launch.config import flag_help, flag_table, plan_flags, sensitivity_flags
+from launch.storage import report
+from launch.support import terminal
+from launch.support.pace import Pace
 from launch.tasks.figures import JUDGED, Items
 
 ESCAPE = "\x1b"

@@ -6,9 +6,11 @@ import re
 
 import pytest
 
-from launch import sensitivity, sensitivity_plot, studies
-from launch import sensitivity_flags as study_flags
-from launch.errors import UserError
+from launch import sensitivity
+from launch.config import sensitivity_flags as study_flags
+from launch.studies import plot as sensitivity_plot
+from launch.studies import runs as studies
+from launch.support.errors import UserError
 
 TINY = (
     "--dataset=digits",

@@ -9,9 +9,10 @@ import time
 
 import pytest
 
-from launch import experiment, report, train
-from launch import flags as launch_flags
-from launch.methods import METHODS
+from launch import train
+from launch.config import flags as launch_flags
+from launch.config.methods import METHODS
+from launch.storage import report, run_folder
 
 
 def error(launch, *arguments, **options):
@@ -191,7 +192,7 @@ def test_what_the_scope_refuses_is_one_sentence_and_leaves_no_folder(
 
 def test_file_where_a_method_needs_its_folder(capsys, tmp_path):
     flags = ["train.py", "--nodeterministic", f"--run_dir={tmp_path}", "--steps=1"]
-    with experiment.claim(tmp_path, train.resolved(launch_flags.parse(flags))):
+    with run_folder.claim(tmp_path, train.resolved(launch_flags.parse(flags))):
         (tmp_path / "topkast").write_text("mine")
     assert train.main(flags) == 2
     said = capsys.readouterr().err

@@ -12,11 +12,11 @@ import pytest
 import tensorflow as tf
 
 import topkast_tf as tk
-from launch import flags as launch_flags
-from launch import sparsity, training
 from launch import train as launch_train
-from launch.errors import UserError
-from launch.stretches import stretches
+from launch.config import flags as launch_flags
+from launch.run import sparsity, training
+from launch.run.stretches import stretches
+from launch.support.errors import UserError
 from launch.tasks import task_of
 from tests.launch.runs import rows
 

@@ -10,13 +10,13 @@ import tensorflow as tf
 
 import swat_tf
 import topkast_tf
-from launch import gradient_step
 from launch.models import transformer_xl_counts as counts
 from launch.models.relative_attention import relative_shift, sinusoids, visible
 from launch.models.segment_memory import ResetMemory
 from launch.models.transformer_xl import TransformerXL
 from launch.models.transformer_xl_config import CONFIGS, TransformerXLConfig, find
 from launch.models.transformer_xl_flops import count_token_flops
+from launch.run import gradient_step
 from tests import transformer_xl_oracle as oracle
 from tests import zoo
 from topkast_tf.analysis.flops import count_flops

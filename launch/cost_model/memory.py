@@ -1,0 +1,246 @@
+"""Memory of a training step, item by item, in three forms of storage.
+
+`dense` is the dense twin. `here` is how this library runs: dense tensors and masks, all
+on the accelerator. `sparse` is what truly sparse storage would need:
+
+- Top-KAST keeps theta on the host, where it also selects the sets, as the paper proposes
+  where it speaks of the implementation. The accelerator has the values of B, their
+  positions, one bit for each that says whether it is in A, and gradients and optimizer
+  slots of B only. A slot begins at zero when its entry enters B.
+- SWAT updates every weight, so theta, gradients and slots stay dense on the accelerator,
+  with one bit a weight for A (of masked updates the gradients are those of A). What the
+  backward pass keeps of a sparse product's input is packed, and a ReLU keeps one bit.
+- Positions are one bit for each entry of the weight, or four bytes (eight above 2^31
+  entries) for each that is kept, whichever is less.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+from launch.cost_model.forward_pass import RELU, Kept
+from launch.cost_model.network import Network
+from launch.cost_model.parameters import EMBEDDINGS, VECTORS, Parameter, kept_of
+
+FLOAT32 = 4
+FORMS = ("dense", "here", "sparse")
+GRAPH = "graph of the step"
+WORKING_TENSORS = 3
+"""Tensors of the largest operation that live beside all else: two operands, a result."""
+
+# What TensorFlow 2.21 takes for the graph of a step, as benchmarks/plan_memory.py has
+# measured it: of any network, for each weight with a product, for each with sets.
+_GRAPH, _GRAPH_A_PRODUCT, _GRAPH_A_SPARSE_WEIGHT = 16 << 20, 4 << 20, 7 << 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+    """Bytes of one kind, in the three forms of storage.
+
+    Attributes:
+      name: what they hold.
+      dense, here, sparse: bytes; see the module.
+    """
+
+    name: str
+    dense: int
+    here: int
+    sparse: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Memory:
+    """Memory of one device and of its host.
+
+    Attributes:
+      accelerator: items on the device.
+      host: items on the host.
+    """
+
+    accelerator: tuple[Item, ...]
+    host: tuple[Item, ...]
+
+    def total(self, form: str, on: str = "accelerator") -> int:
+        """Bytes in a form of storage.
+
+        Args:
+          form: one of `FORMS`.
+          on: `accelerator` or `host`.
+        """
+        return sum(getattr(item, form) for item in getattr(self, on))
+
+
+@dataclasses.dataclass(frozen=True)
+class Storage:
+    """What of a run's settings decides its memory, beside the network.
+
+    Attributes:
+      slots: optimizer slots of a weight, such as a momentum.
+      compute_itemsize: bytes of an entry of what it computes with.
+      keeps_penalty: whether a weighted copy of theta is kept for the exploration loss.
+      packed: whether SWAT's activations are packed, as it runs here.
+      replaces_relu: whether there is a SWAT scope, which may pack ReLUs too.
+      parts: that a device computes its batch in, one after the other.
+    """
+
+    slots: int
+    compute_itemsize: int = FLOAT32
+    keeps_penalty: bool = False
+    packed: bool = False
+    replaces_relu: bool = False
+    parts: int = 1
+
+
+def memory_of(network: Network, storage: Storage, batch: int) -> Memory:
+    """The memory of a device that trains on a batch.
+
+    Args:
+      network: what is trained.
+      storage: how.
+      batch: examples on this device.
+    """
+    parameters, forward = network.parameters, network.forward_pass
+    every = FLOAT32 * sum(each.size for each in parameters)
+    on_device = FLOAT32 * sum(map(_on_device, parameters))
+    reached = FLOAT32 * sum(each.backward for each in parameters)
+    rows = batch // storage.parts
+    activations = [activation_bytes(network, storage, rows, form) for form in FORMS]
+    # A part's own gradients, and their sum.
+    summands = 1 if storage.parts == 1 else 2
+    inputs = forward.inputs.of(batch)
+    carried = forward.carried.of(batch)
+    fixed = network.statistics_bytes
+    accelerator = [
+        Item("weights", every, every, on_device),
+        Item(
+            "sets and other state",
+            0,
+            sum(each.set_bytes + each.state_bytes for each in parameters),
+            sum(map(_position_bytes, parameters)),
+        ),
+        Item(
+            "masked copies",
+            _copies(parameters, storage, dense=True),
+            _copies(parameters, storage),
+            _copies(parameters, storage, dense=True, of="forward"),
+        ),
+        Item("gradients", *(summands * size for size in (every, every, reached))),
+        Item(
+            "optimizer slots",
+            storage.slots * every,
+            storage.slots * every,
+            storage.slots * on_device,
+        ),
+        Item("statistics", fixed, fixed, fixed),
+        Item("memory of segments", carried, carried, carried),
+        Item("batch", inputs, inputs, inputs),
+        Item("activations", *activations),
+        Item("working memory", *(_working(network, rows, form) for form in FORMS)),
+    ]
+    theta = FLOAT32 * sum(each.size for each in parameters if _leaves_theta(each))
+    graph = _GRAPH + _GRAPH_A_PRODUCT * len(forward.macs)
+    masked = graph + _GRAPH_A_SPARSE_WEIGHT * sum(p.has_sets for p in parameters)
+    host = [
+        Item("theta", 0, 0, theta),
+        Item(GRAPH, graph, masked, masked),
+        Item("training data", *[network.data_bytes] * 3),
+    ]
+    return Memory(_present(accelerator), _present(host))
+
+
+def activation_bytes(network: Network, storage: Storage, batch: int, form: str) -> int:
+    """Bytes of activations that wait for the backward pass."""
+    inputs = {
+        each.path: each.saved_activations
+        for each in network.parameters
+        if each.saves_masked and form != "dense"
+    }
+    packed = form == "sparse" or storage.packed
+    bits = packed and storage.replaces_relu and form != "dense"
+    return sum(
+        _kept_bytes(kept, batch, inputs, packed, bits)
+        for kept in network.forward_pass.kept
+    )
+
+
+def _kept_bytes(
+    kept: Kept, batch: int, masked: dict[str, float], packed: bool, bits: bool
+) -> int:
+    entries = kept.entries.of(batch)
+    own = [reader for reader in kept.readers if reader in masked]
+    rest = set(kept.readers) - set(own)
+    found = 0
+    if rest - {RELU} or (rest and not bits):
+        found += entries * kept.itemsize
+    if RELU in rest and bits:
+        found += -(-entries // 8)
+    for reader in own:
+        if packed:
+            found += kept_of(entries, masked[reader]) * kept.itemsize
+            found += -(-entries // 8)
+        else:
+            found += entries * (kept.itemsize + 1)  # and the mask, until it is counted
+    return found
+
+
+def _leaves_theta(parameter: Parameter) -> bool:
+    """Whether truly sparse storage leaves theta to the host."""
+    return parameter.is_sparse and parameter.on_host
+
+
+def _on_device(parameter: Parameter) -> int:
+    """Entries that truly sparse storage has on the accelerator."""
+    return parameter.backward if _leaves_theta(parameter) else parameter.size
+
+
+def _position_bytes(parameter: Parameter) -> int:
+    if not parameter.is_sparse:
+        return 0
+    if not _leaves_theta(parameter):
+        return -(-parameter.size // 8)
+    return positions(parameter.size, parameter.backward) + -(-parameter.backward // 8)
+
+
+def positions(size: int, kept: int) -> int:
+    """Bytes that say which entries of a weight are kept; 0 if all are.
+
+    >>> positions(1000, 10), positions(1000, 500), positions(1000, 1000)
+    (40, 125, 0)
+    """
+    if kept == size:
+        return 0
+    return min(-(-size // 8), kept * (FLOAT32 if size < 2**31 else 2 * FLOAT32))
+
+
+def _copies(
+    parameters: Sequence[Parameter],
+    storage: Storage,
+    dense: bool = False,
+    of: str = "size",
+) -> int:
+    """Bytes of the copies of weights that are kept from forward to backward pass."""
+    found = 0
+    for each in parameters:
+        if each.kind == VECTORS:
+            continue
+        # Embedding and softmax read their table each for itself.
+        reads = 2 if each.kind == EMBEDDINGS else 1
+        is_cast = storage.compute_itemsize != FLOAT32
+        if is_cast or (each.reads_alpha and each.has_sets and not dense):
+            found += reads * storage.compute_itemsize * getattr(each, of)
+        if storage.keeps_penalty and each.is_sparse and not dense:
+            found += FLOAT32 * each.size
+    return found
+
+
+def _working(network: Network, batch: int, form: str) -> int:
+    largest = [
+        kept.entries.of(batch) * kept.itemsize for kept in network.forward_pass.kept
+    ]
+    for each in network.parameters:
+        size = _on_device(each) if form == "sparse" else each.size
+        largest.append(FLOAT32 * size)
+    return WORKING_TENSORS * max(largest)
+
+
+def _present(items: Sequence[Item]) -> tuple[Item, ...]:
+    return tuple(item for item in items if item.dense or item.here or item.sparse)

@@ -1,0 +1,243 @@
+"""The plan of one run: everything that is known of its cost, in numbers."""
+
+import dataclasses
+from typing import Any
+
+from absl import flags
+
+from launch.config.methods import METHODS
+from launch.cost_model.costs import (
+    Device,
+    Exchange,
+    StepTime,
+    exchange_of,
+    flops_a_step,
+    step_times,
+)
+from launch.cost_model.memory import FORMS, Memory, Storage, memory_of
+from launch.cost_model.network import (
+    Network,
+    Scope,
+    compute_itemsize,
+    network_of,
+    total_steps,
+)
+from launch.cost_model.parameters import KINDS
+from launch.cost_model.text_sizes import PUBLISHED
+from launch.distribute.devices import workers_named
+from launch.support.errors import UserError
+from topkast_tf.analysis.flops import FlopReport
+
+_GIGABYTE = 10**9
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a run will cost.
+
+    Attributes:
+      network: what is trained.
+      method: its name.
+      batch: examples a step, of all devices.
+      devices: how many, each with an equal part of the batch.
+      steps: of the whole run.
+      flops: of a step on all devices.
+      flops_in_all: (dense, sparse) FLOPs of the run.
+      memory: of one device and its host.
+      exchange: between workers.
+      times: of a step, in each case; empty where the device is not known.
+      fits: form of storage -> what is to be said about the device's memory.
+      notes: sentences about what is not exact.
+    """
+
+    network: Network
+    method: str
+    batch: int
+    devices: int
+    steps: int
+    flops: FlopReport
+    flops_in_all: tuple[float, float]
+    memory: Memory
+    exchange: Exchange
+    times: tuple[StepTime, ...]
+    device: Device
+    fits: dict[str, "Fit"]
+    notes: tuple[str, ...]
+
+    def counts(self) -> list[tuple[str, int, int, int]]:
+        """(kind, dense parameters, those in A, those in B) of each kind there is."""
+        found = []
+        for kind in KINDS:
+            of_kind = [p for p in self.network.parameters if p.kind == kind]
+            if of_kind:
+                sums = [
+                    sum(getattr(p, name) for p in of_kind)
+                    for name in ("size", "forward", "backward")
+                ]
+                found.append((kind, *sums))
+        return found
+
+    def in_all(self) -> tuple[int, int, int]:
+        """Dense parameters, those in A, those in B."""
+        columns = list(zip(*(row[1:] for row in self.counts()), strict=True))
+        return tuple(map(sum, columns))
+
+
+@dataclasses.dataclass(frozen=True)
+class Fit:
+    """Whether what one device holds fits into its memory.
+
+    Attributes:
+      fits: on as many devices as are asked for.
+      devices: the least number of devices on which it does, the batch divided evenly
+        among them; None: on none.
+      least: bytes of a device that has one example of the batch, and all of the weights.
+    """
+
+    fits: bool
+    devices: int | None
+    least: int
+
+
+def plan_of(settings: flags.FlagValues, method: str, scope: Scope) -> Plan:
+    """Plans a run.
+
+    Args:
+      settings: the resolved flags, those of the plan among them.
+      method: `dense` or a sparse method.
+      scope: opens its scope.
+
+    Raises:
+      UserError: if a figure that is needed cannot be known, or flags contradict.
+    """
+    batch, devices = settings.batch_size, _replicas(settings)
+    storage = _storage(settings, method)
+    if batch % (devices * storage.parts):
+        raise UserError(
+            "Expected --batch_size to be a multiple of the devices that share it, and of "
+            f"--accumulate on each. Received: --batch_size={batch}, {devices} devices, "
+            f"--accumulate={storage.parts}"
+        )
+    network = network_of(settings, scope)
+    steps = _steps(settings, network)
+    device = Device(
+        settings.device_flops,
+        settings.device_bandwidth,
+        settings.network_bandwidth,
+        settings.device_memory and settings.device_memory * _GIGABYTE,
+    )
+    flops = flops_a_step(network, batch)
+    memory = memory_of(network, storage, batch // devices)
+    exchange = exchange_of(network, devices)
+    of_one = flops_a_step(network, batch // devices)
+    return Plan(
+        network,
+        method,
+        batch,
+        devices,
+        steps,
+        flops,
+        _in_all(settings, method, network, flops, steps),
+        memory,
+        exchange,
+        tuple(step_times(network, of_one, memory, exchange, device)),
+        device,
+        _fits(network, storage, settings, memory, device),
+        tuple(_notes(settings, method, network, device)),
+    )
+
+
+def _replicas(settings: flags.FlagValues) -> int:
+    if settings.replicas:
+        return settings.replicas
+    if "strategy" not in settings:
+        return 1
+    return (settings.devices or 1) * workers_named(settings)
+
+
+def _steps(settings: flags.FlagValues, network: Network) -> int:
+    total = total_steps(settings, network.steps_per_epoch)
+    if total is None:
+        raise UserError(
+            "Expected --steps, as the length of an epoch is that of the text, which is "
+            "not there. Received: --epochs alone"
+        )
+    return total
+
+
+def _storage(settings: flags.FlagValues, method: str) -> Storage:
+    def value(name: str, default: Any = None) -> Any:
+        return settings[name].value if name in settings else default
+
+    slots = 2 if settings.optimizer == "adam" else int(settings.momentum > 0)
+    return Storage(
+        slots=slots,
+        compute_itemsize=compute_itemsize(settings),
+        keeps_penalty=METHODS[method].has_penalty and value("exploration", 0) > 0,
+        packed=value("storage") == "packed",
+        replaces_relu=METHODS[method].sparse_activations,
+        parts=value("accumulate", 1),
+    )
+
+
+def _in_all(
+    settings: flags.FlagValues,
+    method: str,
+    network: Network,
+    flops: FlopReport,
+    steps: int,
+) -> tuple[float, float]:
+    explores = "stop_exploring_at" in METHODS[method].flag_names
+    stop = settings.stop_exploring_at if explores else None
+    exploring = steps if stop is None else min(steps, max(stop, 0))
+    later = flops_a_step(network, settings.batch_size, explores=False)
+    sparse = exploring * flops.sparse.training
+    sparse += (steps - exploring) * later.sparse.training
+    return steps * flops.dense.training, sparse
+
+
+def _fits(
+    network: Network,
+    storage: Storage,
+    settings: flags.FlagValues,
+    memory: Memory,
+    device: Device,
+) -> dict[str, Fit]:
+    if not device.memory:
+        return {}
+    batch = settings.batch_size
+    counts = [n for n in range(1, batch + 1) if not batch % (n * storage.parts)]
+    by_count = {n: memory_of(network, storage, batch // n) for n in counts}
+    found = {}
+    for form in FORMS:
+        enough = (n for n in counts if by_count[n].total(form) <= device.memory)
+        found[form] = Fit(
+            memory.total(form) <= device.memory,
+            next(enough, None),
+            by_count[counts[-1]].total(form),
+        )
+    return found
+
+
+def _notes(settings: flags.FlagValues, method: str, network: Network, device: Device):
+    distribution = settings.distribution if "distribution" in settings else ""
+    if distribution in ("global", "momentum") and method != "dense":
+        yield (
+            f"How --distribution={distribution} spreads the sparsity follows from the "
+            "weights as they are trained; it is taken as even."
+        )
+    if settings.dataset in PUBLISHED and not settings.vocabulary:
+        size = PUBLISHED[settings.dataset]
+        yield (
+            f"The text is not read: {size.vocabulary:,} different tokens, as published; "
+            "--vocabulary says otherwise."
+        )
+    if any("cluster_embeddings" in p.path for p in network.parameters):
+        yield (
+            "Which tokens reach the tails of the adaptive softmax is taken from Zipf's "
+            "law."
+        )
+    if "jit" in settings and settings.jit:
+        yield "XLA may keep fewer activations than are counted here."
+    if _replicas(settings) > 1 and device.flops and device.network is None:
+        yield "Time leaves out what workers exchange: give --network_bandwidth."

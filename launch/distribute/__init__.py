@@ -1,0 +1,1 @@
+"""Many devices: which, how they share a step, and what differs between them."""

@@ -1,0 +1,1 @@
+"""Training: what a run does, step by step."""

@@ -1,0 +1,119 @@
+"""What the launcher asks of `topkast_tf`: a scope, the achieved sets, the counts."""
+
+import contextlib
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+from absl import flags
+
+import topkast_tf
+from launch.config.methods import METHODS
+from launch.support.errors import UserError
+from topkast_tf.analysis import flops
+from topkast_tf.variables.refresh import NAN_MESSAGE
+
+
+@contextlib.contextmanager
+def scope(
+    method: str, settings: flags.FlagValues, total_steps: int | None = None
+) -> Iterator[None]:
+    """The scope in which the model of a method is built; none for `dense`.
+
+    Args:
+      method: its name.
+      settings: the resolved flags.
+      total_steps: optimizer steps of the run; None where they are not known.
+
+    Raises:
+      UserError: what the scope has to say about its arguments.
+    """
+    try:
+        with contextlib.ExitStack() as scopes:
+            for each in METHODS[method].scopes(settings, total_steps):
+                scopes.enter_context(each)
+            yield
+    except ValueError as error:
+        raise UserError(" ".join(str(error).split())) from error
+
+
+def sparse_paths(model: keras.Model) -> set[str]:
+    """The paths of the weights that are made sparse."""
+    return {row.path for row in topkast_tf.summary(model).rows}
+
+
+def decays_itself(model: keras.Model) -> set[str]:
+    """The paths of the weights whose method adds a decay of its own to the loss."""
+    return {
+        weight.path
+        for weight in topkast_tf.sparse_weights(model)
+        if hasattr(weight.method, "exploration")
+    }
+
+
+def achieved(summary: topkast_tf.analysis.summary.Summary) -> tuple[float, float]:
+    """Forward and backward sparsity over all sparsified weights together.
+
+    Zeros in the forward set, and entries outside the backward set, over the number of
+    entries; (0, 0) for a dense model.
+    """
+    if not summary.rows:
+        return 0.0, 0.0
+    return summary.forward_sparsity, summary.backward_sparsity
+
+
+def exploration_loss(model: keras.Model) -> float:
+    """What Top-KAST adds to the loss of a model as it is now; 0 without Top-KAST.
+
+    Keras counts it in the `loss` of training and in `val_loss` too.
+    """
+    return float(sum(weight.penalty() for weight in topkast_tf.sparse_weights(model)))
+
+
+def listeners(
+    model: keras.Model, folder: pathlib.Path, every: int
+) -> list[keras.callbacks.Callback]:
+    """The callbacks of a sparse model: mask dynamics, unless `every` is 0."""
+    if not every or not sparse_paths(model):
+        return []
+    return [
+        topkast_tf.MaskDynamics(
+            log_dir=folder / "events" / "dynamics",
+            csv=folder / "mask_dynamics.csv",
+            every=every,
+        )
+    ]
+
+
+def counted(model: keras.Model, cost: flops.FlopReport) -> dict[str, Any]:
+    """Parameters, achieved sparsities and counted FLOPs, for the results.
+
+    `parameters` are the trainable ones, biases and norms included, and the sparsities
+    of the whole network are over all of these. FLOPs are per unit, as `cost` is.
+    """
+    summary = topkast_tf.summary(model)
+    forward, backward = achieved(summary)
+    share = sum(row.size for row in summary.rows) / summary.dense_parameters
+    return {
+        "parameters": summary.dense_parameters,
+        "kept_parameters": summary.kept_parameters,
+        "forward_sparsity": forward,
+        "backward_sparsity": backward,
+        "forward_sparsity_network": forward * share,
+        "backward_sparsity_network": backward * share,
+        "inference_flops": round(cost.sparse.forward),
+        "training_flops": round(cost.sparse.training),
+        "inference_flops_ratio": cost.inference_ratio,
+        "training_flops_ratio": cost.training_ratio,
+    }
+
+
+def met_nan(error: Exception) -> bool:
+    """Whether an error is that of a selection of the sets that met a NaN."""
+    return NAN_MESSAGE in str(error)
+
+
+def plain(model: keras.Model) -> keras.Model:
+    """The model as one that loads without `topkast_tf`, with zeros in its kernels."""
+    return topkast_tf.strip(model) if sparse_paths(model) else model

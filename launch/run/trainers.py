@@ -1,0 +1,106 @@
+"""What trains a stretch of a run: Keras's `fit` where it serves, otherwise our loop."""
+
+import abc
+import functools
+from collections.abc import Sequence
+
+import keras
+
+from launch.run.loop import Loop
+from launch.run.stretches import Stretch
+from launch.tasks.base import Task
+
+
+class Trainer(abc.ABC):
+    """Trains a model on a task, and tells callbacks what it does as Keras's `fit` does.
+
+    Args:
+      model: compiled, built under its strategy.
+      task: with its data loaded.
+      callbacks: of Keras.
+
+    Attributes:
+      listeners: the callbacks, to be told what happens outside of `fit`.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        task: Task,
+        callbacks: Sequence[keras.callbacks.Callback],
+    ):
+        self._model = model
+        self._task = task
+        self._callbacks = list(callbacks)
+        self.listeners = keras.callbacks.CallbackList(self._callbacks, model=model)
+
+    @abc.abstractmethod
+    def fit(self, stretch: Stretch, first_round: int) -> None:
+        """Trains a stretch, with an evaluation after each round.
+
+        Args:
+          stretch: which steps.
+          first_round: number of its first round in the run.
+        """
+
+    @abc.abstractmethod
+    def evaluate(self) -> dict[str, float]:
+        """The figures of an evaluation alone."""
+
+
+class KerasTrainer(Trainer):
+    """Keras's own `fit`: one device."""
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self._test = self._task.evaluation_batches()
+
+    def fit(self, stretch: Stretch, first_round: int) -> None:
+        steps = stretch.round_steps * stretch.rounds
+        self._model.fit(
+            self._task.training_batches(stretch.first_step, steps),
+            validation_data=self._test,
+            initial_epoch=first_round,
+            epochs=first_round + stretch.rounds,
+            steps_per_epoch=stretch.round_steps,
+            shuffle=False,
+            callbacks=self._callbacks,
+            verbose=0,
+        )
+
+    def evaluate(self) -> dict[str, float]:
+        return self._model.evaluate(
+            self._test, verbose=0, return_dict=True, callbacks=self.listeners
+        )
+
+
+class LoopTrainer(Trainer):
+    """A loop around `strategy.run`: many devices, or a batch in parts."""
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        settings = self._task.settings
+        self._loop = Loop(self._model, settings.accumulate, settings.reduce == "packed")
+
+    def fit(self, stretch: Stretch, first_round: int) -> None:
+        steps = stretch.round_steps * stretch.rounds
+        self._loop.fit(
+            functools.partial(self._task.training_batches, stretch.first_step, steps),
+            self._task.evaluation_batches,
+            first_round=first_round,
+            rounds=stretch.rounds,
+            round_steps=stretch.round_steps,
+            callbacks=self._callbacks,
+        )
+
+    def evaluate(self) -> dict[str, float]:
+        return self._loop.evaluate(self._task.evaluation_batches, self.listeners)
+
+
+def trainer_of(
+    model: keras.Model, task: Task, callbacks: Sequence[keras.callbacks.Callback]
+) -> Trainer:
+    """The trainer that the flags of a task ask for."""
+    settings = task.settings
+    alone = settings.strategy == "none" and settings.accumulate == 1
+    return (KerasTrainer if alone else LoopTrainer)(model, task, callbacks)

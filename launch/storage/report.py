@@ -1,0 +1,192 @@
+"""The table at the end of a run, and the same figures as CSV."""
+
+import os
+import pathlib
+import shlex
+import sys
+from collections.abc import Sequence
+from typing import Any, TextIO
+
+from absl import flags
+
+from launch import data
+from launch.config import exclusive, methods
+from launch.config import flags as launch_flags
+from launch.config.flag_table import GROUPS, TEXT
+from launch.storage.run_folder import FLAGS_FILE
+from launch.support import files, terminal
+from launch.tasks.figures import Judged
+
+RESULTS_FILE = "results.csv"
+_FILES = ("metrics.csv", "checkpoints", "events", "model.keras")
+_EVALUATE = pathlib.Path(__file__).resolve().parents[1] / "evaluate.py"
+
+_NOTE = """\
+Sparsity is simulated: dense kernels are multiplied by masks, so the seconds are
+those of masked training and no gain in speed. FLOPs are counted, not measured:
+a multiply and an add are two, products only, at the achieved sparsities. Figures
+are of the last epoch, one seed."""
+
+
+def table(results: Sequence[dict[str, Any]], judged: Judged) -> str:
+    """A text table with a column for each method.
+
+    Args:
+      results: what `training.train` returned for each method, the dense one first.
+      judged: by which figures.
+    """
+    rows: list[tuple[str, list[str]]] = [("", [r["method"] for r in results])]
+
+    def add(label, cell):
+        rows.append((label, [cell(result) for result in results]))
+
+    for figure in judged.figures:
+        add(figure.label, lambda r, f=figure: f.shown(r[f.column]))
+    add("sparsified layers: forward", lambda r: f"{r['forward_sparsity']:.2%}")
+    add("sparsified layers: backward", lambda r: f"{r['backward_sparsity']:.2%}")
+    add("whole network: forward", lambda r: f"{r['forward_sparsity_network']:.2%}")
+    add("whole network: backward", lambda r: f"{r['backward_sparsity_network']:.2%}")
+    add("parameters", lambda r: f"{r['parameters']:,}")
+    add("parameters kept", lambda r: f"{r['kept_parameters']:,}")
+    add(f"inference FLOPs per {judged.unit}", lambda r: scaled(r["inference_flops"]))
+    add("  over dense", lambda r: f"{r['inference_flops_ratio']:.3f}x")
+    add("training FLOPs, whole run", lambda r: scaled(r["training_flops_total"]))
+    add("  over dense", lambda r: f"{r['training_flops_ratio']:.3f}x")
+    if any(r.get("exploration_loss") for r in results):
+        add(
+            "exploration loss, at the end",
+            lambda r: f"{r.get('exploration_loss', 0):.4f}",
+        )
+    add("optimizer steps", lambda r: f"{r['step']:,}")
+    add("seconds", lambda r: f"{r['seconds']:.1f}")
+
+    return aligned([(label, *cells) for label, cells in rows])
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of cells as text: the first column to the left, a line under the first row.
+
+    >>> print(aligned([("run", "a"), ("x", "10")]))
+    run   a
+    -------
+    x    10
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join(
+            [row[0].ljust(widths[0])]
+            + [c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True)]
+        )
+        for row in rows
+    ]
+    lines.insert(1, "-" * len(lines[0]))
+    return "\n".join(lines)
+
+
+def text(
+    run_dir: pathlib.Path,
+    results: Sequence[dict[str, Any]],
+    judged: Judged,
+    out: TextIO = sys.stdout,
+) -> str:
+    """The table, how to read it, where the files lie, and what to do with them.
+
+    Args:
+      run_dir: the folder of the run.
+      results: as for `table`.
+      judged: by which figures.
+      out: where it will be written; a terminal gets the heads in bold.
+    """
+    head, *rows = table(results, judged).splitlines()
+    here = shortest(run_dir)
+    lines = ["", terminal.styled(head, "bold", out), *rows, "", _NOTE, "", "Files:"]
+    lines += [f"  {quoted(here / name)}" for name in (RESULTS_FILE, FLAGS_FILE)]
+    for result in results:
+        lines += [f"  {quoted(here / result['method'] / name)}" for name in _FILES]
+    lines += [
+        f"model.keras loads with {judged.loads}.",
+        "",
+        "What next:",
+        f"  python {quoted(shortest(_EVALUATE))} {quoted(here)}",
+        f"  tensorboard --logdir {quoted(here)}",
+    ]
+    return "\n".join(lines)
+
+
+def shortest(path: pathlib.Path) -> pathlib.Path:
+    """A path as seen from the working directory, if it lies below it.
+
+    >>> shortest(pathlib.Path.cwd() / "runs" / "try").as_posix()
+    'runs/try'
+    """
+    try:
+        return pathlib.Path(os.path.abspath(path)).relative_to(pathlib.Path.cwd())
+    except ValueError:
+        return path
+
+
+def quoted(path: pathlib.Path) -> str:
+    """A path as a shell reads it.
+
+    >>> quoted(pathlib.Path("my runs/a"))
+    "'my runs/a'"
+    """
+    return shlex.quote(str(path))
+
+
+def write_results(
+    run_dir: pathlib.Path, results: Sequence[dict[str, Any]], settings: flags.FlagValues
+) -> None:
+    """Writes RUN_DIR/results.csv, a line for each method: its figures, then its flags.
+
+    A line holds all that sets a run apart, so that the files of many runs are one table.
+    `learning_rate` is the flag there, the highest one.
+
+    Args:
+      run_dir: the folder of the run.
+      results: as for `table`.
+      settings: the resolved flags.
+    """
+    rows = [{**result, **arguments(settings, result["method"])} for result in results]
+    files.write_text(run_dir / RESULTS_FILE, files.csv_text(rows))
+
+
+def arguments(settings: flags.FlagValues, method: str) -> dict[str, str]:
+    """The flags that a method was trained with, as text; empty where they do not count.
+
+    Args:
+      settings: the resolved flags.
+      method: one of the run, such as its dense twin.
+    """
+    without_effect = methods.without_effect(method) | exclusive.idle(settings)
+    if data.find(settings.dataset).kind != "text":
+        without_effect |= {flag.name for flag in TEXT[1]}
+    left_out = launch_flags.PLACE_FLAGS | {"method", "compare_dense"}
+    return {
+        flag.name: ""
+        if flag.name in without_effect
+        else _cell(settings[flag.name].value)
+        for _, group in GROUPS
+        for flag in group
+        if flag.name not in left_out
+    }
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, list):
+        return ",".join(value)
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def scaled(number: float) -> str:
+    """A number with three decimals and a decimal unit.
+
+    >>> scaled(81_500_000)
+    '81.500 M'
+    """
+    for power, unit in ((18, "E"), (15, "P"), (12, "T"), (9, "G"), (6, "M"), (3, "k")):
+        if number >= 10**power:
+            return f"{number / 10**power:.3f} {unit}"
+    return f"{number:.0f}"

@@ -1,0 +1,1 @@
+"""The sensitivity study: its runs and its pictures."""

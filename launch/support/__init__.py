@@ -1,0 +1,1 @@
+"""What every program here uses: files, the terminal, signals, errors."""
