@@ -191,18 +191,19 @@ class Method(abc.ABC):
         raise NotImplementedError
 
     def counts(
-        self, kept_forward: int, kept_backward: int, step: int
+        self, units: int, kept_forward: int, kept_backward: int, step: int
     ) -> tuple[int, int] | None:
         """How many units the sets A and B hold after a step, or None where that varies.
 
         What is read from a file is held against it.
 
         Args:
+          units: how many there are.
           kept_forward: units of A by the counters.
           kept_backward: units of B by the counters.
           step: optimizer steps taken.
         """
-        del step
+        del units, step
         return None if self.updates_between_refreshes else (kept_forward, kept_backward)
 
     def calls(self, step: int, threshold: int) -> int:

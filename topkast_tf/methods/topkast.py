@@ -89,8 +89,9 @@ class TopKAST(Method):
         return Sets(shaped, finite)
 
     def counts(
-        self, kept_forward: int, kept_backward: int, step: int
+        self, units: int, kept_forward: int, kept_backward: int, step: int
     ) -> tuple[int, int] | None:
+        del units
         explores = self.schedule.explores(step)
         return kept_forward, kept_backward if explores else kept_forward
 

@@ -161,7 +161,9 @@ class SparseWeight:
         )
         saved_state.check_codes(self.path, sets)
         found = saved_state.set_sizes(self._codes_of_units(sets))
-        expected = self.method.counts(*kept_units, int(counters[Counter.STEP]))
+        expected = self.method.counts(
+            self.units, *kept_units, int(counters[Counter.STEP])
+        )
         if self.budget is not None and self.method.budget == "layer":
             expected = None  # of all its weights together: `_verify_budget`
         if self.exempt:
@@ -192,6 +194,7 @@ class SparseWeight:
                 peer._codes_of_units(peer.replica().sets.numpy()) for peer in peers
             ]
         expected = self.method.counts(
+            sum(peer.units for peer in peers),
             *map(int, sum(counters)[[Counter.KEPT_FORWARD, Counter.KEPT_BACKWARD]]),
             int(counters[0][Counter.STEP]),
         )
