@@ -12,6 +12,8 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 PACKAGES = ("topkast_tf", "swat_tf", "launch")
 WINGS = ("core", "methods", "variables", "layers", "analysis")
 """Of topkast_tf, from the ground up; its other files stand above them."""
+GROUND = "topkast_tf.compat"
+"""What stands below all wings."""
 MAY_USE = {"methods": ("core",), "variables": ("core", "methods")}
 """What a wing may use beside itself; by default all that stands below."""
 
@@ -88,7 +90,7 @@ def test_wings_know_only_those_below():
             continue
         allowed = {wing, *MAY_USE.get(wing, WINGS[: WINGS.index(wing)])}
         others = {o for o in named if o.split(".")[0] == "topkast_tf"}
-        others = {o for o in others if o not in {f"topkast_tf.{w}" for w in WINGS}}
+        others -= {f"topkast_tf.{w}" for w in WINGS} | {"topkast_tf", GROUND}
         above = {other for other in others if wing_of(other) not in allowed}
         assert not above, f"{module} uses {sorted(above)}"
 
@@ -98,3 +100,12 @@ def test_the_core_touches_no_variable():
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Attribute):
                 assert node.attr not in ("Variable", "read_value", "assign"), path
+
+
+def test_private_modules_are_named_in_one_place():
+    for module in imports():
+        if module == GROUND or not module.startswith(("topkast_tf", "swat_tf")):
+            continue
+        path = ROOT / (module.replace(".", "/") + ".py")
+        text = path.read_text(encoding="utf-8") if path.exists() else ""
+        assert "tensorflow.python" not in text and "keras.src" not in text, module

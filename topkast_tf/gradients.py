@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from topkast_tf import compat
 from topkast_tf.core.blocks import Blocks
 from topkast_tf.core.selection import RESERVOIR
 from topkast_tf.methods.base import Method
@@ -232,14 +233,13 @@ def leave_reduced(optimizer: Any) -> None:
     Raises:
       NotImplementedError: for an optimizer that does not sum in a way that is known.
     """
-    # Keras has no public way to say so.
-    if not callable(getattr(optimizer, "_all_reduce_sum_gradients", None)):
+    if not compat.sums_over_replicas(optimizer):
         raise NotImplementedError(
             "Expected an optimizer of Keras 3 on TensorFlow, whose own reduction can be "
             f"left out. Received: {type(optimizer).__module__}."
             f"{type(optimizer).__name__}"
         )
-    optimizer._all_reduce_sum_gradients = list
+    compat.take_gradients_as_they_are(optimizer)
     setattr(optimizer, REDUCED, True)
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from absl import logging
 
+from topkast_tf import compat
 from topkast_tf.layers.remaking import copy_values, made_again
 from topkast_tf.layers.structure import library_of
 from topkast_tf.scope import topkast_scope
@@ -84,8 +85,7 @@ def _compile_like(model: Any, made: Any) -> None:
     Not by the serialised configuration: that asks for losses and metrics that are
     registered, or were written without a lambda.
     """
-    # Keras has no public name for what `compile` was given.
-    given = getattr(getattr(model, "_compile_config", None), "config", None)
+    given = compat.compile_arguments(model)
     if given is None or not getattr(model, "optimizer", None):
         return
     library = library_of(model)

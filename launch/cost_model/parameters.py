@@ -8,9 +8,9 @@ from typing import Any
 
 import keras
 
+from topkast_tf.compat import layers_within
 from topkast_tf.core.distributions import kept
 from topkast_tf.core.kernel_rule import why_not_kernel
-from topkast_tf.layers.structure import all_layers
 from topkast_tf.layers.weights import weights_of
 from topkast_tf.variables.weight import SparseWeight
 
@@ -113,7 +113,7 @@ def parameters_of(model: keras.Model) -> list[Parameter]:
     """
     sparse = {
         weight.path: weight
-        for layer in all_layers(model)
+        for layer in layers_within(model)
         for weight in weights_of(layer)
     }
     found = []

@@ -23,7 +23,8 @@ import numpy as np
 import tensorflow as tf
 
 from launch.support.errors import UserError
-from topkast_tf.variables.components import components, raw_variable
+from topkast_tf.compat import raw_variable
+from topkast_tf.variables.components import components
 
 _GOLDEN = 0x9E3779B9  # 2^32 over the golden ratio: multiples of it lie far apart
 

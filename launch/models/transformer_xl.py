@@ -16,6 +16,7 @@ from launch.models.language_metrics import (
 from launch.models.segment_memory import SegmentMemory
 from launch.models.transformer_xl_config import TransformerXLConfig, from_saved
 from launch.models.transformer_xl_core import TransformerXLCore
+from topkast_tf.compat import layers_within, seed_generators
 
 
 @keras.saving.register_keras_serializable("launch")
@@ -231,8 +232,8 @@ class TransformerXL(keras.Model):
     def _random_states(self) -> dict[str, keras.Variable]:
         generators = [
             generator
-            for layer in self._flatten_layers(include_self=False)
-            for generator in getattr(layer, "_seed_generators", ())
+            for layer in layers_within(self)[1:]
+            for generator in seed_generators(layer)
         ]
         return {f"random_{i}": made.state for i, made in enumerate(generators)}
 

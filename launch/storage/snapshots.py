@@ -10,6 +10,8 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import keras
 import tensorflow as tf
 
+from topkast_tf.compat import layers_within
+
 
 @runtime_checkable
 class HasOwnState(Protocol):
@@ -84,11 +86,7 @@ def snapshot(model: keras.Model) -> Snapshot:
             *model.metrics_variables,
         )
     }
-    layers = [
-        layer
-        for layer in model._flatten_layers(include_self=True)
-        if isinstance(layer, HasOwnState)
-    ]
+    layers = [layer for layer in layers_within(model) if isinstance(layer, HasOwnState)]
     return Snapshot(
         model,
         [(variable, tf.identity(variable.value)) for variable in found.values()],

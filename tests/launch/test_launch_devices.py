@@ -23,7 +23,8 @@ from launch.tasks import task_of
 from tests import zoo
 from tests.launch import plain_model
 from tests.launch.runs import assert_close, rows, write_text
-from topkast_tf.variables.components import components, raw_variable
+from topkast_tf.compat import raw_variable
+from topkast_tf.variables.components import components
 
 IMAGES = (
     *("--dataset=digits", "--model=plain", "--steps=7", "--batch_size=128"),

@@ -16,7 +16,8 @@ import keras
 import tensorflow as tf
 
 from topkast_tf.analysis.graph_macs import ACTIVATIONS, Frame, Weight, multiply_adds
-from topkast_tf.variables.components import components, raw_variable
+from topkast_tf.compat import raw_variable
+from topkast_tf.variables.components import components
 
 
 @dataclass(frozen=True)

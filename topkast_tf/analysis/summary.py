@@ -7,8 +7,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from topkast_tf.compat import raw_variable
 from topkast_tf.layers.sparse_layer import scopes_of
-from topkast_tf.variables.components import raw_variable
 from topkast_tf.variables.lookup import planned_weights, variables_of
 from topkast_tf.variables.scope_state import SCOPE
 

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
-from tensorflow.python.ops import control_flow_util
+
+from topkast_tf import compat
 
 _is_forked = False
 
@@ -66,12 +67,9 @@ def trace_once(function: Callable) -> Callable:
 
 
 def is_compiled() -> bool:
-    """Whether what is being traced will be compiled by XLA.
-
-    There is no public way to ask.
-    """
+    """Whether what is being traced will be compiled by XLA."""
     graph = tf.compat.v1.get_default_graph()
-    return control_flow_util.GraphOrParentsInXlaContext(graph)
+    return compat.is_compiled(graph)
 
 
 def _unwatched(x: tf.Tensor) -> tf.Tensor:

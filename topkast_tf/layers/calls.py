@@ -6,10 +6,10 @@ from typing import Any
 
 import tensorflow as tf
 
+from topkast_tf.compat import raw_variable
 from topkast_tf.core.kernel_rule import OUTPUT_EMBEDDING
 from topkast_tf.layers.products import ProductSpec, activation_of, finish
 from topkast_tf.layers.weights import weights_of
-from topkast_tf.variables.components import raw_variable
 
 
 def by_rule(cls: type, spec: ProductSpec) -> Any:

@@ -13,7 +13,7 @@ from typing import Any
 
 from absl import logging
 
-from topkast_tf.layers.structure import all_layers
+from topkast_tf import compat
 from topkast_tf.layers.weights import weights_of
 from topkast_tf.variables import hooks
 
@@ -76,8 +76,7 @@ def _warning(original: Callable, given_model: bool) -> Callable:
                 return original(self, *args, **kwargs)
             finally:
                 _converting.reset(token)
-        if hasattr(model, "_flatten_layers"):
-            warn_of_theta(all_layers(model))
+        warn_of_theta(compat.layers_within(model))
         return original(self, *args, **kwargs)
 
     return method

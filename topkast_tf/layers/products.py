@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from topkast_tf import compat
+
 Product = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 """A function of (inputs, kernel) that is linear in each."""
 
@@ -125,7 +127,7 @@ def _keras_3_products(keras: Any) -> dict[str, ProductSpec]:
         if layer.padding != "causal":
             return lambda inputs, kernel: ops.conv(inputs, kernel, **arguments)
         arguments["padding"] = "valid"
-        padding = layer._compute_causal_padding()
+        padding = compat.causal_padding(layer)
         return lambda inputs, kernel: ops.conv(
             ops.pad(inputs, padding), kernel, **arguments
         )
@@ -165,13 +167,11 @@ def _tf_keras_products(tf_keras: Any) -> dict[str, ProductSpec]:
     def conv(layer):
         # Grouped convolutions run on a CPU only when they are compiled.
         grouped = layer.groups > 1
-        product = (
-            layer._jit_compiled_convolution_op if grouped else layer.convolution_op
-        )
+        product = compat.grouped_convolution(layer) if grouped else layer.convolution_op
         if layer.padding != "causal":
             return product
         return lambda inputs, kernel: product(
-            tf.pad(inputs, layer._compute_causal_padding(inputs)), kernel
+            tf.pad(inputs, compat.causal_padding(layer, inputs)), kernel
         )
 
     return {

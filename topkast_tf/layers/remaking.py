@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from topkast_tf import compat
+from topkast_tf.compat import layers_within, raw_variable
 from topkast_tf.layers.saving import SAVED_KEY, seen_dense, without_scope
-from topkast_tf.layers.structure import all_layers, dense_class, library_of
-from topkast_tf.variables.components import raw_variable
+from topkast_tf.layers.structure import dense_class, library_of
 from topkast_tf.variables.lookup import planned_weights
 
 _FUNCTIONS = (
@@ -53,7 +54,7 @@ def made_again(model: Any) -> Any:
             made = library.saving.deserialize_keras_object(
                 _without_scopes(config), safe_mode=False
             )
-        for layer in all_layers(made):
+        for layer in layers_within(made):
             for key, value in list(vars(layer).items()):
                 if isinstance(value, _HandedOver):
                     vars(layer)[key] = value.function
@@ -90,7 +91,7 @@ def copy_values(source: Any, target: Any) -> None:
     for variable, made in weights:
         alpha = alphas.get(id(raw_variable(variable)))
         made.assign(variable.numpy() if alpha is None else alpha)
-    for layer in all_layers(target):
+    for layer in layers_within(target):
         cls, base = dense_class(layer), library_of(layer).layers.Layer
         # In tf_keras what follows from adapted weights is not made when these are loaded.
         if hasattr(base, "finalize_state") and _overrides(cls, base, "finalize_state"):
@@ -118,7 +119,7 @@ def _pairs(source: Any, target: Any) -> list[tuple[Any, Any]]:
 def _by_class(model: Any) -> dict[type, list[Any]]:
     found: dict[type, list[Any]] = {}
     inputs = library_of(model).layers.InputLayer
-    for layer in all_layers(model):
+    for layer in layers_within(model):
         if isinstance(layer, inputs):
             continue  # it holds nothing, and constructors may make some of their own
         found.setdefault(dense_class(layer), []).append(layer)
@@ -159,7 +160,7 @@ def _copy_own_state(layer: Any, made: Any) -> None:
         if hasattr(one, "assign") and hasattr(other, "assign"):
             other.assign(one)
     # Where its random numbers have got to; tf_keras does not keep it so.
-    generators = [getattr(each, "_seed_generators", ()) for each in (layer, made)]
+    generators = map(compat.seed_generators, (layer, made))
     for one, other in zip(*generators, strict=True):
         other.state.assign(one.state)
 
@@ -225,7 +226,7 @@ def _functions_handed_over(model: Any) -> Iterator[dict[str, Any]]:
     known = {library.saving.get_registered_name(handed_over): handed_over}
     replaced = []
     try:
-        for layer in all_layers(model):
+        for layer in layers_within(model):
             for key, function in _functions_of(layer, library):
                 name = None
                 if library.__name__ != "keras" and isinstance(
@@ -253,7 +254,7 @@ def _not_compiled(model: Any) -> Iterator[None]:
     def hidden_here(original):
         return lambda: None if threading.get_ident() == thread else original()
 
-    for layer in all_layers(model):
+    for layer in layers_within(model):
         if hasattr(layer, "get_compile_config"):
             own = vars(layer)
             if "get_compile_config" not in own:
@@ -281,7 +282,7 @@ def _own_classes(model: Any) -> dict[str, type]:
     """The classes that the model's author wrote, by the names they are saved under."""
     library = library_of(model)
     found: dict[str, Any] = {}
-    for layer in all_layers(model):
+    for layer in layers_within(model):
         parts = [v for v in vars(layer).values() if hasattr(type(v), "get_config")]
         for cls in (dense_class(layer), *map(type, parts)):
             if cls.__module__.split(".")[0] not in (library.__name__, "topkast_tf"):

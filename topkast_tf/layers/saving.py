@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from topkast_tf import compat
 from topkast_tf.layers import export_warning
 from topkast_tf.layers.product_rule import ProductRule
 from topkast_tf.layers.structure import dense_class, seen_as
@@ -41,15 +42,6 @@ def without_scope(config: dict) -> dict:
     return {**config[SAVED_KEY]["layer"], "config": own}
 
 
-def _is_saving_legacy_file() -> bool:
-    """Whether Keras 3 is writing or reading its old `.h5` format, which holds no sets."""
-    try:  # there is no public name for it
-        from keras.src.backend.common import global_state
-    except ImportError:
-        return False
-    return bool(global_state.get_global_attribute("use_legacy_config", False))
-
-
 def seen_dense(layer: Any) -> Any:
     """A layer as its dense class sees it, without the state of sparse weights."""
     name = state_list(layer)
@@ -72,7 +64,7 @@ class SavesScope:
         if scope is None:
             return layer.get_config()
         saved = saving.serialize_keras_object(layer)
-        if not {"config", "module"} <= saved.keys() or _is_saving_legacy_file():
+        if not {"config", "module"} <= saved.keys() or compat.is_saving_legacy_file():
             raise ValueError(
                 "Expected one of the formats that can hold a sparse model: `.keras`, "
                 "weights, or a `tf.train.Checkpoint`; or `strip` it first. "

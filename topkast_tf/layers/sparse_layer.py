@@ -16,6 +16,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from topkast_tf.compat import layers_within
 from topkast_tf.core import kernel_rule
 from topkast_tf.layers import calls, export_warning, weight_lists
 from topkast_tf.layers.product_rule import (
@@ -31,7 +32,7 @@ from topkast_tf.layers.saving import (
     SavesState,
     without_scope,
 )
-from topkast_tf.layers.structure import all_layers, library_of
+from topkast_tf.layers.structure import library_of
 from topkast_tf.layers.weights import consider_weight, state_of, weights_of
 from topkast_tf.variables import decay_warning, hooks
 from topkast_tf.variables.scope_state import (
@@ -315,7 +316,7 @@ def _refusing_quantization(original: Any) -> Any:
     """Has models with sparse layers refuse what their layers refuse, before any does it."""
 
     def quantize(self, *args, **kwargs):
-        for layer in all_layers(self):
+        for layer in layers_within(self):
             if getattr(layer, "_topkast_scope", None) is not None:
                 _refuse("quantization", layer)
         return original(self, *args, **kwargs)
@@ -344,5 +345,5 @@ def scopes_of(model: Any) -> list[SparsityScope]:
     """The scopes in which the layers of a model were made."""
     if library_of(model) is None:
         return []
-    made = [getattr(layer, "_topkast_scope", None) for layer in all_layers(model)]
+    made = [getattr(layer, "_topkast_scope", None) for layer in layers_within(model)]
     return [scope for scope in made if scope is not None]

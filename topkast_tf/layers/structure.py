@@ -18,11 +18,6 @@ def dense_class(layer: Any) -> type:
     return getattr(layer, "_topkast_dense_class", type(layer))
 
 
-def all_layers(layer: Any) -> list[Any]:
-    """A layer and, depth first, all layers within it."""
-    return list(layer._flatten_layers(include_self=True, recursive=True))
-
-
 def seen_as(layer: Any, layer_class: type, **attributes: Any) -> Any:
     """A second object with the attributes of a layer, to be read only.
 

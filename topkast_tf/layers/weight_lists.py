@@ -19,6 +19,7 @@ import h5py
 import numpy as np
 import tensorflow as tf
 
+from topkast_tf.compat import layers_within
 from topkast_tf.layers.weights import state_hidden, weights_of
 from topkast_tf.variables import hooks
 from topkast_tf.variables.weight import SparseWeight, restart
@@ -44,13 +45,11 @@ def install(library: Any) -> None:
 def sparse_weights_within(layer: Any) -> list[SparseWeight]:
     """The sparse weights of a layer and of all layers within it, each once."""
     found = {
-        id(weight): weight for each in _layers_of(layer) for weight in weights_of(each)
+        id(weight): weight
+        for each in layers_within(layer)
+        for weight in weights_of(each)
     }
     return [weight for weight in found.values() if weight.is_ready]
-
-
-def _layers_of(layer: Any) -> list[Any]:
-    return list(layer._flatten_layers(include_self=True, recursive=True))
 
 
 def _lists_of(layer: Any, sparse: Sequence[SparseWeight]) -> tuple[list, list, set]:
@@ -145,7 +144,7 @@ def _load_weights(original: Callable) -> Callable:
         before = [weight.assignments for weight in sparse]
         try:
             with contextlib.ExitStack() as hidden:
-                for layer in _layers_of(self) if takes_dense else ():
+                for layer in layers_within(self) if takes_dense else ():
                     if weights_of(layer):
                         hidden.enter_context(state_hidden(layer))
                 result = original(self, filepath, *args, **kwargs)

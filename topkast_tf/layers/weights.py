@@ -6,6 +6,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from topkast_tf import compat
+from topkast_tf.compat import raw_variable
 from topkast_tf.core.blocks import MatrixView
 from topkast_tf.core.kernel_rule import (
     OUTPUT_EMBEDDING,
@@ -16,7 +18,7 @@ from topkast_tf.layers.product_rule import AuxiliaryVariable
 from topkast_tf.layers.products import product_spec, why_without_product
 from topkast_tf.methods.base import GRADIENT, MOMENTUM
 from topkast_tf.variables import steps
-from topkast_tf.variables.components import components, local_index, raw_variable
+from topkast_tf.variables.components import components, local_index
 from topkast_tf.variables.counters import Counter
 from topkast_tf.variables.scope_state import SparsityScope
 from topkast_tf.variables.sparse_variable import make_sparse
@@ -45,14 +47,13 @@ def state_of(layer: Any) -> dict[str, Any]:
 
 def random_state(layer: Any) -> dict[str, Any]:
     """The state of a layer's random numbers, by name."""
-    generators = getattr(layer, "_seed_generators", ())  # tf_keras has none
-    return {f"random_{i}": made.state for i, made in enumerate(generators)}
+    generators = enumerate(compat.seed_generators(layer))
+    return {f"random_{i}": made.state for i, made in generators}
 
 
 def state_list(layer: Any) -> str:
     """The attribute with the variables of a layer among which is its state."""
-    keras_3 = hasattr(layer, "_non_trainable_variables")
-    return "_non_trainable_variables" if keras_3 else "_non_trainable_weights"
+    return compat.state_list_name(layer)
 
 
 def without_state(layer: Any, name: str) -> list[Any]:

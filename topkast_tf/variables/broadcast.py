@@ -10,10 +10,7 @@ from typing import Any
 
 import tensorflow as tf
 
-try:  # there is no public name for what the strategy calls
-    from tensorflow.python.ops import collective_ops
-except ImportError:
-    collective_ops = None
+from topkast_tf.compat import collective_ops
 
 _SMALL = tf.uint8
 _SENT_AS = tf.int32

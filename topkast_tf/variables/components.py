@@ -4,26 +4,14 @@ from typing import Any
 
 import tensorflow as tf
 
+from topkast_tf.compat import raw_variable
+
 
 def components(variable: Any) -> tuple[tf.Variable, ...]:
     """The per-device variables of a variable (the variable itself without a strategy)."""
     if isinstance(variable, tf.distribute.DistributedValues):
         return tuple(variable.values)
     return (variable,)
-
-
-def raw_variable(variable: Any) -> Any:
-    """The `tf.Variable` of a Keras variable; a `tf.Variable` is returned as it is.
-
-    `keras.Variable.value` is the `tf.Variable` too, but inside a mixed-precision scope it
-    is a cast copy, hence the private name.
-    """
-    for wrapped in ("_value", "_variable"):  # Keras 3; tf_keras in mixed precision
-        # By `vars`: a distributed variable passes on every attribute it does not have.
-        variable = (
-            vars(variable).get(wrapped, variable) if variable is not None else None
-        )
-    return variable
 
 
 def local_index(variable: Any) -> int:

@@ -12,6 +12,7 @@ from typing import Any
 
 from absl import logging
 
+from topkast_tf import compat
 from topkast_tf.variables import hooks
 from topkast_tf.variables.replica import local_replica
 
@@ -75,9 +76,7 @@ def _of_replacement(optimizer: Any, names: str) -> str:
 def _decays(optimizer: Any, variable: Any) -> bool:
     if not getattr(optimizer, "weight_decay", None):
         return False
-    # Keras has no public way to ask what is excluded from weight decay.
-    uses = getattr(optimizer, "_use_weight_decay", None)
-    return uses is None or bool(uses(variable))
+    return compat.uses_weight_decay(optimizer, variable)
 
 
 def _is_replaced(variable: Any, weight: Any) -> bool:

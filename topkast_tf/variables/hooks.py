@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
-from tensorflow.python.distribute import distribute_lib
 
+from topkast_tf import compat
 from topkast_tf.variables import broadcast
 from topkast_tf.variables.replaced_step import run_unless
 
@@ -81,7 +81,7 @@ def in_swap() -> bool:
 
 def handed_over() -> bool:
     """Whether a strategy carries out an assignment, by an optimizer or by others."""
-    return distribute_lib.get_update_replica_id() is not None
+    return compat.is_handed_over()
 
 
 @contextlib.contextmanager
@@ -257,8 +257,12 @@ def _read_variables(outputs: Any) -> Any:
         return type(outputs)(map(_read_variables, outputs))
     if type(outputs) is dict:
         return {key: _read_variables(value) for key, value in outputs.items()}
-    is_variable = isinstance(getattr(outputs, "_value", outputs), tf.Variable)
+    is_variable = isinstance(_variable_of(outputs), tf.Variable)
     return tf.convert_to_tensor(outputs) if is_variable else outputs
+
+
+def _variable_of(output: Any) -> Any:
+    return compat.raw_variable(output) if hasattr(output, "__dict__") else output
 
 
 def _wrap_optimizer(optimizer_class: type, method: str) -> None:
@@ -328,8 +332,7 @@ def _read_arguments(
     if given is not None:
         args, kwargs = with_argument(1, "trainable_variables", given)
     else:
-        # Keras keeps the variables it was built with only under a private name.
-        given = list(getattr(optimizer, "_trainable_variables", None) or ())
+        given = compat.trainable_variables(optimizer)
     update = Update(given, gradients or [], optimizer)
     if gradients is None:
         return update, lambda: (args, kwargs)

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from topkast_tf.variables.components import components, raw_variable
+from topkast_tf.compat import raw_variable
+from topkast_tf.variables.components import components
 from topkast_tf.variables.weight import SparseWeight
 
 

@@ -5,8 +5,9 @@ from typing import Any
 
 import tensorflow as tf
 
+from topkast_tf import compat
 from topkast_tf.core.selection import chosen
-from topkast_tf.variables.components import local_component, raw_variable
+from topkast_tf.variables.components import local_component
 
 
 def run_unless(
@@ -54,8 +55,7 @@ def _updates_are_merged() -> bool:
     context = tf.distribute.get_replica_context()
     if context is None or not tf.distribute.has_strategy():
         return False
-    # There is no public way to ask.
-    return bool(context.strategy.extended._use_merge_call())
+    return compat.merges_calls(context.strategy)
 
 
 def _run_and_undo(
@@ -96,7 +96,7 @@ def _begin_accumulating_anew(optimizer: Any) -> None:
     every = getattr(optimizer, "gradient_accumulation_steps", None)
     if not every:
         return
-    optimizer._backend_reset_gradient_accumulators()
+    compat.clear_accumulated_gradients(optimizer)
     # Calls are counted, and one in `every` is a step; this was the last of some.
-    calls = raw_variable(optimizer._iterations)
+    calls = compat.raw_variable(compat.calls(optimizer))
     calls.assign_sub(tf.cast(every - 1, calls.dtype))

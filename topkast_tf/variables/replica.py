@@ -5,12 +5,13 @@ from typing import Any, Protocol
 
 import tensorflow as tf
 
+from topkast_tf.compat import raw_variable
 from topkast_tf.core.blocks import Blocks
 from topkast_tf.core.schedules import RefreshSchedule
 from topkast_tf.core.selection import FORWARD, chosen
 from topkast_tf.methods.base import GRADIENT, Method
 from topkast_tf.variables import hooks
-from topkast_tf.variables.components import components, local_component, raw_variable
+from topkast_tf.variables.components import components, local_component
 from topkast_tf.variables.counters import Counter
 from topkast_tf.variables.views import on_backward, sparse_view, straight_through_view
 

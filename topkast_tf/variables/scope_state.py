@@ -16,6 +16,7 @@ from typing import Any
 
 from absl import logging
 
+from topkast_tf import compat
 from topkast_tf.core.blocks import MatrixView
 from topkast_tf.core.distributions import resolve
 from topkast_tf.core.thread_stack import ThreadStack
@@ -147,7 +148,7 @@ class SparsityScope:
         original = self._layers[number]() if number in self._layers else None
         if original is None:
             return
-        within = {id(each) for each in original._flatten_layers()}
+        within = {id(each) for each in compat.layers_within(original)}
         self._layers = {
             number: ref
             for number, ref in self._layers.items()
@@ -527,7 +528,7 @@ def finish_scopes(layer: Any) -> None:
     """
     if not _unfinished:
         return
-    within = layer._flatten_layers(include_self=True, recursive=True)
+    within = compat.layers_within(layer)
     scopes = {id(s): s for each in within if (s := getattr(each, SCOPE, None))}
     for scope in scopes.values():
         scope.finish()

@@ -1,15 +1,17 @@
 """Around an optimizer's step: what methods look at, what is counted, what is updated."""
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from topkast_tf import compat
+from topkast_tf.compat import raw_variable
 from topkast_tf.core.selection import masked
 from topkast_tf.methods.base import GRADIENT, MOMENTUM
 from topkast_tf.variables import hooks
-from topkast_tf.variables.components import components, local_component, raw_variable
+from topkast_tf.variables.components import components, local_component
 from topkast_tf.variables.counters import Counter
 from topkast_tf.variables.refresh import (
     Observed,
@@ -195,8 +197,7 @@ def _is_complete(optimizer: Any) -> tf.Tensor | None:
     every = getattr(optimizer, "gradient_accumulation_steps", None)
     if not every:
         return None
-    # The public `iterations` counts updates, not calls.
-    calls = tf.convert_to_tensor(optimizer._iterations)
+    calls = tf.convert_to_tensor(compat.calls(optimizer))
     return tf.equal((calls + 1) % every, 0)
 
 
@@ -229,20 +230,8 @@ def whole_gradient(optimizer: Any, variable: Any, gradient: Any) -> tf.Tensor:
 
 def _accumulated(optimizer: Any, variable: Any) -> tf.Variable | None:
     """What an optimizer has added up of a variable's gradients, if it does so."""
-    # Keras has no public way to ask for it.
-    sums = getattr(optimizer, "_accumulated_gradients", None)
-    if not sums:
-        return None
-    return local_component(sums[optimizer._get_variable_index(variable)])
-
-
-_NO_SLOTS = (
-    "_variables",
-    "_trainable_variables",
-    "_accumulated_gradients",
-    "_model_variables_moving_average",
-)
-"""Lists of an optimizer that hold no slots, though they hold a variable for each."""
+    total = compat.accumulated_gradient(optimizer, variable)
+    return None if total is None else local_component(total)
 
 
 def slots_of(optimizer: Any, variable: Any) -> list[tf.Variable]:
@@ -261,28 +250,16 @@ def slots_of(optimizer: Any, variable: Any) -> list[tf.Variable]:
     >>> len(slots_of(optimizer, variable))
     2
     """
-    index, count = _index(optimizer, variable), _variable_count(optimizer)
+    index = compat.index_of(optimizer, variable)
+    count = compat.variable_count(optimizer)
     found = []
     for name, kept in vars(optimizer).items():
-        if name in _NO_SLOTS or not isinstance(kept, list) or len(kept) != count:
+        if name in compat.NO_SLOTS or not isinstance(kept, list) or len(kept) != count:
             continue
         slot = kept[index]
         if hasattr(slot, "assign") and tuple(slot.shape) == tuple(variable.shape):
             found.append(local_component(slot))
     return found
-
-
-def _index(optimizer: Any, variable: Any) -> int:
-    # Keras has no public way to ask which slot belongs to which variable.
-    if hasattr(optimizer, "_get_variable_index"):
-        return optimizer._get_variable_index(variable)
-    return optimizer._index_dict[optimizer._var_key(variable)]
-
-
-def _variable_count(optimizer: Any) -> int:
-    if hasattr(optimizer, "_get_variable_index"):
-        return len(optimizer._trainable_variables)
-    return len(optimizer._index_dict)
 
 
 def momentum_slot(optimizer: Any, variable: Any) -> Any:
@@ -296,14 +273,8 @@ def momentum_slot(optimizer: Any, variable: Any) -> Any:
     Returns:
       A variable in the shape of the given one.
     """
-    kept: Sequence[Any] = (
-        getattr(optimizer, "momentums", None)
-        or getattr(optimizer, "_momentums", None)
-        or ()
-    )
-    if not kept:
-        return None
-    return kept[_index(optimizer, variable)]
+    kept = compat.momentums(optimizer)
+    return kept[compat.index_of(optimizer, variable)] if kept else None
 
 
 def _groups(updated: Iterable[WeightReplica]) -> list[list[WeightReplica]]:

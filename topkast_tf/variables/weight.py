@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from topkast_tf.compat import raw_variable
 from topkast_tf.core.blocks import MatrixView
 from topkast_tf.core.distributions import kept, sparsity_that_keeps
 from topkast_tf.core.selection import BACKWARD_ONLY, FORWARD, RESERVOIR
 from topkast_tf.methods.base import GRADIENT, Method, Selection
 from topkast_tf.variables import masks, saved_state
-from topkast_tf.variables.components import components, local_index, raw_variable
+from topkast_tf.variables.components import components, local_index
 from topkast_tf.variables.counters import Counter
 from topkast_tf.variables.refresh import NAN_MESSAGE, done, reselect, select_initial
 from topkast_tf.variables.replica import WeightReplica

@@ -1,0 +1,172 @@
+"""Every private name of Keras and TensorFlow that this library touches, in one place.
+
+For none of these is there a public way. Each has a test (`tests/test_compat.py`) that it
+exists in the installed versions and means what is thought here: where a new version moves
+one, that test fails, and says which.
+
+Beside them sparse classes override `_trackable_children`, `_lookup_dependency` and
+`_restore_from_tensors`, by which TensorFlow asks an object what a checkpoint is to hold,
+and `_handle`, through which its eager fast path reads a variable.
+"""
+
+from typing import Any
+
+import tensorflow as tf
+from tensorflow.python.distribute import distribute_lib
+from tensorflow.python.ops import control_flow_util
+
+try:  # only what a strategy of several workers calls
+    from tensorflow.python.ops import collective_ops
+except ImportError:
+    collective_ops = None
+
+
+# Layers.
+
+
+def layers_within(layer: Any) -> list[Any]:
+    """A layer and, depth first, all layers within it; none if it is not a layer."""
+    if not hasattr(layer, "_flatten_layers"):
+        return []
+    return list(layer._flatten_layers(include_self=True, recursive=True))
+
+
+def seed_generators(layer: Any) -> list[Any]:
+    """The random generators of a layer; tf_keras has none."""
+    return list(getattr(layer, "_seed_generators", ()))
+
+
+def state_list_name(layer: Any) -> str:
+    """The attribute with a layer's own variables that are not trained."""
+    keras_3 = hasattr(layer, "_non_trainable_variables")
+    return "_non_trainable_variables" if keras_3 else "_non_trainable_weights"
+
+
+def causal_padding(layer: Any, *inputs: Any) -> Any:
+    """How a causal convolution pads its inputs; tf_keras asks for these."""
+    return layer._compute_causal_padding(*inputs)
+
+
+def grouped_convolution(layer: Any) -> Any:
+    """The product of a grouped convolution of tf_keras, which a CPU only compiles."""
+    return layer._jit_compiled_convolution_op
+
+
+def compile_arguments(model: Any) -> dict | None:
+    """What `compile` was given, or None."""
+    return getattr(getattr(model, "_compile_config", None), "config", None)
+
+
+def is_saving_legacy_file() -> bool:
+    """Whether Keras 3 is writing or reading its old `.h5` format."""
+    try:
+        from keras.src.backend.common import global_state
+    except ImportError:
+        return False
+    return bool(global_state.get_global_attribute("use_legacy_config", False))
+
+
+# Variables.
+
+
+def raw_variable(variable: Any) -> Any:
+    """The `tf.Variable` of a Keras variable; a `tf.Variable` is returned as it is.
+
+    `keras.Variable.value` is the `tf.Variable` too, but inside a mixed-precision scope it
+    is a cast copy. None while Keras has not made it yet.
+    """
+    for wrapped in ("_value", "_variable"):  # Keras 3; tf_keras in mixed precision
+        # By `vars`: a distributed variable passes on every attribute it does not have.
+        variable = (
+            vars(variable).get(wrapped, variable) if variable is not None else None
+        )
+    return variable
+
+
+# Optimizers.
+
+
+def index_of(optimizer: Any, variable: Any) -> int:
+    """The place of a variable in the lists of slots of a built optimizer."""
+    if hasattr(optimizer, "_get_variable_index"):
+        return optimizer._get_variable_index(variable)
+    return optimizer._index_dict[optimizer._var_key(variable)]
+
+
+def variable_count(optimizer: Any) -> int:
+    """How many variables a built optimizer updates."""
+    if hasattr(optimizer, "_get_variable_index"):
+        return len(optimizer._trainable_variables)
+    return len(optimizer._index_dict)
+
+
+def trainable_variables(optimizer: Any) -> list[Any]:
+    """The variables that an optimizer was built with."""
+    return list(getattr(optimizer, "_trainable_variables", None) or ())
+
+
+NO_SLOTS = (
+    "_variables",
+    "_trainable_variables",
+    "_accumulated_gradients",
+    "_model_variables_moving_average",
+)
+"""Lists of an optimizer that hold no slots, though they hold a variable for each."""
+
+
+def momentums(optimizer: Any) -> list[Any]:
+    """An optimizer's momentum of each variable; empty if it keeps none."""
+    for name in ("momentums", "_momentums"):
+        if found := getattr(optimizer, name, None):
+            return list(found)
+    return []
+
+
+def calls(optimizer: Any) -> Any:
+    """How often an optimizer of Keras 3 was called; `iterations` counts updates."""
+    return optimizer._iterations
+
+
+def accumulated_gradient(optimizer: Any, variable: Any) -> Any:
+    """The variable in which an optimizer adds up a variable's gradients, or None."""
+    sums = getattr(optimizer, "_accumulated_gradients", None)
+    return sums[index_of(optimizer, variable)] if sums else None
+
+
+def clear_accumulated_gradients(optimizer: Any) -> None:
+    """Begins the sums of gradients at zero."""
+    optimizer._backend_reset_gradient_accumulators()
+
+
+def uses_weight_decay(optimizer: Any, variable: Any) -> bool:
+    """Whether an optimizer that decays weights decays this one."""
+    uses = getattr(optimizer, "_use_weight_decay", None)
+    return uses is None or bool(uses(variable))
+
+
+def sums_over_replicas(optimizer: Any) -> bool:
+    """Whether an optimizer sums gradients over replicas in the way that is known."""
+    return callable(getattr(optimizer, "_all_reduce_sum_gradients", None))
+
+
+def take_gradients_as_they_are(optimizer: Any) -> None:
+    """Has an optimizer leave out its own sum over replicas, for good."""
+    optimizer._all_reduce_sum_gradients = list
+
+
+# Strategies and graphs.
+
+
+def is_handed_over() -> bool:
+    """Whether a strategy carries out an update, for an optimizer or for others."""
+    return distribute_lib.get_update_replica_id() is not None
+
+
+def merges_calls(strategy: Any) -> bool:
+    """Whether replicas hand their updates over to one thread."""
+    return bool(strategy.extended._use_merge_call())
+
+
+def is_compiled(graph: tf.Graph) -> bool:
+    """Whether what is being traced in a graph will be compiled by XLA."""
+    return control_flow_util.GraphOrParentsInXlaContext(graph)
