@@ -56,8 +56,8 @@ with quiet_start():
     from launch.run import sparsity, training
     from launch.run.loop import Loop
     from launch.run.schedules import learning_rate
-    from launch.tasks import judged, task_of
-    from launch.tasks.figures import Items
+    from launch.tasks import metrics_of, task_of
+    from launch.tasks.metrics import Items
 
 COLUMNS = ("case", "burst", "tensorflow", "round", "variant", "wall_ms", "cpu_ms")
 VARIANTS = ("fit", "fit_again", "launcher", "loop")
@@ -125,11 +125,11 @@ def burst_of(
     else:
         task.load()
     model = training.build(task, "topkast")
-    listeners: list[keras.callbacks.Callback] = []
+    called_back: list[keras.callbacks.Callback] = []
     if variant in ("launcher", "loop"):
         folder = folder / variant
         folder.mkdir()
-        listeners = _listeners(task, model, folder)
+        called_back = _callbacks(task, model, folder)
     loop = Loop(model) if variant == "loop" else None
 
     def train() -> None:
@@ -141,14 +141,14 @@ def burst_of(
                 first_round=0,
                 rounds=1,
                 round_steps=burst,
-                callbacks=listeners,
+                callbacks=called_back,
             )
             return
         model.fit(
             task.training_batches(step, burst),
             steps_per_epoch=burst,
             shuffle=False,
-            callbacks=listeners,
+            callbacks=called_back,
             verbose=0,
         )
 
@@ -156,11 +156,13 @@ def burst_of(
     return train
 
 
-def _listeners(task, model, folder: pathlib.Path) -> list[keras.callbacks.Callback]:
+def _callbacks(task, model, folder: pathlib.Path) -> list[keras.callbacks.Callback]:
     """What a run listens with, but for the record, which is made once a round."""
     schedule = learning_rate("cosine", 0.01, 10**6, warmup_steps=10)
     endless = {"epoch_steps": 10**6, "round_steps": 10**6, "total_steps": 10**6}
-    recorder = callbacks.Recorder(folder, {}, judged(task.settings).figures, **endless)
+    recorder = callbacks.Recorder(
+        folder, {}, metrics_of(task.settings).metrics, **endless
+    )
     recorder.on_epoch_end = lambda *_: None
     items = Items("items", task.units_a_step)
     progress = callbacks.Progress("topkast", 10**6, recorder, items, _Terminal())
@@ -169,7 +171,7 @@ def _listeners(task, model, folder: pathlib.Path) -> list[keras.callbacks.Callba
         *task.callbacks(),
         callbacks.LearningRate(schedule),
         callbacks.StopOnNaN(),
-        *sparsity.listeners(model, folder, 100),
+        *sparsity.callbacks_of(model, folder, 100),
         recorder,
         progress,
         callbacks.StopWhenAsked(recorder),

@@ -82,9 +82,9 @@ def main(argv: Sequence[str]) -> int:
     Returns:
       The exit code: 0; 2 for a mistake that one sentence on stderr explains.
     """
-    taught = asked_for_help(argv, HEAD, GROUPS)
-    if taught:
-        terminal.show(taught)
+    help_text = asked_for_help(argv, HEAD, GROUPS)
+    if help_text:
+        terminal.show(help_text)
         return 0
     try:
         run_dir, asked = _parse(argv)
@@ -122,14 +122,14 @@ def run(run_dir: pathlib.Path, asked: flags.FlagValues) -> str:
         import tensorflow as tf
 
         from launch.callbacks import EvaluationBar
-        from launch.tasks import judged, task_of
+        from launch.tasks import metrics_of, task_of
 
         task = task_of(settings)
         tf.config.list_logical_devices()  # what it logs of them, too, is not shown
     batches = _batches(task, asked.part, is_text)
     run_folder.check_data(run_dir, task.data_digest, first=False)
-    figures = [f for f in judged(settings).figures if f.log.startswith("val_")]
-    rows = [("", *(figure.log.removeprefix("val_") for figure in figures))]
+    metrics = [f for f in metrics_of(settings).metrics if f.log.startswith("val_")]
+    rows = [("", *(metric.log.removeprefix("val_") for metric in metrics))]
     for method, model in _models(run_dir, asked):
         task.compile(model, "sgd")
         for memory in asked.memory or [None]:
@@ -143,7 +143,7 @@ def run(run_dir: pathlib.Path, asked: flags.FlagValues) -> str:
                 return_dict=True,
                 callbacks=[*task.callbacks(), EvaluationBar(name, sys.stderr)],
             )
-            shown = (f.shown(found[f.log.removeprefix("val_")]) for f in figures)
+            shown = (f.shown(found[f.log.removeprefix("val_")]) for f in metrics)
             rows.append((name, *shown))
     if len(rows) == 1:
         raise UserError(

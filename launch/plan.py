@@ -27,9 +27,9 @@ def main(argv: Sequence[str]) -> int:
     Returns:
       The exit code: 0; 2 for a mistake that one sentence on stderr explains.
     """
-    taught = flag_help.asked_for_help(argv, plan_flags.HEAD, plan_flags.GROUPS)
-    if taught:
-        terminal.show(taught)
+    help_text = flag_help.asked_for_help(argv, plan_flags.HEAD, plan_flags.GROUPS)
+    if help_text:
+        terminal.show(help_text)
         return 0
     try:
         settings = plan_flags.parse(argv)

@@ -66,9 +66,9 @@ def main(argv: Sequence[str]) -> int:
       The exit code: 0; 2 for a mistake that one sentence on stderr explains; 130 after
       an interrupt.
     """
-    taught = flag_help.asked_for_help(argv, study_flags.HEAD, study_flags.GROUPS)
-    if taught:
-        terminal.show(taught)
+    help_text = flag_help.asked_for_help(argv, study_flags.HEAD, study_flags.GROUPS)
+    if help_text:
+        terminal.show(help_text)
         return 0
     try:
         settings = resolved(study_flags.parse(list(argv)))

@@ -19,7 +19,7 @@ from launch.storage import report, run_folder
 from launch.support import interrupts, terminal
 from launch.support.errors import BAD_INPUT, LOST_WORKER, UserError, WorkerLost
 from launch.support.quiet import quiet_start
-from launch.tasks import judged, task_of
+from launch.tasks import metrics_of, task_of
 
 
 def main(argv: Sequence[str]) -> int:
@@ -33,9 +33,9 @@ def main(argv: Sequence[str]) -> int:
       Ctrl-C and 143 after SIGTERM, both with a checkpoint of the last step; 3 where
       another worker of the job is gone.
     """
-    taught = flag_help.asked_for_help(argv)
-    if taught:
-        terminal.show(taught)
+    help_text = flag_help.asked_for_help(argv)
+    if help_text:
+        terminal.show(help_text)
         return 0
     try:
         with interrupts.handled():
@@ -86,20 +86,20 @@ def run(settings: flags.FlagValues) -> None:
     """
     worker = devices.worker_of(settings)
     if worker.is_chief:
-        for choice, idle in without_effect(settings).items():
-            names = ", ".join(f"--{name}" for name in idle)
+        for choice, ignored in without_effect(settings).items():
+            names = ", ".join(f"--{name}" for name in ignored)
             terminal.warning(f"without effect with --{choice}: {names}.")
     run_dir = pathlib.Path(settings.run_dir)
     methods = [settings.method]
     if settings.compare_dense:
         methods.insert(0, "dense")
     run_folder.check(run_dir, settings)
-    figures = judged(settings).figures
-    results = [run_folder.finished(run_dir, method, figures) for method in methods]
+    metrics = metrics_of(settings).metrics
+    results = [run_folder.finished(run_dir, method, metrics) for method in methods]
     if not all(results):
         results = _train(settings, run_dir, methods)
     if worker.is_chief:
-        print(report.text(run_dir, results, judged(settings)))
+        print(report.text(run_dir, results, metrics_of(settings)))
 
 
 def _train(
@@ -130,7 +130,7 @@ def _train(
         run_folder.check_data(run_dir, task.data_digest, first=worker.is_chief)
         results = []
         for method in methods:
-            result = run_folder.finished(run_dir, method, judged(settings).figures)
+            result = run_folder.finished(run_dir, method, metrics_of(settings).metrics)
             results.append(result or training.train(task, method))
         if worker.is_chief:
             report.write_results(run_dir, results, settings)

@@ -9,7 +9,7 @@ from launch.callbacks.recorder import Recorder
 from launch.callbacks.steps import steps_taken
 from launch.support import terminal
 from launch.support.pace import Pace
-from launch.tasks.figures import Figure, Items
+from launch.tasks.metrics import Items, Metric
 
 
 class Progress(keras.callbacks.Callback):
@@ -59,7 +59,7 @@ class Progress(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         self._pace.step()
         if self._bar is not None and self._bar.is_due:
-            running = _running(logs, self._recorder.figures)
+            running = _running(logs, self._recorder.metrics)
             self._draw([*running, self._left(), self._rate(), self._sparsity])
 
     def on_test_begin(self, logs=None):
@@ -93,7 +93,7 @@ class Progress(keras.callbacks.Callback):
 
     def _line(self, row: dict[str, Any]) -> str:
         width = len(str(self._total))
-        headline, loss, *others = _shown(row, self._recorder.figures)
+        headline, loss, *others = _shown(row, self._recorder.metrics)
         # Each with its rank, in the order in which they stand.
         parts = [
             (0, f"{self._name:7}  step {row['step']:{width}}/{self._total}"),
@@ -130,32 +130,32 @@ class Progress(keras.callbacks.Callback):
             )
 
 
-def _running(logs: dict[str, float], figures: Sequence[Figure]) -> list[str]:
+def _running(logs: dict[str, float], metrics: Sequence[Metric]) -> list[str]:
     """The loss on training data, and what the run is judged by on the same."""
-    loss = next(figure for figure in figures if figure.column == "train_loss")
+    loss = next(metric for metric in metrics if metric.column == "train_loss")
     return [
-        f"{figure.column.partition('_')[2]} {figure.shown(value)}"
-        for figure in (loss, figures[0])
-        for value in [logs[figure.log.removeprefix("val_")]]
+        f"{metric.column.partition('_')[2]} {metric.shown(value)}"
+        for metric in (loss, metrics[0])
+        for value in [logs[metric.log.removeprefix("val_")]]
     ]
 
 
-def _shown(row: dict[str, Any], figures: Sequence[Figure]) -> list[str]:
+def _shown(row: dict[str, Any], metrics: Sequence[Metric]) -> list[str]:
     """Each figure, the headline and the loss first, that on training data in brackets.
 
     The first says of which part it is, and the first in brackets that it is of training.
     """
-    train = {f.column: f.shown(row[f.column]) for f in figures if "val_" not in f.log}
-    tested = [figure for figure in figures if figure.column not in train]
-    tested.sort(key=lambda f: (f is not figures[0], not f.column.endswith("_loss")))
+    train = {f.column: f.shown(row[f.column]) for f in metrics if "val_" not in f.log}
+    tested = [metric for metric in metrics if metric.column not in train]
+    tested.sort(key=lambda f: (f is not metrics[0], not f.column.endswith("_loss")))
     parts = []
     of_training = "train "
-    for figure in tested:
-        part, _, what = figure.column.partition("_")
+    for metric in tested:
+        part, _, what = metric.column.partition("_")
         name = what if parts else f"{part} {what}"
         counterpart = train.get(f"train_{what}")
         parts.append(
-            f"{name} {figure.shown(row[figure.column])}"
+            f"{name} {metric.shown(row[metric.column])}"
             + (f" ({of_training}{counterpart})" if counterpart else "")
         )
         of_training = "" if counterpart else of_training

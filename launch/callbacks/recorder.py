@@ -17,7 +17,7 @@ from launch.storage.snapshots import can_be_saved_apart, snapshot
 from launch.support import files
 from launch.support.errors import UserError
 from launch.support.writer import BackgroundWriter
-from launch.tasks.figures import Figure
+from launch.tasks.metrics import Metric
 
 METRICS_FILE = "metrics.csv"
 
@@ -48,7 +48,7 @@ class Recorder(keras.callbacks.Callback):
         `metrics`: the running means of a round that is under way. `unevaluated`: the
         training figures of a round whose evaluation is still to be made. `best`: step
         and headline figure of the best evaluation. `seconds`: wall time so far.
-      figures: the figures of the task, the headline first.
+      metrics: the figures of the task, the headline first.
       epoch_steps: steps in which all the data is seen once.
       round_steps: steps in a full round.
       total_steps: steps of the whole run, which may cut the last round short.
@@ -63,7 +63,7 @@ class Recorder(keras.callbacks.Callback):
         self,
         folder: pathlib.Path,
         state: dict[str, Any],
-        figures: Sequence[Figure],
+        metrics: Sequence[Metric],
         epoch_steps: int,
         round_steps: int,
         total_steps: int,
@@ -72,7 +72,7 @@ class Recorder(keras.callbacks.Callback):
     ):
         super().__init__()
         self._folder = folder
-        self.figures = figures
+        self.metrics = metrics
         self._epoch_steps = epoch_steps
         self._round_steps = round_steps
         self._total_steps = total_steps
@@ -116,7 +116,7 @@ class Recorder(keras.callbacks.Callback):
     def on_test_begin(self, logs=None):
         # Evaluation has the same sums and counts, and begins by clearing them.
         if self.unevaluated is None:
-            self.unevaluated = self._training_figures()
+            self.unevaluated = self._training_metrics()
 
     def on_epoch_end(self, epoch, logs=None):
         step = steps_taken(self.model)
@@ -125,7 +125,7 @@ class Recorder(keras.callbacks.Callback):
             "step": step,
             "epoch": _shortest(step / self._epoch_steps),
             "objective": float(logs["loss"]),
-            **{f.column: float(logs[f.log]) for f in self.figures},
+            **{f.column: float(logs[f.log]) for f in self.metrics},
             "exploration_loss": sparsity.exploration_loss(self.model),
             "learning_rate": float(self.model.optimizer.learning_rate.numpy()),
             "forward_sparsity": forward,
@@ -134,7 +134,7 @@ class Recorder(keras.callbacks.Callback):
         }
         self.rows.append(row)
         self.unevaluated = None
-        headline = self.figures[0]
+        headline = self.metrics[0]
         value = row[headline.column]
         if self._best is None or headline.is_better(value, self._best["value"]):
             self._best = {"step": step, "figure": headline.column, "value": value}
@@ -151,8 +151,8 @@ class Recorder(keras.callbacks.Callback):
             if not self._ends_round(step):
                 self._write(step, metrics=replicas.running_totals(self.model))
             else:
-                figures = self.unevaluated or self._training_figures()
-                self._write(step, unevaluated=figures)
+                metrics = self.unevaluated or self._training_metrics()
+                self._write(step, unevaluated=metrics)
         self._writer.wait()
 
     def settle(self) -> None:
@@ -176,7 +176,7 @@ class Recorder(keras.callbacks.Callback):
     def _ends_round(self, step: int) -> bool:
         return step % self._round_steps == 0 or step == self._total_steps
 
-    def _training_figures(self) -> dict[str, float]:
+    def _training_metrics(self) -> dict[str, float]:
         return {
             name: float(value)
             for name, value in self.model.get_metrics_result().items()

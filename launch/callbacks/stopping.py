@@ -67,12 +67,12 @@ def ended() -> Iterator[list[keras.callbacks.Callback]]:
     Yields:
       An empty list for the callbacks.
     """
-    listeners: list[keras.callbacks.Callback] = []
+    called_back: list[keras.callbacks.Callback] = []
     try:
-        yield listeners
+        yield called_back
     except BaseException:
-        for listener in listeners:
+        for each in called_back:
             # What ended training is what is to be told.
             with contextlib.suppress(Exception, KeyboardInterrupt):
-                listener.on_train_end()
+                each.on_train_end()
         raise

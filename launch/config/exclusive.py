@@ -48,7 +48,7 @@ def settle(values: flags.FlagValues, words: Iterable[str]) -> list[str]:
     return sentences
 
 
-def idle(values: flags.FlagValues) -> set[str]:
+def ignored_flags(values: flags.FlagValues) -> set[str]:
     """The flags whose value does not count, because the other of a pair is set."""
     return {
         first

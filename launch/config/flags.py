@@ -96,11 +96,11 @@ def known(argv: Sequence[str], groups: Groups) -> tuple[flags.FlagValues, list[s
 def to_text(values: flags.FlagValues, groups: Groups = GROUPS) -> str:
     """The flags as a flagfile, one a line, in the order of the help."""
     lines = []
-    idle = exclusive.idle(values)
+    ignored = exclusive.ignored_flags(values)
     for title, group in groups:
         lines.append(f"# {title}")
         for flag in group:
-            if flag.name in idle:
+            if flag.name in ignored:
                 lines.append(f"# --{flag.name} does not count")
                 continue
             line = values[flag.name].serialize()

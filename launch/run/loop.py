@@ -74,7 +74,7 @@ class Loop:
         model = self._model
         last = first_round + rounds
         self._build(batches)
-        listeners = keras.callbacks.CallbackList(
+        callback_list = keras.callbacks.CallbackList(
             list(callbacks),
             add_history=True,
             model=model,
@@ -85,24 +85,24 @@ class Loop:
         iterator = iter(self._distributed(batches, static=True))
         held_out = self._distributed(evaluation, static=False)
         model.stop_training = False
-        listeners.on_train_begin()
+        callback_list.on_train_begin()
         logs: dict[str, Any] = {}
         for number in range(first_round, last):
             model.reset_metrics()
-            listeners.on_epoch_begin(number)
+            callback_list.on_epoch_begin(number)
             for batch in range(round_steps):
-                listeners.on_train_batch_begin(batch)
-                listeners.on_train_batch_end(batch, self._take_step(iterator))
+                callback_list.on_train_batch_begin(batch)
+                callback_list.on_train_batch_end(batch, self._take_step(iterator))
                 if model.stop_training:
                     break
             logs = self._results()
-            found = self._evaluate(held_out, listeners)
+            found = self._evaluate(held_out, callback_list)
             logs |= {f"val_{name}": value for name, value in found.items()}
-            listeners.on_epoch_end(number, logs)
+            callback_list.on_epoch_end(number, logs)
             if model.stop_training:
                 break
         model.optimizer.finalize_variable_values(model.trainable_weights)
-        listeners.on_train_end(logs)
+        callback_list.on_train_end(logs)
 
     def _compiled(self, step: Callable[[Any], dict]) -> Callable[[Any], dict]:
         compiled = tf.function(
@@ -118,16 +118,16 @@ class Loop:
         return self._train_packed(iterator)
 
     def _evaluate(
-        self, batches: Any, listeners: keras.callbacks.CallbackList
+        self, batches: Any, callback_list: keras.callbacks.CallbackList
     ) -> dict[str, float]:
         replicas.average_statistics(self._model)
-        listeners.on_test_begin()
+        callback_list.on_test_begin()
         self._model.reset_metrics()
         for number, batch in enumerate(batches):
-            listeners.on_test_batch_begin(number)
-            listeners.on_test_batch_end(number, self._test(batch))
+            callback_list.on_test_batch_begin(number)
+            callback_list.on_test_batch_end(number, self._test(batch))
         found = self._results()
-        listeners.on_test_end(found)
+        callback_list.on_test_end(found)
         return found
 
     def _results(self) -> dict[str, float]:

@@ -71,7 +71,7 @@ def exploration_loss(model: keras.Model) -> float:
     return float(sum(weight.penalty() for weight in topkast_tf.sparse_weights(model)))
 
 
-def listeners(
+def callbacks_of(
     model: keras.Model, folder: pathlib.Path, every: int
 ) -> list[keras.callbacks.Callback]:
     """The callbacks of a sparse model: mask dynamics, unless `every` is 0."""

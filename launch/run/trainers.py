@@ -20,7 +20,7 @@ class Trainer(abc.ABC):
       callbacks: of Keras.
 
     Attributes:
-      listeners: the callbacks, to be told what happens outside of `fit`.
+      callback_list: the callbacks, to be told what happens outside of `fit`.
     """
 
     def __init__(
@@ -32,7 +32,7 @@ class Trainer(abc.ABC):
         self._model = model
         self._task = task
         self._callbacks = list(callbacks)
-        self.listeners = keras.callbacks.CallbackList(self._callbacks, model=model)
+        self.callback_list = keras.callbacks.CallbackList(self._callbacks, model=model)
 
     @abc.abstractmethod
     def fit(self, stretch: Stretch, first_round: int) -> None:
@@ -70,7 +70,7 @@ class KerasTrainer(Trainer):
 
     def evaluate(self) -> dict[str, float]:
         return self._model.evaluate(
-            self._test, verbose=0, return_dict=True, callbacks=self.listeners
+            self._test, verbose=0, return_dict=True, callbacks=self.callback_list
         )
 
 
@@ -94,7 +94,7 @@ class LoopTrainer(Trainer):
         )
 
     def evaluate(self) -> dict[str, float]:
-        return self._loop.evaluate(self._task.evaluation_batches, self.listeners)
+        return self._loop.evaluate(self._task.evaluation_batches, self.callback_list)
 
 
 def trainer_of(

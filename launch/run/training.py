@@ -21,9 +21,9 @@ from launch.run.stretches import stretches
 from launch.storage import checkpoints, diagnosis, run_folder
 from launch.support import files, terminal
 from launch.support.errors import UserError
-from launch.tasks import judged
+from launch.tasks import metrics_of
 from launch.tasks.base import Task
-from launch.tasks.figures import Items
+from launch.tasks.metrics import Items
 from topkast_tf import gradients as reduction
 from topkast_tf.analysis.mask_history import OtherFiles
 from topkast_tf.layers.weights import of_alpha
@@ -123,9 +123,9 @@ def train(task: Task, method: str) -> dict[str, Any]:
     try:
         with (
             strategies.folder_of(task.settings, method) as folder,
-            callbacks.ended() as listeners,
+            callbacks.ended() as called_back,
         ):
-            return _train(task, method, folder, listeners)
+            return _train(task, method, folder, called_back)
     except OtherFiles as error:
         raise UserError(str(error)) from error
 
@@ -134,7 +134,7 @@ def _train(
     task: Task,
     method: str,
     folder: pathlib.Path,
-    listeners: list[keras.callbacks.Callback],
+    called_back: list[keras.callbacks.Callback],
 ) -> dict[str, Any]:
     settings = task.settings
     is_chief = devices.worker_of(settings).is_chief
@@ -146,7 +146,7 @@ def _train(
     recorder = callbacks.Recorder(
         folder,
         state,
-        judged(settings).figures,
+        metrics_of(settings).metrics,
         epoch_steps=task.steps_per_epoch,
         round_steps=per_round,
         total_steps=total,
@@ -166,19 +166,21 @@ def _train(
     done = callbacks.steps_taken(model)
     events = callbacks.Events(folder, recorder, launch_flags.to_text(settings), done)
     stop = callbacks.StopOnNaN()
-    items = Items(f"{judged(settings).unit}s", task.units_a_step)
-    listeners += [
+    items = Items(f"{metrics_of(settings).unit}s", task.units_a_step)
+    called_back += [
         *task.callbacks(),
         callbacks.LearningRate(schedule),
         stop,
-        *sparsity.listeners(model, folder, settings.dynamics_every),
+        *sparsity.callbacks_of(model, folder, settings.dynamics_every),
         recorder,
         events,
     ]
     if is_chief:
-        listeners.append(callbacks.Progress(method, total, recorder, items, sys.stdout))
-    listeners.append(callbacks.StopWhenAsked(recorder))
-    trainer = trainers.trainer_of(model, task, listeners)
+        called_back.append(
+            callbacks.Progress(method, total, recorder, items, sys.stdout)
+        )
+    called_back.append(callbacks.StopWhenAsked(recorder))
+    trainer = trainers.trainer_of(model, task, called_back)
     if recorder.unevaluated is not None:
         _evaluate_round(trainer, recorder.unevaluated)
     for stretch in stretches(done, total, per_round):
@@ -207,15 +209,15 @@ def _train(
 
 
 def _evaluate_round(
-    trainer: trainers.Trainer, training_figures: dict[str, float]
+    trainer: trainers.Trainer, training_metrics: dict[str, float]
 ) -> None:
     """Ends a round whose evaluation was interrupted."""
-    trainer.listeners.on_train_begin()
-    logs = dict(training_figures)
+    trainer.callback_list.on_train_begin()
+    logs = dict(training_metrics)
     found = trainer.evaluate()
     logs |= {f"val_{name}": value for name, value in found.items()}
-    trainer.listeners.on_epoch_end(0, logs)
-    trainer.listeners.on_train_end()
+    trainer.callback_list.on_epoch_end(0, logs)
+    trainer.callback_list.on_train_end()
 
 
 def diverged(error: Exception) -> bool:

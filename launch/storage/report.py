@@ -15,7 +15,7 @@ from launch.config import flags as launch_flags
 from launch.config.flag_table import GROUPS, TEXT
 from launch.storage.run_folder import FLAGS_FILE
 from launch.support import files, terminal
-from launch.tasks.figures import Judged
+from launch.tasks.metrics import TaskMetrics
 
 RESULTS_FILE = "results.csv"
 _FILES = ("metrics.csv", "checkpoints", "events", "model.keras")
@@ -28,27 +28,30 @@ a multiply and an add are two, products only, at the achieved sparsities. Figure
 are of the last epoch, one seed."""
 
 
-def table(results: Sequence[dict[str, Any]], judged: Judged) -> str:
+def table(results: Sequence[dict[str, Any]], task_metrics: TaskMetrics) -> str:
     """A text table with a column for each method.
 
     Args:
       results: what `training.train` returned for each method, the dense one first.
-      judged: by which figures.
+      task_metrics: by which figures.
     """
     rows: list[tuple[str, list[str]]] = [("", [r["method"] for r in results])]
 
     def add(label, cell):
         rows.append((label, [cell(result) for result in results]))
 
-    for figure in judged.figures:
-        add(figure.label, lambda r, f=figure: f.shown(r[f.column]))
+    for metric in task_metrics.metrics:
+        add(metric.label, lambda r, f=metric: f.shown(r[f.column]))
     add("sparsified layers: forward", lambda r: f"{r['forward_sparsity']:.2%}")
     add("sparsified layers: backward", lambda r: f"{r['backward_sparsity']:.2%}")
     add("whole network: forward", lambda r: f"{r['forward_sparsity_network']:.2%}")
     add("whole network: backward", lambda r: f"{r['backward_sparsity_network']:.2%}")
     add("parameters", lambda r: f"{r['parameters']:,}")
     add("parameters kept", lambda r: f"{r['kept_parameters']:,}")
-    add(f"inference FLOPs per {judged.unit}", lambda r: scaled(r["inference_flops"]))
+    add(
+        f"inference FLOPs per {task_metrics.unit}",
+        lambda r: scaled(r["inference_flops"]),
+    )
     add("  over dense", lambda r: f"{r['inference_flops_ratio']:.3f}x")
     add("training FLOPs, whole run", lambda r: scaled(r["training_flops_total"]))
     add("  over dense", lambda r: f"{r['training_flops_ratio']:.3f}x")
@@ -86,7 +89,7 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
 def text(
     run_dir: pathlib.Path,
     results: Sequence[dict[str, Any]],
-    judged: Judged,
+    task_metrics: TaskMetrics,
     out: TextIO = sys.stdout,
 ) -> str:
     """The table, how to read it, where the files lie, and what to do with them.
@@ -94,17 +97,17 @@ def text(
     Args:
       run_dir: the folder of the run.
       results: as for `table`.
-      judged: by which figures.
+      task_metrics: by which figures.
       out: where it will be written; a terminal gets the heads in bold.
     """
-    head, *rows = table(results, judged).splitlines()
+    head, *rows = table(results, task_metrics).splitlines()
     here = shortest(run_dir)
     lines = ["", terminal.styled(head, "bold", out), *rows, "", _NOTE, "", "Files:"]
     lines += [f"  {quoted(here / name)}" for name in (RESULTS_FILE, FLAGS_FILE)]
     for result in results:
         lines += [f"  {quoted(here / result['method'] / name)}" for name in _FILES]
     lines += [
-        f"model.keras loads with {judged.loads}.",
+        f"model.keras loads with {task_metrics.loads}.",
         "",
         "What next:",
         f"  python {quoted(shortest(_EVALUATE))} {quoted(here)}",
@@ -158,7 +161,7 @@ def arguments(settings: flags.FlagValues, method: str) -> dict[str, str]:
       settings: the resolved flags.
       method: one of the run, such as its dense twin.
     """
-    without_effect = methods.without_effect(method) | exclusive.idle(settings)
+    without_effect = methods.without_effect(method) | exclusive.ignored_flags(settings)
     if data.find(settings.dataset).kind != "text":
         without_effect |= {flag.name for flag in TEXT[1]}
     left_out = launch_flags.PLACE_FLAGS | {"method", "compare_dense"}

@@ -26,7 +26,7 @@ from launch.config.flag_table import GROUPS
 from launch.config.methods import METHODS
 from launch.support import files
 from launch.support.errors import UserError
-from launch.tasks.figures import Figure
+from launch.tasks.metrics import Metric
 
 try:
     import fcntl
@@ -170,14 +170,14 @@ def check_flagfiles(argv: Sequence[str], settings: flags.FlagValues) -> None:
 
 
 def finished(
-    run_dir: pathlib.Path, method: str, figures: Sequence[Figure] = ()
+    run_dir: pathlib.Path, method: str, metrics: Sequence[Metric] = ()
 ) -> dict[str, Any] | None:
     """The result of a method that was trained to its end, or None.
 
     Args:
       run_dir: the folder.
       method: whose.
-      figures: of the task, which a result has.
+      metrics: of the task, which a result has.
 
     Raises:
       UserError: if the file is damaged, or holds something else.
@@ -187,7 +187,7 @@ def finished(
         return None
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
-        _check_result(result, method, [figure.column for figure in figures])
+        _check_result(result, method, [metric.column for metric in metrics])
     except ValueError as error:
         raise UserError(
             f"{path} is damaged ({error}): remove it, and the same command makes it again "
@@ -196,12 +196,12 @@ def finished(
     return result
 
 
-def _check_result(result: Any, method: str, figures: Sequence[str]) -> None:
+def _check_result(result: Any, method: str, metrics: Sequence[str]) -> None:
     if not isinstance(result, dict):
         raise ValueError(f"it holds no object but {json.dumps(result):.40}")
     if result.get("method") != method:
         raise ValueError(f"its method is {result.get('method')!r:.40}, not {method!r}")
-    for name in (*figures, *_COLUMNS):
+    for name in (*metrics, *_COLUMNS):
         value = result.get(name)
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise ValueError(f"its {name} is {value!r:.40}, not a number")

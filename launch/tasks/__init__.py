@@ -8,19 +8,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from launch import data
-from launch.tasks.figures import JUDGED, Judged
+from launch.tasks.metrics import METRICS, TaskMetrics
 
 if TYPE_CHECKING:
     from absl import flags
 
     from launch.tasks.base import Task
 
-__all__ = ["judged", "task_of"]
+__all__ = ["metrics_of", "task_of"]
 
 
-def judged(settings: flags.FlagValues) -> Judged:
+def metrics_of(settings: flags.FlagValues) -> TaskMetrics:
     """The figures of a run, and what its FLOPs are counted for."""
-    return JUDGED[data.find(settings.dataset).unit]
+    return METRICS[data.find(settings.dataset).unit]
 
 
 def task_of(settings: flags.FlagValues) -> Task:

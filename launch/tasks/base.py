@@ -34,7 +34,7 @@ class Task(abc.ABC):
     @property
     @abc.abstractmethod
     def units_a_step(self) -> int:
-        """How many units a step trains on; `Judged.unit` says what they are."""
+        """How many units a step trains on; `TaskMetrics.unit` says what they are."""
 
     @abc.abstractmethod
     def load(self) -> None:

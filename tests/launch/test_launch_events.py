@@ -7,7 +7,7 @@ import tensorflow as tf
 from launch.callbacks import Events, events
 from launch.callbacks.mask_image import LEGEND, mask_image, with_legend
 from launch.storage import event_files
-from launch.tasks.figures import JUDGED
+from launch.tasks.metrics import METRICS
 
 BLUE, AMBER, GREY = [0, 90, 181], [255, 176, 0], [236, 236, 236]
 
@@ -134,7 +134,7 @@ def row(step):
 def test_the_headline_comes_first_in_the_order_of_the_alphabet(unit, first):
     """That in which TensorBoard shows the groups."""
     others = ("objective", "exploration_loss", "learning_rate", "seconds")
-    columns = [figure.column for figure in JUDGED[unit].figures]
+    columns = [metric.column for metric in METRICS[unit].metrics]
     columns += [*others, "forward_sparsity", "backward_sparsity"]
     groups = [events._tag(column).partition("/") for column in columns]
     assert all(group and name for group, _, name in groups)

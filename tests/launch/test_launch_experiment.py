@@ -13,7 +13,7 @@ from launch.data.text import TextData
 from launch.storage import run_folder
 from launch.support import files
 from launch.support.errors import UserError
-from launch.tasks.figures import JUDGED
+from launch.tasks.metrics import METRICS
 
 
 def settings(*arguments):
@@ -158,7 +158,7 @@ def test_damaged_result_is_one_sentence_with_the_remedy(tmp_path):
 
 WHOLE = {
     **dict.fromkeys(run_folder._COLUMNS, 1),
-    **{figure.column: 0.25 for figure in JUDGED["image"].figures},
+    **{metric.column: 0.25 for metric in METRICS["image"].metrics},
     "method": "dense",
 }
 
@@ -167,8 +167,8 @@ def test_result_marks_a_method_as_finished(tmp_path):
     assert run_folder.finished(tmp_path, "dense") is None
     (tmp_path / "dense").mkdir()
     run_folder.write_result(tmp_path / "dense", WHOLE)
-    figures = JUDGED["image"].figures
-    assert run_folder.finished(tmp_path, "dense", figures) == WHOLE
+    metrics = METRICS["image"].metrics
+    assert run_folder.finished(tmp_path, "dense", metrics) == WHOLE
 
 
 @pytest.mark.parametrize(
@@ -188,7 +188,7 @@ def test_a_result_with_wrong_content_is_one_sentence(tmp_path, content, said):
     (tmp_path / "dense").mkdir()
     (tmp_path / "dense" / "result.json").write_text(json.dumps(content))
     with pytest.raises(UserError, match=said) as caught:
-        run_folder.finished(tmp_path, "dense", JUDGED["image"].figures)
+        run_folder.finished(tmp_path, "dense", METRICS["image"].metrics)
     assert "remove it" in str(caught.value) and len(str(caught.value)) < 400
 
 

@@ -26,7 +26,7 @@ from launch.config import flag_help, flag_table, plan_flags, sensitivity_flags
 from launch.storage import report
 from launch.support import terminal
 from launch.support.pace import Pace
-from launch.tasks.figures import JUDGED, Items
+from launch.tasks.metrics import METRICS, Items
 
 ESCAPE = "\x1b"
 
@@ -136,13 +136,15 @@ def followed(out, monkeypatch, unit="image", logs=LOGS, row=ROW, end=True):
     clock = iter(range(10_000))
     ticking = types.SimpleNamespace(monotonic=lambda: next(clock) / 4)
     monkeypatch.setattr(terminal, "time", ticking)
-    recorder = types.SimpleNamespace(rows=[], figures=JUDGED[unit].figures)
+    recorder = types.SimpleNamespace(rows=[], metrics=METRICS[unit].metrics)
     items = Items("images" if unit == "image" else "tokens", 128)
     progress = Progress("topkast", 8, recorder, items, out)
     progress._pace = Pace(8, ticking.monotonic)
     steps = types.SimpleNamespace(numpy=lambda: progress._pace.done)
     optimizer = types.SimpleNamespace(iterations=steps)
-    progress.set_model(types.SimpleNamespace(optimizer=optimizer))
+    model = keras.Sequential()
+    object.__setattr__(model, "optimizer", optimizer)
+    progress.set_model(model)
     progress.on_train_begin()
     for epoch in range(2):
         progress.on_epoch_begin(epoch)
@@ -232,14 +234,14 @@ def test_elsewhere_there_is_a_line_a_round_and_no_control_character(
     first, second = said.splitlines()
     columns = 100 if kind == "pipe" else 240
     assert max(len(first), len(second)) <= columns
-    figures = "test accuracy 50.00% (train 25.00%)  loss 1.5000 (1.2500)  "
+    metrics = "test accuracy 50.00% (train 25.00%)  loss 1.5000 (1.2500)  "
     if kind == "pipe":
-        assert first.startswith(f"topkast  step 4/8  {figures}")
+        assert first.startswith(f"topkast  step 4/8  {metrics}")
         assert re.search(r"  0:00:\d\d left$", first)
         assert re.search(r"  0:00:00 left$", second)
         return
     assert first.startswith(
-        f"topkast  step 4/8  epoch 1  {figures}top5 99.00%  sparsity 90.0%/80.0%  lr 0.1  "
+        f"topkast  step 4/8  epoch 1  {metrics}top5 99.00%  sparsity 90.0%/80.0%  lr 0.1  "
     )
     assert re.search(r"  [\d.,]+ images/s  0:00:\d\d left  0:01:05 gone$", first)
     assert re.search(r"  0:00:00 left  0:01:05 gone$", second)
@@ -401,7 +403,7 @@ def test_the_end_names_files_and_commands_that_can_be_pasted(
     monkeypatch.chdir(tmp_path)
     run = pathlib.Path("runs/my run")
     results = [result("dense"), result("topkast")]
-    said = report.text(run, results, JUDGED["image"], io.StringIO())
+    said = report.text(run, results, METRICS["image"], io.StringIO())
     assert ESCAPE not in said
     files, commands = said.split("Files:\n")[1].split("What next:\n")
     named = [shlex.split(x)[0] for x in files.splitlines() if x.startswith("  ")]
@@ -410,9 +412,9 @@ def test_the_end_names_files_and_commands_that_can_be_pasted(
     (_, script, folder), board = map(shlex.split, commands.splitlines())
     assert pathlib.Path(script).is_file() and folder == "runs/my run"
     assert board == ["tensorboard", "--logdir", "runs/my run"]
-    absolute = report.text(tmp_path / run, results, JUDGED["image"], io.StringIO())
+    absolute = report.text(tmp_path / run, results, METRICS["image"], io.StringIO())
     assert absolute == said
-    coloured = report.text(run, results, JUDGED["image"], screen.out)
+    coloured = report.text(run, results, METRICS["image"], screen.out)
     assert coloured.count(ESCAPE) == 2
 
 

@@ -129,14 +129,18 @@ def test_results_hold_what_sets_runs_apart(tmp_path):
 
 
 def test_flags_of_another_schedule_or_optimizer_are_named():
-    def idle(*arguments):
+    def without_effect(*arguments):
         asked = launch_flags.parse(["train.py", "--method=dense", *arguments])
         return train.without_effect(train.resolved(asked))
 
     drops = ("--lr_drop_steps=3", "--lr_drop=0.5")
-    assert idle(*drops) == {"lr_schedule=cosine": ["lr_drop_steps", "lr_drop"]}
-    assert idle(*drops, "--lr_schedule=steps") == {}
-    assert idle("--optimizer=adam", "--nesterov") == {"optimizer=adam": ["nesterov"]}
+    assert without_effect(*drops) == {
+        "lr_schedule=cosine": ["lr_drop_steps", "lr_drop"]
+    }
+    assert without_effect(*drops, "--lr_schedule=steps") == {}
+    assert without_effect("--optimizer=adam", "--nesterov") == {
+        "optimizer=adam": ["nesterov"]
+    }
 
 
 def test_a_flag_that_a_later_one_excludes_is_named(capsys, tmp_path):

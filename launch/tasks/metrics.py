@@ -1,11 +1,11 @@
-"""The figures that a run is judged by. Nothing here imports TensorFlow."""
+"""The metrics of a run. Nothing here imports TensorFlow."""
 
 from collections.abc import Callable
 from typing import NamedTuple
 
 
-class Figure(NamedTuple):
-    """One figure of a run.
+class Metric(NamedTuple):
+    """One metric of a run.
 
     Attributes:
       column: its name in metrics.csv and results.csv; `train_`, `valid_` or `test_`
@@ -15,7 +15,7 @@ class Figure(NamedTuple):
       shown: the figure as text.
       higher_is_better: as for an accuracy; not for a loss.
 
-    >>> loss = Figure("test_loss", "val_loss", "test loss", decimals)
+    >>> loss = Metric("test_loss", "val_loss", "test loss", decimals)
     >>> loss.is_better(0.5, than=1.0), loss.is_better(0.5, than=0.5)
     (True, False)
     """
@@ -61,50 +61,50 @@ class Items(NamedTuple):
     a_step: int
 
 
-class Judged(NamedTuple):
-    """How a kind of data is judged.
+class TaskMetrics(NamedTuple):
+    """The metrics of a kind of data.
 
     Attributes:
       unit: what FLOPs are counted for.
-      figures: of each epoch, the headline first.
+      metrics: of each epoch, the headline first.
       loads: what the saved model needs to be loaded.
     """
 
     unit: str
-    figures: tuple[Figure, ...]
+    metrics: tuple[Metric, ...]
     loads: str
 
 
-_PERPLEXITY = Figure(
+_PERPLEXITY = Metric(
     "valid_perplexity", "val_perplexity", "validation perplexity", decimals
 )
 _TEXT_LOSSES = (
-    Figure("valid_loss", "val_nll", "validation loss (nats)", decimals),
-    Figure("train_loss", "nll", "training loss (nats)", decimals),
+    Metric("valid_loss", "val_nll", "validation loss (nats)", decimals),
+    Metric("train_loss", "nll", "training loss (nats)", decimals),
 )
 _TEXT_LOADS = "launch.models.transformer_xl imported"
 
-JUDGED: dict[str, Judged] = {
-    "image": Judged(
+METRICS: dict[str, TaskMetrics] = {
+    "image": TaskMetrics(
         "image",
         (
-            Figure("test_accuracy", "val_accuracy", "test accuracy", percent, True),
-            Figure("test_top5", "val_top5", "test accuracy, top 5", percent, True),
-            Figure("test_loss", "val_cross_entropy", "test loss (nats)", decimals),
-            Figure("train_accuracy", "accuracy", "training accuracy", percent, True),
-            Figure("train_loss", "cross_entropy", "training loss (nats)", decimals),
+            Metric("test_accuracy", "val_accuracy", "test accuracy", percent, True),
+            Metric("test_top5", "val_top5", "test accuracy, top 5", percent, True),
+            Metric("test_loss", "val_cross_entropy", "test loss (nats)", decimals),
+            Metric("train_accuracy", "accuracy", "training accuracy", percent, True),
+            Metric("train_loss", "cross_entropy", "training loss (nats)", decimals),
         ),
         "Keras alone",
     ),
-    "byte": Judged(
+    "byte": TaskMetrics(
         "token",
         (
-            Figure("valid_bpc", "val_bpc", "validation, bits per byte", decimals),
+            Metric("valid_bpc", "val_bpc", "validation, bits per byte", decimals),
             _PERPLEXITY,
             *_TEXT_LOSSES,
         ),
         _TEXT_LOADS,
     ),
-    "word": Judged("token", (_PERPLEXITY, *_TEXT_LOSSES), _TEXT_LOADS),
+    "word": TaskMetrics("token", (_PERPLEXITY, *_TEXT_LOSSES), _TEXT_LOADS),
 }
 """By the unit of the data set."""
