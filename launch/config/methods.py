@@ -302,7 +302,7 @@ def _include(settings: flags.FlagValues) -> tuple[str, ...] | None:
 def _topkast(settings: flags.FlagValues, total_steps: int | None) -> list[Scope]:
     from topkast_tf import topkast_scope
 
-    arguments = {flag.name: settings[flag.name].value for flag in TOPKAST}
+    arguments: dict[str, Any] = {f.name: settings[f.name].value for f in TOPKAST}
     arguments["block"] = whole_numbers(settings, "block") or None
     return [topkast_scope(**arguments, **_placement(settings))]
 
@@ -351,7 +351,7 @@ def _sparse_scope(name: str, *names: str) -> Callable:
     def scopes(settings: flags.FlagValues, total_steps: int | None) -> list[Scope]:
         from topkast_tf import sparse_scope
 
-        arguments = {n: settings[n].value for n in names}
+        arguments: dict[str, Any] = {n: settings[n].value for n in names}
         arguments = {n: v for n, v in arguments.items() if v is not None}
         until = arguments.get("update_until")
         if until is not None and until >= 1:

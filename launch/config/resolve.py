@@ -13,6 +13,9 @@ from launch.distribute import devices
 from launch.models import transformer_xl_config
 from launch.support.errors import UserError
 
+# mypy: disable-error-code="assignment"
+# absl's types do not know that flags are set as attributes.
+
 _TEXT_MODEL = "txl_small"
 _IMAGES_ONLY = ("train_examples", "label_smoothing", "width")
 _LEARNING_RATES = {"sgd": 0.1, "adam": 2.5e-4}

@@ -84,13 +84,14 @@ def numbers(values: flags.FlagValues, name: str, kind: type) -> list:
     Raises:
       UserError: for an item that is no such number.
     """
+    given: list[str] = values[name].value or []
     try:
-        return [kind(item) for item in values[name].value]
+        return [kind(item) for item in given]
     except ValueError:
         meant = "whole numbers" if kind is int else "numbers"
         raise UserError(
             f"Expected --{name} to be {meant} with commas between them. "
-            f"Received: {','.join(values[name].value)}"
+            f"Received: {','.join(given)}"
         ) from None
 
 

@@ -209,20 +209,20 @@ class MaskDynamics(keras.callbacks.Callback):
         self._weights: list[SparseWeight] = []
         self._writer: Any = None
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: Any = None) -> None:
         """Forgets the fit before it, if there was one."""
         self._weights, self._batch = [], -1
         if self._log_dir is not None:
             self._writer = tf.summary.create_file_writer(self._log_dir)
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Before the first step: goes on from the files as they were, or begins them."""
         # Not when training begins: there a callback after this one may yet load a
         # checkpoint. And `fit` builds an unbuilt model only in its first step.
         if not self._weights and self.model.built:
             self._start()
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Measures, if it is time."""
         if not self._weights:
             self._start()
@@ -237,7 +237,7 @@ class MaskDynamics(keras.callbacks.Callback):
             if step >= self._due:
                 self._measure(step)
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: Any = None) -> None:
         """Closes TensorBoard's file."""
         if self._writer is not None:
             self._writer.close()

@@ -2,6 +2,7 @@
 
 import math
 import numbers
+from collections.abc import Callable
 
 import tensorflow as tf
 
@@ -48,7 +49,7 @@ def exploration_loss(
     density = tf.cast(density, dtype)
 
     @tf.custom_gradient
-    def weighted(theta):
+    def weighted(theta: tf.Tensor) -> tuple[tf.Tensor, Callable]:
         # One weighted copy serves the value and the gradient: autodiff would keep three.
         base = theta if norm == "l2" else tf.sign(theta)
         # Every code but that of C is True.

@@ -19,7 +19,7 @@ class ThreadStack(threading.local, Generic[T]):
     True
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._entries: list[T] = []
 
     def __iter__(self) -> Iterator[T]:

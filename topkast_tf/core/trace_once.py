@@ -44,7 +44,9 @@ def trace_once(function: Callable) -> Callable:
     """
 
     @functools.cache
-    def traced(compiled: bool, *signature: tuple[int, tf.DType], **constants: Any):
+    def traced(
+        compiled: bool, *signature: tuple[int, tf.DType], **constants: Any
+    ) -> Any:
         del compiled  # what was traced for the one kind is not used for the other
         return tf.function(
             functools.partial(function, **constants),
@@ -56,7 +58,7 @@ def trace_once(function: Callable) -> Callable:
         )
 
     @functools.wraps(function)
-    def called(*arguments: tf.Tensor, **constants: Any):
+    def called(*arguments: tf.Tensor, **constants: Any) -> Any:
         tensors = [_unwatched(tf.convert_to_tensor(x)) for x in arguments]
         if _is_forked and tf.executing_eagerly():
             return function(*tensors, **constants)

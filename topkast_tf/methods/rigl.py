@@ -60,19 +60,23 @@ class RigL(SET):
         return self.update_replaces_step
 
     def _grow_keys(self, weight: Selection, step: tf.Tensor) -> tf.Tensor:
-        return selection.magnitude_keys(weight.gradient)
+        return selection.magnitude_keys(_gradient(weight))
 
     def _is_finite(self, weight: Selection) -> tf.Tensor:
-        of_gradient = ~selection.has_nan(selection.magnitude_keys(weight.gradient))
+        of_gradient = ~selection.has_nan(selection.magnitude_keys(_gradient(weight)))
         return of_gradient & super()._is_finite(weight)
 
     def _new_values(self, weight: Selection, step: tf.Tensor) -> tf.Tensor:
         kind, divisor = grow_kind(self.grow_init), grow_divisor(self.grow_init)
         if kind == "grad_scale":
-            return weight.gradient / divisor
+            return _gradient(weight) / divisor
         if kind == "grad_sign":
-            return tf.sign(weight.gradient) / divisor
+            return tf.sign(_gradient(weight)) / divisor
         return super()._new_values(weight, step)
 
     def _new_slots(self, weight: Selection) -> tf.Tensor:
-        return weight.gradient * self.slot_scale
+        return _gradient(weight) * self.slot_scale
+
+
+def _gradient(weight: Selection) -> tf.Tensor:
+    return tf.convert_to_tensor(weight.gradient)
