@@ -435,13 +435,13 @@ def test_on_two_mirrored_devices(digits, tmp_path):
 
 def test_the_step_is_not_asked_for_at_every_batch(digits, tmp_path, monkeypatch):
     asked = []
-    step = SparseWeight.step
+    calls = SparseWeight.calls
 
     def counting(self):
         asked.append(self.path)
-        return step.fget(self)
+        return calls.fget(self)
 
-    monkeypatch.setattr(SparseWeight, "step", property(counting))
+    monkeypatch.setattr(SparseWeight, "calls", property(counting))
     model = small_model()
     fit(model, digits, MaskDynamics(csv=tmp_path / "masks.csv", every=6), epochs=2)
     times = 1 + 4  # the beginning, and the measurements

@@ -21,8 +21,8 @@ def settle(values: flags.FlagValues, words: Iterable[str]) -> list[str]:
     Returns:
       A sentence on each flag that was given and does not count.
 
-    >>> from launch.flag import new_flags
-    >>> from launch.flag_table import GROUPS
+    >>> from launch.config.flag import new_flags
+    >>> from launch.config.flag_table import GROUPS
     >>> values, words = new_flags(GROUPS), ["--steps=64000", "--epochs=3"]
     >>> _ = values(["train.py", *words])
     >>> settle(values, words)

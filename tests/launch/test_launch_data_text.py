@@ -51,7 +51,8 @@ def test_names_are_found_by_kind():
 def test_missing_text_is_reported_without_tensorflow(root, tmp_path):
     code = (
         "import sys, time; start = time.process_time()\n"
-        "from launch import data, errors\n"
+        "from launch import data\n"
+        "from launch.support import errors\n"
         "for name in ('enwik8', 'wikitext103', 'words', 'bytes'):\n"
         "    try: data.find(name, 'text').check(sys.argv[1])\n"
         "    except errors.UserError as error: print(error)\n"

@@ -110,7 +110,8 @@ def test_folder_in_use_by_another_process_is_refused(tmp_path, root):
     holder = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"
         "import pathlib\n"
-        "from launch import experiment, flags\n"
+        "from launch.config import flags\n"
+        "from launch.storage import run_folder\n"
         "with run_folder.claim(pathlib.Path(sys.argv[2]), flags.parse(['x'])):\n"
         "    print('held', flush=True)\n"
         "    sys.stdin.read()\n"

@@ -103,7 +103,7 @@ def test_signal_before_training_ends_at_once(tmp_path, capsys, monkeypatch):
 def test_second_ctrl_c_quits_at_once(root):
     waits = (
         "import os, signal, sys, time; sys.path.insert(0, sys.argv[1])\n"
-        "from launch import interrupts\n"
+        "from launch.support import interrupts\n"
         "with interrupts.handled():\n"
         "    interrupts.defer(True)\n"
         "    os.kill(os.getpid(), signal.SIGINT)\n"
