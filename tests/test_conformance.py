@@ -47,7 +47,7 @@ STEPS = dict.fromkeys(EXAMPLES, 8) | {"rigl": 5}
 """Optimizer steps in eight calls; of RigL, three update the masks instead."""
 # Activations are selected over the batch of a replica: two replicas train otherwise.
 SELECTS_OVER_A_REPLICA = ("swat-m", "swat-m convolutions", "topkast+swat")
-SLOW = ("topkast global", "swat-m convolutions")
+SLOW = ("topkast global", "swat-m convolutions", "static")
 METHOD = pytest.mark.parametrize(
     "method",
     [pytest.param(m, marks=[pytest.mark.slow] if m in SLOW else []) for m in EXAMPLES],

@@ -231,6 +231,7 @@ def test_cifar10_is_read_whole(cifar):
     assert np.bincount(cifar.test_labels).tolist() == [1000] * 10
 
 
+@pytest.mark.slow
 def test_cifar10_constants_are_those_of_the_training_set(cifar):
     pixels = cifar.train_images.reshape(-1, 3) / np.float32(255)
     # The constants are those of the original images; where the data was stored as

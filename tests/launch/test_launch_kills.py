@@ -110,6 +110,7 @@ def killed_after(seconds, command, checkpoints):
     return process.returncode != 0
 
 
+@pytest.mark.slow
 def test_killed_while_writing_and_while_selecting_sets(launch, text, tmp_path):
     arguments = arguments_of("language", "topkast", text, 9, 5, 2)
     whole, folder = (tmp_path / name for name in ("whole", "killed"))
