@@ -112,7 +112,7 @@ def size_of(case: str, values: flags.FlagValues) -> str:
 def prepared(
     case: str, values: flags.FlagValues, folder: pathlib.Path
 ) -> tuple[keras.Model, Callable[[int], tf.data.Dataset]]:
-    """A compiled model, and the batches of its next so many steps."""
+    """A compiled model, and the batches of a number of next steps."""
     generator = np.random.default_rng(0)
     if case == "text":
         path = folder / "text"

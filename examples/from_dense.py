@@ -62,7 +62,7 @@ class Trial:
         return self.build()
 
     def fit(self, model: keras.Model, steps: int, first_step: int = 0) -> None:
-        """Trains it for so many steps, with a schedule of their own."""
+        """Trains it for a number of steps, with a schedule of their own."""
         schedule = learning_rate("cosine", self.settings.learning_rate, steps)
         model.compile(
             keras.optimizers.SGD(momentum=0.9),

@@ -163,7 +163,7 @@ def _parse(argv: Sequence[str]) -> tuple[pathlib.Path, flags.FlagValues]:
 
 
 def _check(settings: flags.FlagValues, asked: flags.FlagValues) -> bool:
-    """Whether it is a text that the run has learnt."""
+    """Whether it is a text that the run was trained on."""
     from launch import data
 
     source = data.find(settings.dataset)

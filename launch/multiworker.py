@@ -147,7 +147,7 @@ class Job:
         return [worker.poll() for worker in self._workers]
 
     def _cause(self) -> tuple[int, int]:
-        """The worker that failed first, as far as that can be told, and its exit code.
+        """The worker that failed first, where that can be told, and its exit code.
 
         Those that miss it fail a moment later, and may be seen before it.
         """

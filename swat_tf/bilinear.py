@@ -117,7 +117,7 @@ def _dense(kept: Any) -> tf.Tensor:
 
 
 def check_bilinear(op: Op, activation: tf.Tensor, weight: tf.Tensor) -> None:
-    """Raises a ValueError unless an op is linear in each argument, as far as a try tells.
+    """Raises a ValueError unless an op is linear in each argument, as a trial shows.
 
     The op is tried on random numbers: ``op(a + 2 a', w) = op(a, w) + 2 op(a', w)``,
     ``op(0, w) = 0``, and the same for w. Each op is tried once for a pair of shapes and

@@ -264,7 +264,7 @@ def test_tensorboard_has_what_the_csv_has(digits, tmp_path):
 
 
 class Interrupt(keras.callbacks.Callback):
-    """Stops a run dead after so many batches."""
+    """Kills a run after a number of batches."""
 
     def __init__(self, after):
         super().__init__()

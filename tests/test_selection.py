@@ -149,9 +149,9 @@ def test_random_backward_sets_hold_a_and_the_right_number(x, data, seed):
     kept_backward = data.draw(st.integers(1, x.size))
     kept_forward = data.draw(st.integers(1, kept_backward))
     keys = [selection.magnitude_keys(tf.constant(x))]
-    lottery = [selection.random_keys(x.size, [seed, 0])]
+    draws = [selection.random_keys(x.size, [seed, 0])]
     [codes] = selection.forward_and_random_sets(
-        keys, kept_forward, kept_backward, lottery
+        keys, kept_forward, kept_backward, draws
     )
     codes = codes.numpy()
     assert (codes > 0).sum() == kept_backward
@@ -176,8 +176,8 @@ def test_random_entries_are_drawn_evenly():
     counts = np.zeros(20)
     keys = [selection.magnitude_keys(tf.constant(np.arange(20.0, dtype=np.float32)))]
     for draw in range(400):
-        lottery = [selection.random_keys(20, [3, draw])]
-        counts += selection.forward_and_random_sets(keys, 2, 8, lottery)[0].numpy() == 1
+        draws = [selection.random_keys(20, [3, draw])]
+        counts += selection.forward_and_random_sets(keys, 2, 8, draws)[0].numpy() == 1
     # 18 candidates for 6 places: each wins 1/3 of 400 draws, within 5 deviations.
     np.testing.assert_array_equal(counts[18:], 0)
     assert np.all(np.abs(counts[:18] - 400 / 3) < 5 * np.sqrt(400 * 2 / 9))

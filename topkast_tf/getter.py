@@ -36,7 +36,7 @@ def topkast_getter(
     of regularisation losses (`tf.compat.v1.losses.get_regularization_loss`).
 
     It is for graphs, with any optimizer of `tf.compat.v1.train`: these write to
-    variables through fused kernels, so C is restored, to the bit, by the variable's
+    variables through fused kernels, so C is restored, bit for bit, by the variable's
     constraint, which they all apply after the update. In TensorFlow 2 style use
     `topkast_scope`.
 

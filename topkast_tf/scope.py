@@ -205,7 +205,7 @@ def topkast_scope(
         `loss`, and in `val_loss` too.
       exploration_norm: ``"l2"``, as above, or ``"l1"``, c * (sum_A |theta| + 1/D
         sum_{B\A} |theta|).
-      backward: ``"topk"``, or ``"random"``: B \ A is drawn by lot at each refresh.
+      backward: ``"topk"``, or ``"random"``: B \ A is sampled uniformly at each refresh.
       stop_exploring_at: the step from which on B = A, or None.
       block: (rows, cols): whole blocks of the kernel's 2-D view (inputs x outputs) are
         kept or dropped. At the edges blocks may be smaller; a block larger than a

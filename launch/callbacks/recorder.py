@@ -52,7 +52,7 @@ class Recorder(keras.callbacks.Callback):
       epoch_steps: steps in which all the data is seen once.
       round_steps: steps in a full round.
       total_steps: steps of the whole run, which may cut the last round short.
-      checkpoint_steps: also checkpoint after every so many steps; 0: never.
+      checkpoint_steps: also checkpoint after every N steps; 0: never.
       keep_checkpoints: how many of the newest to keep, beside the best.
 
     Raises:

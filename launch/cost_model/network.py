@@ -1,4 +1,4 @@
-"""The network and the method of a run, as far as its costs depend on them."""
+"""The network and the method of a run, what its costs depend on."""
 
 import contextlib
 import dataclasses

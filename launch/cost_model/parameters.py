@@ -195,7 +195,7 @@ def _planned(variable: Any, weight: SparseWeight) -> Parameter:
 
 
 def _entries(weight: SparseWeight, units: int) -> int:
-    """Entries of so many units; on average, where blocks at an edge are smaller."""
+    """Entries of a number of units; on average, where blocks at an edge are smaller."""
     size = math.prod(weight.shape)
     return max(1, round(size * units / weight.units))
 

@@ -2,7 +2,7 @@
 
 Weights, sets and optimizer are the same on all replicas. Each has its own running
 metrics, statistics of batch normalisation, memory of a text, and random state of dropout.
-A checkpoint is one file, and a resumed run must equal the undisturbed one to the bit. So
+A checkpoint is one file, and a resumed run must equal the undisturbed one bit for bit. So
 
 * metrics and statistics are made equal on all replicas when a checkpoint is taken, by the
   run that takes it as by the one that goes on from it; statistics before an evaluation

@@ -66,7 +66,7 @@ def _mirrored(count: int | None) -> tf.distribute.Strategy:
 
 
 def _divide_cpu(count: int) -> None:
-    """Makes so many virtual devices of the CPU, which must not have been used yet."""
+    """Makes a number of virtual devices of the CPU, which must not have been used yet."""
     [cpu, *_] = tf.config.list_physical_devices("CPU")
     present = tf.config.get_logical_device_configuration(cpu) or []
     if len(present) < count:

@@ -81,7 +81,7 @@ def visible(queries, keys, same_length: bool = False):
       queries: number of tokens.
       keys: number of states in memory, and of tokens.
       same_length: each query sees equally many keys, memory length + 1: the memory's,
-        as far as they are left, and itself.
+        those that are left, and itself.
 
     Returns:
       bool [queries, keys].

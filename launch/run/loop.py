@@ -201,5 +201,5 @@ class Loop:
 
 
 def _cut(parts: int, *batch: tf.Tensor) -> tuple[tf.Tensor, ...]:
-    """Each tensor with its rows in so many parts, along a new first axis."""
+    """Each tensor with its rows in a number of parts, along a new first axis."""
     return tuple(tf.stack(tf.split(x, parts)) for x in batch)

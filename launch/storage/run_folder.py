@@ -128,7 +128,7 @@ def claim(
 
 
 def check_data(run_dir: pathlib.Path, digest: str, first: bool) -> None:
-    """Raises `UserError` for other data than that which the run has learnt from.
+    """Raises `UserError` for other data than that which the run was trained on.
 
     Args:
       run_dir: the folder.
@@ -140,7 +140,7 @@ def check_data(run_dir: pathlib.Path, digest: str, first: bool) -> None:
         noted = path.read_text(encoding="utf-8").strip()
         if noted != digest:
             raise UserError(
-                f"Expected the data that --run_dir={run_dir} has learnt from ({noted}). "
+                f"Expected the data that --run_dir={run_dir} was trained on ({noted}). "
                 f"Received: other data ({digest}); pass its own with --data_dir"
             )
     elif first:

@@ -14,7 +14,7 @@ POINTS = ("half a file", "before the name", "after the name", "before best", "re
 
 
 class Fuse:
-    """Kills the process when it has been lit so many times."""
+    """Kills the process when it has been lit a number of times."""
 
     def __init__(self, count):
         self._left = count

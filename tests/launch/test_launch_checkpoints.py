@@ -371,7 +371,7 @@ def test_failure_of_the_disk_leaves_what_was_there(tmp_path, model, monkeypatch,
 
 @pytest.fixture
 def full_disk():
-    """Lets no file of this process grow beyond so many bytes, as a full disk would."""
+    """Lets no file of this process grow beyond a number of bytes, as a full disk would."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def limit(size):

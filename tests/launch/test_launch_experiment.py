@@ -243,7 +243,7 @@ def test_other_data_is_refused_and_the_first_is_noted(tmp_path):
     assert not list(tmp_path.iterdir())
     run_folder.check_data(tmp_path, "aaaa", first=True)
     run_folder.check_data(tmp_path, "aaaa", first=True)
-    with pytest.raises(UserError, match=r"learnt from \(aaaa\). Received: other data"):
+    with pytest.raises(UserError, match=r"trained on \(aaaa\). Received: other data"):
         run_folder.check_data(tmp_path, "bbbb", first=True)
     run_folder.check_data(tmp_path, "aaaa", first=False)
 

@@ -58,7 +58,7 @@ def state(archive):
 
 
 def assert_same_end(ours, theirs):
-    """Weights, sets, optimizer, memory, random state and figures, to the bit."""
+    """Weights, sets, optimizer, memory, random state and figures, bit for bit."""
     assert rows(ours) == rows(theirs)
     names = [
         sorted(p.name for p in (run / "checkpoints").iterdir())
@@ -80,7 +80,7 @@ def assert_same_end(ours, theirs):
 
 
 def killed_at(point, count, *arguments):
-    """Runs until a point is reached for so many times."""
+    """Runs until a point is reached a number of times."""
     ended = subprocess.run(
         [sys.executable, str(DRIVER), point, str(count), *arguments],
         capture_output=True,

@@ -135,7 +135,7 @@ def test_evaluation_of_another_text(finished, capsys, tmp_path):
     asked = [str(folder), f"--data_dir={other}"]
     assert evaluate.main(["evaluate.py", *asked]) == 2
     said = capsys.readouterr().err
-    assert "has learnt from" in said and "Received: other data" in said
+    assert "was trained on" in said and "Received: other data" in said
 
 
 def test_mistakes_in_evaluation_do_not_wait_for_tensorflow(finished, root):

@@ -79,7 +79,7 @@ def pruning():
             return RefreshSchedule(1)
 
         def size(self, entries, kept, step):
-            """Entries of A at a step, of so many in all and at the end."""
+            """Entries of A at a step, of the number in all and that at the end."""
             done = min(max(step, 0), self.until) / self.until
             return entries - int((entries - kept) * (1 - (1 - done) ** 3))
 

@@ -508,29 +508,29 @@ def forward_and_random_sets(
     keys: Sequence[tf.Tensor],
     kept_forward: tf.Tensor,
     kept_backward: tf.Tensor,
-    lottery: Sequence[tf.Tensor],
+    draws: Sequence[tf.Tensor],
 ) -> list[tf.Tensor]:
-    """Set codes with A the largest keys, and B of A and entries drawn by lot.
+    """Set codes with A the largest keys, and B of A and entries sampled uniformly.
 
     Args:
       keys: flat int32 tensors of keys; the counts are over all of them together.
       kept_forward: int32 scalar, the size of A.
       kept_backward: int32 scalar, the size of B, at least that of A.
-      lottery: `random_keys`, one tensor per tensor of keys; the largest outside A win.
+      draws: `random_keys`, one tensor per tensor of keys; the largest outside A win.
 
     Returns:
       One flat uint8 tensor of codes per tensor of keys.
 
-    >>> tickets = [tf.constant([9, 9, 1, 5])]
-    >>> forward_and_random_sets([tf.constant([1, 4, 3, 2])], 1, 2, tickets)[0].numpy()
+    >>> outside = [tf.constant([9, 9, 1, 5])]
+    >>> forward_and_random_sets([tf.constant([1, 4, 3, 2])], 1, 2, outside)[0].numpy()
     array([1, 2, 0, 0], dtype=uint8)
     """
     forward = largest(keys, kept_forward)
-    # A has no ticket (0), and every other entry has one of at least 1.
-    tickets = [
-        tf.where(mask, 0, ticket) for mask, ticket in zip(forward, lottery, strict=True)
+    # A has no draw (0), and every other entry has one of at least 1.
+    outside = [
+        tf.where(mask, 0, draw) for mask, draw in zip(forward, draws, strict=True)
     ]
-    extra = largest(tickets, tf.cast(kept_backward, tf.int32) - kept_forward)
+    extra = largest(outside, tf.cast(kept_backward, tf.int32) - kept_forward)
     return [_codes(a, a | b) for a, b in zip(forward, extra, strict=True)]
 
 

@@ -43,7 +43,7 @@ def by_rule(cls: type, spec: ProductSpec) -> Any:
 
 
 def _tensor_of(inputs: Any) -> Any:
-    """A variable as its value, such as a query that is learnt; others as they are."""
+    """A variable as its value, such as a learned query; others as they are."""
     if hasattr(inputs, "__dict__") and not isinstance(inputs, tf.Tensor):
         if isinstance(raw_variable(inputs), tf.Variable):
             return tf.convert_to_tensor(inputs)

@@ -23,7 +23,7 @@ class TopKAST(Method):
     """Top-KAST (Jayakumar et al., NeurIPS 2020): always sparse, no schedule to tune.
 
     ``A = top_fwd(|theta|)``, ``B = top_bwd(|theta|)``; with ``backward="random"`` B is A
-    and entries drawn by lot at each refresh. From step `stop_exploring_at` on, B = A.
+    and entries sampled uniformly at each refresh. From step `stop_exploring_at` on, B = A.
 
     Attributes: see `topkast_tf.topkast_scope`.
     """
@@ -77,7 +77,9 @@ class TopKAST(Method):
             explores = self.schedule.explores(step)
             kept_backward = tf.where(explores, kept_backward, kept_forward)
         if self.backward == "random":
-            codes, finite = _by_lot(scores, kept_forward, kept_backward, weights, step)
+            codes, finite = _with_random_backward(
+                scores, kept_forward, kept_backward, weights, step
+            )
         else:
             codes, finite = selection.nested_sets_by_magnitude(
                 scores, kept_forward, kept_backward
@@ -105,7 +107,7 @@ class TopKAST(Method):
         )
 
 
-def _by_lot(
+def _with_random_backward(
     scores: Sequence[tf.Tensor],
     kept_forward: tf.Tensor,
     kept_backward: tf.Tensor,
@@ -113,15 +115,13 @@ def _by_lot(
     step: tf.Tensor,
 ) -> tuple[list[tf.Tensor], tf.Tensor]:
     keys = [selection.magnitude_keys(score) for score in scores]
-    lottery = [
+    draws = [
         selection.random_keys(
             key.shape[0], tf.stack([weight.seed, tf.cast(step, tf.int64)])
         )
         for key, weight in zip(keys, weights, strict=True)
     ]
-    codes = selection.forward_and_random_sets(
-        keys, kept_forward, kept_backward, lottery
-    )
+    codes = selection.forward_and_random_sets(keys, kept_forward, kept_backward, draws)
     shaped = [
         tf.reshape(code, tf.shape(score))
         for code, score in zip(codes, scores, strict=True)

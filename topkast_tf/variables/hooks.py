@@ -169,7 +169,7 @@ def install() -> None:
 
 
 def loaded_keras_libraries() -> list[Any]:
-    """The modules `keras` and `tf_keras`, as far as they have been imported."""
+    """The modules `keras` and `tf_keras`, those that have been imported."""
     modules = [sys.modules.get(name) for name in ("keras", "tf_keras")]
     return [module for module in modules if hasattr(module, "optimizers")]
 

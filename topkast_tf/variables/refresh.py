@@ -181,7 +181,7 @@ def _with_found(
 
 
 def _raise_unless(finite: tf.Tensor, members: Sequence[WeightReplica]) -> None:
-    """Raises if sets were selected that mean nothing, as far as what runs can raise."""
+    """Raises if sets were selected that mean nothing, where what runs can raise."""
     paths = ", ".join(member.weight.path for member in members)
     message = f"{NAN_MESSAGE} {paths}."
     if tf.executing_eagerly() and not finite:

@@ -99,7 +99,7 @@ class WeightReplica:
     def on_backward_set(
         self, proposed: Any, theta: tf.Tensor | None = None
     ) -> tf.Tensor:
-        """The proposed value on B and the present one on C, to the bit."""
+        """The proposed value on B and the present one on C, bit for bit."""
         theta = self.read_theta() if theta is None else theta
         proposed = tf.cast(proposed, theta.dtype)
         if self.weight.method.dense_updates:
@@ -109,7 +109,7 @@ class WeightReplica:
         return chosen(on_backward(self.sets.read_value()), proposed, theta)
 
     def on_forward_set(self, proposed: Any) -> tf.Tensor:
-        """The proposed value on A and the present one elsewhere, to the bit."""
+        """The proposed value on A and the present one elsewhere, bit for bit."""
         theta = self.read_theta()
         on = tf.equal(self.sets.read_value(), FORWARD)
         proposed = tf.broadcast_to(tf.cast(proposed, theta.dtype), tf.shape(theta))
@@ -148,7 +148,7 @@ class WeightReplica:
             return proposed
         with tf.control_dependencies([tf.debugging.Assert(~is_alpha, [message])]):
             # XLA drops the error. There, theta outside A goes on from what it is, and
-            # not from the zero that was read; C, where nothing is added, to the bit.
+            # not from the zero that was read; C, where nothing is added, bit for bit.
             kept = tf.where(tf.equal(proposed, 0), theta, theta + proposed)
             return tf.where(is_alpha & tf.not_equal(sets, FORWARD), kept, proposed)
 
