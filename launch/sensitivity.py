@@ -1,13 +1,9 @@
 """The command line of the sensitivity study: what sparsity harms in which pass."""
 
-import contextlib
-import csv
-import math
 import pathlib
 import sys
 import time
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 if __name__ == "__main__":
     # Run as a file, Python looks for modules in launch/ and not in the project.
@@ -21,38 +17,12 @@ from launch.config import flags as launch_flags
 from launch.config import sensitivity_flags as study_flags
 from launch.storage import run_folder
 from launch.studies import runs as studies
+from launch.studies.results import RESULTS_FILE, append, key_of, read
+from launch.studies.training import check_scopes, train
 from launch.support import terminal
 from launch.support.errors import BAD_INPUT, UserError
 from launch.support.quiet import quiet_start
-from launch.tasks import task_of
 
-RESULTS_FILE = "results.csv"
-MEASURED = (
-    *("study", "sparsity", "value", "seed", "steps", "test_accuracy", "test_loss"),
-    *("train_loss", "weight_density", "activation_density", "diverged", "seconds"),
-)
-ARGUMENTS = (
-    *("dataset", "train_examples", "model", "width", "batch_size", "learning_rate"),
-    *("lr_schedule", "weight_decay", "exempt", "topk_period", "forward", "backward"),
-    *("errors", "errors_per", "updates", "freeze_at"),
-)
-"""What sets the runs of several studies apart; older files do not have it."""
-COLUMNS = (*MEASURED, *ARGUMENTS)
-
-
-def _whole(number: str) -> int:
-    return int(float(number))  # older files have "0.0"
-
-
-_KINDS: dict[str, Callable[[str], Any]] = {
-    "study": str,
-    **dict.fromkeys(("value", "seed", "steps", "diverged"), _whole),
-    **dict.fromkeys(ARGUMENTS, str),
-}
-_OF_SCOPE = (
-    *("exempt", "topk_period", "forward", "backward", "errors", "errors_per"),
-    *("updates", "freeze_at"),
-)
 _INTERRUPTED = 130
 
 
@@ -128,8 +98,8 @@ def run(settings: flags.FlagValues) -> None:
     if not results.is_file():
         check_scopes(planned(settings), settings)  # before the folder keeps the flags
     with run_folder.claim(folder, settings, study_flags.GROUPS):
-        done = {_key(row) for row in read(results)}
-        missing = [one for one in planned(settings) if _key(vars(one)) not in done]
+        done = {key_of(row) for row in read(results)}
+        missing = [one for one in planned(settings) if key_of(vars(one)) not in done]
         if missing:
             images = source.open(settings.data_dir).subset(settings.train_examples)
             _make(missing, settings, images, results)
@@ -173,168 +143,6 @@ def _make(
         )
         most = terminal.columns(sys.stdout)
         print(terminal.fitted(list(enumerate(parts)), most), flush=True)
-
-
-def check_scopes(runs: Sequence[studies.Run], settings: flags.FlagValues) -> None:
-    """Builds one network of each sparse study, before hours are spent on the others.
-
-    Raises:
-      UserError: for what the scope says of the flags, such as an --exempt that matches
-        no weight.
-    """
-    import keras
-
-    from launch.run import training
-
-    first = {one.study: one for one in reversed(runs) if one.study != "dense"}
-    for one in first.values():
-        keras.utils.clear_session()
-        try:
-            training.compiled(task_of(settings), scope_of(one, settings), one.seed)
-        except ValueError as error:
-            raise UserError(f"{error} (study {one.study!r})") from error
-
-
-def scope_of(
-    one: studies.Run, settings: flags.FlagValues, total_steps: int | None = None
-) -> Any:
-    """The scope in which the network of one run is built, however long that is."""
-    del total_steps
-    from swat_tf import swat_scope
-
-    arguments = one.scope_arguments(settings.topk_period, settings.errors_per)
-    if arguments is None:
-        return contextlib.nullcontext()
-    sparsity = arguments.pop("sparsity", one.sparsity)
-    return swat_scope(sparsity, exempt=tuple(settings.exempt), **arguments)
-
-
-def train(
-    one: studies.Run,
-    settings: flags.FlagValues,
-    images: data.ImageData,
-    show: Callable[[int, int], None] = lambda step, steps: None,
-) -> dict[str, Any]:
-    """Trains one run from its beginning to its end.
-
-    Args:
-      one: which.
-      settings: the resolved flags.
-      images: to learn from, and to be tested on.
-      show: is told after each step how many are done, of how many.
-
-    Returns:
-      A row of the results. A run that has diverged has no accuracy and no loss: NaN.
-    """
-    import keras
-    import tensorflow as tf
-
-    from launch.callbacks import LearningRate, StopOnNaN
-    from launch.data import pipeline
-    from launch.run import training
-    from launch.run.schedules import learning_rate
-    from swat_tf.report import densities
-
-    start = time.monotonic()
-    keras.utils.clear_session()
-    steps = settings.steps or settings.epochs * pipeline.steps_per_epoch(
-        settings.train_examples, settings.batch_size
-    )
-    model = training.compiled(task_of(settings), scope_of(one, settings), one.seed)
-    training.add_weight_decay(model, settings.weight_decay, settings.decay)
-    schedule = learning_rate(
-        settings.lr_schedule,
-        settings.learning_rate,
-        steps,
-        warmup_steps=settings.warmup_steps,
-        drop_steps=launch_flags.drop_steps(settings),
-        drop=settings.lr_drop,
-    )
-    batches = pipeline.training_batches(
-        images,
-        batch_size=settings.batch_size,
-        seed=one.seed,
-        first_step=0,
-        steps=steps,
-    )
-    progress = keras.callbacks.LambdaCallback(
-        on_train_batch_end=lambda batch, logs: show(batch + 1, steps)
-    )
-    try:
-        history = model.fit(
-            batches,
-            steps_per_epoch=steps,
-            callbacks=[LearningRate(schedule), StopOnNaN(), progress],
-            shuffle=False,
-            verbose=0,
-        )
-        train_loss = history.history["cross_entropy"][-1]
-    except (FloatingPointError, ValueError, tf.errors.OpError) as error:
-        if not training.diverged(error):
-            raise
-        train_loss = math.nan
-    test = {"accuracy": math.nan, "cross_entropy": math.nan}
-    weight_density = activation_density = math.nan
-    if math.isfinite(train_loss):
-        test = model.evaluate(
-            pipeline.evaluation_batches(images), return_dict=True, verbose=0
-        )
-        weight_density, activation_density = densities(model)
-    return {
-        **vars(one),
-        "steps": steps,
-        "test_accuracy": test["accuracy"],
-        "test_loss": test["cross_entropy"],
-        "train_loss": train_loss,
-        "weight_density": weight_density,
-        "activation_density": activation_density,
-        "diverged": int(not math.isfinite(train_loss)),
-        "seconds": round(time.monotonic() - start, 1),
-        **_arguments(one, settings),
-    }
-
-
-def _arguments(one: studies.Run, settings: flags.FlagValues) -> dict[str, str]:
-    """`ARGUMENTS` of a run, as text; what the scope takes by default is empty."""
-    scope = one.scope_arguments(settings.topk_period, settings.errors_per) or {}
-    asked = {**scope, "exempt": settings.exempt} if scope else {}
-    given = {name: settings[name].value for name in ARGUMENTS if name not in _OF_SCOPE}
-    given |= {name: asked.get(name) for name in _OF_SCOPE}
-    return {name: _cell(given[name]) for name in ARGUMENTS}
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, list | tuple):
-        return ",".join(value) or "none"
-    return str(value)
-
-
-def read(path: pathlib.Path) -> list[dict[str, Any]]:
-    """The rows of a results file; a line that a kill cut short is left out."""
-    if not path.is_file():
-        return []
-    with open(path, newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        last = (reader.fieldnames or ["seconds"])[-1]
-        # An argument may be empty; a line that was cut short has no such cell.
-        rows = [row for row in reader if row[last] is not None and row["seconds"]]
-    return [
-        {name: _KINDS.get(name, float)(row.get(name, "")) for name in COLUMNS}
-        for row in rows
-    ]
-
-
-def append(path: pathlib.Path, row: dict[str, Any]) -> None:
-    """Adds a row to a results file, which is replaced as a whole."""
-    from launch.support import files
-
-    files.write_text(path, files.csv_text([*read(path), row]))
-
-
-def _key(row: dict[str, Any]) -> tuple:
-    return row["study"], float(row["sparsity"]), int(row["value"]), int(row["seed"])
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from launch import sensitivity
 from launch.cost_model import report
 from launch.cost_model.plan import Plan, plan_of
 from launch.storage.report import aligned
+from launch.studies.training import scope_of
 from launch.support.errors import UserError
 
 
@@ -89,7 +90,7 @@ def study_of(settings: flags.FlagValues) -> StudyPlan:
     rows = []
     for (name, sparsity), runs in found.items():
         method = "dense" if name == "dense" else "swat"
-        scope = functools.partial(sensitivity.scope_of, runs[0], settings)
+        scope = functools.partial(scope_of, runs[0], settings)
         try:
             plan = plan_of(settings, method, scope)
         except ValueError as error:

@@ -58,7 +58,7 @@ def table(rows: Sequence[dict]) -> str:
     """Mean and range over seeds of each setting, as text.
 
     Args:
-      rows: as `sensitivity.read` gives them.
+      rows: as `launch.studies.results.read` gives them.
     """
     heads = ("study", "sparsity", "seeds", "mean", "lowest", "highest")
     lost_too = bool(_matching(rows, diverged=1))
@@ -84,7 +84,7 @@ def draw(rows: Sequence[dict], folder: pathlib.Path) -> list[pathlib.Path]:
     or left edge says how many of the seeds they are. Where all have, the line has a gap.
 
     Args:
-      rows: as `sensitivity.read` gives them.
+      rows: as `launch.studies.results.read` gives them.
       folder: gets figures.png and ablations.png.
 
     Returns:

@@ -9,7 +9,9 @@ import pytest
 from launch import sensitivity
 from launch.config import sensitivity_flags as study_flags
 from launch.studies import plot as sensitivity_plot
+from launch.studies import results
 from launch.studies import runs as studies
+from launch.studies import training as study_training
 from launch.support.errors import UserError
 
 TINY = (
@@ -128,7 +130,7 @@ def test_a_run_that_diverges_is_a_row_without_an_accuracy():
     from launch import data
 
     images = data.find("digits").load(None).subset(64)
-    row = sensitivity.train(studies.Run("swat", 0.5, 0, 0), settings, images)
+    row = study_training.train(studies.Run("swat", 0.5, 0, 0), settings, images)
     assert row["diverged"] == 1
     for name in ("test_accuracy", "test_loss", "train_loss", "weight_density"):
         assert math.isnan(row[name])
@@ -189,10 +191,10 @@ def test_results_hold_what_sets_a_run_apart(tmp_path):
 
     def arguments(study, value=0):
         run = studies.Run(study, 0.7, value, 0)
-        found = sensitivity._arguments(run, settings)
-        assert tuple(found) == sensitivity.ARGUMENTS
+        found = results.arguments(run, settings)
+        assert tuple(found) == results.ARGUMENTS
         assert found["dataset"] == "digits" and found["learning_rate"] == "0.05"
-        return {name: found[name] for name in sensitivity._OF_SCOPE if found[name]}
+        return {name: found[name] for name in results._OF_SCOPE if found[name]}
 
     assert arguments("dense") == {}
     common = {"exempt": "first", "topk_period": "3"}
@@ -210,13 +212,13 @@ def test_results_hold_what_sets_a_run_apart(tmp_path):
     # A file from before there were such columns goes on.
     path = tmp_path / "results.csv"
     path.write_text(
-        ",".join(sensitivity.MEASURED)
+        ",".join(results.MEASURED)
         + "\nswat,0.9,0.0,1.0,300,0.5,1.5,1.6,0.1,1.0,0.0,9.5\n"
     )
-    [old] = sensitivity.read(path)
+    [old] = results.read(path)
     assert old["seed"] == 1 and old["dataset"] == ""
-    sensitivity.append(path, {**old, "seed": 2, "dataset": "digits"})
-    assert [x["dataset"] for x in sensitivity.read(path)] == ["", "digits"]
+    results.append(path, {**old, "seed": 2, "dataset": "digits"})
+    assert [x["dataset"] for x in results.read(path)] == ["", "digits"]
 
 
 @pytest.mark.parametrize(

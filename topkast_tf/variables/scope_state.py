@@ -8,7 +8,6 @@ one has joined.
 import contextlib
 import dataclasses
 import itertools
-import re
 import uuid
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +21,15 @@ from topkast_tf.core.distributions import resolve
 from topkast_tf.core.thread_stack import ThreadStack
 from topkast_tf.methods import METHODS, Method
 from topkast_tf.variables import hooks
+from topkast_tf.variables.decisions import (
+    FIRST,
+    LAST,
+    Decision,
+    Rules,
+    SavedDecisions,
+)
 from topkast_tf.variables.placement import ENDS, Placement, seed_of
+from topkast_tf.variables.scope_layers import ScopeLayers
 from topkast_tf.variables.weight import Budget, SparseWeight
 
 _UNBUILT = (
@@ -32,17 +39,6 @@ _UNBUILT = (
 )
 SCOPE = "_topkast_scope"
 """The attribute by which layers, and variables that were decided on, know their scope."""
-_FIRST = "`exempt` names the first"
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Decision:
-    variable: Any
-    path: str
-    shape: tuple[int, ...]
-    weight: SparseWeight | None
-    dense: str | None  # why it stays dense
-    owner: weakref.ref | None  # the layer that has made it
 
 
 class SparsityScope:
@@ -70,15 +66,13 @@ class SparsityScope:
         self.weights: list[SparseWeight] = []
         self.left_dense: dict[str, str] = {}
         self._restored = restored
-        self._resolved = list(decisions) if decisions is not None else None
+        self._saved = SavedDecisions(decisions) if decisions is not None else None
         self.is_open = False
         self.has_inner = False
-        self._decisions: list[_Decision] = []
+        self._decisions: list[Decision] = []
         self._places = itertools.count()
-        self._used_patterns: set[str] = set()
-        self._refused: dict[str, str] = {}
-        self._layers: dict[int, weakref.ref] = {}
-        self._recorded = 0
+        self._rules = Rules(placement)
+        self._layers = ScopeLayers()
         self._restored_for: weakref.ref | None = None
         self._replaces = False
         self._planned = True
@@ -106,15 +100,13 @@ class SparsityScope:
         The layer may build later. If the constructor raises, all that it has made leaves
         the scope again: such layers are never built, however long a traceback keeps them.
         """
-        before = self._recorded
+        before = self._layers.recorded
         try:
             yield
         except BaseException:
-            made = [ref() for n, ref in self._layers.items() if n >= before]
-            self._forget([layer, *(each for each in made if each is not None)])
+            self._forget([layer, *self._layers.since(before)])
             raise
-        self._layers[self._recorded] = weakref.ref(layer)
-        self._recorded += 1
+        self._layers.record(layer)
         self._finished = False
         _unfinished.add(self)
 
@@ -122,9 +114,7 @@ class SparsityScope:
         ids = {id(layer) for layer in layers}
         gone = [d for d in self._decisions if d.owner and id(d.owner()) in ids]
         weights = {id(d.weight) for d in gone if d.weight}
-        self._layers = {
-            n: ref for n, ref in self._layers.items() if id(ref()) not in ids
-        }
+        self._layers.forget(ids)
         self._decisions = [d for d in self._decisions if d not in gone]
         self.weights = [w for w in self.weights if id(w) not in weights]
         if self.budget is not None:
@@ -133,7 +123,7 @@ class SparsityScope:
             ]
         for decision in gone:
             self.left_dense.pop(decision.path, None)
-            self._refused.pop(decision.path, None)
+            self._rules.refused.pop(decision.path, None)
 
     def restored_for(self, layer: Any) -> None:
         """Remembers the layer whose configuration this scope was restored from."""
@@ -145,15 +135,7 @@ class SparsityScope:
         Args:
           number: as in the layer's configuration; None changes nothing.
         """
-        original = self._layers[number]() if number in self._layers else None
-        if original is None:
-            return
-        within = {id(each) for each in compat.layers_within(original)}
-        self._layers = {
-            number: ref
-            for number, ref in self._layers.items()
-            if id(ref()) not in within
-        }
+        self._layers.set_aside(number)
 
     def consider(
         self,
@@ -183,12 +165,16 @@ class SparsityScope:
         Returns:
           Its sparse weight, still without variables, or None if it stays dense.
         """
-        saved = self._next_saved(path, view.shape)
+        saved = self._saved.take(path, view.shape) if self._saved else None
         why = (
             saved["dense"]
             if saved
-            else self._reason_to_stay_dense(
-                path, view.shape, not_kernel, refused, counts_when_used
+            else self._rules.why_dense(
+                path,
+                view.shape,
+                not_kernel=not_kernel,
+                refused=refused,
+                may_be_first=not counts_when_used and not self._has_first(),
             )
         )
         weight = None
@@ -203,8 +189,14 @@ class SparsityScope:
         # Not by `setattr`: a variable of a strategy hands it on to its parts.
         vars(variable)[SCOPE] = self
         by = None if owner is None else weakref.ref(owner)
-        self._decisions.append(_Decision(variable, path, view.shape, weight, why, by))
+        self._decisions.append(Decision(variable, path, view.shape, weight, why, by))
         return weight
+
+    def _has_first(self) -> bool:
+        return any(
+            (d.weight and d.weight.place is not None) or d.dense == FIRST
+            for d in self._decisions
+        )
 
     def note_use(self, weight: SparseWeight) -> None:
         """Gives a weight that counts when it is used its place behind those in use.
@@ -218,44 +210,6 @@ class SparsityScope:
         if weight.place is None:
             weight.place = next(self._places)
             self._planned = False
-
-    def _reason_to_stay_dense(
-        self,
-        path: str,
-        shape: tuple[int, ...],
-        not_kernel: str | None,
-        refused: str | None,
-        counts_when_used: bool,
-    ) -> str | None:
-        include = self.placement.include
-        # Before all else: a regex has matched also where there is another reason.
-        included = include is None or self._any_matches(include, path)
-        exempt = self._any_matches(self.placement.exempt, path)
-        if include is None and not_kernel:
-            return not_kernel
-        if not included:
-            return "not in `include`"
-        if 0 in shape:
-            return f"its shape {tuple(shape)} has no entries"
-        if refused:
-            self._refused[path] = refused
-            return refused
-        if exempt:
-            return "in `exempt`"
-        if counts_when_used:
-            return None
-        is_first = not any(
-            (d.weight and d.weight.place is not None) or d.dense == _FIRST
-            for d in self._decisions
-        )
-        if is_first and "first" in self.placement.exempt:
-            return _FIRST
-        return None
-
-    def _any_matches(self, patterns: Sequence[str], path: str) -> bool:
-        matching = [p for p in patterns if p not in ENDS and re.search(p, path)]
-        self._used_patterns.update(matching)
-        return bool(matching)
 
     def _join(self, path: str, view: MatrixView, within_keras: bool) -> SparseWeight:
         taken = {weight.path for weight in self.weights}
@@ -294,26 +248,10 @@ class SparsityScope:
         """Each parameter that stays dense, and why."""
         self.ensure_planned()
         return [
-            (made.variable, made.dense or "`exempt` names the last")
+            (made.variable, made.dense or LAST)
             for made in self._decisions
             if made.dense or (made.weight and made.weight.exempt)
         ]
-
-    def _next_saved(self, path: str, shape: Sequence[int]) -> Mapping | None:
-        if self._resolved is None:
-            return None
-        if not self._resolved:
-            raise ValueError(
-                "Expected the weights that the saved model has, and no more. Received: "
-                f"one more, {path} of shape {tuple(shape)}"
-            )
-        saved = self._resolved.pop(0)
-        if tuple(saved["shape"]) != tuple(shape):
-            raise ValueError(
-                f"Expected a weight of shape {tuple(saved['shape'])}, as in the saved "
-                f"model. Received: {path} of shape {tuple(shape)}"
-            )
-        return saved
 
     # Planning.
 
@@ -333,7 +271,7 @@ class SparsityScope:
         exempt = in_use[-1:] if "last" in self.placement.exempt else []
         planned = [weight for weight in self.weights if weight not in exempt]
         shapes = {weight.path: weight.shape for weight in planned}
-        if self._resolved is None and self.weights:
+        if self._saved is None and self.weights:
             sparsities = self._resolve(shapes) if shapes else {}
             changed = [w for w in planned if sparsities[w.path] != (w.fwd, w.bwd)]
             changed += [weight for weight in exempt if not weight.exempt]
@@ -369,7 +307,7 @@ class SparsityScope:
 
     def finish(self) -> None:
         """Once everything is built: the checks that need to know all weights."""
-        if self._finished or self.is_open or self._layers_are_unbuilt():
+        if self._finished or self.is_open or self._layers.are_unbuilt():
             return
         self._finished = True
         _unfinished.discard(self)
@@ -388,14 +326,7 @@ class SparsityScope:
                     else "none. Is the model built inside the `with` block?"
                 )
             )
-        for argument in ("exempt", "include"):
-            for pattern in getattr(self.placement, argument) or ():
-                if pattern not in self._used_patterns and pattern not in ENDS:
-                    paths = [w.path for w in self.weights] + list(self.left_dense)
-                    raise ValueError(
-                        f"Expected each regex of `{argument}` to match a weight. "
-                        f"Received: {pattern!r}, which matches none of {paths[:8]}"
-                    )
+        self._rules.check_all_used([w.path for w in self.weights] + [*self.left_dense])
         self._planned = False
         self.ensure_planned()
         if all(weight.exempt for weight in self.weights):
@@ -404,18 +335,16 @@ class SparsityScope:
                 f"names. Received: {self.weights[0].path} alone"
             )
         self.method.check([weight.blocks for weight in self.weights])
-        if self._refused:
-            logging.warning("%s leaves dense: %s", self.method.name, self._refused)
+        if self._rules.refused:
+            logging.warning(
+                "%s leaves dense: %s", self.method.name, self._rules.refused
+            )
         logging.info(
             "%s: %d weights sparsified, left dense: %s",
             self.method.name,
             len(self.weights),
             self.left_dense or "no matrix",
         )
-
-    def _layers_are_unbuilt(self) -> bool:
-        layers = [ref() for ref in self._layers.values()]
-        return not all(layer.built for layer in layers if layer is not None)
 
     # Saving.
 
@@ -435,11 +364,11 @@ class SparsityScope:
         if not is_copied:
             self.ensure_planned()
         distribution = self.placement.distribution
-        weights = [_decision_config(decision) for decision in made] or None
+        weights = [decision.get_config() for decision in made] or None
         if not ids and self._restored_for and self._restored_for() is layer:
-            weights = self._resolved and list(self._resolved)  # not yet used
+            weights = list(self._saved.left) if self._saved else None  # not yet used
         elif not ids and not is_copied and self._depends_on_others:
-            if self._layers_are_unbuilt():
+            if self._layers.are_unbuilt():
                 raise ValueError(_UNBUILT)
         if callable(distribution):
             distribution = "uniform"  # its decisions are saved
@@ -454,8 +383,7 @@ class SparsityScope:
             "weights": weights,
         }
         if is_copied and weights is None:
-            numbers = [n for n, ref in self._layers.items() if ref() is layer]
-            config["copy_of"] = numbers[0] if numbers else None
+            config["copy_of"] = self._layers.number_of(layer)
         active = active_scope()
         if active not in (None, self) and active.uid == self.uid:
             config["replaces"] = True  # a wrapper copies what came from the file for it
@@ -551,14 +479,3 @@ def _budget(uid: str, renew: bool) -> Budget:
     if budget is None:
         budget = _budgets[uid] = Budget()
     return budget
-
-
-def _decision_config(decision: _Decision) -> dict:
-    weight = decision.weight
-    return {
-        "shape": list(decision.shape),
-        "dense": decision.dense,
-        "fwd": weight and weight.fwd,
-        "bwd": weight and weight.bwd,
-        "exempt": weight and weight.exempt,
-    }

@@ -1,0 +1,143 @@
+"""Whether a parameter is sparsified, and why not: as rules say, or as it was saved."""
+
+import dataclasses
+import re
+import weakref
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from topkast_tf.variables.placement import ENDS, Placement
+from topkast_tf.variables.weight import SparseWeight
+
+FIRST = "`exempt` names the first"
+"""Why a weight stays dense that is the first of its scope."""
+LAST = "`exempt` names the last"
+"""Why a weight stays dense that is the last of its scope."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Decision:
+    """What was decided on one parameter.
+
+    Attributes:
+      variable: the parameter.
+      path: its path.
+      shape: its shape.
+      weight: its sparse weight, or None.
+      dense: why it stays dense, or None.
+      owner: the layer that has made it, if any.
+    """
+
+    variable: Any
+    path: str
+    shape: tuple[int, ...]
+    weight: SparseWeight | None
+    dense: str | None
+    owner: weakref.ref | None
+
+    def get_config(self) -> dict:
+        """What a file holds of it: the decision, and not the rules that led to it."""
+        weight = self.weight
+        return {
+            "shape": list(self.shape),
+            "dense": self.dense,
+            "fwd": weight and weight.fwd,
+            "bwd": weight and weight.bwd,
+            "exempt": weight and weight.exempt,
+        }
+
+
+class Rules:
+    """The rules of a placement, and what they have met.
+
+    Attributes:
+      used: the patterns that have matched.
+      refused: path -> why its method cannot sparsify it.
+    """
+
+    def __init__(self, placement: Placement):
+        self._placement = placement
+        self.used: set[str] = set()
+        self.refused: dict[str, str] = {}
+
+    def why_dense(
+        self,
+        path: str,
+        shape: Sequence[int],
+        *,
+        not_kernel: str | None,
+        refused: str | None,
+        may_be_first: bool,
+    ) -> str | None:
+        """Why a parameter stays dense, or None if it is sparsified.
+
+        Args:
+          path: of the parameter.
+          shape: its shape.
+          not_kernel: why it is not a matmul or convolution kernel, or None if it is.
+          refused: why the method cannot sparsify it, if it cannot.
+          may_be_first: whether it would be the first one of its scope.
+        """
+        include = self._placement.include
+        # Before all else: a regex has matched also where there is another reason.
+        included = include is None or self._any_matches(include, path)
+        exempt = self._any_matches(self._placement.exempt, path)
+        if include is None and not_kernel:
+            return not_kernel
+        if not included:
+            return "not in `include`"
+        if 0 in shape:
+            return f"its shape {tuple(shape)} has no entries"
+        if refused:
+            self.refused[path] = refused
+            return refused
+        if exempt:
+            return "in `exempt`"
+        if may_be_first and "first" in self._placement.exempt:
+            return FIRST
+        return None
+
+    def _any_matches(self, patterns: Sequence[str], path: str) -> bool:
+        matching = [p for p in patterns if p not in ENDS and re.search(p, path)]
+        self.used.update(matching)
+        return bool(matching)
+
+    def check_all_used(self, paths: Sequence[str]) -> None:
+        """Raises a ValueError if a regex has matched nothing.
+
+        Args:
+          paths: of all weights there are.
+        """
+        for argument in ("exempt", "include"):
+            for pattern in getattr(self._placement, argument) or ():
+                if pattern not in self.used and pattern not in ENDS:
+                    raise ValueError(
+                        f"Expected each regex of `{argument}` to match a weight. "
+                        f"Received: {pattern!r}, which matches none of {paths[:8]}"
+                    )
+
+
+class SavedDecisions:
+    """The decisions of a file, taken one by one as its weights are made."""
+
+    def __init__(self, decisions: Sequence[Mapping]):
+        self.left = list(decisions)
+
+    def take(self, path: str, shape: Sequence[int]) -> Mapping:
+        """The decision on the next weight.
+
+        Raises:
+          ValueError: if there is none, or it is of a weight of another shape.
+        """
+        if not self.left:
+            raise ValueError(
+                "Expected the weights that the saved model has, and no more. Received: "
+                f"one more, {path} of shape {tuple(shape)}"
+            )
+        saved = self.left.pop(0)
+        if tuple(saved["shape"]) != tuple(shape):
+            raise ValueError(
+                f"Expected a weight of shape {tuple(saved['shape'])}, as in the saved "
+                f"model. Received: {path} of shape {tuple(shape)}"
+            )
+        return saved
