@@ -3,7 +3,7 @@
 from typing import Any
 
 from topkast_tf.variables.lookup import some_sparse_weights
-from topkast_tf.variables.weight import one_of_each_budget
+from topkast_tf.variables.restart import one_of_each_budget
 
 
 def refresh(model: Any) -> None:

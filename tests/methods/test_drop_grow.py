@@ -529,3 +529,87 @@ def test_one_door_for_every_method():
             [weight] = tk.sparse_weights(model)
             found.append((weight.method, weight.rule, weight.fwd, weight.bwd))
         assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("name", ["set", "rigl"])
+@pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])
+def test_models_of_tf_keras(name, jit_compile, tmp_path):
+    import tf_keras
+
+    x, y = batches(7)
+    with tk.sparse_scope(name, sparsity=0.7, update_every=2, update_until=6):
+        model = tf_keras.Sequential([tf_keras.Input((12,)), tf_keras.layers.Dense(6)])
+    model.compile(tf_keras.optimizers.Adam(0.01), "mse", jit_compile=jit_compile)
+    [weight] = tk.sparse_weights(model)
+    masks = [weight.forward_mask()]
+    for a, b in zip(x, y, strict=True):
+        model.train_on_batch(a, b)
+        masks.append(weight.forward_mask())
+    changed = [bool(np.any(a != b)) for a, b in zip(masks, masks[1:], strict=False)]
+    assert sum(changed) == 3 and len({mask.sum() for mask in masks}) == 1
+    assert weight.step == (7 if name == "set" else 4)
+    assert int(model.optimizer.iterations) == weight.step
+    model.save(tmp_path / "model.keras")
+    loaded = tf_keras.models.load_model(tmp_path / "model.keras")
+    [again] = tk.sparse_weights(loaded)
+    np.testing.assert_array_equal(again.codes(), weight.codes())
+
+
+@pytest.mark.parametrize("replaces", [True, False])
+def test_a_scaled_loss(replaces):
+    """Float16 wraps the optimizer in one that scales the loss; updates are the same."""
+    x, y = batches(6)
+    arguments = {"update_every": 2, "update_replaces_step": replaces}
+    plain = keras.optimizers.SGD(0.05)
+    scaled = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.05))
+    found = []
+    for optimizer in (plain, scaled):
+        _, weight = trained(x, y, optimizer, **arguments)
+        found.append(weight)
+    ours, theirs = found
+    assert ours.step == theirs.step == (4 if replaces else 6)
+    np.testing.assert_array_equal(ours.forward_mask(), theirs.forward_mask())
+    np.testing.assert_allclose(ours.dense(), theirs.dense(), rtol=1e-4, atol=1e-6)
+
+
+def test_a_weight_decay_of_keras_leaves_the_gradient_alone():
+    """A regularizer is of alpha: what is grown is where the network asks for it."""
+    masks = []
+    x, y = batches(1)
+    for regularizer in (None, keras.regularizers.L2(100.0)):
+        with tk.sparse_scope("rigl", sparsity=0.7, update_until=9, noise=0.0, seed=2):
+            model = keras.Sequential(
+                [
+                    keras.Input((12,)),
+                    keras.layers.Dense(6, kernel_regularizer=regularizer),
+                ]
+            )
+        [weight] = tk.sparse_weights(model)
+        mask = weight.forward_mask()
+        with tk.dense_reads():
+            weight.variable.assign(np.linspace(-1, 1, 72).reshape(12, 6))
+        weight.set_masks(mask)
+        model.compile("sgd", "mse")
+        alpha = weight.effective()
+        if regularizer is not None:
+            loss = float(model.losses[0])
+            assert loss == pytest.approx(100 * np.sum(alpha**2), rel=1e-5)
+        model.train_on_batch(x[0], y[0])
+        masks.append(weight.forward_mask())
+    np.testing.assert_array_equal(*masks)
+
+
+def test_masks_move_as_mask_dynamics_shows(tmp_path):
+    """An update in the place of a step has a time of its own."""
+    model = dense_layer("rigl", update_every=2)
+    model.compile("sgd", "mse")
+    x, y = batches(6)
+    path = tmp_path / "masks.csv"
+    dynamics = tk.MaskDynamics(csv=path, every=1)
+    data = tf.data.Dataset.from_tensor_slices((x, y))
+    model.fit(data, callbacks=[dynamics], verbose=0)
+    rows = [line.split(",") for line in path.read_text().splitlines()[1:]]
+    steps = sorted({int(row[0]) for row in rows})
+    assert steps == [0, 1, 2, 3, 4, 5, 6]
+    [weight] = tk.sparse_weights(model)
+    assert weight.step == 4 and weight.calls == 6

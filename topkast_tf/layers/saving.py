@@ -21,8 +21,8 @@ from topkast_tf.layers.weights import (
     weights_of,
     without_state,
 )
+from topkast_tf.variables.restart import restart
 from topkast_tf.variables.scope_state import SparsityScope
-from topkast_tf.variables.weight import restart
 
 SAVED_KEY = "topkast"
 

@@ -22,7 +22,8 @@ import tensorflow as tf
 from topkast_tf.compat import layers_within
 from topkast_tf.layers.weights import state_hidden, weights_of
 from topkast_tf.variables import hooks
-from topkast_tf.variables.weight import SparseWeight, restart
+from topkast_tf.variables.restart import restart
+from topkast_tf.variables.weight import SparseWeight
 
 STATE_KEY = "topkast:"
 """Begins the name of each variable of state in a file of weights."""

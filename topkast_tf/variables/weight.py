@@ -1,7 +1,7 @@
 """A sparse weight: theta with its sets, and what one may ask of it."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,38 +17,6 @@ from topkast_tf.variables.components import components, local_index
 from topkast_tf.variables.counters import Counter
 from topkast_tf.variables.refresh import NAN_MESSAGE, done, reselect, select_initial
 from topkast_tf.variables.replica import WeightReplica
-
-
-def restart(weights: Iterable["SparseWeight"]) -> None:
-    """Begins anew from thetas as they are: step 0, sets as the method selects first.
-
-    Frozen sets stay: so a found mask is trained from other weights. Where weights of a
-    common budget have been dealt units, all of them go back to their own share, or they
-    would keep more together than the budget.
-    """
-    weights = list(weights)
-    for weight in weights:
-        weight.restart()
-    sharing = {
-        id(peer): peer
-        for weight in weights
-        if weight.method.budget == "global" and not weight.is_frozen
-        for peer in weight.peers()
-        if peer.is_ready
-    }
-    for peer in sharing.values():
-        peer._set_counters(peer._nominal_counts)
-    for weight in one_of_each_budget(w for w in weights if not w.is_frozen):
-        weight.initialize()
-
-
-def one_of_each_budget(weights: Iterable["SparseWeight"]) -> Iterator["SparseWeight"]:
-    """Of weights that share a budget the first one."""
-    met: set[int] = set()
-    for weight in weights:
-        if id(weight) not in met:
-            met.update(id(peer) for peer in weight.peers())
-            yield weight
 
 
 class Budget:
@@ -340,7 +308,9 @@ class SparseWeight:
         self._restores, (theta_before, sets_before) = restores, self._restores
         with tf.init_scope():
             if restores[1] - sets_before < restores[0] - theta_before:
-                restart([self])  # the checkpoint of a dense model
+                self.restart()  # the checkpoint of a dense model
+                if not self.is_frozen:
+                    self.initialize_budget()
             else:
                 replica = self.replica()
                 self.check_state(replica.counters.numpy(), replica.sets.numpy())
@@ -519,6 +489,18 @@ class SparseWeight:
     def initialize(self) -> None:
         """Selects the first sets, from theta as it is."""
         self._select_by(select_initial)
+
+    def initialize_budget(self) -> None:
+        """Selects the first sets of all that share its budget.
+
+        Where a method has dealt them units, all go back to their own share, or they would
+        keep more together than the budget.
+        """
+        if self.method.budget == "global":
+            for peer in self.peers():
+                if peer.is_ready:
+                    peer._set_counters(peer._nominal_counts)
+        self.initialize()
 
     def _select_by(self, select: Callable[[list[WeightReplica]], None]) -> None:
         with tf.init_scope():
