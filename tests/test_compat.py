@@ -107,6 +107,15 @@ def test_raw_variable():
 
 
 @LIBRARIES
+def test_build_optimizer(library):
+    optimizer, variable = library.optimizers.Adam(), tf.Variable([1.0, 2.0])
+    for _ in range(2):
+        compat.build_optimizer(optimizer, [variable])
+        [momentum] = compat.momentums(optimizer)
+        assert momentum.shape == (2,)
+
+
+@LIBRARIES
 def test_slots_of_optimizers(library):
     optimizer, made = updated(library, library.optimizers.Adam(0.1, beta_1=0.5))
     assert compat.variable_count(optimizer) == 2

@@ -9,6 +9,7 @@ Beside them sparse classes override `_trackable_children`, `_lookup_dependency` 
 and `_handle`, through which its eager fast path reads a variable.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -84,6 +85,16 @@ def raw_variable(variable: Any) -> Any:
 
 
 # Optimizers.
+
+
+def build_optimizer(optimizer: Any, variables: Sequence[Any]) -> None:
+    """Has an optimizer make its variables, which it would do in its next call anyway."""
+    if hasattr(optimizer, "built"):  # Keras 3
+        if not optimizer.built:
+            optimizer.build(list(variables))
+        return
+    with tf.init_scope():  # as tf_keras does itself, each time
+        optimizer.build(list(variables))
 
 
 def index_of(optimizer: Any, variable: Any) -> int:

@@ -241,7 +241,8 @@ def _add_penalty(layer: Any, variable: Any, weight: SparseWeight) -> None:
 def of_alpha(regularizer: Any, weight: SparseWeight) -> Any:
     """A regularizer of alpha, in the place of one that Keras gives theta to.
 
-    A method that looks at the gradient outside B is to see that of the network alone.
+    A method that looks at the gradient outside B is to see that of the network alone: so
+    theta of C has no part in it, and what it adds on A is taken off again (`steps`).
 
     Args:
       regularizer: of Keras 3.
@@ -257,6 +258,7 @@ def of_alpha(regularizer: Any, weight: SparseWeight) -> Any:
                 return tf.zeros([])
             replica = weight.replica(local_index(weight.variable))
             alpha = sparse_view(replica.read_theta(), replica.sets.read_value())
+            replica.decayed_by = regularizer
             return regularizer(alpha)
 
     return OfAlpha()

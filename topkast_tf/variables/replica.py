@@ -1,6 +1,6 @@
 """One device's copy of a sparse weight, and the variables that each device holds."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import tensorflow as tf
@@ -52,6 +52,8 @@ class WeightReplica:
     def __init__(self, weight: Weight, index: int):
         self.weight = weight
         self.index = index
+        # A regularizer that has a part in the loss of the step that is being computed.
+        self.decayed_by: Callable[[tf.Tensor], tf.Tensor] | None = None
 
     @property
     def theta(self) -> tf.Variable:

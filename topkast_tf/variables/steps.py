@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from topkast_tf import compat
 from topkast_tf.compat import raw_variable
-from topkast_tf.core.selection import masked
+from topkast_tf.core.selection import FORWARD, masked
 from topkast_tf.methods.base import GRADIENT, MOMENTUM
 from topkast_tf.variables import hooks
 from topkast_tf.variables.components import components, local_component
@@ -37,11 +37,14 @@ def counting(update: hooks.Update) -> Iterator[None]:
     """
     given = _given(update)
     if any(each.replica.weight.method.resets for each in given.values()):
-        _build(update)
+        compat.build_optimizer(update.optimizer, update.variables)
     groups = _groups(each.replica for each in given.values())
     complete = _is_complete(update.optimizer)
     gradients = {
-        key: whole_gradient(update.optimizer, each.variable, each.gradient)
+        key: _of_the_network(
+            each.replica,
+            whole_gradient(update.optimizer, each.variable, each.gradient),
+        )
         for key, each in given.items()
         if _looks_at_gradient(each, update.optimizer)
     }
@@ -104,6 +107,19 @@ def _looks_at_gradient(given: _Given, optimizer: Any) -> bool:
     return averages or _asks_for(given.replica, GRADIENT)
 
 
+def _of_the_network(replica: WeightReplica, gradient: tf.Tensor) -> tf.Tensor:
+    """A gradient without what a regularizer of alpha has added to it."""
+    regularizer, replica.decayed_by = replica.decayed_by, None
+    if regularizer is None:
+        return gradient
+    on = tf.equal(replica.sets.read_value(), FORWARD)
+    alpha = masked(tf.cast(replica.read_theta(), gradient.dtype), on)
+    with tf.GradientTape() as tape:
+        tape.watch(alpha)
+        penalty = regularizer(alpha)
+    return gradient - tape.gradient(penalty, alpha)
+
+
 def _mask_gradients(
     update: hooks.Update, given: Mapping[int, _Given], complete: tf.Tensor | None
 ) -> None:
@@ -144,12 +160,6 @@ def _observed(
     if key not in given or not replica.weight.method.resets:
         return Observed(inputs)
     return Observed(inputs, slots_of(update.optimizer, given[key].variable))
-
-
-def _build(update: hooks.Update) -> None:
-    """Has the optimizer make its variables, which it would do in this call anyway."""
-    if not update.optimizer.built:
-        update.optimizer.build(update.variables)
 
 
 def _momentum(
