@@ -17,8 +17,8 @@ from launch.models.transformer_xl import TransformerXL
 from launch.models.transformer_xl_config import CONFIGS, TransformerXLConfig, find
 from launch.models.transformer_xl_flops import count_token_flops
 from launch.run import gradient_step
-from tests import transformer_xl_oracle as oracle
 from tests import zoo
+from tests.launch import transformer_xl_oracle as oracle
 from topkast_tf.analysis.flops import count_flops
 
 TINY = CONFIGS["txl_tiny"]

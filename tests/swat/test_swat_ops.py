@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from swat_tf import bilinear, masked_relu, ops, packing, topk
-from tests import swat_oracle as oracle
+from tests.swat import swat_oracle as oracle
 
 A = np.array([[1.0, -2.0, 3.0], [4.0, 0.5, -6.0]], np.float32)
 W = np.array([[1.0, -4.0], [0.5, 2.0], [3.0, 0.25]], np.float32)

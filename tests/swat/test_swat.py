@@ -10,8 +10,8 @@ import topkast_tf as tk
 from swat_tf import momentum, swat_scope
 from swat_tf.report import DensityLog, densities, layer_densities
 from swat_tf.structured import KernelSlices
-from tests import swat_oracle as oracle
 from tests import zoo
+from tests.swat import swat_oracle as oracle
 from topkast_tf.analysis.flops import count_flops
 from topkast_tf.core.blocks import MatrixView
 from topkast_tf.variables.counters import Counter

@@ -340,7 +340,7 @@ def test_mixture_of_experts(name):
 
 
 def test_the_documented_words():
-    page = pathlib.Path(__file__).parents[1] / "docs" / "what_is_sparsified.md"
+    page = pathlib.Path(__file__).parents[2] / "docs" / "what_is_sparsified.md"
     documented = {*re.findall(r"`(\w+)`", page.read_text(encoding="utf-8"))}
     plurals = {f"{word}s" for word in documented}
     words = (
