@@ -47,7 +47,7 @@ MAY_DIFFER = {
 }
 """Regex on a test's name -> why it may differ in a scope."""
 MAY_FAIL_WITH = {
-    r"[\"']replaces[\"']: [tT]rue": (
+    r"[\"']replaces[\"']: [tT]rue|[\"']copy_of[\"']:": (
         "made from its configuration while the scope is open, a layer notes that it "
         "replaces another"
     ),
