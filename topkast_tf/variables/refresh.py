@@ -154,7 +154,7 @@ def _write(
 def _with_found(
     counters: tf.Tensor, found: Sequence[Sets], due: tf.Tensor
 ) -> tf.Tensor:
-    """Clocks, one a row, with what selections have found where they were due."""
+    """Counters, one a row, with what selections have found where they were due."""
     columns = tf.unstack(counters, axis=1)
 
     def replace(entry: int, values: Sequence[Any]) -> None:
@@ -278,10 +278,11 @@ def _count_steps(
     steps = tf.where(pending, group_steps + 1, own_steps)
     kept = before[:, Counter.PENDING + 1 :]
     counted = tf.concat([steps[:, None], tf.zeros_like(steps)[:, None], kept], axis=1)
+    if method.replaces_step:  # its update comes before the next step
+        _write_counters(groups, counted)
+        return
     moves = pending & (before[:, Counter.FROZEN] < 1)
     due = moves & _due(members, steps, observed)
-    if method.replaces_step:  # it comes before the next one
-        due = tf.zeros_like(due)
     after, finite = _updated(groups, counted, due, observed, moves)
     _write_counters(groups, after, finite)
 
@@ -347,11 +348,15 @@ def _owned_slices(groups: Sequence[Sequence[WeightReplica]]) -> list[slice]:
 
 
 def _write_counters(
-    groups: Sequence[Sequence[WeightReplica]], counters: tf.Tensor, finite: tf.Tensor
+    groups: Sequence[Sequence[WeightReplica]],
+    counters: tf.Tensor,
+    finite: tf.Tensor | None = None,
 ) -> None:
     members = [member for group in groups for member in group]
     for member, own in zip(members, tf.unstack(counters), strict=True):
         member.counters.assign(own)
+    if finite is None:  # nothing was selected
+        return
     for group, each in zip(groups, tf.unstack(finite), strict=True):
         _raise_unless(each, group)
 

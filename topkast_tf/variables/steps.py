@@ -1,7 +1,7 @@
 """Around an optimizer's step: what methods look at, what is counted, what is updated."""
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -49,20 +49,21 @@ def counting(update: hooks.Update) -> Iterator[None]:
         if _looks_at_gradient(each, update.optimizer)
     }
     replacing = [group for group in groups if group[0].weight.method.replaces_step]
-    if replacing:
-        shown = {
+    following = [group for group in groups if not group[0].weight.method.replaces_step]
+
+    def observed_of(some: Sequence[Sequence[WeightReplica]]) -> dict[int, Observed]:
+        return {
             id(member): _observed(member, given, gradients, complete, update)
-            for group in replacing
+            for group in some
             for member in group
         }
-        update.replaced = update_in_place_of_step(replacing, shown, complete)
+
+    if replacing:
+        observed = observed_of(replacing)
+        update.replaced = update_in_place_of_step(replacing, observed, complete)
     _mask_gradients(update, given, complete)
     yield
-    observed = {
-        id(member): _observed(member, given, gradients, complete, update)
-        for group in groups
-        for member in group
-    }
+    observed = observed_of(following)
     if groups:
         if update.replaced is not None:
             taken = ~update.replaced

@@ -460,9 +460,11 @@ class SparseWeight:
     @property
     def looks_at_gradient(self) -> bool:
         """Whether its method looks at the gradient outside B in the next step."""
-        if GRADIENT not in self.method.inputs or self.exempt or self.is_frozen:
+        if GRADIENT not in self.method.inputs or self.exempt:
             return False
         counters = self._numpy(lambda replica: replica.counters)
+        if counters[Counter.FROZEN]:
+            return False
         step = int(counters[Counter.STEP])
         if not self.method.replaces_step:  # the update follows the step
             return bool(self.schedule.due(step + 1))
