@@ -40,7 +40,7 @@ with quiet_start():
     import tensorflow as tf
 
     from topkast_tf.core import selection
-    from topkast_tf.core.distributions import kept
+    from topkast_tf.core.sparsities import kept
 
 COLUMNS = (
     "weights",

@@ -10,9 +10,11 @@ import tensorflow as tf
 from swat_tf import momentum
 from swat_tf.recipe import validate_period_of, validate_sparsity
 from swat_tf.structured import KernelSlices, validate_structure
-from topkast_tf.core import selection
+from topkast_tf.core import kth_largest, selection
 from topkast_tf.core.blocks import MatrixView
-from topkast_tf.core.distributions import kept
+from topkast_tf.core.keys import has_nan, magnitude_keys
+from topkast_tf.core.sets import BACKWARD_ONLY, FORWARD, RESERVOIR
+from topkast_tf.core.sparsities import kept
 from topkast_tf.methods import MOMENTUM, Method, Selection, Sets, register
 
 UPDATES = ("dense", "masked")
@@ -156,7 +158,7 @@ class SWAT(Method):
 
     def update(self, weights: Sequence[Selection], step: tf.Tensor) -> Sets:
         keys = [_keys(weight) for weight in weights]
-        finite = ~tf.reduce_any(tf.stack([selection.has_nan(key) for key in keys]))
+        finite = ~tf.reduce_any(tf.stack([has_nan(key) for key in keys]))
         counts = [tf.cast(weight.kept_forward, tf.int32) for weight in weights]
         if not self.momentum:
             masks, least = _largest(keys, tf.add_n(counts))
@@ -210,10 +212,10 @@ class SWAT(Method):
         return tf.where(self.schedule.moves(step), codes, weight.sets)
 
     def _codes(self, weight: Selection, mask: tf.Tensor) -> tf.Tensor:
-        outside = selection.BACKWARD_ONLY if self.dense_updates else selection.RESERVOIR
+        outside = BACKWARD_ONLY if self.dense_updates else RESERVOIR
         codes = tf.where(
             mask,
-            tf.constant(selection.FORWARD, tf.uint8),
+            tf.constant(FORWARD, tf.uint8),
             tf.constant(outside, tf.uint8),
         )
         if weight.blocks:
@@ -221,7 +223,7 @@ class SWAT(Method):
         return tf.reshape(codes, tf.shape(weight.theta))
 
     def _allotted(self, weights: Sequence[Selection]) -> list[tf.Tensor]:
-        active = [tf.equal(weight.sets, selection.FORWARD) for weight in weights]
+        active = [tf.equal(weight.sets, FORWARD) for weight in weights]
         share = momentum.shares([weight.momentum for weight in weights], active)
         sizes = [math.prod(weight.theta.shape) for weight in weights]
         budget = tf.constant(kept(sum(sizes), self.sparsity), tf.int64)
@@ -235,7 +237,7 @@ def _largest(
 
     Any key reaches the 0 of keys of which all were kept: what is dense stays dense.
     """
-    [found] = selection.thresholds(keys, [count])
+    [found] = kth_largest.thresholds(keys, [count])
     size = sum(key.shape[0] for key in keys)
     # Otherwise above 0: of zeros, as many as there are would reach it.
     least = tf.where(count < size, tf.maximum(found.key, 1), 0)
@@ -243,6 +245,6 @@ def _largest(
 
 
 def _keys(weight: Selection) -> tf.Tensor:
-    return selection.magnitude_keys(
+    return magnitude_keys(
         weight.blocks.scores(weight.theta) if weight.blocks else weight.theta
     )

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from topkast_tf.core.selection import map_in_chunks
+from topkast_tf.core.chunks import map_in_chunks
 from topkast_tf.core.trace_once import trace_once
 
 STORAGES = ("dense", "packed")

@@ -6,7 +6,7 @@ from typing import Any
 import tensorflow as tf
 
 from swat_tf.packing import pack_bits, unpack_bits
-from topkast_tf.core.selection import map_in_chunks
+from topkast_tf.core.chunks import map_in_chunks
 from topkast_tf.core.trace_once import trace_once
 from topkast_tf.variables.hooks import loaded_keras_libraries
 

@@ -11,7 +11,7 @@ from swat_tf import packing, relu, topk
 from swat_tf.bilinear import sparse_product
 from swat_tf.method import SWAT, TopKSchedule
 from swat_tf.recipe import OPERANDS, Recipe, validate_period_of, validate_sparsity
-from topkast_tf.core.selection import FORWARD
+from topkast_tf.core.sets import FORWARD
 from topkast_tf.layers.product_rule import AuxiliaryVariable, ProductRule, register_rule
 from topkast_tf.layers.products import Product
 from topkast_tf.variables.components import local_index

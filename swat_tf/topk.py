@@ -12,8 +12,9 @@ from typing import Any
 
 import tensorflow as tf
 
-from topkast_tf.core import selection
-from topkast_tf.core.distributions import kept
+from topkast_tf.core import kth_largest, selection
+from topkast_tf.core.keys import magnitude_keys
+from topkast_tf.core.sparsities import kept
 from topkast_tf.core.trace_once import trace_once
 
 PER = ("batch", "sample")
@@ -77,7 +78,7 @@ def largest(x: tf.Tensor, k: Any, spare_memory: bool = False) -> tf.Tensor:
     Args:
       x: floating tensor of any shape.
       k: integer, 1 <= k <= size of x.
-      spare_memory: as for `topkast_tf.core.selection.thresholds`.
+      spare_memory: as for `topkast_tf.core.kth_largest.thresholds`.
 
     Returns:
       Boolean tensor like x: exactly k entries True, or all that are not zero if those
@@ -98,7 +99,7 @@ def _largest_of_vector(x: tf.Tensor, k: tf.Tensor) -> tf.Tensor:
 
 
 def _without_excess_ties(
-    x: tf.Tensor, found: selection.Threshold, mask_with_ties: Callable
+    x: tf.Tensor, found: kth_largest.Threshold, mask_with_ties: Callable
 ) -> tf.Tensor:
     # Where no tie is to be broken there is no need for keys, which take as much memory
     # as the tensor.
@@ -109,12 +110,12 @@ def _without_excess_ties(
     )
 
 
-def _ties_by_rank(x: tf.Tensor, found: selection.Threshold) -> tf.Tensor:
-    [mask] = selection.at_or_above([selection.magnitude_keys(x)], found)
+def _ties_by_rank(x: tf.Tensor, found: kth_largest.Threshold) -> tf.Tensor:
+    [mask] = selection.at_or_above([magnitude_keys(x)], found)
     return tf.reshape(mask, tf.shape(x))
 
 
-def _ties_by_place(x: tf.Tensor, found: selection.Threshold) -> tf.Tensor:
+def _ties_by_place(x: tf.Tensor, found: kth_largest.Threshold) -> tf.Tensor:
     """The same, in memory for the few that tie; not for XLA, which wants a known size."""
     at = tf.bitcast(found.key, tf.float32)
     flat = tf.reshape(tf.cast(x, tf.float32), [-1])
@@ -125,9 +126,9 @@ def _ties_by_place(x: tf.Tensor, found: selection.Threshold) -> tf.Tensor:
     return tf.reshape(tf.tensor_scatter_nd_update(mask, too_many, out), tf.shape(x))
 
 
-def _kth(x: tf.Tensor, k: Any, spare_memory: bool = False) -> selection.Threshold:
+def _kth(x: tf.Tensor, k: Any, spare_memory: bool = False) -> kth_largest.Threshold:
     bits = tf.bitcast(tf.reshape(tf.cast(x, tf.float32), [-1]), tf.int32)
-    return selection.thresholds([bits], [tf.cast(k, tf.int32)], spare_memory)[0]
+    return kth_largest.thresholds([bits], [tf.cast(k, tf.int32)], spare_memory)[0]
 
 
 def threshold(x: tf.Tensor, k: Any, spare_memory: bool = False) -> tf.Tensor:
@@ -136,7 +137,7 @@ def threshold(x: tf.Tensor, k: Any, spare_memory: bool = False) -> tf.Tensor:
     Args:
       x: floating tensor of any shape.
       k: integer, 1 <= k <= size of x.
-      spare_memory: as for `topkast_tf.core.selection.thresholds`.
+      spare_memory: as for `topkast_tf.core.kth_largest.thresholds`.
     """
     return tf.cast(_kth(x, k, spare_memory).key, tf.int64)
 

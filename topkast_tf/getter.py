@@ -6,9 +6,9 @@ from typing import Any
 import tensorflow as tf
 
 from topkast_tf.core.blocks import MatrixView
-from topkast_tf.core.distributions import kept
 from topkast_tf.core.kernel_rule import why_not_kernel
-from topkast_tf.core.selection import FORWARD, RESERVOIR
+from topkast_tf.core.sets import FORWARD, RESERVOIR
+from topkast_tf.core.sparsities import kept
 from topkast_tf.methods import Method, Selection, TopKAST
 from topkast_tf.variables.placement import seed_of
 

@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from topkast_tf import compat
 from topkast_tf.core.blocks import Blocks
-from topkast_tf.core.selection import RESERVOIR
+from topkast_tf.core.sets import RESERVOIR
 from topkast_tf.methods.base import Method
 from topkast_tf.variables.lookup import sparse_weights
 from topkast_tf.variables.replica import local_replica

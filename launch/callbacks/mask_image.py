@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from topkast_tf.core.selection import FORWARD, RESERVOIR
+from topkast_tf.core.sets import FORWARD, RESERVOIR
 
 SIDE = 256
 _OUTSIDE, _BACKWARD, _FORWARD = (236, 236, 236), (255, 176, 0), (0, 90, 181)

@@ -9,8 +9,8 @@ from typing import Any
 import keras
 
 from topkast_tf.compat import layers_within
-from topkast_tf.core.distributions import kept
 from topkast_tf.core.kernel_rule import why_not_kernel
+from topkast_tf.core.sparsities import kept
 from topkast_tf.layers.weights import weights_of
 from topkast_tf.variables.weight import SparseWeight
 

@@ -3,8 +3,8 @@
 import math
 
 from launch.models.transformer_xl_config import TransformerXLConfig
-from topkast_tf.core.distributions import kept
 from topkast_tf.core.kernel_rule import why_not_kernel
+from topkast_tf.core.sparsities import kept
 
 KERNELS = r"/kernel$"
 EMBEDDINGS = r"/(embedding_projection_\d+|(cluster_)?embeddings(_\d+)?)$"

@@ -9,15 +9,9 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from topkast_tf.core.distributions import (
-    erdos_renyi,
-    erdos_renyi_kernel,
-    kept,
-    resolve,
-    uniform,
-    validate_distribution,
-    validate_sparsities,
-)
+from topkast_tf.core.distributions import erdos_renyi, erdos_renyi_kernel, uniform
+from topkast_tf.core.resolve import resolve, validate_distribution
+from topkast_tf.core.sparsities import kept, validate_sparsities
 
 SHAPES = {
     "conv1/kernel": (3, 3, 3, 16),

@@ -12,8 +12,8 @@ from keras import layers
 
 import topkast_tf as tk
 from topkast_tf.core import kernel_rule
-from topkast_tf.core.distributions import kept
 from topkast_tf.core.kernel_rule import why_not_kernel
+from topkast_tf.core.sparsities import kept
 
 DECODER = {
     "vocabulary_size": 30,

@@ -8,8 +8,11 @@ import tensorflow as tf
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from topkast_tf.core import selection
+from topkast_tf.core import kth_largest, selection
 from topkast_tf.core.blocks import Blocks, MatrixView
+from topkast_tf.core.chunks import CHUNKED_SIZE
+from topkast_tf.core.keys import has_nan, magnitude_keys, random_keys
+from topkast_tf.core.sets import BACKWARD_ONLY, FORWARD, chosen, masked
 
 SETTINGS = hypothesis.settings(max_examples=60, deadline=None)
 
@@ -18,8 +21,8 @@ def oracle(x, kept_forward, kept_backward):
     """By a stable sort: of equal magnitudes the lower index comes first."""
     order = np.argsort(-np.abs(x.astype(np.float32).ravel()), kind="stable")
     codes = np.zeros(x.size, np.uint8)
-    codes[order[:kept_backward]] = selection.BACKWARD_ONLY
-    codes[order[:kept_forward]] = selection.FORWARD
+    codes[order[:kept_backward]] = BACKWARD_ONLY
+    codes[order[:kept_forward]] = FORWARD
     return codes
 
 
@@ -86,11 +89,11 @@ def test_compiled_equals_a_stable_sort(kind, jit_compile):
 @SETTINGS
 @hypothesis.given(st.lists(ARRAYS, min_size=1, max_size=3), st.data())
 def test_the_candidates_and_the_histograms_find_the_same(parts, data):
-    keys = [selection.magnitude_keys(tf.constant(part)) for part in parts]
+    keys = [magnitude_keys(tf.constant(part)) for part in parts]
     ks = [data.draw(st.integers(0, sum(part.size for part in parts))) for _ in "ab"]
     ranks = [tf.constant(k) for k in ks]
-    found = selection._by_candidates(keys, ranks)
-    expected = selection._by_three_histograms(keys, ranks, spare_memory=False)
+    found = kth_largest._by_candidates(keys, ranks)
+    expected = kth_largest._by_three_histograms(keys, ranks, spare_memory=False)
     for k, ours, theirs in zip(ks, found, expected, strict=True):
         assert k == 0 or tuple(map(int, ours)) == tuple(map(int, theirs))
         masks = [selection.at_or_above(keys, each) for each in (ours, theirs)]
@@ -101,7 +104,7 @@ def test_the_candidates_and_the_histograms_find_the_same(parts, data):
 @pytest.mark.parametrize("kind", ["random", "ties", "large and small"])
 def test_large_tensors_are_selected_in_parts(kind):
     rng = np.random.default_rng(0)
-    size = 2 * selection._PART + 12_345  # the last part is a shorter one
+    size = CHUNKED_SIZE + 12_345  # the last part is a shorter one
     x = rng.standard_normal(size).astype(np.float32)
     if kind == "ties":
         x = np.round(x)
@@ -148,8 +151,8 @@ def test_several_tensors_are_ranked_as_one(parts, data):
 def test_random_backward_sets_hold_a_and_the_right_number(x, data, seed):
     kept_backward = data.draw(st.integers(1, x.size))
     kept_forward = data.draw(st.integers(1, kept_backward))
-    keys = [selection.magnitude_keys(tf.constant(x))]
-    draws = [selection.random_keys(x.size, [seed, 0])]
+    keys = [magnitude_keys(tf.constant(x))]
+    draws = [random_keys(x.size, [seed, 0])]
     [codes] = selection.forward_and_random_sets(
         keys, kept_forward, kept_backward, draws
     )
@@ -164,19 +167,19 @@ def test_random_backward_sets_hold_a_and_the_right_number(x, data, seed):
 def test_masks_keep_out_what_is_not_finite(jit_compile):
     x = np.array([1.0, np.nan, np.inf, -np.inf, -2.0], np.float32)
     mask = np.array([True, False, False, False, True])
-    compiled = tf.function(selection.masked, jit_compile=jit_compile)
+    compiled = tf.function(masked, jit_compile=jit_compile)
     np.testing.assert_array_equal(compiled(x, mask), [1, 0, 0, 0, -2])
     assert not np.signbit(compiled(x, mask)[3])
-    chosen = tf.function(selection.chosen, jit_compile=jit_compile)
-    np.testing.assert_array_equal(chosen(mask, x, np.zeros_like(x)), [1, 0, 0, 0, -2])
-    np.testing.assert_array_equal(chosen(True, x, np.zeros_like(x)), x)
+    choose = tf.function(chosen, jit_compile=jit_compile)
+    np.testing.assert_array_equal(choose(mask, x, np.zeros_like(x)), [1, 0, 0, 0, -2])
+    np.testing.assert_array_equal(choose(True, x, np.zeros_like(x)), x)
 
 
 def test_random_entries_are_drawn_evenly():
     counts = np.zeros(20)
-    keys = [selection.magnitude_keys(tf.constant(np.arange(20.0, dtype=np.float32)))]
+    keys = [magnitude_keys(tf.constant(np.arange(20.0, dtype=np.float32)))]
     for draw in range(400):
-        draws = [selection.random_keys(20, [3, draw])]
+        draws = [random_keys(20, [3, draw])]
         counts += selection.forward_and_random_sets(keys, 2, 8, draws)[0].numpy() == 1
     # 18 candidates for 6 places: each wins 1/3 of 400 draws, within 5 deviations.
     np.testing.assert_array_equal(counts[18:], 0)
@@ -185,8 +188,8 @@ def test_random_entries_are_drawn_evenly():
 
 def test_nan_is_noticed_and_infinity_is_not():
     for x, expected in [([1, np.inf], False), ([1, np.nan], True), ([-np.nan], True)]:
-        keys = selection.magnitude_keys(tf.constant(x, tf.float32))
-        assert bool(selection.has_nan(keys)) == expected
+        keys = magnitude_keys(tf.constant(x, tf.float32))
+        assert bool(has_nan(keys)) == expected
 
 
 # Blocks
@@ -246,9 +249,7 @@ def test_a_graph_holds_the_search_once():
         def step(x):
             for _ in range(times):
                 x = tf.reshape(x, [-1, 1])
-                x = tf.cast(
-                    selection.largest([selection.magnitude_keys(x)], 2)[0], tf.float32
-                )
+                x = tf.cast(selection.largest([magnitude_keys(x)], 2)[0], tf.float32)
             return x
 
         graph = step.get_concrete_function(tf.zeros([4, times])).graph.as_graph_def()
@@ -260,6 +261,6 @@ def test_a_graph_holds_the_search_once():
 def test_nothing_is_kept_for_a_gradient_of_the_search():
     x = tf.Variable([1.0, -3.0, 2.0])
     with tf.GradientTape() as tape:
-        kept = selection.largest([selection.magnitude_keys(x)], 1)[0]
+        kept = selection.largest([magnitude_keys(x)], 1)[0]
         y = tf.reduce_sum(x * tf.cast(kept, tf.float32))
     np.testing.assert_array_equal(tape.gradient(y, x), [0.0, 1.0, 0.0])

@@ -10,7 +10,7 @@ from launch import models
 from launch.models.densenet import densenet
 from swat_tf import swat_scope
 from topkast_tf import sparse_weights, topkast_scope
-from topkast_tf.core.distributions import kept
+from topkast_tf.core.sparsities import kept
 
 SCOPES = {
     "topkast": functools.partial(topkast_scope, fwd=0.9, bwd=0.8),

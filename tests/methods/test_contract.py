@@ -13,6 +13,7 @@ import tensorflow as tf
 import topkast_tf as tk
 from topkast_tf.core import selection
 from topkast_tf.core.schedules import RefreshSchedule, UpdateSchedule
+from topkast_tf.core.sets import FORWARD
 from topkast_tf.gradients import bytes_reduced
 from topkast_tf.methods import GRADIENT, METHODS, Method, Sets, register
 from topkast_tf.methods.fixed_sparsity import FixedSparsity
@@ -121,7 +122,7 @@ def snip():
             return UpdateSchedule(every=1, first=0, last=0)
 
         def initial(self, weights):
-            codes = [tf.fill(w.theta.shape, selection.FORWARD) for w in weights]
+            codes = [tf.fill(w.theta.shape, FORWARD) for w in weights]
             return Sets([tf.cast(c, tf.uint8) for c in codes], tf.constant(True))
 
         def update(self, weights, step):

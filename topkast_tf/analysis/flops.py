@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from topkast_tf.analysis.macs import MacCount, Trace, count_macs
-from topkast_tf.core.distributions import validate_sparsities
+from topkast_tf.core.sparsities import validate_sparsities
 from topkast_tf.variables.components import components
 from topkast_tf.variables.lookup import sparse_weights
 

@@ -26,7 +26,7 @@ from topkast_tf.analysis.mask_history import (
     reservoir_bits,
     unpacked,
 )
-from topkast_tf.core.selection import FORWARD, RESERVOIR
+from topkast_tf.core.sets import FORWARD, RESERVOIR
 from topkast_tf.variables.lookup import sparse_weights
 from topkast_tf.variables.weight import SparseWeight
 

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from absl import logging
 
-from topkast_tf.core.selection import FORWARD, RESERVOIR
+from topkast_tf.core.sets import FORWARD, RESERVOIR
 
 
 class OtherFiles(ValueError):

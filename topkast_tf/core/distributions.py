@@ -1,108 +1,20 @@
-"""How sparsity is shared between weights: shapes in, sparsities and counts out.
+"""How sparsity is shared between weights: shapes in, sparsities out.
 
 Pure Python on shapes, so that a budget can be planned before a model exists. Every
 weight keeps at least one entry, so L weights with N entries reach an overall sparsity
 of at most 1 - L/N; a target beyond that is out of reach and raises.
 """
 
-from __future__ import annotations
-
 import bisect
-import difflib
 import math
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from fractions import Fraction
-from numbers import Integral, Real
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+
+from topkast_tf.core.sparsities import checked_sparsity, is_size
 
 Shape = Sequence[int]
 Shapes = Mapping[str, Shape]
-Asked = float | tuple[float, float]
-Distribution = str | Mapping[Any, Asked] | Callable[[dict[str, tuple[int, ...]]], Any]
 
-_PATHS_SHOWN = 5
 _ROUNDING = 1e-12
-
-
-def kept(n: int, sparsity: float) -> int:
-    """Number of entries out of `n` that stay non-zero at a given sparsity.
-
-    kept(n, s) = max(1, n - floor(s * n))
-
-    `sparsity` is read as the decimal it prints as, not as its binary value:
-    `0.57` is 57/100, so 43 of 100 entries stay. In binary floating point
-    `0.57 * 100` is 56.99..., and 44 would.
-
-    Args:
-      n: number of entries, at least 1.
-      sparsity: fraction of zeros, in [0, 1).
-
-    Returns:
-      An integer in [1, n].
-
-    Raises:
-      ValueError: if `n` is not a positive integer or `sparsity` not in [0, 1).
-
-    >>> kept(100, 0.57), kept(10, 0.99), kept(7, 0.5)
-    (43, 1, 4)
-
-    Source: n_zeros = floor(s * n) as in RigL (Evci et al. 2020, released code).
-    Departs from it in the decimal reading and in keeping at least one entry.
-    """
-    if not _is_size(n):
-        raise ValueError(
-            f"Expected a positive integer number of entries. Received: n={n!r}"
-        )
-    decimal = Fraction(str(_sparsity(sparsity)))
-    return max(1, int(n) - math.floor(decimal * int(n)))
-
-
-def sparsity_that_keeps(n: int, count: int) -> float:
-    """The shortest decimal sparsity at which a number of entries stays: `kept` inverted.
-
-    Args:
-      n: number of entries, at least 1.
-      count: how many of them stay, in [1, n].
-
-    >>> sparsity_that_keeps(100, 43), sparsity_that_keeps(3, 1), sparsity_that_keeps(7, 7)
-    (0.57, 0.7, 0.0)
-    """
-    digits = 0
-    while True:
-        zeros = Fraction(-(-(n - count) * 10**digits // n), 10**digits)
-        if math.floor(zeros * n) == n - count and zeros < 1:
-            return float(zeros)
-        digits += 1
-
-
-def validate_sparsities(fwd: float, bwd: float) -> None:
-    """Checks that a pair of sparsities can be a forward and a backward set.
-
-    0 <= bwd <= fwd < 1, because the backward set contains the forward set.
-
-    Args:
-      fwd: forward sparsity, a fraction of zeros.
-      bwd: backward sparsity, a fraction of zeros.
-
-    Raises:
-      ValueError: if the relation above does not hold.
-
-    >>> validate_sparsities(0.9, 0.8)
-    >>> validate_sparsities(0.8, 0.9)
-    Traceback (most recent call last):
-    ...
-    ValueError: Expected 0 <= bwd <= fwd < 1: sparsities are fractions of \
-zeros, and the backward set contains the forward set. Received: fwd=0.8, bwd=0.9
-
-    Source: A is a subset of B in Top-KAST (Jayakumar et al. 2020, section 2).
-    """
-    if not (_is_sparsity(fwd) and _is_sparsity(bwd) and bwd <= fwd):
-        raise ValueError(
-            "Expected 0 <= bwd <= fwd < 1: sparsities are fractions of zeros, and "
-            "the backward set contains the forward set. "
-            f"Received: fwd={fwd!r}, bwd={bwd!r}"
-        )
 
 
 def uniform(shapes: Shapes, sparsity: float) -> dict[str, float]:
@@ -125,9 +37,9 @@ def uniform(shapes: Shapes, sparsity: float) -> dict[str, float]:
 
     Source: the layer-wise distribution of Top-KAST (Jayakumar et al. 2020).
     """
-    sizes = _sizes(shapes)
-    result = dict.fromkeys(sizes, _sparsity(sparsity))
-    _check_reachable(sizes, result)
+    sizes = sizes_of(shapes)
+    result = dict.fromkeys(sizes, checked_sparsity(sparsity))
+    check_reachable(sizes, result)
     return result
 
 
@@ -188,7 +100,7 @@ def erdos_renyi_kernel(shapes: Shapes, sparsity: float) -> dict[str, float]:
     return _proportional(shapes, sparsity, lambda shape: sum(shape) / math.prod(shape))
 
 
-_NAMED: dict[str, Callable[[Shapes, float], dict[str, float]]] = {
+NAMED: dict[str, Callable[[Shapes, float], dict[str, float]]] = {
     "uniform": uniform,
     "er": erdos_renyi,
     "erk": erdos_renyi_kernel,
@@ -196,125 +108,13 @@ _NAMED: dict[str, Callable[[Shapes, float], dict[str, float]]] = {
     # value, and a target that cannot be reached is refused all the same.
     "global": uniform,
 }
+"""name -> function of {path: shape} and a sparsity."""
 
 
-def validate_distribution(
-    distribution: Distribution, of_methods: Mapping[str, str] | None = None
-) -> None:
-    """Checks of a distribution all that can be checked before there are shapes.
-
-    Args:
-      distribution: as in `resolve`.
-      of_methods: {name: method} of distributions that a method has of its own and takes
-        before this, to be named in the message.
-
-    Raises:
-      ValueError: for an unknown name, a key that is no regular expression, or a value
-        that is neither a sparsity nor a valid pair.
-
-    >>> validate_distribution({"head": 0.5, "conv": (0.9, 0.8)})
-    >>> validate_distribution("ERK")
-    Traceback (most recent call last):
-    ...
-    ValueError: Expected a distribution out of 'uniform', 'er', 'erk', 'global', a \
-mapping from regular expressions to sparsities, or a function of {path: shape}. Did \
-you mean 'erk'? Received: distribution='ERK'
-    """
-    if isinstance(distribution, Mapping):
-        for regex, value in distribution.items():
-            try:
-                re.compile(regex)
-            except (re.error, TypeError) as error:
-                raise ValueError(
-                    f"Expected a valid regular expression ({error}). "
-                    f"Received: distribution key {regex!r}"
-                ) from error
-            _pair(regex, value, bwd=0.0)
-    elif callable(distribution):
-        return
-    elif not isinstance(distribution, str) or distribution not in _NAMED:
-        own = dict(of_methods or {})
-        names = [repr(name) for name in _NAMED]
-        names += [f"{name!r} (only {method})" for name, method in own.items()]
-        known = ", ".join(names)
-        asked = str(distribution).lower()
-        candidates = [name for name in (*_NAMED, *own) if name != distribution]
-        near = difflib.get_close_matches(asked, candidates, 1, 0.3)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ValueError(
-            f"Expected a distribution out of {known}, a mapping from regular "
-            "expressions to sparsities, or a function of {path: shape}."
-            f"{hint} Received: distribution={distribution!r}"
-        )
-
-
-def resolve(
-    distribution: Distribution, shapes: Shapes, fwd: float, bwd: float
-) -> dict[str, tuple[float, float]]:
-    """Forward and backward sparsity of every weight under a distribution.
-
-    For a name, (s_l(fwd), min(s_l(bwd), s_l(fwd))). A single number s for a path
-    means (s, min(bwd, s)); a path that is not named gets (fwd, bwd).
-
-    Args:
-      distribution: `"uniform"`, `"er"`, `"erk"`, `"global"` (each weight gets the
-        nominal pair here); or a mapping from regular expressions to a sparsity or
-        a (fwd, bwd) pair, searched in the path, the first match in the mapping's
-        order winning; or a function of {path: shape} that returns {path: sparsity
-        or pair}.
-      shapes: {path: shape} of the weights to sparsify.
-      fwd: forward sparsity, in [0, 1).
-      bwd: backward sparsity, in [0, fwd].
-
-    Returns:
-      {path: (forward sparsity, backward sparsity)} in the order of `shapes`.
-
-    Raises:
-      ValueError: for an unknown name, a regular expression that matches no path, a
-        path that does not exist, an invalid pair, or a target out of reach.
-
-    >>> shapes = {"conv/kernel": (3, 3, 4, 8), "head/kernel": (8, 2)}
-    >>> resolve({"head": 0.5}, shapes, fwd=0.9, bwd=0.8)
-    {'conv/kernel': (0.9, 0.8), 'head/kernel': (0.5, 0.5)}
-
-    Source: the names as in Top-KAST (uniform), SET (er) and RigL (erk).
-    """
-    validate_sparsities(fwd, bwd)
-    validate_distribution(distribution)
-    if isinstance(distribution, str):
-        forward = _NAMED[distribution](shapes, fwd)
-        backward = _NAMED[distribution](shapes, bwd)
-        return {path: (s, min(backward[path], s)) for path, s in forward.items()}
-    sizes = _sizes(shapes)
-    search = _search if isinstance(distribution, Mapping) else _call
-    asked = search(distribution, shapes)
-    pairs = {path: _pair(path, asked.get(path, (fwd, bwd)), bwd) for path in sizes}
-    _check_reachable(sizes, {path: forward for path, (forward, _) in pairs.items()})
-    return pairs
-
-
-def _is_size(n: Any) -> bool:
-    return isinstance(n, Integral) and not isinstance(n, bool) and int(n) >= 1
-
-
-def _is_sparsity(s: Any) -> bool:
-    # A comparison with NaN is false.
-    return isinstance(s, Real) and not isinstance(s, bool) and 0 <= float(s) < 1
-
-
-def _sparsity(s: Any) -> float:
-    """The checked sparsity as the Python float that prints as `s` does."""
-    if not _is_sparsity(s):
-        raise ValueError(
-            "Expected a sparsity (a fraction of zeros) in [0, 1). "
-            f"Received: sparsity={s!r}"
-        )
-    return float(str(s))
-
-
-def _sizes(shapes: Shapes) -> dict[str, int]:
+def sizes_of(shapes: Shapes) -> dict[str, int]:
+    """{path: number of entries}; raises a ValueError for an invalid shape."""
     for path, shape in shapes.items():
-        if not all(_is_size(dim) for dim in shape):
+        if not all(is_size(dim) for dim in shape):
             raise ValueError(
                 f"Expected a shape of positive integers for {path!r}. "
                 f"Received: shape={tuple(shape)}"
@@ -322,7 +122,7 @@ def _sizes(shapes: Shapes) -> dict[str, int]:
     return {path: math.prod(map(int, shape)) for path, shape in shapes.items()}
 
 
-def _check_reachable(sizes: Mapping[str, int], sparsities: Mapping[str, float]) -> None:
+def check_reachable(sizes: Mapping[str, int], sparsities: Mapping[str, float]) -> None:
     """Raises if keeping one entry per weight already exceeds the budget."""
     total, least = sum(sizes.values()), len(sizes)
     zeros = sum(sparsity * sizes[path] for path, sparsity in sparsities.items())
@@ -343,8 +143,8 @@ def _proportional(
     relative_density: Callable[[tuple[int, ...]], float],
 ) -> dict[str, float]:
     """Densities e * relative_density, clipped to [one entry, all], at the budget."""
-    sizes, target = _sizes(shapes), _sparsity(sparsity)
-    _check_reachable(sizes, dict.fromkeys(sizes, target))
+    sizes, target = sizes_of(shapes), checked_sparsity(sparsity)
+    check_reachable(sizes, dict.fromkeys(sizes, target))
     # Entries that a weight keeps for each unit of the scale e.
     rates = {
         path: relative_density(tuple(map(int, shapes[path]))) * size
@@ -378,55 +178,3 @@ def _scale(
     start, end = edges[after - 1], edges[after]
     share = (budget - entries(start)) / (entries(end) - entries(start))
     return start + share * (end - start)
-
-
-def _some(paths: Iterable[str]) -> str:
-    shown = [repr(path) for path in paths]
-    if len(shown) > _PATHS_SHOWN:
-        shown[_PATHS_SHOWN:] = ["..."]
-    return ", ".join(shown) or "none"
-
-
-def _search(rules: Any, shapes: Shapes) -> dict[str, Asked]:
-    asked: dict[str, Asked] = {}
-    for regex, value in rules.items():
-        hits = [path for path in shapes if re.search(regex, path)]
-        if not hits:
-            raise ValueError(
-                "Expected every regular expression of a distribution to match one of "
-                f"the paths ({_some(shapes)}). Received: {regex!r}"
-            )
-        for path in hits:
-            asked.setdefault(path, value)
-    return asked
-
-
-def _call(function: Any, shapes: Shapes) -> dict[str, Asked]:
-    asked = function({path: tuple(map(int, shape)) for path, shape in shapes.items()})
-    if not isinstance(asked, Mapping):
-        raise ValueError(
-            "Expected a distribution function to return {path: sparsity or (fwd, "
-            f"bwd)}}. Received: {asked!r}"
-        )
-    unknown = [path for path in asked if path not in shapes]
-    if unknown:
-        raise ValueError(
-            "Expected a distribution function to return none but the paths "
-            f"({_some(shapes)}). Received: {_some(unknown)}"
-        )
-    return dict(asked)
-
-
-def _pair(name: Any, value: Any, bwd: float) -> tuple[float, float]:
-    if _is_sparsity(value):
-        value = (value, min(bwd, value))
-    if not (isinstance(value, tuple | list) and len(value) == 2):
-        raise ValueError(
-            f"Expected a sparsity in [0, 1) or a (fwd, bwd) pair for {name!r}. "
-            f"Received: {value!r}"
-        )
-    try:
-        validate_sparsities(*value)
-    except ValueError as error:
-        raise ValueError(f"{name!r}: {error}") from None
-    return _sparsity(value[0]), _sparsity(value[1])

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from topkast_tf.core.selection import FORWARD, masked
+from topkast_tf.core.sets import FORWARD, masked
 
 NORMS = ("l2", "l1")
 

@@ -7,7 +7,9 @@ from typing import ClassVar
 import tensorflow as tf
 
 from topkast_tf.core import selection
-from topkast_tf.core.distributions import validate_sparsities
+from topkast_tf.core.keys import random_keys
+from topkast_tf.core.sets import FORWARD
+from topkast_tf.core.sparsities import validate_sparsities
 from topkast_tf.methods.base import Method, Selection, Sets
 
 FIRST_MASKS = ("random", "magnitude")
@@ -68,12 +70,12 @@ def by_magnitude(weights: Sequence[Selection]) -> Sets:
 
 def codes_of(mask: tf.Tensor, weight: Selection) -> tf.Tensor:
     """The set codes of a weight with A = B, from a flat mask."""
-    codes = tf.cast(mask, tf.uint8) * tf.constant(selection.FORWARD, tf.uint8)
+    codes = tf.cast(mask, tf.uint8) * tf.constant(FORWARD, tf.uint8)
     return tf.reshape(codes, tf.shape(weight.theta))
 
 
 def _sampled(weight: Selection) -> tf.Tensor:
-    keys = selection.random_keys(
+    keys = random_keys(
         weight.theta.shape.num_elements(),
         tf.stack([weight.seed, tf.constant(0, tf.int64)]),
     )

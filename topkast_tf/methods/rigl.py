@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import tensorflow as tf
 
-from topkast_tf.core import selection
+from topkast_tf.core.keys import has_nan, magnitude_keys
 from topkast_tf.methods.base import GRADIENT, Selection
 from topkast_tf.methods.registry import register
 from topkast_tf.methods.set import SET, grow_divisor, grow_kind
@@ -60,10 +60,10 @@ class RigL(SET):
         return self.update_replaces_step
 
     def _grow_keys(self, weight: Selection, step: tf.Tensor) -> tf.Tensor:
-        return selection.magnitude_keys(_gradient(weight))
+        return magnitude_keys(_gradient(weight))
 
     def _is_finite(self, weight: Selection) -> tf.Tensor:
-        of_gradient = ~selection.has_nan(selection.magnitude_keys(_gradient(weight)))
+        of_gradient = ~has_nan(magnitude_keys(_gradient(weight)))
         return of_gradient & super()._is_finite(weight)
 
     def _new_values(self, weight: Selection, step: tf.Tensor) -> tf.Tensor:

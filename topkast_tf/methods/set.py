@@ -8,7 +8,9 @@ from typing import ClassVar
 import tensorflow as tf
 
 from topkast_tf.core import selection
+from topkast_tf.core.keys import has_nan, magnitude_keys, random_keys
 from topkast_tf.core.schedules import DropFraction, UpdateSchedule, resolved_end
+from topkast_tf.core.sets import FORWARD, masked
 from topkast_tf.methods.base import Reset, Selection, Sets
 from topkast_tf.methods.fixed_sparsity import FixedSparsity, codes_of
 from topkast_tf.methods.registry import register
@@ -133,7 +135,7 @@ class SET(FixedSparsity):
     def _update_one(
         self, weight: Selection, step: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor, Reset]:
-        active = tf.equal(tf.reshape(weight.sets, [-1]), selection.FORWARD)
+        active = tf.equal(tf.reshape(weight.sets, [-1]), FORWARD)
         drop_scores = self._drop_scores(weight, active, step)
         kept, dropped = self._kept(weight, active, drop_scores, step)
         grow_keys = self._grow_keys(weight, step)
@@ -152,7 +154,7 @@ class SET(FixedSparsity):
         self, weight: Selection, active: tf.Tensor, step: tf.Tensor
     ) -> tf.Tensor:
         theta = tf.reshape(tf.cast(weight.theta, tf.float32), [-1])
-        scores = tf.abs(selection.masked(theta, active))
+        scores = tf.abs(masked(theta, active))
         if not self.noise:
             return scores
         noise = tf.random.stateless_normal(
@@ -170,7 +172,7 @@ class SET(FixedSparsity):
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Which entries stay, and how many are dropped."""
         fraction = self._fraction.at(step)
-        keys = selection.magnitude_keys(scores)
+        keys = magnitude_keys(scores)
         if self.drop == "magnitude":
             dropped = _share(weight.kept_forward, fraction)
             [kept] = selection.largest([keys], weight.kept_forward - dropped)
@@ -188,10 +190,10 @@ class SET(FixedSparsity):
     def _grow_keys(self, weight: Selection, step: tf.Tensor) -> tf.Tensor:
         """Flat keys of all entries; the largest of those that are not kept are grown."""
         size = weight.theta.shape.num_elements()
-        return selection.random_keys(size, _seed(weight, step, _GROWN))
+        return random_keys(size, _seed(weight, step, _GROWN))
 
     def _is_finite(self, weight: Selection) -> tf.Tensor:
-        return ~selection.has_nan(selection.magnitude_keys(weight.theta))
+        return ~has_nan(magnitude_keys(weight.theta))
 
     def _new_values(self, weight: Selection, step: tf.Tensor) -> tf.Tensor:
         theta = tf.cast(weight.theta, tf.float32)

@@ -8,9 +8,10 @@ import tensorflow as tf
 
 from topkast_tf.core import selection
 from topkast_tf.core.blocks import Blocks, MatrixView, validate_block
-from topkast_tf.core.distributions import validate_sparsities
 from topkast_tf.core.exploration import exploration_loss, validate_exploration
+from topkast_tf.core.keys import has_nan, magnitude_keys, random_keys
 from topkast_tf.core.schedules import RefreshSchedule
+from topkast_tf.core.sparsities import validate_sparsities
 from topkast_tf.methods.base import Method, Selection, Sets
 from topkast_tf.methods.registry import register
 
@@ -114,11 +115,9 @@ def _with_random_backward(
     weights: Sequence[Selection],
     step: tf.Tensor,
 ) -> tuple[list[tf.Tensor], tf.Tensor]:
-    keys = [selection.magnitude_keys(score) for score in scores]
+    keys = [magnitude_keys(score) for score in scores]
     draws = [
-        selection.random_keys(
-            key.shape[0], tf.stack([weight.seed, tf.cast(step, tf.int64)])
-        )
+        random_keys(key.shape[0], tf.stack([weight.seed, tf.cast(step, tf.int64)]))
         for key, weight in zip(keys, weights, strict=True)
     ]
     codes = selection.forward_and_random_sets(keys, kept_forward, kept_backward, draws)
@@ -126,7 +125,7 @@ def _with_random_backward(
         tf.reshape(code, tf.shape(score))
         for code, score in zip(codes, scores, strict=True)
     ]
-    return shaped, ~tf.reduce_any(tf.stack([selection.has_nan(key) for key in keys]))
+    return shaped, ~tf.reduce_any(tf.stack([has_nan(key) for key in keys]))
 
 
 def _total(counts: Sequence[tf.Tensor]) -> tf.Tensor:

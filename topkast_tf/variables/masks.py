@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from topkast_tf.core.selection import BACKWARD_ONLY, FORWARD
+from topkast_tf.core.sets import BACKWARD_ONLY, FORWARD
 
 
 def codes_of(

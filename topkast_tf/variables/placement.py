@@ -5,7 +5,7 @@ import re
 import zlib
 from typing import Any
 
-from topkast_tf.core.distributions import validate_distribution
+from topkast_tf.core.resolve import validate_distribution
 from topkast_tf.methods import METHODS
 
 ENDS = ("first", "last")

@@ -7,7 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from topkast_tf.core.selection import chosen
+from topkast_tf.core.sets import chosen
 from topkast_tf.methods.base import GRADIENT, Selection, Sets
 from topkast_tf.variables.counters import Counter
 from topkast_tf.variables.replica import WeightReplica

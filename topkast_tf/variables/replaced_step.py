@@ -6,7 +6,7 @@ from typing import Any
 import tensorflow as tf
 
 from topkast_tf import compat
-from topkast_tf.core.selection import chosen
+from topkast_tf.core.sets import chosen
 from topkast_tf.variables.components import local_component
 
 

@@ -8,7 +8,7 @@ import tensorflow as tf
 from topkast_tf.compat import raw_variable
 from topkast_tf.core.blocks import Blocks
 from topkast_tf.core.schedules import RefreshSchedule
-from topkast_tf.core.selection import FORWARD, chosen
+from topkast_tf.core.sets import FORWARD, chosen
 from topkast_tf.methods.base import GRADIENT, Method
 from topkast_tf.variables import hooks
 from topkast_tf.variables.components import components, local_component

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from topkast_tf.core.selection import FORWARD, RESERVOIR
+from topkast_tf.core.sets import FORWARD, RESERVOIR
 from topkast_tf.variables.counters import Counter
 
 

@@ -17,7 +17,7 @@ from absl import logging
 
 from topkast_tf import compat
 from topkast_tf.core.blocks import MatrixView
-from topkast_tf.core.distributions import resolve
+from topkast_tf.core.resolve import resolve
 from topkast_tf.core.thread_stack import ThreadStack
 from topkast_tf.methods import METHODS, Method
 from topkast_tf.variables import hooks

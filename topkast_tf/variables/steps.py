@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from topkast_tf import compat
 from topkast_tf.compat import raw_variable
-from topkast_tf.core.selection import FORWARD, masked
+from topkast_tf.core.sets import FORWARD, masked
 from topkast_tf.methods.base import GRADIENT, MOMENTUM
 from topkast_tf.variables import hooks
 from topkast_tf.variables.components import components, local_component

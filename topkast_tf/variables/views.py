@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from topkast_tf.core.selection import FORWARD, masked
+from topkast_tf.core.sets import FORWARD, masked
 
 
 def on_backward(sets: tf.Tensor) -> tf.Tensor:

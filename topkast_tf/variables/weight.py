@@ -9,8 +9,8 @@ import tensorflow as tf
 
 from topkast_tf.compat import raw_variable
 from topkast_tf.core.blocks import MatrixView
-from topkast_tf.core.distributions import kept, sparsity_that_keeps
-from topkast_tf.core.selection import BACKWARD_ONLY, FORWARD, RESERVOIR
+from topkast_tf.core.sets import BACKWARD_ONLY, FORWARD, RESERVOIR
+from topkast_tf.core.sparsities import kept, sparsity_that_keeps
 from topkast_tf.methods.base import GRADIENT, Method, Selection
 from topkast_tf.variables import masks, saved_state
 from topkast_tf.variables.components import components, local_index
