@@ -8,8 +8,9 @@ from swat_tf.recipe import OPERANDS
 from swat_tf.rule import SparseBackward
 from topkast_tf.layers.product_rule import activated_rule, active_rule
 from topkast_tf.scope import ReusableScope, open_scope, register_scope
+from topkast_tf.variables.active_scopes import active_scope
 from topkast_tf.variables.placement import Placement
-from topkast_tf.variables.scope_state import SparsityScope, active_scope
+from topkast_tf.variables.scope_state import SparsityScope
 
 
 @register_scope("swat")

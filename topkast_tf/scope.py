@@ -9,8 +9,9 @@ from typing import Any
 from topkast_tf.layers import sparse_layer
 from topkast_tf.methods import METHODS, Method, TopKAST
 from topkast_tf.variables import creators, hooks
+from topkast_tf.variables.active_scopes import activated
 from topkast_tf.variables.placement import Placement
-from topkast_tf.variables.scope_state import SparsityScope, activated
+from topkast_tf.variables.scope_state import SparsityScope
 
 
 class ReusableScope(contextlib.ContextDecorator):

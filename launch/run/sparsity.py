@@ -12,7 +12,7 @@ import topkast_tf
 from launch.config.methods import METHODS
 from launch.support.errors import UserError
 from topkast_tf.analysis import flops
-from topkast_tf.variables.refresh import NAN_MESSAGE
+from topkast_tf.variables.select_sets import NAN_MESSAGE
 
 
 @contextlib.contextmanager

@@ -35,12 +35,8 @@ from topkast_tf.layers.saving import (
 from topkast_tf.layers.structure import library_of
 from topkast_tf.layers.weights import consider_weight, state_of, weights_of
 from topkast_tf.variables import decay_warning, hooks
-from topkast_tf.variables.scope_state import (
-    SparsityScope,
-    activated,
-    active_scope,
-    joined,
-)
+from topkast_tf.variables.active_scopes import activated, active_scope, joined
+from topkast_tf.variables.scope_state import SparsityScope
 
 hooks.around_update.append(decay_warning.warning_of_decay)
 

@@ -6,7 +6,6 @@ one has joined.
 """
 
 import contextlib
-import dataclasses
 import itertools
 import uuid
 import weakref
@@ -17,10 +16,9 @@ from absl import logging
 
 from topkast_tf import compat
 from topkast_tf.core.blocks import MatrixView
-from topkast_tf.core.resolve import resolve
-from topkast_tf.core.thread_stack import ThreadStack
-from topkast_tf.methods import METHODS, Method
+from topkast_tf.methods import Method
 from topkast_tf.variables import hooks
+from topkast_tf.variables.budget import Budget, shared_budget
 from topkast_tf.variables.decisions import (
     FIRST,
     LAST,
@@ -28,15 +26,12 @@ from topkast_tf.variables.decisions import (
     Rules,
     SavedDecisions,
 )
-from topkast_tf.variables.placement import ENDS, Placement, seed_of
+from topkast_tf.variables.placement import Placement, seed_of
+from topkast_tf.variables.planning import plan_weights
+from topkast_tf.variables.scope_config import config_of, parts_of
 from topkast_tf.variables.scope_layers import ScopeLayers
-from topkast_tf.variables.weight import Budget, SparseWeight
+from topkast_tf.variables.weight import SparseWeight
 
-_UNBUILT = (
-    "Expected a model that is built before it is saved, because `distribution` or "
-    "`exempt` depend on all of its weights. Received: a model with layers that have no "
-    "weights yet"
-)
 SCOPE = "_topkast_scope"
 """The attribute by which layers, and variables that were decided on, know their scope."""
 
@@ -49,6 +44,9 @@ class SparsityScope:
       placement: which weights are sparsified.
       weights: the sparsified weights so far, in the order in which they were made.
       left_dense: path -> why, of the matrices that were left dense.
+      decisions: on each parameter that was met, in that order.
+      saved: decisions from a file that are yet to be taken, or None.
+      layers: the layers that were constructed in it.
     """
 
     def __init__(
@@ -66,13 +64,13 @@ class SparsityScope:
         self.weights: list[SparseWeight] = []
         self.left_dense: dict[str, str] = {}
         self._restored = restored
-        self._saved = SavedDecisions(decisions) if decisions is not None else None
+        self.saved = SavedDecisions(decisions) if decisions is not None else None
         self.is_open = False
         self.has_inner = False
-        self._decisions: list[Decision] = []
+        self.decisions: list[Decision] = []
         self._places = itertools.count()
         self._rules = Rules(placement)
-        self._layers = ScopeLayers()
+        self.layers = ScopeLayers()
         self._restored_for: weakref.ref | None = None
         self._replaces = False
         self._planned = True
@@ -80,7 +78,7 @@ class SparsityScope:
         self.budget: Budget | None = None
         if placement.distribution == "global" or method.budget == "global":
             self._budget_key = f"{self.uid} restored" if restored else self.uid
-            self.budget = _budget(self._budget_key, renew=False)
+            self.budget = shared_budget(self._budget_key)
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[None]:
@@ -100,22 +98,22 @@ class SparsityScope:
         The layer may build later. If the constructor raises, all that it has made leaves
         the scope again: such layers are never built, however long a traceback keeps them.
         """
-        before = self._layers.recorded
+        before = self.layers.recorded
         try:
             yield
         except BaseException:
-            self._forget([layer, *self._layers.since(before)])
+            self._forget([layer, *self.layers.since(before)])
             raise
-        self._layers.record(layer)
+        self.layers.record(layer)
         self._finished = False
         _unfinished.add(self)
 
     def _forget(self, layers: Sequence[Any]) -> None:
         ids = {id(layer) for layer in layers}
-        gone = [d for d in self._decisions if d.owner and id(d.owner()) in ids]
+        gone = [d for d in self.decisions if d.owner and id(d.owner()) in ids]
         weights = {id(d.weight) for d in gone if d.weight}
-        self._layers.forget(ids)
-        self._decisions = [d for d in self._decisions if d not in gone]
+        self.layers.forget(ids)
+        self.decisions = [d for d in self.decisions if d not in gone]
         self.weights = [w for w in self.weights if id(w) not in weights]
         if self.budget is not None:
             self.budget.weights = [
@@ -129,13 +127,17 @@ class SparsityScope:
         """Remembers the layer whose configuration this scope was restored from."""
         self._restored_for = weakref.ref(layer)
 
+    def was_restored_for(self, layer: Any) -> bool:
+        """Whether it was restored from the configuration of this layer."""
+        return self._restored_for is not None and self._restored_for() is layer
+
     def set_aside(self, number: int | None) -> None:
         """Stops waiting for a layer to be built, of which a copy was made.
 
         Args:
           number: as in the layer's configuration; None changes nothing.
         """
-        self._layers.set_aside(number)
+        self.layers.set_aside(number)
 
     def consider(
         self,
@@ -165,7 +167,7 @@ class SparsityScope:
         Returns:
           Its sparse weight, still without variables, or None if it stays dense.
         """
-        saved = self._saved.take(path, view.shape) if self._saved else None
+        saved = self.saved.take(path, view.shape) if self.saved else None
         why = (
             saved["dense"]
             if saved
@@ -189,13 +191,13 @@ class SparsityScope:
         # Not by `setattr`: a variable of a strategy hands it on to its parts.
         vars(variable)[SCOPE] = self
         by = None if owner is None else weakref.ref(owner)
-        self._decisions.append(Decision(variable, path, view.shape, weight, why, by))
+        self.decisions.append(Decision(variable, path, view.shape, weight, why, by))
         return weight
 
     def _has_first(self) -> bool:
         return any(
             (d.weight and d.weight.place is not None) or d.dense == FIRST
-            for d in self._decisions
+            for d in self.decisions
         )
 
     def note_use(self, weight: SparseWeight) -> None:
@@ -241,7 +243,7 @@ class SparsityScope:
             return
         if same:
             # The same model once more, from a file: a budget of its own.
-            self.budget = _budget(self._budget_key, renew=True)
+            self.budget = shared_budget(self._budget_key, renew=True)
         self.budget.weights.append(weight)
 
     def reasons_left_dense(self) -> list[tuple[Any, str]]:
@@ -249,7 +251,7 @@ class SparsityScope:
         self.ensure_planned()
         return [
             (made.variable, made.dense or LAST)
-            for made in self._decisions
+            for made in self.decisions
             if made.dense or (made.weight and made.weight.exempt)
         ]
 
@@ -266,48 +268,18 @@ class SparsityScope:
                 raise
 
     def _plan(self) -> None:
-        in_use = [weight for weight in self.weights if weight.place is not None]
-        in_use.sort(key=lambda weight: weight.place)
-        exempt = in_use[-1:] if "last" in self.placement.exempt else []
-        planned = [weight for weight in self.weights if weight not in exempt]
-        shapes = {weight.path: weight.shape for weight in planned}
-        if self._saved is None and self.weights:
-            sparsities = self._resolve(shapes) if shapes else {}
-            changed = [w for w in planned if sparsities[w.path] != (w.fwd, w.bwd)]
-            changed += [weight for weight in exempt if not weight.exempt]
-            started = [w for w in changed if w.is_ready and w.step > 0]
-            if started:
-                raise ValueError(
-                    "Expected all weights to be made before training starts, because "
-                    f"distribution={self.placement.distribution!r} is spread over all of "
-                    "them. Build the whole model first. Received: a new weight after "
-                    f"{started[0].step} steps"
-                )
-            for weight in planned:
-                weight.plan(*sparsities[weight.path])
-            for weight in exempt:
-                weight.plan(0.0, 0.0, exempt=True)
+        if self.saved is None and self.weights:
+            plan_weights(self.weights, self.method, self.placement, self._finished)
         if self.budget is not None and self.budget.weights:
             members = [w for w in self.budget.weights if not w.exempt]
             if all(m.is_ready and m.step == 0 and not m.is_frozen for m in members):
                 members[0].initialize()
 
-    def _resolve(self, shapes: Mapping) -> Mapping[str, tuple[float, float]]:
-        fwd, bwd = self.method.fwd, self.method.bwd
-        try:
-            return resolve(self.placement.distribution, shapes, fwd, bwd)
-        except ValueError:
-            # More weights may be to come, with which the distribution can be reached or
-            # its regexes match. Until then the nominal sparsities serve.
-            if self._finished:
-                raise
-            return dict.fromkeys(shapes, (fwd, bwd))
-
     # Finishing.
 
     def finish(self) -> None:
         """Once everything is built: the checks that need to know all weights."""
-        if self._finished or self.is_open or self._layers.are_unbuilt():
+        if self._finished or self.is_open or self.layers.are_unbuilt():
             return
         self._finished = True
         _unfinished.discard(self)
@@ -349,104 +321,19 @@ class SparsityScope:
     # Saving.
 
     def get_config(self, layer: Any) -> dict:
-        """What makes this scope again for a layer.
-
-        Decisions are saved, not the rules that led to them: one layer does not know what
-        the first of all weights is, or what ERK gives it. A layer that is copied while
-        the scope is active, before it has weights, has no decisions: its copy joins the
-        scope (`joined`).
-        """
-        ids = {id(variable) for variable in layer.weights}
-        made = [
-            decision for decision in self._decisions if id(decision.variable) in ids
-        ]
-        is_copied = not ids and not layer.built and active_scope() is self
-        if not is_copied:
-            self.ensure_planned()
-        distribution = self.placement.distribution
-        weights = [decision.get_config() for decision in made] or None
-        if not ids and self._restored_for and self._restored_for() is layer:
-            weights = list(self._saved.left) if self._saved else None  # not yet used
-        elif not ids and not is_copied and self._depends_on_others:
-            if self._layers.are_unbuilt():
-                raise ValueError(_UNBUILT)
-        if callable(distribution):
-            distribution = "uniform"  # its decisions are saved
-        placement = dataclasses.asdict(
-            dataclasses.replace(self.placement, distribution="uniform")
-        )
-        config = {
-            "method": self.method.name,
-            "arguments": self.method.get_config(),
-            "placement": {**placement, "distribution": distribution},
-            "uid": self.uid,
-            "weights": weights,
-        }
-        if is_copied and weights is None:
-            config["copy_of"] = self._layers.number_of(layer)
-        active = active_scope()
-        if active not in (None, self) and active.uid == self.uid:
-            config["replaces"] = True  # a wrapper copies what came from the file for it
-        return config
-
-    @property
-    def _depends_on_others(self) -> bool:
-        """Whether what a weight gets depends on the other weights."""
-        distribution = self.placement.distribution
-        on_its_own = distribution == "uniform" or isinstance(distribution, Mapping)
-        return not on_its_own or bool(set(ENDS) & set(self.placement.exempt))
+        """The configuration from which a layer makes this scope again."""
+        return config_of(self, layer)
 
     @classmethod
     def from_config(cls, config: Mapping) -> "SparsityScope":
         """The inverse of `get_config`."""
-        if config["method"] not in METHODS:
-            raise ValueError(
-                f"Expected the library of the method {config['method']!r} to be imported "
-                "before the model is loaded (for SWAT: `import swat_tf`). Received: "
-                f"{config['method']!r}, with {sorted(METHODS)} known"
-            )
-        method = METHODS[config["method"]](**config["arguments"])
-        placement = Placement(**config["placement"])
+        method, placement = parts_of(config)
         scope = cls(method, placement, config["uid"], config["weights"], restored=True)
-        if "copy_of" in config and scope._depends_on_others:
-            raise ValueError(_UNBUILT)
         scope._replaces = "replaces" in config
         return scope
 
 
-def active_scope() -> SparsityScope | None:
-    """The innermost scope that is active in this thread, or None."""
-    return _active.top()
-
-
-@contextlib.contextmanager
-def activated(scope: SparsityScope) -> Iterator[None]:
-    """Makes a scope the innermost one of this thread."""
-    for outer in _active:
-        outer.has_inner = True  # which may take everything that is made
-    with _active.pushed(scope):
-        yield
-
-
-def joined(config: Mapping) -> SparsityScope | None:
-    """The active scope, if it is the one that a layer without decisions belongs to.
-
-    A wrapper such as Bidirectional copies the layer that it is given by its
-    configuration.
-
-    Args:
-      config: of a scope.
-    """
-    scope = active_scope()
-    if scope is None or scope.uid != config["uid"] or config["weights"] is not None:
-        return None
-    scope.set_aside(config.get("copy_of"))
-    return scope
-
-
-_active: ThreadStack[SparsityScope] = ThreadStack()
 _unfinished: "weakref.WeakSet[SparsityScope]" = weakref.WeakSet()
-_budgets: "weakref.WeakValueDictionary[str, Budget]" = weakref.WeakValueDictionary()
 
 
 def finish_scopes(layer: Any) -> None:
@@ -472,10 +359,3 @@ def _check_distribution(method: Method, placement: Placement) -> None:
             f"Expected a distribution that {method.name!r} can keep: one of "
             f"{list(known)}, a mapping or a function. Received: distribution={given!r}"
         )
-
-
-def _budget(uid: str, renew: bool) -> Budget:
-    budget = None if renew else _budgets.get(uid)
-    if budget is None:
-        budget = _budgets[uid] = Budget()
-    return budget

@@ -14,11 +14,11 @@ from topkast_tf.variables import hooks
 from topkast_tf.variables.components import components, local_component
 from topkast_tf.variables.counters import Counter
 from topkast_tf.variables.refresh import (
-    Observed,
     count_steps,
     update_in_place_of_step,
 )
 from topkast_tf.variables.replica import WeightReplica, local_replica
+from topkast_tf.variables.select_sets import Observed
 from topkast_tf.variables.views import on_backward
 
 REDUCED = "_topkast_gradients_are_reduced"

@@ -1,32 +1,23 @@
 """A sparse weight: theta with its sets, and what one may ask of it."""
 
 import math
-from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from topkast_tf.compat import raw_variable
-from topkast_tf.core.blocks import MatrixView
 from topkast_tf.core.sets import BACKWARD_ONLY, FORWARD, RESERVOIR
-from topkast_tf.core.sparsities import kept, sparsity_that_keeps
-from topkast_tf.methods.base import GRADIENT, Method, Selection
-from topkast_tf.variables import masks, saved_state
+from topkast_tf.core.sparsities import sparsity_that_keeps
+from topkast_tf.methods.base import GRADIENT
+from topkast_tf.variables import masks, restoring, saved_state
 from topkast_tf.variables.components import components, local_index
 from topkast_tf.variables.counters import Counter
-from topkast_tf.variables.refresh import NAN_MESSAGE, done, reselect, select_initial
 from topkast_tf.variables.replica import WeightReplica
+from topkast_tf.variables.select_sets import NAN_MESSAGE, reselect
+from topkast_tf.variables.weight_state import WeightState
 
 
-class Budget:
-    """Weights that are selected from together, as under the global distribution."""
-
-    def __init__(self):
-        self.weights: list[SparseWeight] = []
-
-
-class SparseWeight:
+class SparseWeight(WeightState):
     """One sparsified weight of a model.
 
     The state beside theta is two variables: `sets`, one byte per entry (0 for C, 1 for
@@ -49,291 +40,6 @@ class SparseWeight:
       penalty_regularizer: the one through which Keras 3 asks for the penalty, or None.
       assignments: how often theta was assigned from outside, as by `set_weights`.
     """
-
-    def __init__(
-        self,
-        *,
-        path: str,
-        view: MatrixView,
-        method: Method,
-        seed: int,
-        within_keras: bool,
-        budget: Budget | None = None,
-        ensure_planned: Callable[[], None] = lambda: None,
-    ):
-        self.path = path
-        self.shape = view.shape
-        self.method = method
-        self.budget = budget
-        self._ensure_planned = ensure_planned
-        self.view = view
-        self.blocks = self.method.blocks(view)
-        self.schedule = self.method.schedule_of(view)
-        self.fwd, self.bwd = self.method.fwd, self.method.bwd
-        self.exempt = False
-        self._restores = (0, 0)
-        self._unverified = False
-        self.within_keras = within_keras
-        self.seed = seed
-        self.place: int | None = None
-        self.local_name = path
-        self._theta: Any = None
-        self._sets: Any = None
-        self._counters: Any = None
-        self.auxiliary: dict[str, Any] = {}
-        self.rule: Any = None
-        self.regularizer: Any = None
-        self.penalty_regularizer: Any = None
-        self.assignments = 0
-
-    def __repr__(self) -> str:
-        return f"<SparseWeight {self.path} {self.shape} fwd={self.fwd} bwd={self.bwd}>"
-
-    # What the scope does with it.
-
-    def attach(
-        self,
-        theta: Any = None,
-        sets: Any = None,
-        counters: Any = None,
-        local_name: str | None = None,
-    ) -> None:
-        """Gives it variables, `tf.Variable` or Keras variables, as they are made."""
-        self._theta = self._theta if theta is None else theta
-        self._sets = self._sets if sets is None else sets
-        self._counters = self._counters if counters is None else counters
-        self.local_name = local_name or self.local_name
-
-    def state_variables(self) -> dict[str, Any]:
-        """The sets, the counters and what else belongs to it, by their names in a layer."""
-        state = {"sets": self._sets, "clock": self._counters, **self.auxiliary}
-        return {f"{self.local_name}_{name}": made for name, made in state.items()}
-
-    def check_state(self, counters: np.ndarray, sets: np.ndarray) -> None:
-        """Raises a ValueError unless saved state belongs to a weight like this one.
-
-        Args:
-          counters: the saved counters.
-          sets: the saved set codes.
-        """
-        saved_state.check_shapes(self.path, self.shape, counters, sets)
-        self._ensure_planned()
-        kept_units = counters[[Counter.KEPT_FORWARD, Counter.KEPT_BACKWARD]].tolist()
-        # A budget that follows the momentum moves units from weight to weight.
-        planned = [self.kept_forward, self.kept_backward]
-        saved_state.check_counts(
-            self.path,
-            self.units,
-            (self.fwd, self.bwd),
-            kept_units,
-            kept_units if self.method.budget == "global" else planned,
-        )
-        saved_state.check_codes(self.path, sets)
-        found = saved_state.set_sizes(self._codes_of_units(sets))
-        expected = self.method.counts(
-            self.units, *kept_units, int(counters[Counter.STEP])
-        )
-        if self.budget is not None and self.method.budget == "layer":
-            expected = None  # of all its weights together: `_verify_budget`
-        if self.exempt:
-            expected = (self.units, self.units)
-        if counters[Counter.FROZEN] and expected is not None:
-            # Since a step that the counters do not know; B may have been larger then.
-            backward = kept_units[1]
-            expected = expected[0], backward if found[1] == backward else expected[1]
-        saved_state.check_sizes(self.path, found, expected)
-        self._unverified = self.budget is not None
-
-    def _codes_of_units(self, sets: np.ndarray) -> np.ndarray:
-        unit_of = saved_state.unit_of_entries(self.blocks, self.units)
-        return saved_state.codes_of_units(self.path, sets, unit_of)
-
-    def _verify_budget(self) -> None:
-        """Checks the sets of a common budget, once all of its weights are restored."""
-        peers = self.peers()
-        if not any(peer._unverified for peer in peers):
-            return
-        for peer in peers:
-            peer._unverified = False
-        if self.method.budget == "global":
-            return  # each has a count of its own
-        with tf.init_scope():
-            counters = [peer.replica().counters.numpy() for peer in peers]
-            codes = [
-                peer._codes_of_units(peer.replica().sets.numpy()) for peer in peers
-            ]
-        expected = self.method.counts(
-            sum(peer.units for peer in peers),
-            *map(int, sum(counters)[[Counter.KEPT_FORWARD, Counter.KEPT_BACKWARD]]),
-            int(counters[0][Counter.STEP]),
-        )
-        sizes = zip(*map(saved_state.set_sizes, codes), strict=True)
-        forward, backward = map(sum, sizes)
-        saved_state.check_total_sizes(
-            [peer.path for peer in peers], (forward, backward), expected
-        )
-
-    def plan(self, fwd: float, bwd: float, exempt: bool = False) -> None:
-        """Sets the nominal sparsities; the sets follow at once if there are any yet."""
-        if (fwd, bwd, exempt) == (self.fwd, self.bwd, self.exempt):
-            return
-        self.fwd, self.bwd, self.exempt = fwd, bwd, exempt
-        if self.is_ready:
-            self._set_counters(self._nominal_counts)
-            self.initialize()
-
-    @property
-    def _nominal_counts(self) -> dict[int, int]:
-        return {
-            Counter.KEPT_FORWARD: self.kept_forward,
-            Counter.KEPT_BACKWARD: self.kept_backward,
-        }
-
-    def _set_counters(self, entries: Mapping[int, int]) -> None:
-        with tf.init_scope():
-            for counters in components(self.counters):
-                values = counters.numpy()
-                values[list(entries)] = list(entries.values())
-                counters.assign(values)
-
-    def restart(self) -> None:
-        """Back to step 0: theta was taken over from a model without sets.
-
-        The sets follow at the next selection; the caller makes it once all are back.
-        """
-        entries = dict.fromkeys((Counter.STEP, Counter.PENDING, Counter.FAULTY), 0)
-        if not self.is_frozen:
-            entries |= {Counter.THRESHOLD: 0, **self._nominal_counts}
-        self._set_counters(entries)
-        with tf.init_scope():
-            # Thresholds and averages of former steps.
-            for extra in self.auxiliary.values():
-                for copy in components(raw_variable(extra)):
-                    copy.assign(tf.zeros_like(copy))
-        self._unverified = False
-
-    @property
-    def is_frozen(self) -> bool:
-        """Whether its sets stay as they are (`topkast_tf.freeze`)."""
-        return bool(self._numpy(lambda c: c.counters)[Counter.FROZEN])
-
-    def freeze(self) -> None:
-        """Its sets, and those of all that share its budget, stay as they are."""
-        self.prepare()
-        for peer in self.peers():
-            peer._set_counters({Counter.FROZEN: 1})
-
-    @property
-    def units(self) -> int:
-        """How many entries, or blocks, are selected among."""
-        return self.blocks.count if self.blocks else math.prod(self.shape)
-
-    @property
-    def kept_forward(self) -> int:
-        """How many units A keeps."""
-        return kept(self.units, self.fwd)
-
-    @property
-    def kept_backward(self) -> int:
-        """How many units B keeps."""
-        return kept(self.units, self.bwd)
-
-    def initial_state(self, theta: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """The sets and the counters of step 0, selected from a theta."""
-        selection = Selection(
-            theta=theta,
-            kept_forward=tf.constant(self.kept_forward),
-            kept_backward=tf.constant(self.kept_backward),
-            seed=tf.constant(self.seed, tf.int64),
-            blocks=self.blocks,
-        )
-        first = self.method.initial([selection])
-        tf.debugging.Assert(first.finite, [f"{NAN_MESSAGE} {self.path}."])
-        counters = [tf.constant(0, tf.int64)] * len(Counter)
-        counters[Counter.KEPT_FORWARD] = tf.constant(self.kept_forward, tf.int64)
-        counters[Counter.KEPT_BACKWARD] = tf.constant(self.kept_backward, tf.int64)
-        counters[Counter.SEED] = tf.constant(self.seed, tf.int64)
-        if first.thresholds is not None:
-            counters[Counter.THRESHOLD] = tf.cast(first.thresholds[0], tf.int64)
-        return first.codes[0], tf.stack(counters)
-
-    @property
-    def is_ready(self) -> bool:
-        """Whether its variables exist and hold values (Keras may build symbolically)."""
-        state = (self._theta, self._sets, self._counters)
-        return all(raw_variable(v) is not None for v in state)
-
-    # What a sparse variable asks of it.
-
-    @property
-    def variable(self) -> Any:
-        """Theta as a `tf.Variable` (a distributed one under a strategy)."""
-        return raw_variable(self._theta)
-
-    @property
-    def sets(self) -> Any:
-        """The set codes as a `tf.Variable`."""
-        return raw_variable(self._sets)
-
-    @property
-    def counters(self) -> Any:
-        """Step and counts as a `tf.Variable`."""
-        return raw_variable(self._counters)
-
-    def replica(self, index: int = 0) -> WeightReplica:
-        """The copy on one device."""
-        return components(self.variable)[index]._topkast
-
-    def peers(self) -> list["SparseWeight"]:
-        """The weights that share one budget with this one, itself among them."""
-        if self.budget is None or self.exempt:
-            return [self]
-        return [member for member in self.budget.weights if not member.exempt]
-
-    def prepare(self) -> None:
-        """Called before a forward pass reads it: the plan must be made by then."""
-        self._ensure_planned()
-        self._check_restored()
-        if self._unverified:
-            self._verify_budget()
-
-    def _check_restored(self) -> None:
-        """What `tf.train.Checkpoint` restores without a word is put right, or refused.
-
-        Only a look from Python notices: a call, the tracing of a function, a summary.
-        """
-        restores = self.replica().restores if self.is_ready else self._restores
-        if restores == self._restores:
-            return
-        self._restores, (theta_before, sets_before) = restores, self._restores
-        with tf.init_scope():
-            if restores[1] - sets_before < restores[0] - theta_before:
-                self.restart()  # the checkpoint of a dense model
-                if not self.is_frozen:
-                    self.initialize_budget()
-            else:
-                replica = self.replica()
-                self.check_state(replica.counters.numpy(), replica.sets.numpy())
-
-    def after_assignment(self, replica: WeightReplica) -> None:
-        """Called after theta was assigned from outside, as by `set_weights`.
-
-        Before the first step this is an initialisation, and the sets follow theta. Later
-        it is somebody's business (an average swapped in, a checkpoint), and they stay.
-        """
-        self.assignments += 1
-        # Of all that share its budget: while a saved model is loaded, one after the other,
-        # those that are restored already are not to be selected anew.
-        peers = replica.peers()
-        counters = [peer.counters.read_value() for peer in peers]
-        started = [
-            counters[Counter.STEP] + counters[Counter.FROZEN] for counters in counters
-        ]
-        tf.cond(
-            tf.reduce_max(tf.stack(started)) < 1,
-            lambda: done(select_initial(peers)),
-            done,
-        )
 
     def density(self, replica: WeightReplica) -> tf.Tensor:
         """The achieved forward density D of a replica, a scalar.
@@ -362,8 +68,6 @@ class SparseWeight:
             return value
         is_double = replica.theta.dtype == tf.float64
         return tf.zeros([], tf.float64 if is_double else tf.float32)
-
-    # What a person asks of it.
 
     def dense(self) -> np.ndarray:
         """Theta: the dense parameter, as a NumPy array."""
@@ -425,7 +129,7 @@ class SparseWeight:
                     "updates every entry. Received: a mask that leaves some out"
                 )
             codes = np.maximum(codes, BACKWARD_ONLY)
-        sizes = saved_state.set_sizes(self._codes_of_units(codes))
+        sizes = saved_state.set_sizes(restoring.codes_of_units(self, codes))
         counters = self._numpy(lambda replica: replica.counters)
         before = [
             int(counters[i]) for i in (Counter.KEPT_FORWARD, Counter.KEPT_BACKWARD)
@@ -487,37 +191,6 @@ class SparseWeight:
     def refresh(self) -> None:
         """Selects the sets anew from theta as it is, where a person asks for it."""
         self._select_by(reselect)
-
-    def initialize(self) -> None:
-        """Selects the first sets, from theta as it is."""
-        self._select_by(select_initial)
-
-    def initialize_budget(self) -> None:
-        """Selects the first sets of all that share its budget.
-
-        Where a method has dealt them units, all go back to their own share, or they would
-        keep more together than the budget.
-        """
-        if self.method.budget == "global":
-            for peer in self.peers():
-                if peer.is_ready:
-                    peer._set_counters(peer._nominal_counts)
-        self.initialize()
-
-    def _select_by(self, select: Callable[[list[WeightReplica]], None]) -> None:
-        with tf.init_scope():
-            peers = self.peers()
-            for index in range(len(components(self.variable))):
-                select([peer.replica(index) for peer in peers])
-
-    def _numpy(self, read: Callable[[WeightReplica], tf.Variable]) -> np.ndarray:
-        if not self.is_ready:
-            raise ValueError(
-                "Expected a model that is built. Call it on data, or `build` it, first. "
-                f"Received: {self.path}, which has no values yet"
-            )
-        with tf.init_scope():  # eagerly, also where a graph is being traced
-            return read(self.replica()).numpy()
 
     def raise_if_faulty(self) -> None:
         """Raises a ValueError if a refresh has met a NaN that could not be raised then."""
