@@ -1,1 +1,1 @@
-"""Pure functions of arrays, shapes and steps: what every method is composed of."""
+"""Pure functions of arrays, shapes and steps, from which every method is composed."""

@@ -1,4 +1,4 @@
-"""Kernels as matrices of inputs by outputs, and their division into blocks. Pure."""
+"""The 2-D view of a kernel (inputs x outputs) and its division into blocks. Pure."""
 
 import dataclasses
 import math
@@ -12,14 +12,13 @@ REDUCTIONS = ("sum", "max")
 class MatrixView:
     """The 2-D view (inputs x outputs) of a kernel of any rank.
 
-    The axes that index outputs are moved behind the others, and both groups are
-    flattened: a convolution kernel ``[height, width, in, out]`` becomes
-    ``[height * width * in, out]``.
+    The output axes are moved last, and both groups of axes are flattened: a convolution
+    kernel ``[height, width, in, out]`` becomes ``[height * width * in, out]``.
 
     Attributes:
       shape: the kernel's shape.
-      output_axes: which axes index outputs; by default the last one.
-      spatial_axes: how many of the leading axes are positions of a window; 0 for
+      output_axes: the axes that index outputs; by default the last one.
+      spatial_axes: the number of leading axes that are window positions; 0 for
         anything but a convolution.
 
     >>> view = MatrixView((3, 3, 16, 32))
@@ -39,12 +38,12 @@ class MatrixView:
 
     @property
     def cols(self) -> int:
-        """How many outputs."""
+        """The number of outputs."""
         return math.prod(self.shape[axis] for axis in self.output_axes)
 
     @property
     def rows(self) -> int:
-        """How many inputs."""
+        """The number of inputs."""
         return math.prod(self.shape) // max(self.cols, 1)
 
     def to_matrix(self, kernel: tf.Tensor) -> tf.Tensor:
@@ -63,17 +62,17 @@ class MatrixView:
 
 @dataclasses.dataclass(frozen=True)
 class Blocks:
-    """The division of a kernel's 2-D view into blocks, each ranked as one.
+    """The division of a kernel's 2-D view into blocks, each ranked as one unit.
 
-    ``score(block) = sum |theta|`` or ``max |theta|`` over the block. Where the block
-    does not divide the view, the blocks at the lower and right edge are smaller: they
-    count as one block each, and ``"sum"`` adds only the entries that exist. A block that
-    is larger than the view is clamped to it.
+    ``score(block) = sum |theta|`` or ``max |theta|`` over the block. If the block does
+    not divide the view, the blocks at the lower and right edges are smaller: they count
+    as one block each, and ``"sum"`` adds only the entries that exist. A block larger
+    than the view is clamped to it.
 
     Attributes:
       view: the kernel's 2-D view.
-      block: ``(rows, cols)`` of a block, each at least 1 and, once it is here, at most
-        the view's.
+      block: ``(rows, cols)`` of a block, each at least 1; stored clamped to the
+        view's.
       reduce: ``"sum"`` or ``"max"``.
 
     >>> blocks = Blocks(MatrixView((4, 6)), (2, 4), "max")
@@ -93,13 +92,13 @@ class Blocks:
 
     @property
     def grid(self) -> tuple[int, int]:
-        """How many blocks, down and across."""
+        """The number of blocks, down and across."""
         rows, cols = self.block
         return -(-self.view.rows // rows), -(-self.view.cols // cols)
 
     @property
     def count(self) -> int:
-        """How many blocks."""
+        """The number of blocks."""
         return math.prod(self.grid)
 
     def scores(self, kernel: tf.Tensor) -> tf.Tensor:
@@ -115,7 +114,7 @@ class Blocks:
         return tf.reshape(reduce(tiles, axis=[1, 3]), [-1])
 
     def expand(self, codes: tf.Tensor) -> tf.Tensor:
-        """One code per block to one code per entry, in the kernel's shape."""
+        """Expands one code per block to one per entry, in the kernel's shape."""
         (rows, cols), grid = self.block, self.grid
         tiles = tf.broadcast_to(
             tf.reshape(codes, [grid[0], 1, grid[1], 1]), [grid[0], rows, grid[1], cols]
@@ -125,7 +124,7 @@ class Blocks:
 
 
 def validate_block(block: object, reduce: object) -> None:
-    """Raises a ValueError unless this is a block and a reduction.
+    """Raises a ValueError unless the arguments are a block and a reduction.
 
     >>> validate_block((4, 1), "sum")
     """

@@ -18,7 +18,7 @@ def exploration_loss(
     coefficient: float,
     norm: str = "l2",
 ) -> tf.Tensor:
-    r"""Keeps the active weights small, so that others may enter.
+    r"""Keeps the active weights small, so that inactive ones can enter A.
 
     ``"l2"``: ``c * (1/2 sum_A theta^2 + 1/(2D) sum_{B\A} theta^2)``, whose gradient is
     ``c * theta`` on A, ``c * theta / D`` on B \ A and 0 on C.
@@ -40,9 +40,9 @@ def exploration_loss(
     >>> float(exploration_loss(theta, sets, density=0.5, coefficient=1.0))
     3.0
 
-    Source: Top-KAST, section 2.3. The formula printed there is the l1 form, the text
-    calls it an L2 regularisation; the squared l2 form, which is weight decay with a
-    higher rate on B \ A, is the default here.
+    Source: Top-KAST, section 2.3, which prints the l1 form but calls it an L2
+    regularisation. The default here is the squared l2 form: weight decay with a higher
+    rate on B \ A.
     """
     dtype = tf.float64 if theta.dtype == tf.float64 else tf.float32
     theta, sets = tf.cast(theta, dtype), tf.convert_to_tensor(sets)
@@ -52,9 +52,9 @@ def exploration_loss(
     def weighted(theta: tf.Tensor) -> tuple[tf.Tensor, Callable]:
         # One weighted copy serves the value and the gradient: autodiff would keep three.
         base = theta if norm == "l2" else tf.sign(theta)
-        # Every code but that of C is True.
+        # Every code except that of C is True.
         scaled = masked(base * (coefficient / density), tf.cast(sets, tf.bool))
-        with tf.control_dependencies([scaled]):  # one large temporary after the other
+        with tf.control_dependencies([scaled]):  # one large temporary at a time
             outside = tf.cast(tf.not_equal(sets, FORWARD), dtype)
             scaled *= tf.maximum(outside, density)  # times D on A
         value = tf.reduce_sum(scaled * theta)
@@ -64,7 +64,7 @@ def exploration_loss(
 
 
 def validate_exploration(coefficient: object, norm: object) -> None:
-    """Raises a ValueError unless this is a coefficient and a norm.
+    """Raises a ValueError unless the arguments are a coefficient and a norm.
 
     >>> validate_exploration(1e-4, "l2")
     """

@@ -1,14 +1,13 @@
 """Which weights are matmul or convolution kernels. Pure: names, shapes and classes.
 
-For a layer class of Keras or keras_hub in the tables below, what the layer multiplies by
-is known. Everything else is judged by its name and its shape. `docs/what_is_sparsified.md`
-states the rule.
+The tables below classify weights of known Keras and keras_hub layer classes. Every other
+weight is classified by its name and shape. `docs/what_is_sparsified.md` states the rule.
 """
 
 from collections.abc import Mapping, Sequence
 
 OUTPUT_EMBEDDING = "reverse_embeddings"
-"""The kernel of an untied output projection, which is made with the input embedding."""
+"""The kernel of an untied output projection, created with the input embedding."""
 
 _PACKAGES = ("keras", "tf_keras", "keras_hub", "keras_nlp")
 
@@ -19,7 +18,7 @@ _EXPERTS = (
     "expert_feedforward_output_dense",
 )
 _KERNELS: Mapping[str, tuple[str, ...]] = {
-    # Keras 3 and tf_keras, which name the bases of the convolutions differently.
+    # Keras 3 and tf_keras, whose convolutions have different base classes.
     "Dense": ("kernel",),
     "EinsumDense": ("kernel",),
     "BaseConv": ("kernel",),
@@ -57,7 +56,7 @@ _OTHERS: Mapping[str, Mapping[str, str]] = {
     "AddRelativePositionalEmbedding": {"rel_pos_h": _ROWS, "rel_pos_w": _ROWS},
     "BLIP2QueryTokens": {"query_tokens": _QUERIES},
     "VideoPrismAttenTokenPoolingLayer": {"pooling_attention_query": _QUERIES},
-    "RWKV7TimeMix": {"r_k": "multiplies by it entry by entry"},
+    "RWKV7TimeMix": {"r_k": "multiplies by it elementwise"},
     "XLNetEncoder": {"segment_encoding": _ROWS},
 }
 
@@ -74,15 +73,15 @@ _LAST_WORDS_OF_KERNELS = frozenset("w weight weights filter filters".split())
 def why_not_kernel(
     name: str, shape: Sequence[int], classes: Sequence[type] = ()
 ) -> str | None:
-    """Why a weight of two or more axes is not a kernel, or None if it is one.
+    """Why a weight with two or more axes is not a kernel, or None if it is one.
 
     Args:
       name: the weight's own name, or a path that ends in it.
       shape: its shape.
-      classes: the class of the layer that makes it, and its bases (`__mro__`).
+      classes: the class of the layer that creates it, and its bases (`__mro__`).
 
     Returns:
-      A few words that name the rule, or None.
+      A short phrase that names the rule, or None.
 
     >>> why_not_kernel("recurrent_kernel", (8, 32)) is None
     True
@@ -104,7 +103,7 @@ def why_not_kernel(
 
 
 def makes_output_embedding(classes: Sequence[type]) -> bool:
-    """Whether a layer of these classes makes its output projection with its embedding.
+    """Whether these layer classes create an output projection with their embedding.
 
     >>> import keras
     >>> makes_output_embedding(keras.layers.Embedding.__mro__)
@@ -114,7 +113,7 @@ def makes_output_embedding(classes: Sequence[type]) -> bool:
 
 
 def _known(classes: Sequence[type]) -> list[str]:
-    """The names of those classes that come from a package of the tables."""
+    """The names of the classes that belong to a package of the tables."""
     return [c.__name__ for c in classes if c.__module__.split(".")[0] in _PACKAGES]
 
 
@@ -128,7 +127,7 @@ def _why_not_by_name_and_shape(name: str, shape: tuple[int, ...]) -> str | None:
         return f"its name has the word {telling[0]!r}"
     if words[-1] in _LAST_WORDS_OF_KERNELS:
         return None
-    # The axes of length 1 of a 1x1 convolution come before two others.
+    # In a 1x1 convolution the axes of length 1 precede the two channel axes.
     is_pointwise = len(shape) > 3 and set(shape[:-2]) == {1} and 1 not in shape[-2:]
     if 1 in shape and not is_pointwise:
         return f"its shape {shape} has an axis of 1"

@@ -1,4 +1,4 @@
-"""When things happen, in optimizer steps. Pure functions of the step."""
+"""Schedules in optimizer steps. Pure functions of the step."""
 
 import dataclasses
 import math
@@ -46,8 +46,8 @@ class RefreshSchedule:
             )
 
     def due(self, step: Any) -> Any:
-        """Whether the sets are selected anew at this step."""
-        # Orders and not equalities: in a TensorFlow 1 graph `==` compares objects.
+        """Whether the sets are reselected at this step."""
+        # Inequalities only: in a TensorFlow 1 graph `==` compares objects.
         due = step % self.every < 1
         if self.stop_exploring_at is None:
             return due
@@ -101,7 +101,7 @@ class UpdateSchedule:
         return within & ((step - self.first) % self.every < 1)
 
     def count_before(self, step: int) -> int:
-        """How many of the steps below this one are due.
+        """The number of due steps before this one.
 
         >>> UpdateSchedule(every=10, first=5, last=30).count_before(16)
         2
@@ -112,7 +112,7 @@ class UpdateSchedule:
 
 @dataclasses.dataclass(frozen=True)
 class Never:
-    """No step is due: the sets stay as they are at first.
+    """No step is due: the sets keep their initial value.
 
     >>> bool(Never().due(7))
     False
@@ -126,15 +126,15 @@ class Never:
 def resolved_end(
     until: int | float | None, total_steps: int | None, argument: str = "update_until"
 ) -> int | None:
-    """The last step of a schedule that was given as a step or as a share of training.
+    """The last step of a schedule, given as a step or as a fraction of training.
 
     Args:
       until: a step; a fraction in (0, 1) of `total_steps`; or None for no end.
-      total_steps: the length of training, in steps, or None if it is not known.
-      argument: how `until` is called.
+      total_steps: the length of training, in steps, or None if it is unknown.
+      argument: the name of `until` in error messages.
 
     Raises:
-      ValueError: for a share of an unknown length, or a value out of range.
+      ValueError: for a fraction of an unknown length, or a value out of range.
 
     >>> resolved_end(0.75, 1000), resolved_end(500, None), resolved_end(None, None)
     (750, 500, None)
@@ -145,13 +145,13 @@ def resolved_end(
         return int(until)
     if not isinstance(until, float) or not 0 < until < 1:
         raise ValueError(
-            f"`{argument}` must be a step, an integer of at least 0; a share of "
+            f"`{argument}` must be a step, an integer of at least 0; a fraction of "
             f"`total_steps`, in (0, 1); or None. Received: {argument}={until!r}"
         )
     if total_steps is None:
         raise ValueError(
             f"Expected `total_steps`, the number of optimizer steps of the training, as "
-            f"{argument}={until!r} is a share of it (or give {argument} as a step). "
+            f"{argument}={until!r} is a fraction of it (or give {argument} as a step). "
             "Received: total_steps=None"
         )
     if not _is_integer(total_steps) or total_steps < 1:
@@ -164,13 +164,13 @@ def resolved_end(
 
 @dataclasses.dataclass(frozen=True)
 class DropFraction:
-    """The share of the active entries that an update replaces, over the training.
+    """The fraction of active entries that an update replaces, as a function of the step.
 
     With u = min(t, E - F) / (E - F) for F the first step and E the last one::
 
         "constant":       f
         "cosine":         f/2 (1 + cos(pi u))
-        "exponential_k":  f (1 - (t - F) / (E - F))^k,  k = 1 if it is left out
+        "exponential_k":  f (1 - (t - F) / (E - F))^k,  k = 1 by default
 
     Attributes:
       initial: f, in (0, 1).
@@ -185,8 +185,8 @@ class DropFraction:
     >>> [round(float(fraction.at(step)), 6) for step in (0, 50, 100)]
     [0.5, 0.25, 0.0]
 
-    Source: google-research/rigl, `sparse_optimizers_base.py`. There u counts from step 0
-    and not from F, as here; the exponential counts from F.
+    Source: google-research/rigl, `sparse_optimizers_base.py`. As there, u
+    counts from step 0, not from F; the exponential counts from F.
     """
 
     initial: float
@@ -223,7 +223,7 @@ class DropFraction:
         return float(found[1] or 1) if found else None
 
     def at(self, step: tf.Tensor) -> tf.Tensor:
-        """The share at a step, a float32 scalar."""
+        """The fraction at a step, a float32 scalar."""
         initial = tf.constant(self.initial, tf.float32)
         if self.anneal == "constant" or self.last is None:
             return initial

@@ -1,4 +1,4 @@
-"""What is active in a thread, the innermost last."""
+"""Thread-local stacks, innermost entry last."""
 
 import contextlib
 import threading
@@ -31,7 +31,7 @@ class ThreadStack(threading.local, Generic[T]):
 
     @contextlib.contextmanager
     def pushed(self, entry: T) -> Iterator[None]:
-        """Makes an entry the innermost one of this thread."""
+        """Pushes an entry on this thread's stack; pops it on exit."""
         self._entries.append(entry)
         try:
             yield

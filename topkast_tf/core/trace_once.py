@@ -1,4 +1,4 @@
-"""Functions that stay functions in a graph: called, and not copied into each layer."""
+"""Graph functions that are called, not inlined into each layer."""
 
 import functools
 import os
@@ -17,26 +17,25 @@ def _mark_as_forked() -> None:
     _is_forked = True
 
 
-# A forked process has none of TensorFlow's threads, and a function that is run eagerly
-# would wait for them without end. Single ops on small tensors need none.
+# A forked process has none of TensorFlow's threads: a function that runs eagerly would
+# wait for them forever. Single ops on small tensors need none.
 if hasattr(os, "register_at_fork"):  # not on Windows
     os.register_at_fork(after_in_child=_mark_as_forked)
 
 
 def trace_once(function: Callable) -> Callable:
-    """A function of tensors that runs in a graph of its own, one for tensors of any size.
+    """A tensor function traced into its own graph, one graph for tensors of any size.
 
-    Its ops are in memory once, not once for each layer (the graph of a step that selects
-    and packs in fifty layers would else take hundreds of megabytes), and what it holds
-    meanwhile, such as what a loop has captured, is let go when it returns.
+    Its ops are in memory once, not once per layer (otherwise the graph of a step that
+    selects and packs in fifty layers takes hundreds of megabytes). Its temporaries, such
+    as tensors captured by a loop, are freed when it returns.
 
     Args:
-      function: of tensors, and of Python constants by keyword; gives tensors. Whatever
-        depends on the sizes must ask for them with `tf.shape` and `tf.size`. No gradient
-        goes through it.
+      function: takes tensors, and Python constants by keyword; returns tensors. It must
+        read sizes with `tf.shape` and `tf.size`. No gradient passes through it.
 
     Returns:
-      A function of the same arguments.
+      A function with the same arguments.
 
     >>> double = trace_once(lambda x: [x + x])
     >>> [int(double(tf.ones([n], tf.int32))[0][0]) for n in (1, 2)]
@@ -47,7 +46,7 @@ def trace_once(function: Callable) -> Callable:
     def traced(
         compiled: bool, *signature: tuple[int, tf.DType], **constants: Any
     ) -> Any:
-        del compiled  # what was traced for the one kind is not used for the other
+        del compiled  # only a cache key: the two kinds are traced separately
         return tf.function(
             functools.partial(function, **constants),
             input_signature=[
@@ -69,11 +68,11 @@ def trace_once(function: Callable) -> Callable:
 
 
 def is_compiled() -> bool:
-    """Whether what is being traced will be compiled by XLA."""
+    """Whether XLA will compile the graph being traced."""
     graph = tf.compat.v1.get_default_graph()
     return compat.is_compiled(graph)
 
 
 def _unwatched(x: tf.Tensor) -> tf.Tensor:
-    # A tape that watches an argument would have all that is computed kept for it.
+    # A tape that watches an argument would keep every intermediate result.
     return tf.stop_gradient(x) if x.dtype.is_floating else x
