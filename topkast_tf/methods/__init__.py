@@ -1,4 +1,4 @@
-"""The sparse-training methods, one file each, on a small base and a registry."""
+"""The sparse-training methods, one file each, with a small base class and a registry."""
 
 from topkast_tf.methods.base import GRADIENT, MOMENTUM, Method, Reset, Selection, Sets
 from topkast_tf.methods.registry import METHODS, register

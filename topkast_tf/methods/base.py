@@ -1,9 +1,9 @@
-"""The contract of a sparse-training method.
+"""The interface of a sparse-training method.
 
-A method is a composition: score x selection x distribution x schedule. It says what the
-sets A and B are at first (`initial`), how they change and when (`update`), what it must
-see for that (`inputs`), and what it adds to the loss. It holds no variables: it is given
-arrays, and what it returns is kept for it.
+A method is a composition: score x selection x distribution x schedule. It defines the
+initial sets A and B (`initial`), how and when they change (`update`, `schedule`), the
+inputs that this needs (`inputs`), and a term of the loss (`penalty`). It is stateless: it
+receives arrays, and the caller stores what it returns.
 """
 
 import abc
@@ -17,31 +17,31 @@ from topkast_tf.core.blocks import Blocks, MatrixView
 from topkast_tf.core.schedules import RefreshSchedule
 
 GRADIENT = "gradient"
-"""Input: the dense gradient of the loss with respect to alpha, of the whole step."""
+"""Input: the dense gradient of the loss with respect to alpha, for the whole step."""
 MOMENTUM = "momentum"
-"""Input: the optimizer's momentum, or an average of gradients where it keeps none."""
+"""Input: the optimizer's momentum, or an average of gradients if it has none."""
 INPUTS = (GRADIENT, MOMENTUM)
-"""What a method may ask for beside theta and the sets."""
+"""The inputs that a method may request in addition to theta and the sets."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Selection:
-    """What one weight brings to a selection.
+    """The inputs of a selection for one weight.
 
     Attributes:
       theta: the dense parameter.
-      kept_forward: int scalar, how many units (entries or blocks) A keeps.
-      kept_backward: int scalar, how many units B keeps.
+      kept_forward: int scalar, the number of units (entries or blocks) in A.
+      kept_backward: int scalar, the number of units in B.
       seed: int scalar, the weight's own random seed.
       blocks: the division into units of several entries, or None for single entries.
-      threshold: int scalar, what the method last returned as such; 0 at first.
-      sets: the present set codes; None when the first ones are selected.
-      gradient: where the method asks for it, ``dL/dalpha`` in theta's shape, summed over
-        replicas and averaged over accumulated batches, also of entries outside B.
-      momentum: where the method asks for it, the weight's momentum in theta's shape.
-        Both inputs are None when sets are selected without a step (`initial`,
+      threshold: int scalar, the last threshold that the method returned; 0 initially.
+      sets: the current set codes; None when the weight is created.
+      gradient: if the method requests it, ``dL/dalpha`` in theta's shape, summed over
+        replicas and averaged over accumulated batches, including entries outside B.
+      momentum: if the method requests it, the weight's momentum in theta's shape.
+        Both inputs are None when sets are selected outside a step (`initial`,
         `reselect`).
-      schedule: when the weight's sets are updated, see `Method.schedule_of`.
+      schedule: the weight's update schedule, see `Method.schedule_of`.
     """
 
     theta: tf.Tensor
@@ -57,13 +57,13 @@ class Selection:
 
 
 class Reset(NamedTuple):
-    """Entries of a weight that begin anew, as those that a method has grown.
+    """Entries of a weight that are reinitialized, such as grown ones.
 
     Attributes:
       entries: boolean, in the weight's shape.
-      theta: the value of theta there, in the weight's shape.
-      slots: the value there of the optimizer's slots (momentum, second moments, ...) of
-        the weight's shape.
+      theta: their new value in theta, in the weight's shape.
+      slots: their new value in each optimizer slot of the weight's shape (momentum,
+        second moments, ...), in the weight's shape.
     """
 
     entries: tf.Tensor
@@ -72,16 +72,16 @@ class Reset(NamedTuple):
 
 
 class Sets(NamedTuple):
-    """What a method selects for the weights that share one budget.
+    """A method's selection for the weights that share one budget.
 
     Attributes:
       codes: the set codes of each weight (uint8, in the weight's shape).
-      finite: boolean scalar, whether every score was a number. If it is False the codes
-        are meaningless.
-      thresholds: an integer scalar a weight for `Selection.threshold`, or None.
-      kept_forward: an integer scalar a weight, where the method changes how many units
-        A keeps; or None.
-      resets: a `Reset` a weight, or None.
+      finite: boolean scalar, whether no score was NaN. If False, the codes are
+        meaningless.
+      thresholds: an integer scalar per weight for `Selection.threshold`, or None.
+      kept_forward: an integer scalar per weight, if the method changes the number of
+        units in A; or None.
+      resets: a `Reset` per weight, or None.
     """
 
     codes: Sequence[tf.Tensor]
@@ -92,30 +92,30 @@ class Sets(NamedTuple):
 
 
 class Method(abc.ABC):
-    """A way to choose the sets A and B.
+    """A rule that selects the sets A and B.
 
     Attributes:
       own_distributions: names of distributions that only this method has.
-      distributions: those that it can be spread by; None for all.
+      distributions: names of the distributions that it supports; None for all.
       fwd: nominal forward sparsity.
       bwd: nominal backward sparsity.
       budget: ``"layer"``: each weight has its own, unless the distribution is global;
-        ``"global"``: the method moves units from weight to weight.
-      inputs: which of `INPUTS` an update looks at. It is given them at the steps of its
-        schedule only.
-      replaces_step: whether an update takes the place of the optimizer's step: it comes
-        before that step, sees the gradient of the present weights, and no parameter
-        moves in that call. Otherwise it follows the step that it is due at.
-      resets: whether an update has entries begin anew (`Sets.resets`).
-      dense_updates: whether every entry is updated, so that nothing needs to be masked.
-      varying_counts: whether a weight keeps other numbers of units while it trains than
-        are planned: what is sent of its gradient is not packed, figures planned from it
-        are nominal, and files are taken at their word.
-      sparse_forward: whether a forward pass reads alpha; if not, it reads theta, and
-        the sets serve the backward pass only.
-      updates_between_refreshes: whether the sets change between two selections, too.
+        ``"global"``: the method moves units between weights.
+      inputs: which of `INPUTS` an update uses; passed only at the steps of its
+        schedule.
+      replaces_step: whether an update replaces the optimizer's step: it runs before
+        that step, uses the gradient of the current weights, and no parameter changes in
+        that call. Otherwise it runs after the step at which it is due.
+      resets: whether an update reinitializes entries (`Sets.resets`).
+      dense_updates: whether every entry is updated, so that no update is masked.
+      varying_counts: whether the number of kept units may differ from the plan during
+        training: gradients are then not packed for the sum over replicas, and planned
+        figures are nominal.
+      sparse_forward: whether a forward pass reads alpha; otherwise it reads theta, and
+        only the backward pass uses the sets.
+      updates_between_refreshes: whether the sets also change between selections.
       requires_product_rule: whether a weight is sparsified only in layers whose product
-        can be computed by a rule of one's own (`topkast_tf.layers.product_rule`).
+        a product rule can compute (`topkast_tf.layers.product_rule`).
       has_penalty: whether a weight may add to the loss (`penalty`).
     """
 
@@ -139,16 +139,16 @@ class Method(abc.ABC):
     @property
     @abc.abstractmethod
     def schedule(self) -> RefreshSchedule:
-        """When the sets are updated: `due` gives whether they are, of a step."""
+        """The update schedule: ``due(step)`` says whether the sets are updated."""
 
     def schedule_of(self, view: MatrixView) -> RefreshSchedule:
-        """When the sets of one weight are updated, where weights differ in that.
+        """The update schedule of one weight, for methods in which weights differ.
 
-        Weights of a common budget are given to `update` together at each step at which
-        the sets of any of them are due.
+        Weights that share a budget are passed to `update` together at each step at
+        which any of them is due.
 
         Args:
-          view: of the weight.
+          view: the weight's 2-D view.
         """
         del view
         return self.schedule
@@ -158,31 +158,31 @@ class Method(abc.ABC):
         """The next sets of weights that share one budget.
 
         Args:
-          weights: one weight, or all weights of a common budget.
+          weights: one weight, or all weights that share a budget.
           step: integer scalar, the step at which the sets take effect.
         """
 
     def initial(self, weights: Sequence[Selection]) -> Sets:
-        """The first sets; by default those of an update at step 0.
+        """The initial sets; by default those of an update at step 0.
 
-        Called when a weight is made, when it is assigned to before training (by an
+        Called when a weight is created, when it is assigned before training (by an
         initializer, `set_weights`, the weights of a dense model), and when its planned
         sparsity changes.
         """
         return self.update(weights, tf.constant(0, tf.int64))
 
     def reselect(self, weights: Sequence[Selection], step: tf.Tensor) -> Sets:
-        """The sets that follow from thetas as they are (`topkast_tf.refresh`).
+        """The sets selected from the current theta (`topkast_tf.refresh`).
 
-        By default those of an update. A method whose update starts from the present sets
-        selects by magnitude: nobody has asked for its next step.
+        By default those of an update. A method whose update starts from the current sets
+        selects by magnitude instead: a refresh is not its next update.
         """
         return self.update(weights, step)
 
     def update_between_refreshes(self, weight: Selection, step: tf.Tensor) -> tf.Tensor:
-        """The set codes of a weight at a step at which none are selected.
+        """The set codes of a weight at a step without a selection.
 
-        Called only if the method `updates_between_refreshes`.
+        Called only if `updates_between_refreshes` is true.
 
         Args:
           weight: the weight, with the threshold of the last selection.
@@ -193,25 +193,25 @@ class Method(abc.ABC):
     def counts(
         self, units: int, kept_forward: int, kept_backward: int, step: int
     ) -> tuple[int, int] | None:
-        """How many units the sets A and B hold after a step, or None where that varies.
+        """The numbers of units in A and B after a step, or None if they vary.
 
-        What is read from a file is held against it.
+        Sets read from a file are checked against them.
 
         Args:
-          units: how many there are.
-          kept_forward: units of A by the counters.
-          kept_backward: units of B by the counters.
+          units: the number of units.
+          kept_forward: units of A according to the counters.
+          kept_backward: units of B according to the counters.
           step: optimizer steps taken.
         """
         del units, step
         return None if self.updates_between_refreshes else (kept_forward, kept_backward)
 
     def calls(self, step: int, threshold: int) -> int:
-        """How often the optimizer was called until a step, which updates may replace.
+        """The number of optimizer calls up to a step, including replaced ones.
 
         Args:
           step: optimizer steps taken.
-          threshold: what the last update has returned as such.
+          threshold: the threshold that the last update returned.
         """
         del threshold
         return step
@@ -219,7 +219,7 @@ class Method(abc.ABC):
     def penalty(
         self, theta: tf.Tensor, sets: tf.Tensor, density: tf.Tensor
     ) -> tf.Tensor | None:
-        """What a weight adds to the loss, or None.
+        """A weight's term of the loss, or None.
 
         Args:
           theta: the dense parameter.
@@ -230,12 +230,12 @@ class Method(abc.ABC):
         return None
 
     def blocks(self, view: MatrixView) -> Blocks | None:
-        """How a kernel is divided into the units that are selected."""
+        """The division of a kernel into units of selection; None for single entries."""
         del view
         return None
 
     def check(self, blocks: Sequence[Blocks | None]) -> None:
-        """Raises a ValueError if its arguments do not fit the weights of a scope.
+        """Raises a ValueError if the method does not fit the weights of a scope.
 
         Args:
           blocks: the division of each sparsified weight.
@@ -243,5 +243,5 @@ class Method(abc.ABC):
         del blocks
 
     def get_config(self) -> dict:
-        """The arguments that make this method again."""
+        """The constructor arguments that recreate this method."""
         return dataclasses.asdict(self)  # type: ignore[call-overload]

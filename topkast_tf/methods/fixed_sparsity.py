@@ -1,4 +1,4 @@
-"""What methods have in common that keep one number of entries throughout."""
+"""The base of methods that keep a constant number of entries."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -21,11 +21,11 @@ class FixedSparsity(Method):
 
     Attributes:
       sparsity: in [0, 1).
-      first_mask: ``"random"``: sampled uniformly, whatever theta is; ``"magnitude"``: the
-        largest entries of theta, as to start from a trained dense model.
+      first_mask: ``"random"``: sampled uniformly, independent of theta; ``"magnitude"``:
+        the largest entries of theta, e.g. to start from a trained dense model.
     """
 
-    # A mask that one threshold over all weights leaves is no random one.
+    # One threshold over all weights does not give a random mask.
     distributions: ClassVar[tuple[str, ...] | None] = ("uniform", "er", "erk")
 
     sparsity: float
@@ -57,7 +57,7 @@ class FixedSparsity(Method):
 
 
 def by_magnitude(weights: Sequence[Selection]) -> Sets:
-    """The largest entries of each weight by magnitude, of those it is to keep."""
+    """Sets of the largest entries of each weight by magnitude."""
     codes, finite = [], []
     for weight in weights:
         [code], is_finite = selection.nested_sets_by_magnitude(

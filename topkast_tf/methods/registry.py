@@ -1,4 +1,4 @@
-"""The sparse-training methods by name; the conformance table of the tests iterates them."""
+"""The sparse-training methods by name; the tests' conformance table iterates over them."""
 
 from topkast_tf.methods.base import Method
 
@@ -7,6 +7,6 @@ METHODS: dict[str, type[Method]] = {}
 
 
 def register(cls: type[Method]) -> type[Method]:
-    """Class decorator: makes a method known by its `name`."""
+    """Class decorator: registers a method under its `name`."""
     METHODS[cls.name] = cls
     return cls

@@ -1,4 +1,4 @@
-"""RigL: SET that grows where the gradient is largest."""
+"""RigL: SET with growth where the gradient is largest."""
 
 import dataclasses
 from typing import ClassVar
@@ -14,20 +14,20 @@ from topkast_tf.methods.set import SET, grow_divisor, grow_kind
 @register
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RigL(SET):
-    """Rigging the Lottery (Evci et al. 2020): `SET` with other growth.
+    """Rigging the Lottery (Evci et al. 2020): `SET` with growth by gradient.
 
-    ``grown = the n largest of |dL/dalpha| of the entries that are not kept``, with the
-    dense gradient of the present network on one batch. An update takes the place of the
-    optimizer's step: the batch of that call moves no parameter (`update_replaces_step`).
+    ``grown = the n largest of |dL/dalpha| among the entries not kept``, with the dense
+    gradient of the current network on one batch. An update replaces the optimizer's
+    step: the batch of that call changes no parameter (`update_replaces_step`).
 
     Attributes:
       update_until: by default 0.75: three quarters of `total_steps`.
       anneal: by default ``"cosine"``.
-      grow_init: also ``"grad_scale_d"``, the gradient over d, and ``"grad_sign_d"``, its
-        sign over d.
-      slot_scale: the slots of new entries are this times the gradient.
-      update_replaces_step: if false, the optimizer's step is taken too, before the
-        update, which then sees the gradient from before that step.
+      grow_init: also ``"grad_scale_d"``, the gradient / d, and ``"grad_sign_d"``, its
+        sign / d.
+      slot_scale: the optimizer slots of new entries are set to this times the gradient.
+      update_replaces_step: if false, the optimizer's step is taken as well, before the
+        update, which uses the gradient from before that step.
 
     Others as in `SET`.
 
@@ -36,9 +36,9 @@ class RigL(SET):
     >>> with sparse_scope("rigl", sparsity=0.9, distribution="erk", total_steps=32_000):
     ...     model = keras.Sequential([keras.Input((20,)), keras.layers.Dense(5)])
 
-    Source: `SparseRigLOptimizerBase` of google-research/rigl, whose points these are; the
-    defaults of `update_until` and `anneal` are those of the paper (ICML 2020). Departs
-    from it as `SET` does.
+    Source: `SparseRigLOptimizerBase` of google-research/rigl; the defaults of
+    `update_until` and `anneal` are those of the paper (ICML 2020). Departs from the code
+    as `SET` does.
     """
 
     name: ClassVar[str] = "rigl"

@@ -1,4 +1,4 @@
-"""SET: drops the smallest active weights, and grows as many at random."""
+"""SET: drops the smallest active entries and grows the same number at random."""
 
 import dataclasses
 import re
@@ -17,7 +17,7 @@ from topkast_tf.methods.registry import register
 
 DROPS = ("magnitude", "signs")
 _NOISE, _GROWN, _VALUES = range(1, 4)
-"""What random numbers are for; each use has numbers of its own."""
+"""The uses of random numbers; each use has its own stream."""
 
 
 @register
@@ -25,31 +25,31 @@ _NOISE, _GROWN, _VALUES = range(1, 4)
 class SET(FixedSparsity):
     """Sparse evolutionary training (Mocanu et al. 2018).
 
-    At an update, with A the active entries, k of them, and f_t the drop fraction::
+    At an update, with A the k active entries and f_t the drop fraction::
 
         n     = floor(k f_t)
         kept  = the k - n largest of |theta| on A (plus noise)
-        grown = n of the entries that are not kept, sampled uniformly
-        A     = kept and grown;   theta = 0 and the optimizer's slots = 0 where it is new
+        grown = n of the entries not kept, sampled uniformly
+        A     = kept and grown;   theta = 0 and optimizer slots = 0 for new entries
 
-    An entry that is dropped and grown again at once is not new: it keeps its value and
-    its slots. A dropped entry keeps its value in theta until it is grown again. The
-    update follows the optimizer's step.
+    An entry that is dropped and grown again in one update is not new: it keeps its value
+    and its slots. A dropped entry keeps its value in theta until it is grown again. The
+    update runs after the optimizer's step.
 
     Attributes:
       drop_fraction: f, in (0, 1).
       update_every: in optimizer steps.
-      update_from: the first step at which there may be an update.
-      update_until: the last one: a step, a share of `total_steps` in (0, 1), or None for
-        no end.
-      total_steps: of the training; needed for a share.
-      anneal: how f_t goes to zero (`DropFraction`): ``"constant"``, ``"cosine"`` or
-        ``"exponential_k"``.
-      drop: ``"magnitude"``, as above; ``"signs"``: the floor(f) of the positive weights
-        and of the negative ones that are nearest to zero, as in the paper.
-      grow_init: new values: ``"zeros"``; ``"random_normal_d"``, of theta's deviation over
-        d; ``"random_uniform_d"``, within theta's mean magnitude over d.
-      noise: the deviation of what is added to the magnitudes, to break ties.
+      update_from: the first step at which an update may occur.
+      update_until: the last one: a step, a fraction of `total_steps` in (0, 1), or None
+        for no end.
+      total_steps: the length of training, in steps; needed for a fraction.
+      anneal: the schedule of f_t (`DropFraction`): ``"constant"``, ``"cosine"``
+        or ``"exponential_k"``.
+      drop: ``"magnitude"``, as above; ``"signs"``: the fraction f_t (rounded down) of
+        the positive and of the negative entries that is nearest to zero, as in the paper.
+      grow_init: values of new entries: ``"zeros"``; ``"random_normal_d"``, with theta's
+        standard deviation / d; ``"random_uniform_d"``, up to theta's mean magnitude / d.
+      noise: standard deviation of the noise added to the magnitudes to break ties.
 
     Others as in `FixedSparsity`.
 
@@ -59,9 +59,8 @@ class SET(FixedSparsity):
     ...     model = keras.Sequential([keras.Input((20,)), keras.layers.Dense(5)])
 
     Source: `SparseSETOptimizerBase` of google-research/rigl, whose defaults these are;
-    the paper (Nature Communications 2018) updates after each epoch. Departs from it in
-    the random numbers, and in that a score below zero, which noise may give, counts as
-    zero.
+    the paper (Nature Communications 2018) updates after each epoch. Departs from the code
+    in the random numbers, and in that a score made negative by noise counts as zero.
     """
 
     name: ClassVar[str] = "set"
@@ -91,7 +90,7 @@ class SET(FixedSparsity):
             )
         if grow_kind(self.grow_init) not in self._grow_inits:
             raise ValueError(
-                f"`grow_init` must be one of {list(self._grow_inits)}, those but zeros "
+                f"`grow_init` must be one of {list(self._grow_inits)}, all but zeros "
                 f"also with a divisor, as in 'random_normal_10'. "
                 f"Received: grow_init={self.grow_init!r}"
             )
@@ -108,7 +107,7 @@ class SET(FixedSparsity):
 
     @property
     def schedule(self) -> UpdateSchedule:  # type: ignore[override]
-        # The update follows a step: the first one that can be is that after step 1.
+        # The update follows a step, so the earliest one follows step 1.
         first = self.update_from
         return UpdateSchedule(
             self.update_every, first if self.replaces_step else max(first, 1), self._end
@@ -139,7 +138,7 @@ class SET(FixedSparsity):
         drop_scores = self._drop_scores(weight, active, step)
         kept, dropped = self._kept(weight, active, drop_scores, step)
         grow_keys = self._grow_keys(weight, step)
-        # Those that are kept come after all others, also after those with a score of 0.
+        # Kept entries rank below all others, including those with a score of 0.
         others = tf.where(kept, 0, tf.minimum(grow_keys, 2**31 - 2) + 1)
         [grown] = selection.largest([others], dropped)
         shape = tf.shape(weight.theta)
@@ -160,7 +159,7 @@ class SET(FixedSparsity):
         noise = tf.random.stateless_normal(
             tf.shape(scores), _seed(weight, step, _NOISE), 0.0, self.noise, alg="philox"
         )
-        # NaN stays NaN, which is found and reported.
+        # NaN stays NaN, which is detected and reported.
         return tf.where(scores + noise < 0, tf.zeros_like(scores), scores + noise)
 
     def _kept(
@@ -170,7 +169,7 @@ class SET(FixedSparsity):
         scores: tf.Tensor,
         step: tf.Tensor,
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Which entries stay, and how many are dropped."""
+        """The mask of kept entries, and the number of dropped ones."""
         fraction = self._fraction.at(step)
         keys = magnitude_keys(scores)
         if self.drop == "magnitude":
@@ -188,7 +187,7 @@ class SET(FixedSparsity):
         return kept, dropped
 
     def _grow_keys(self, weight: Selection, step: tf.Tensor) -> tf.Tensor:
-        """Flat keys of all entries; the largest of those that are not kept are grown."""
+        """Flat keys of all entries; the largest among those not kept are grown."""
         size = weight.theta.shape.num_elements()
         return random_keys(size, _seed(weight, step, _GROWN))
 
@@ -216,17 +215,17 @@ class SET(FixedSparsity):
 
 
 def _share(count: tf.Tensor, fraction: tf.Tensor) -> tf.Tensor:
-    """So many of a count, rounded down, in float32."""
+    """A fraction of a count, rounded down, in float32."""
     return tf.cast(tf.cast(count, tf.float32) * fraction, tf.int32)
 
 
 def _seed(weight: Selection, step: tf.Tensor, use: int) -> tf.Tensor:
-    # Steps take less than 32 bits of 64; uses lie above them.
+    # Steps take fewer than 40 of the 64 bits; the use goes above them.
     return tf.stack([weight.seed, tf.cast(step, tf.int64) + use * 2**40])
 
 
 def grow_kind(grow_init: str) -> str:
-    """What comes before the divisor.
+    """The kind: the name without the divisor.
 
     >>> grow_kind("random_normal_10"), grow_kind("grad_sign")
     ('random_normal', 'grad_sign')

@@ -1,4 +1,4 @@
-"""Static sparsity: a mask that is chosen once, the baseline of every comparison."""
+"""Static sparsity: a mask chosen once, the baseline of every comparison."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ class Static(FixedSparsity):
     """A static mask: ``A_t = A_0`` at every step t.
 
     Exactly ``floor(sparsity * n)`` entries of each weight are zero, sampled uniformly
-    (others draw each entry on its own, so that their counts vary).
+    (other implementations sample each entry independently, so their counts vary).
 
     Attributes: see `FixedSparsity`.
 

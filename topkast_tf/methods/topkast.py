@@ -1,4 +1,4 @@
-"""Top-KAST: both sets are the largest weights by magnitude, B reaching further than A."""
+"""Top-KAST: both sets are the largest entries by magnitude; B contains A."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ class TopKAST(Method):
     """Top-KAST (Jayakumar et al., NeurIPS 2020): always sparse, no schedule to tune.
 
     ``A = top_fwd(|theta|)``, ``B = top_bwd(|theta|)``; with ``backward="random"`` B is A
-    and entries sampled uniformly at each refresh. From step `stop_exploring_at` on, B = A.
+    plus entries sampled uniformly at each refresh. From step `stop_exploring_at`, B = A.
 
     Attributes: see `topkast_tf.topkast_scope`.
     """
@@ -45,7 +45,7 @@ class TopKAST(Method):
         validate_sparsities(self.fwd, self.bwd)
         validate_exploration(self.exploration, self.exploration_norm)
         validate_block(self.block, self.block_reduce)
-        if self.block is not None:  # a list, when it comes from a saved configuration
+        if self.block is not None:  # a list, if it comes from a saved configuration
             object.__setattr__(self, "block", tuple(self.block))
         if self.backward not in BACKWARDS:
             raise ValueError(
