@@ -1,1 +1,1 @@
-"""Variables that read as alpha, their sets, and what happens to both in a step."""
+"""Variables that read as alpha, their sets, and how a step updates both."""

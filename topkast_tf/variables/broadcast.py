@@ -1,8 +1,8 @@
-"""Lets workers agree on the first values of sets.
+"""Broadcasts the initial sets to all workers.
 
-Under MultiWorkerMirroredStrategy the chief broadcasts the first value of every variable,
-by operations that know no single bytes, of which sets are made. TensorFlow fails where
-these are asked for; once `install` has been called they are sent as 32-bit integers.
+Under MultiWorkerMirroredStrategy the chief broadcasts the initial value of every variable,
+by operations that do not support uint8, the dtype of sets: TensorFlow raises an error.
+After `install`, uint8 values are sent as int32.
 """
 
 import functools
@@ -17,7 +17,7 @@ _SENT_AS = tf.int32
 
 
 def install() -> None:
-    """Wraps TensorFlow's two functions; does nothing where they are missing or wrapped."""
+    """Wraps TensorFlow's two functions, unless they are missing or wrapped already."""
     for name, wrapped in (("broadcast_send", _send), ("broadcast_recv", _receive)):
         original = getattr(collective_ops, name, None)
         if original is not None and not hasattr(original, "__wrapped__"):

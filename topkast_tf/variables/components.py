@@ -1,4 +1,4 @@
-"""The variables that each device holds of one variable."""
+"""The per-device components of a variable."""
 
 from typing import Any
 
@@ -15,15 +15,15 @@ def components(variable: Any) -> tuple[tf.Variable, ...]:
 
 
 def local_index(variable: Any) -> int:
-    """Which component of a variable belongs to the current replica."""
+    """The index of the current replica's component of a variable."""
     count, context = len(components(variable)), tf.distribute.get_replica_context()
     if count == 1 or context is None:
         return 0
-    # A replica's number is a constant, also where it is handed out as a tensor.
+    # A replica's id is a constant, even where it is given as a tensor.
     return int(tf.get_static_value(context.replica_id_in_sync_group)) % count
 
 
 def local_component(variable: Any) -> tf.Variable:
-    """The component of a variable, of Keras or not, that the current replica holds."""
+    """The current replica's component of a variable, of Keras or TensorFlow."""
     raw = raw_variable(variable)
     return components(raw)[local_index(raw)]

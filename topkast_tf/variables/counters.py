@@ -1,4 +1,4 @@
-"""What a sparse weight counts: the entries of the one vector beside its sets."""
+"""The counters of a sparse weight: the entries of one vector next to its sets."""
 
 import enum
 
@@ -8,13 +8,13 @@ class Counter(enum.IntEnum):
 
     Attributes:
       STEP: optimizer steps taken.
-      PENDING: whether an update waits to be counted.
-      KEPT_FORWARD: units that A keeps.
-      KEPT_BACKWARD: units that B keeps.
+      PENDING: whether an update is still to be counted.
+      KEPT_FORWARD: the number of units in A.
+      KEPT_BACKWARD: the number of units in B.
       SEED: the weight's random seed.
-      FAULTY: whether a refresh has met a NaN.
+      FAULTY: whether a refresh has found a NaN.
       THRESHOLD: the threshold of the last selection.
-      FROZEN: whether the sets stay as they are (`topkast_tf.freeze`).
+      FROZEN: whether the sets are fixed (`topkast_tf.freeze`).
     """
 
     STEP = 0

@@ -1,7 +1,7 @@
-"""The door for variables made outside Keras layers: a variable creator.
+"""The entry point for variables created outside Keras layers: a variable creator.
 
-`tf.Module`s in custom loops come through here. A variable creator is TensorFlow 2's
-custom getter: it sees each variable as it is made.
+`tf.Module`s in custom loops use it. A variable creator is TensorFlow 2's custom getter:
+it sees each variable at its creation.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from topkast_tf.variables.sparse_variable import make_sparse
 
 
 def creating_sparse(scope: SparsityScope) -> contextlib.AbstractContextManager:
-    """A context in which variables that are made outside Keras join a scope."""
+    """A context in which variables that are created outside Keras join a scope."""
     return tf.variable_creator_scope(_creator(scope))
 
 
@@ -33,9 +33,9 @@ def _creator(scope: SparsityScope) -> Any:
 
 
 def _made_by_keras() -> bool:
-    """Whether a Keras library asks for the variable; its layers join by themselves.
+    """Whether a Keras library requests the variable; its layers join by themselves.
 
-    Only the call stack tells: a creator is not told who wants the variable.
+    Only the call stack shows this: a creator is not told its caller.
     """
     frame = sys._getframe(1)
     while frame is not None:
@@ -71,7 +71,7 @@ def _consider(variable: Any, scope: SparsityScope) -> None:
         raise ValueError(
             "Expected a variable to be made eagerly, before the `tf.function` that uses "
             "it, or in TensorFlow 1 style by `topkast_getter`. Received: "
-            f"{name}, which is being made in a graph"
+            f"{name}, which is being created in a graph"
         )
     weight.attach(theta=variable)
     theta = components(variable)[0].read_value()

@@ -1,7 +1,7 @@
-"""A word to those who decay sparse weights twice.
+"""Warns of a second weight decay of sparse weights.
 
-The exploration loss of Top-KAST is the weight decay of the sparse weights. A decay that an
-optimizer or a `kernel_regularizer` adds is carried out, and changes what the method does.
+The exploration loss of Top-KAST is the weight decay of the sparse weights. A decay by an
+optimizer or a `kernel_regularizer` is applied in addition, and changes the method.
 """
 
 import contextlib
@@ -17,13 +17,13 @@ from topkast_tf.variables import hooks
 from topkast_tf.variables.replica import local_replica
 
 _warned: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
-"""Weight -> the kinds of decay that it has been warned of."""
+"""Weight -> the kinds of decay already warned about."""
 _lock = threading.Lock()
 
 
 @contextlib.contextmanager
 def warning_of_decay(update: hooks.Update) -> Iterator[None]:
-    """Warns, once for each weight, of a decay beside the exploration loss."""
+    """Warns, once per weight, of a decay in addition to the exploration loss."""
     found = [
         (variable, replica.weight)
         for variable in update.variables
@@ -47,8 +47,8 @@ def warning_of_decay(update: hooks.Update) -> Iterator[None]:
 def _of_optimizer(optimizer: Any, names: str) -> str:
     return (
         f"Weight decay {optimizer.weight_decay} of the optimizer {optimizer.name!r} is a "
-        f"second one for {names}: it pulls A and B \\ A to zero at one rate, where the "
-        "exploration loss pulls B \\ A 1/D times as hard; C keeps its bits. To have one: "
+        f"second one for {names}: it pulls A and B \\ A to zero at one rate, while the "
+        "exploration loss pulls B \\ A 1/D times as hard; C keeps its bits. To keep one: "
         "exploration=0, or `optimizer.exclude_from_weight_decay` before the first step"
     )
 
@@ -57,9 +57,9 @@ def _of_regularizer(optimizer: Any, names: str) -> str:
     del optimizer
     return (
         f"The kernel_regularizer of {names} is a second weight decay: it pulls A and "
-        "B \\ A to zero at one rate, where the exploration loss pulls B \\ A 1/D times "
+        "B \\ A to zero at one rate, while the exploration loss pulls B \\ A 1/D times "
         "as hard. C keeps its bits, but counts in the loss and moves the optimizer's "
-        "momentum, with which its entries start when they enter B. To have one: "
+        "momentum, with which its entries start when they enter B. To keep one: "
         "exploration=0, or no kernel_regularizer"
     )
 
@@ -68,7 +68,7 @@ def _of_replacement(optimizer: Any, names: str) -> str:
     del optimizer
     return (
         f"Expected the regularizer of {names} to be the exploration loss. Received: "
-        "another, which was assigned to the variable and replaces it. Give the layer its "
+        "another, which was assigned to the variable and replaces it. Give the layer a "
         "kernel_regularizer, which is added"
     )
 
@@ -89,7 +89,7 @@ _KINDS = (
     (_of_regularizer, lambda _, __, weight: weight.regularizer is not None),
     (_of_replacement, lambda _, variable, weight: _is_replaced(variable, weight)),
 )
-"""What is said of a second decay, and whether there is one of that kind."""
+"""The warning for each kind of second decay, and the test for that kind."""
 
 
 def _names(paths: Sequence[str]) -> str:

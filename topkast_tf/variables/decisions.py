@@ -1,4 +1,4 @@
-"""Whether a parameter is sparsified, and why not: as rules say, or as it was saved."""
+"""Whether a parameter is sparsified, and why not: by rules, or as saved in a file."""
 
 import dataclasses
 import re
@@ -10,14 +10,14 @@ from topkast_tf.variables.placement import ENDS, Placement
 from topkast_tf.variables.weight import SparseWeight
 
 FIRST = "`exempt` names the first"
-"""Why a weight stays dense that is the first of its scope."""
+"""Why the first weight of a scope stays dense."""
 LAST = "`exempt` names the last"
-"""Why a weight stays dense that is the last of its scope."""
+"""Why the last weight of a scope stays dense."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Decision:
-    """What was decided on one parameter.
+    """The decision on one parameter.
 
     Attributes:
       variable: the parameter.
@@ -25,7 +25,7 @@ class Decision:
       shape: its shape.
       weight: its sparse weight, or None.
       dense: why it stays dense, or None.
-      owner: the layer that has made it, if any.
+      owner: the layer that created it, if any.
     """
 
     variable: Any
@@ -36,7 +36,7 @@ class Decision:
     owner: weakref.ref | None
 
     def get_config(self) -> dict:
-        """What a file holds of it: the decision, and not the rules that led to it."""
+        """The part saved in a file: the decision, not the rules that led to it."""
         weight = self.weight
         return {
             "shape": list(self.shape),
@@ -48,11 +48,11 @@ class Decision:
 
 
 class Rules:
-    """The rules of a placement, and what they have met.
+    """The rules of a placement, and a record of their use.
 
     Attributes:
       used: the patterns that have matched.
-      refused: path -> why its method cannot sparsify it.
+      refused: path -> why the method cannot sparsify it.
     """
 
     def __init__(self, placement: Placement):
@@ -72,14 +72,14 @@ class Rules:
         """Why a parameter stays dense, or None if it is sparsified.
 
         Args:
-          path: of the parameter.
+          path: the parameter's path.
           shape: its shape.
           not_kernel: why it is not a matmul or convolution kernel, or None if it is.
           refused: why the method cannot sparsify it, if it cannot.
           may_be_first: whether it would be the first one of its scope.
         """
         include = self._placement.include
-        # Before all else: a regex has matched also where there is another reason.
+        # First of all: a regex counts as used even if another reason applies.
         included = include is None or self._any_matches(include, path)
         exempt = self._any_matches(self._placement.exempt, path)
         if include is None and not_kernel:
@@ -106,7 +106,7 @@ class Rules:
         """Raises a ValueError if a regex has matched nothing.
 
         Args:
-          paths: of all weights there are.
+          paths: the paths of all weights.
         """
         for argument in ("exempt", "include"):
             for pattern in getattr(self._placement, argument) or ():
@@ -118,7 +118,7 @@ class Rules:
 
 
 class SavedDecisions:
-    """The decisions of a file, taken one by one as its weights are made."""
+    """The decisions of a file, taken one by one as its weights are created."""
 
     def __init__(self, decisions: Sequence[Mapping]):
         self.left = list(decisions)
@@ -127,11 +127,11 @@ class SavedDecisions:
         """The decision on the next weight.
 
         Raises:
-          ValueError: if there is none, or it is of a weight of another shape.
+          ValueError: if none is left, or its weight has another shape.
         """
         if not self.left:
             raise ValueError(
-                "Expected the weights that the saved model has, and no more. Received: "
+                "Expected no weights other than those of the saved model. Received: "
                 f"one more, {path} of shape {tuple(shape)}"
             )
         saved = self.left.pop(0)

@@ -1,10 +1,10 @@
-"""Knows whether a forward pass or an optimizer's update is under way.
+"""Tracks whether a forward pass or an optimizer's update is running.
 
-A sparse variable is read by forward passes, which must see alpha, and by optimizers,
-savers and distribution strategies, which must see theta. TensorFlow does not tell them
-apart, so two public methods of each Keras library are wrapped once, when the first
-sparse variable is made: ``Layer.__call__`` and the optimizer's ``apply``. The wrappers
-only mark the current thread; without sparse variables they change nothing.
+Forward passes must read a sparse variable as alpha; optimizers, savers and distribution
+strategies must read it as theta. TensorFlow does not distinguish them, so public methods
+of each Keras library are wrapped once, when the first scope opens: ``Layer.__call__``, the
+optimizer's ``apply``, and the averaging of weights. The wrappers mark the current thread
+and run registered callbacks; without sparse variables they change no result.
 """
 
 import contextlib
@@ -46,16 +46,16 @@ def _deeper(name: str) -> Iterator[None]:
 
 
 def in_forward_pass() -> bool:
-    """Whether the call of a Keras layer is under way in this thread."""
+    """Whether the call of a Keras layer is running in this thread."""
     return _depths.forward > _depths.forward_around_build
 
 
 @contextlib.contextmanager
 def building() -> Iterator[None]:
-    """Within it no forward pass is under way, unless a layer is called once more.
+    """Within it no forward pass is running, unless another layer call begins.
 
-    The first call of a layer builds it: what it reads and assigns then is theta, as if
-    it had been built before.
+    The first call of a layer builds it: reads and assignments in the build use theta, as
+    if the layer had been built before.
     """
     around, _depths.forward_around_build = _depths.forward_around_build, _depths.forward
     try:
@@ -65,22 +65,22 @@ def building() -> Iterator[None]:
 
 
 def in_update() -> bool:
-    """Whether an optimizer's update is under way.
+    """Whether an optimizer's update is running.
 
-    Under a strategy the optimizer hands the updates to another thread, which TensorFlow
-    marks itself (there is no public way to ask for that mark). It marks assignments
-    from outside alike, such as those of a checkpoint, but no optimizer waits for them.
+    Under a strategy the optimizer delegates updates to another thread, which TensorFlow
+    marks itself (the mark has no public accessor). TensorFlow marks other assignments,
+    such as those of a checkpoint, in the same way, but no optimizer waits for them.
     """
     return _depths.update > 0 or (handed_over() and _updates_under_way > 0)
 
 
 def in_swap() -> bool:
-    """Whether a callback of Keras swaps averages for weights, or back."""
+    """Whether a Keras callback is swapping weights and their averages."""
     return _depths.swap > 0
 
 
 def handed_over() -> bool:
-    """Whether a strategy carries out an assignment, by an optimizer or by others."""
+    """Whether a strategy is running an assignment, of an optimizer or another caller."""
     return compat.is_handed_over()
 
 
@@ -101,9 +101,9 @@ def _updating() -> Iterator[None]:
 def dense_reads() -> Iterator[None]:
     """Within it, every sparse variable reads as theta, its dense parameter.
 
-    Needed only in code of one's own that reads a `tf.Variable` of a scope outside Keras
-    layers and means theta, such as a hand-written weight decay, or that assigns back
-    what it has read: ``w.assign(tf.clip_by_value(w, -1, 1))``.
+    Needed only in custom code that reads a scope's `tf.Variable` outside Keras layers and
+    needs theta, such as a hand-written weight decay, or that assigns back what it has
+    read: ``w.assign(tf.clip_by_value(w, -1, 1))``.
 
     >>> import tensorflow as tf
     >>> from topkast_tf import dense_reads, topkast_scope
@@ -120,7 +120,7 @@ def dense_reads() -> Iterator[None]:
 
 
 def dense_reads_requested() -> bool:
-    """Whether `dense_reads` is in force in this thread."""
+    """Whether `dense_reads` is active in this thread."""
     return _depths.dense > 0
 
 
@@ -130,11 +130,11 @@ class Update:
 
     Attributes:
       variables: the trainable variables.
-      gradients: theirs, as the optimizer was given them; empty if they are not known.
-        What is put there by those around the call is what the optimizer gets.
+      gradients: their gradients as passed to the optimizer; empty if unknown. The
+        optimizer receives them as changed by the contexts of `around_update`.
       optimizer: the optimizer.
-      replaced: boolean scalar, set by those around the call: whether the optimizer is to
-        leave all as it is; None if it never is.
+      replaced: boolean scalar, set by the contexts of `around_update`: whether the
+        optimizer must change nothing; None if this cannot happen.
     """
 
     variables: Sequence[Any]
@@ -144,14 +144,14 @@ class Update:
 
 
 around_update: list[Callable[[Update], contextlib.AbstractContextManager]] = []
-"""Entered around each call of an optimizer."""
+"""Contexts that are entered around each call of an optimizer."""
 
 after_outermost_call: list[Callable[[Any], None]] = []
-"""Called with a Keras layer when its call, an outermost one, has returned."""
+"""Callbacks that receive a Keras layer after an outermost call of it returns."""
 
 
 def install() -> None:
-    """Wraps the Keras libraries that are loaded; those already wrapped are left alone."""
+    """Wraps the loaded Keras libraries, unless they are wrapped already."""
     with _lock:
         for library in loaded_keras_libraries():
             optimizer = library.optimizers.Optimizer
@@ -169,18 +169,18 @@ def install() -> None:
 
 
 def loaded_keras_libraries() -> list[Any]:
-    """The modules `keras` and `tf_keras`, those that have been imported."""
+    """The modules `keras` and `tf_keras`, if imported."""
     modules = [sys.modules.get(name) for name in ("keras", "tf_keras")]
     return [module for module in modules if hasattr(module, "optimizers")]
 
 
 def wrap_method(owner: type, name: str, wrap: Callable[[Callable], Callable]) -> None:
-    """Wraps a method where it is defined, for all who inherit it; once.
+    """Wraps a method once, in the class that defines it, for all its subclasses.
 
     Args:
       owner: a class; nothing is done if it has no such method.
-      name: of the method.
-      wrap: gives the new method from the original one.
+      name: the method's name.
+      wrap: maps the original method to the new one.
     """
     defining = [cls for cls in owner.__mro__ if name in vars(cls)]
     if not defining or hasattr(original := getattr(owner, name), "_topkast_original"):
@@ -198,7 +198,7 @@ def _wrap_layer(layer_class: type) -> None:
     @functools.wraps(original)
     def call(self, *args, **kwargs):
         with _deeper("forward"):
-            # A variable that is returned itself would be read after the pass.
+            # A returned variable would be read after the pass, as theta.
             outputs = _read_variables(original(self, *args, **kwargs))
         if not _depths.forward:
             for callback in after_outermost_call:
@@ -228,7 +228,7 @@ def _wrap_swap(callback_class: type | None) -> None:
 
 
 def _refuse_sparse(optimizer_class: type | None, instead: str) -> None:
-    """Makes an optimizer that writes past assignments refuse sparse variables."""
+    """Makes an optimizer that bypasses assignments refuse sparse variables."""
     if optimizer_class is None or "apply_gradients" not in vars(optimizer_class):
         return
     if optimizer_class in _wrapped:
@@ -266,7 +266,7 @@ def _variable_of(output: Any) -> Any:
 
 
 def _wrap_optimizer(optimizer_class: type, method: str) -> None:
-    # The method may be inherited: it is wrapped where it is defined, for all who call it.
+    # The method may be inherited: it is wrapped in the class that defines it.
     owner = next(cls for cls in optimizer_class.__mro__ if method in vars(cls))
     if owner in _wrapped:
         return
@@ -292,7 +292,7 @@ def _wrap_optimizer(optimizer_class: type, method: str) -> None:
 
     @functools.wraps(finalize)
     def finalize_variable_values(self, *args, **kwargs):
-        # At the end of `fit` it overwrites weights by their averages: an update, too.
+        # At the end of `fit` it overwrites weights with their averages: also an update.
         with _updating():
             return finalize(self, *args, **kwargs)
 
@@ -304,10 +304,10 @@ def _wrap_optimizer(optimizer_class: type, method: str) -> None:
 def _read_arguments(
     optimizer: Any, method: str, args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> tuple[Update, Callable[[], tuple[list, dict]]]:
-    """What one call was given, of which iterators are read once, as `Update`.
+    """Reads the arguments of one call into an `Update`; iterators are read once.
 
     Returns:
-      The update, and what gives the arguments of the call from it as it is then.
+      The update, and a function that returns the call's arguments for its final state.
     """
     args, kwargs = list(args), dict(kwargs)
 

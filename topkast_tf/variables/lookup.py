@@ -29,7 +29,7 @@ def sparse_weights(model: Any) -> list[SparseWeight]:
 
 
 def planned_weights(model: Any) -> list[SparseWeight]:
-    """As `sparse_weights`, and those that hold sets but keep all, by ``exempt="last"``."""
+    """As `sparse_weights`, plus weights with sets that keep all (``exempt="last"``)."""
     found = {}
     for variable in variables_of(model):
         raw = raw_variable(variable)
@@ -42,11 +42,11 @@ def planned_weights(model: Any) -> list[SparseWeight]:
 
 
 def variables_of(model: Any) -> list[Any]:
-    """The variables of a model, a layer or a `tf.Module`, or those given as such."""
+    """The variables of a model, a layer, a `tf.Module` or an iterable."""
     for attribute in ("weights", "variables"):
         if hasattr(model, attribute):
             made = getattr(model, attribute)
-            # tf_keras has vocabularies among them, which are no variables.
+            # In tf_keras they include vocabularies, which are not variables.
             return [each for each in made if hasattr(each, "trainable")]
     try:
         return list(model)
@@ -58,7 +58,7 @@ def variables_of(model: Any) -> list[Any]:
 
 
 def some_sparse_weights(model: Any) -> list[SparseWeight]:
-    """As `sparse_weights`, but a model in which nothing is sparse is a `ValueError`."""
+    """As `sparse_weights`, but raises a ValueError if nothing in the model is sparse."""
     weights = sparse_weights(model)
     if not weights:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Set codes from masks that come from outside. Pure: NumPy."""
+"""Set codes from masks given by the user. Pure: NumPy."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,13 +14,13 @@ def codes_of(
     """The set codes of a weight from masks of A and B.
 
     Args:
-      path: of the weight, for errors.
-      shape: of the weight.
+      path: the weight's path, for errors.
+      shape: the weight's shape.
       forward: A, booleans or zeros and ones.
-      backward: B; None for A.
+      backward: B; None for B = A.
 
     Raises:
-      ValueError: for masks that are none, or a B that lacks an entry of A.
+      ValueError: for invalid masks, or a B that lacks an entry of A.
 
     >>> codes_of("w", (3,), [0, 1, 0], [1, 1, 0])
     array([1, 2, 0], dtype=uint8)
@@ -29,7 +29,7 @@ def codes_of(
     b = a if backward is None else _mask(path, shape, "backward", backward)
     if np.any(a & ~b):
         raise ValueError(
-            f"Expected a backward mask of {path} that holds the forward mask. Received: "
+            f"Expected a backward mask of {path} that contains the forward mask. Received: "
             f"one that lacks {int(np.sum(a & ~b))} of its entries"
         )
     return (a * (FORWARD - BACKWARD_ONLY) + b * BACKWARD_ONLY).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""Which parameters a scope looks at, and how it is told."""
+"""The user's choice of the parameters that a scope sparsifies."""
 
 import dataclasses
 import re
@@ -13,7 +13,7 @@ ENDS = ("first", "last")
 
 @dataclasses.dataclass(frozen=True)
 class Placement:
-    """Which weights are sparsified, and how the sparsity is spread over them."""
+    """Which weights are sparsified, and how sparsity is distributed over them."""
 
     distribution: Any = "uniform"
     exempt: tuple[str, ...] = ()
@@ -40,14 +40,14 @@ def seed_of(path: str, seed: int) -> int:
     >>> seed_of("dense/kernel", 0) == seed_of("dense/kernel", 1)
     False
     """
-    # Not `hash()`, which differs from process to process.
+    # Not `hash()`, which differs between processes.
     return zlib.crc32(path.encode()) ^ (seed & 0xFFFFFFFF)
 
 
 def _patterns(argument: str, patterns: Any) -> tuple[str, ...]:
     if not isinstance(patterns, str | list | tuple | set | frozenset):
         raise ValueError(
-            f"`{argument}` must be a regular expression or several. "
+            f"`{argument}` must be one or several regular expressions. "
             f"Received: {argument}={patterns!r}"
         )
     patterns = (patterns,) if isinstance(patterns, str) else tuple(patterns)

@@ -1,4 +1,4 @@
-"""An optimizer's call that is no step, because an update of the sets takes its place."""
+"""Optimizer calls whose step is replaced by an update of the sets."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,19 +16,19 @@ def run_unless(
     optimizer: Any,
     variables: Sequence[Any],
 ) -> Any:
-    """Runs an optimizer's step, or leaves every variable as it is.
+    """Runs an optimizer's step, or leaves every variable unchanged.
 
-    Of an optimizer that accumulates gradients the batches that it has added up are used
-    up by the update: it begins with the next ones.
+    If the optimizer accumulates gradients, the update consumes the accumulated batches:
+    accumulation restarts with the next batch.
 
     Args:
-      replaced: boolean scalar, whether nothing is to happen.
+      replaced: boolean scalar, whether to skip the step.
       run: takes the step.
-      optimizer: the optimizer, built.
-      variables: those that it updates.
+      optimizer: the built optimizer.
+      variables: the variables that it updates.
 
     Returns:
-      What `run` returns, when executing eagerly; otherwise nothing.
+      The result of `run` if it ran eagerly; otherwise None.
     """
     if tf.executing_eagerly():
         if not replaced:
@@ -51,7 +51,7 @@ def run_unless(
 
 
 def _updates_are_merged() -> bool:
-    """Whether replicas hand their updates over to one thread, which no branch can do."""
+    """Whether replicas delegate updates to one thread, impossible inside a branch."""
     context = tf.distribute.get_replica_context()
     if context is None or not tf.distribute.has_strategy():
         return False
@@ -64,9 +64,9 @@ def _run_and_undo(
     optimizer: Any,
     variables: Sequence[Any],
 ) -> None:
-    """Takes the step, and puts back what was there if it is replaced.
+    """Takes the step, and restores the old values if it is replaced.
 
-    It costs a copy of the parameters and of the optimizer's variables in each step.
+    This costs a copy of the parameters and the optimizer's variables in each step.
     """
     touched = {
         id(each): each
@@ -81,7 +81,7 @@ def _run_and_undo(
 
 def _read(variable: tf.Variable) -> tf.Tensor:
     replica = getattr(variable, "_topkast", None)
-    # A copy: the value that is read may be changed in place.
+    # A copy: the value may be changed in place.
     return tf.identity(
         variable.read_value() if replica is None else replica.read_theta()
     )
@@ -97,6 +97,6 @@ def _begin_accumulating_anew(optimizer: Any) -> None:
     if not every:
         return
     compat.clear_accumulated_gradients(optimizer)
-    # Calls are counted, and one in `every` is a step; this was the last of some.
+    # One in `every` counted calls is a step; this was the last before a step.
     calls = compat.raw_variable(compat.calls(optimizer))
     calls.assign_sub(tf.cast(every - 1, calls.dtype))

@@ -1,4 +1,4 @@
-"""One device's copy of a sparse weight, and the variables that each device holds."""
+"""One device's copy of a sparse weight, and its per-device variables."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
@@ -17,7 +17,7 @@ from topkast_tf.variables.views import on_backward, sparse_view, straight_throug
 
 
 class Weight(Protocol):
-    """What a replica asks of its weight (`topkast_tf.variables.weight.SparseWeight`)."""
+    """A replica's interface to its weight (`topkast_tf.variables.weight.SparseWeight`)."""
 
     path: str
     bwd: float
@@ -47,12 +47,12 @@ class Weight(Protocol):
 
 
 class WeightReplica:
-    """One device's copy of a sparse weight: theta, and the state that belongs to it."""
+    """One device's copy of a sparse weight: theta and its state."""
 
     def __init__(self, weight: Weight, index: int):
         self.weight = weight
         self.index = index
-        # A regularizer that has a part in the loss of the step that is being computed.
+        # A regularizer of alpha that contributes to the loss of the current step.
         self.decayed_by: Callable[[tf.Tensor], tf.Tensor] | None = None
 
     @property
@@ -60,12 +60,12 @@ class WeightReplica:
         return components(self.weight.variable)[self.index]
 
     def read_theta(self) -> tf.Tensor:
-        """Theta's values, also in a forward pass."""
+        """Theta's values, even in a forward pass."""
         with hooks.dense_reads():
             return self.theta.read_value()
 
     def write_theta(self, value: tf.Tensor) -> None:
-        """Assigns to theta, whatever its sets are; the sets stay."""
+        """Assigns to all of theta; the sets do not change."""
         self.theta.assign_directly(value)
 
     @property
@@ -77,11 +77,11 @@ class WeightReplica:
         return components(self.weight.counters)[self.index]
 
     def auxiliary_variable(self, name: str) -> tf.Variable:
-        """One of the variables that belong to the weight by a rule of its layer."""
+        """An auxiliary variable of the weight, by name."""
         return components(raw_variable(self.weight.auxiliary[name]))[self.index]
 
     def reads_alpha(self) -> bool:
-        """Whether a read at this moment is part of a forward pass."""
+        """Whether a read returns alpha at this moment."""
         if hooks.in_update() or hooks.dense_reads_requested():
             return False
         if not self.weight.method.sparse_forward:
@@ -93,15 +93,15 @@ class WeightReplica:
         sets = self.sets.read_value()
         method = self.weight.method
         if method.dense_updates or GRADIENT in method.inputs:
-            # A method that looks at the gradient outside B takes it there from the
-            # optimizer's call; what reaches the optimizer is masked then (`steps`).
+            # A method that uses the gradient outside B takes it from the optimizer's
+            # call, where the optimizer's own input is then masked (`steps`).
             return straight_through_view(theta, sets)
         return sparse_view(theta, sets)
 
     def on_backward_set(
         self, proposed: Any, theta: tf.Tensor | None = None
     ) -> tf.Tensor:
-        """The proposed value on B and the present one on C, bit for bit."""
+        """The proposed value on B and the current one, bitwise, on C."""
         theta = self.read_theta() if theta is None else theta
         proposed = tf.cast(proposed, theta.dtype)
         if self.weight.method.dense_updates:
@@ -111,18 +111,18 @@ class WeightReplica:
         return chosen(on_backward(self.sets.read_value()), proposed, theta)
 
     def on_forward_set(self, proposed: Any) -> tf.Tensor:
-        """The proposed value on A and the present one elsewhere, bit for bit."""
+        """The proposed value on A and the current one, bitwise, elsewhere."""
         theta = self.read_theta()
         on = tf.equal(self.sets.read_value(), FORWARD)
         proposed = tf.broadcast_to(tf.cast(proposed, theta.dtype), tf.shape(theta))
         return chosen(on, proposed, theta)
 
     def refuse_alpha(self, proposed: Any) -> tf.Tensor:
-        """The proposed value, unless it has been computed from alpha: then an error.
+        """The proposed value; an error if it was computed from alpha.
 
-        Outside Keras a read is always alpha and an assignment always means theta. What
-        was computed from alpha, such as ``w.assign(0.9 * w)``, is zero on all of C; to
-        assign it would destroy the reservoir.
+        Outside Keras a read always returns alpha and an assignment always sets theta. A
+        value computed from alpha, such as ``w.assign(0.9 * w)``, is zero on all of C;
+        assigning it would destroy the reservoir.
         """
         theta = self.read_theta()
         proposed = tf.cast(tf.convert_to_tensor(proposed), theta.dtype)
@@ -141,7 +141,7 @@ class WeightReplica:
         )
         message = (
             "Expected a value for theta. Received: one that is zero wherever alpha is, "
-            f"for {self.weight.path}. Step by `assign_sub` or `assign_add`, or read the "
+            f"for {self.weight.path}. Update by `assign_sub` or `assign_add`, or read the "
             "variable within `topkast_tf.dense_reads()` to compute with theta"
         )
         if tf.executing_eagerly():
@@ -149,13 +149,13 @@ class WeightReplica:
                 raise ValueError(message)
             return proposed
         with tf.control_dependencies([tf.debugging.Assert(~is_alpha, [message])]):
-            # XLA drops the error. There, theta outside A goes on from what it is, and
-            # not from the zero that was read; C, where nothing is added, bit for bit.
+            # XLA drops the error. There, theta outside A continues from its own value,
+            # not from the zero that was read; C, where nothing is added, bitwise.
             kept = tf.where(tf.equal(proposed, 0), theta, theta + proposed)
             return tf.where(is_alpha & tf.not_equal(sets, FORWARD), kept, proposed)
 
     def mark_updated(self) -> None:
-        # Not the whole counters: every weight does it in every step.
+        # Not the whole vector: every weight does this in every step.
         tf.raw_ops.ResourceScatterUpdate(
             resource=self.counters.handle,
             indices=tf.constant(int(Counter.PENDING)),
@@ -164,14 +164,14 @@ class WeightReplica:
 
     @property
     def restores(self) -> tuple[int, int]:
-        """How often a `tf.train.Checkpoint` has restored theta, and the sets."""
+        """How often a `tf.train.Checkpoint` has restored theta, and how often the sets."""
         return self.theta._topkast_restores, self.sets._topkast_restores
 
     def peers(self) -> list["WeightReplica"]:
-        """The components on the same device whose weights share this one's budget."""
+        """The replicas on the same device whose weights share this one's budget."""
         return [weight.replica(self.index) for weight in self.weight.peers()]
 
 
 def local_replica(variable: Any) -> WeightReplica | None:
-    """The replica of a variable that belongs to the current one, if it is sparse."""
+    """The `WeightReplica` of a variable on the current replica; None if it is dense."""
     return getattr(local_component(variable), "_topkast", None)

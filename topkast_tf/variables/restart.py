@@ -1,4 +1,4 @@
-"""Training that begins anew, from weights that came from elsewhere."""
+"""Restarts training from externally loaded weights."""
 
 from collections.abc import Iterable, Iterator
 
@@ -6,9 +6,9 @@ from topkast_tf.variables.weight import SparseWeight
 
 
 def restart(weights: Iterable[SparseWeight]) -> None:
-    """Begins anew from thetas as they are: step 0, sets as the method selects first.
+    """Restarts from the current theta: step 0 and the method's initial sets.
 
-    Frozen sets stay: so a found mask is trained from other weights.
+    Frozen sets are kept, so that a found mask is trained from other weights.
     """
     weights = list(weights)
     for weight in weights:
@@ -18,7 +18,7 @@ def restart(weights: Iterable[SparseWeight]) -> None:
 
 
 def one_of_each_budget(weights: Iterable[SparseWeight]) -> Iterator[SparseWeight]:
-    """Of weights that share a budget the first one."""
+    """The first weight of each budget."""
     met: set[int] = set()
     for weight in weights:
         if id(weight) not in met:

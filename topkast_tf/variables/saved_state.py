@@ -1,4 +1,4 @@
-"""Checks of sets and counters that come from a file. Pure: NumPy arrays and numbers."""
+"""Checks of sets and counters read from a file. Pure: NumPy arrays and numbers."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from topkast_tf.variables.counters import Counter
 
 
 def set_sizes(codes: np.ndarray) -> tuple[int, int]:
-    """How many codes are of A, and of B."""
+    """The numbers of codes in A and in B."""
     return int((codes == FORWARD).sum()), int((codes != RESERVOIR).sum())
 
 
@@ -39,13 +39,12 @@ def check_codes(path: str, sets: np.ndarray) -> None:
 def codes_of_units(
     path: str, sets: np.ndarray, unit_of: np.ndarray | None
 ) -> np.ndarray:
-    """One code for each unit that is selected among.
+    """One code per unit of selection.
 
     Args:
-      path: of the weight.
+      path: the weight's path.
       sets: a code for each entry.
-      unit_of: the number of the block that each entry belongs to; None for single
-        entries.
+      unit_of: the block index of each entry; None for single entries.
 
     Raises:
       ValueError: if a block holds different codes.
@@ -63,7 +62,7 @@ def codes_of_units(
 
 
 def unit_of_entries(blocks: object, units: int) -> np.ndarray | None:
-    """The number of the block of each entry, or None without blocks."""
+    """The block index of each entry, or None without blocks."""
     if blocks is None:
         return None
     return blocks.expand(tf.range(units)).numpy()  # type: ignore[attr-defined]
@@ -72,7 +71,7 @@ def unit_of_entries(blocks: object, units: int) -> np.ndarray | None:
 def check_sizes(
     path: str, found: tuple[int, int], expected: tuple[int, int] | None
 ) -> None:
-    """Raises a ValueError unless sets are of the sizes that their counters state."""
+    """Raises a ValueError unless sets have the sizes that their counters state."""
     if expected is not None and found != expected:
         raise ValueError(
             f"Expected sets of {path} that keep {expected[0]} units forward and "
@@ -84,13 +83,13 @@ def check_sizes(
 def check_total_sizes(
     paths: Sequence[str], found: tuple[int, int], expected: tuple[int, int] | None
 ) -> None:
-    """As `check_sizes`, for the sets of a common budget together."""
+    """As `check_sizes`, for all sets of a shared budget together."""
     if expected is not None and found != expected:
         raise ValueError(
             f"Expected sets that keep {expected[0]} units forward and {expected[1]} "
             f"backward over {list(paths)} together. Received: a file whose sets keep "
             f"{found[0]} and {found[1]}; it is damaged, or holds only some of these "
-            "weights (`refresh` selects anew)"
+            "weights (`refresh` reselects)"
         )
 
 
@@ -101,7 +100,7 @@ def check_counts(
     found: Sequence[int],
     expected: Sequence[int],
 ) -> None:
-    """Raises a ValueError unless saved counters keep what a weight is planned to keep."""
+    """Raises a ValueError unless saved counters match the planned counts of a weight."""
     if list(found) != list(expected):
         fwd, bwd = sparsities
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Which layers were constructed in a scope, and whether they are all built."""
+"""The layers constructed in a scope, and whether they are all built."""
 
 import weakref
 from typing import Any
@@ -7,9 +7,9 @@ from topkast_tf import compat
 
 
 class ScopeLayers:
-    """The layers of a scope, each under the number of its construction.
+    """The layers of a scope, numbered in the order of their construction.
 
-    They are held weakly: a layer that nobody keeps is never built.
+    They are held by weak references: a layer that is discarded is never built.
     """
 
     def __init__(self) -> None:
@@ -22,7 +22,7 @@ class ScopeLayers:
         self.recorded += 1
 
     def since(self, number: int) -> list[Any]:
-        """The layers recorded from a number on that are still there."""
+        """The layers recorded from a number on that still exist."""
         made = [ref() for n, ref in self._layers.items() if n >= number]
         return [layer for layer in made if layer is not None]
 
@@ -32,22 +32,22 @@ class ScopeLayers:
         return numbers[0] if numbers else None
 
     def forget(self, ids: set[int]) -> None:
-        """Leaves out the layers of these ids, and those that are gone."""
+        """Removes the layers with these ids."""
         self._layers = {
             n: ref for n, ref in self._layers.items() if id(ref()) not in ids
         }
 
     def set_aside(self, number: int | None) -> None:
-        """Stops waiting for a layer to be built, of which a copy was made.
+        """Stops waiting for the build of a layer that was copied.
 
         Args:
-          number: of the layer; None changes nothing.
+          number: the layer's number; None changes nothing.
         """
         original = self._layers[number]() if number in self._layers else None
         if original is not None:
             self.forget({id(each) for each in compat.layers_within(original)})
 
     def are_unbuilt(self) -> bool:
-        """Whether any layer is still to be built."""
+        """Whether any layer is not built yet."""
         layers = [ref() for ref in self._layers.values()]
         return not all(layer.built for layer in layers if layer is not None)

@@ -1,26 +1,26 @@
-"""The custom getter: what a read of a sparse variable returns, what an update may touch.
+"""Sparse variables: the value that a read returns, the entries that an update changes.
 
-A `tf.Variable` becomes sparse by taking on a subclass of its own type. It stays the
-same variable, so optimizers, savers and strategies keep working on it, but
+A `tf.Variable` becomes sparse by changing its class to a subclass. It remains the same
+object, so optimizers, savers and strategies continue to work with it, but
 
 * in a forward pass it reads as alpha: theta on A, zero elsewhere. The gradient passes
   through on B and is zero on C;
-* an assignment in a forward pass reaches A only: what is assigned there was computed
-  from alpha, as by `SpectralNormalization`, which divides a kernel by its norm. Theta
-  keeps its bits outside A, and competes at the next refresh with the magnitude that it
-  has: nothing rescales it to the new A;
-* any assignment by an optimizer reaches B only: C keeps its bits, whatever momentum,
-  decoupled weight decay, averaging or a constraint would have done to it;
-* everywhere else, also while the first call of a layer builds it, it reads as theta,
-  and an assignment reaches all of it.
+* an assignment in a forward pass changes only A: the value was computed from alpha, as
+  by `SpectralNormalization`, which divides a kernel by its norm. Outside A, theta is
+  bitwise unchanged and competes at the next refresh with its own magnitude: nothing
+  rescales it to the new A;
+* an assignment by an optimizer changes only B: C is bitwise unchanged, despite momentum,
+  decoupled weight decay, averaging or a constraint;
+* everywhere else, including the build in a layer's first call, it reads as theta, and an
+  assignment changes all of it.
 
-A variable outside Keras layers reads as alpha also outside of layers, as nobody can tell
-which code is a forward pass. To assign a value that is zero wherever alpha is would
-destroy what it hides, and is an error. Within `dense_reads`, a variable is read and
+A variable outside Keras layers also reads as alpha outside layer calls, because a forward
+pass cannot be detected there. Assigning a value that is zero wherever alpha is would
+destroy the hidden entries, and is an error. Within `dense_reads`, a variable is read and
 assigned as theta.
 
 Under a strategy each device's copy (replica) is such a variable, with its own copy of
-the state; as theta and the state are the same on all, so are the sets.
+the state; since theta and the state are the same on all, so are the sets.
 """
 
 import functools
@@ -35,7 +35,7 @@ from topkast_tf.variables.replica import Weight, WeightReplica
 
 
 class _CountsRestores:
-    """Mixed into the types of theta and sets: a checkpoint may hold one of them only."""
+    """Mixin for theta and sets: a checkpoint may hold only one of them."""
 
     _topkast_restores = 0
 
@@ -45,12 +45,12 @@ class _CountsRestores:
 
 
 class _SparseReads(_CountsRestores):
-    """Mixed into the type of a variable to make it sparse (see `make_sparse`)."""
+    """Mixin that makes a variable sparse (see `make_sparse`)."""
 
     _topkast: WeightReplica
 
-    # TensorFlow's eager fast path reads a variable through this attribute, past every
-    # conversion. Without it, it converts as the graph does.
+    # TensorFlow's eager fast path reads a variable through this attribute and bypasses
+    # every conversion. Without it, it converts as in a graph.
     @property
     def _handle(self):
         return None
@@ -77,8 +77,8 @@ class _SparseReads(_CountsRestores):
         return self._topkast.alpha(theta)
 
     def read_value(self):
-        # Savers and strategies read so too, and mean theta; in a forward pass it is a
-        # layer that does, such as LSTM and GRU of tf_keras.
+        # Savers and strategies also read this way and need theta; in a forward pass the
+        # reader is a layer, such as LSTM and GRU of tf_keras.
         if hooks.in_forward_pass() and self._topkast.reads_alpha():
             return self.value()
         return super().read_value()
@@ -100,7 +100,7 @@ class _SparseReads(_CountsRestores):
     def assign(self, value, use_locking=None, name=None, read_value=True):
         replica = self._topkast
         if hooks.in_swap():
-            # By sums and differences, whose rounding is not to reach C.
+            # The swap uses sums and differences, whose rounding must not reach C.
             value = replica.on_backward_set(value)
             return super().assign(value, use_locking, name, read_value)
         if not hooks.in_update():
@@ -118,7 +118,7 @@ class _SparseReads(_CountsRestores):
         return super().assign(value, use_locking, name, read_value)
 
     def assign_directly(self, value):
-        """As `tf.Variable.assign`, past everything that makes the variable sparse."""
+        """As `tf.Variable.assign`, bypassing everything that makes the variable sparse."""
         return super().assign(value, read_value=False)
 
     def assign_add(self, delta, use_locking=None, name=None, read_value=True):
@@ -135,12 +135,12 @@ class _SparseReads(_CountsRestores):
         if not hooks.in_update() and (
             replica.weight.within_keras or hooks.handed_over()
         ):
-            # Not a step but arithmetic with theta, as when Keras swaps in an average.
+            # Not a step but arithmetic on theta, as when Keras swaps in an average.
             return self.assign(proposed, use_locking, name, read_value)
         if not hooks.in_update() and GRADIENT in replica.weight.method.inputs:
             raise ValueError(
                 "Expected an update by a Keras optimizer, from which the method "
-                f"{replica.weight.method.name!r} learns the gradient. Received: one by "
+                f"{replica.weight.method.name!r} gets the gradient. Received: one by "
                 f"`assign_sub` or `assign_add`, of {replica.weight.path}"
             )
         value = replica.on_backward_set(proposed, theta)
@@ -164,8 +164,8 @@ class _SparseReads(_CountsRestores):
         children = super()._trackable_children(save_type, **kwargs)
         weight = self._topkast.weight
         if weight.within_keras or save_type != "checkpoint":
-            # A layer tracks its state. And a SavedModel does not restore what hangs on
-            # a variable: there, TensorFlow asks the owner to hold the sets, too.
+            # A layer tracks its state. A SavedModel does not restore the children of a
+            # variable: there, TensorFlow requires the owner to track the sets, too.
             return children
         return {
             **children,

@@ -1,4 +1,4 @@
-"""Around an optimizer's step: what methods look at, what is counted, what is updated."""
+"""Work around an optimizer's step: method inputs, step counts, updates of the sets."""
 
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -22,9 +22,9 @@ from topkast_tf.variables.select_sets import Observed
 from topkast_tf.variables.views import on_backward
 
 REDUCED = "_topkast_gradients_are_reduced"
-"""Attribute of an optimizer that is given gradients which are summed over replicas."""
+"""Attribute of an optimizer whose gradients are already summed over replicas."""
 AVERAGE = "average"
-"""Name of the extra variable, in theta's shape, that holds an average of gradients."""
+"""Name of the auxiliary variable, in theta's shape, for an average of gradients."""
 DECAY = 0.9
 
 
@@ -32,8 +32,8 @@ DECAY = 0.9
 def counting(update: hooks.Update) -> Iterator[None]:
     """Counts one optimizer step of each sparse variable that the call has updated.
 
-    Entered around the call: what it needs of the gradients is read before, because
-    Keras empties its accumulators in it.
+    Entered around the call: the gradients are read before it, because Keras clears its
+    accumulators in it.
     """
     given = _given(update)
     if any(each.replica.weight.method.resets for each in given.values()):
@@ -84,7 +84,7 @@ class _Given(NamedTuple):
 
 
 def _given(update: hooks.Update) -> dict[int, _Given]:
-    """id of a replica -> what the optimizer was given for it."""
+    """id of a replica -> the optimizer's input for it."""
     gradients = dict(enumerate(update.gradients))
     found = {}
     for i, variable in enumerate(update.variables):
@@ -109,7 +109,7 @@ def _looks_at_gradient(given: _Given, optimizer: Any) -> bool:
 
 
 def _of_the_network(replica: WeightReplica, gradient: tf.Tensor) -> tf.Tensor:
-    """A gradient without what a regularizer of alpha has added to it."""
+    """A gradient without the contribution of a regularizer of alpha."""
     regularizer, replica.decayed_by = replica.decayed_by, None
     if regularizer is None:
         return gradient
@@ -124,11 +124,11 @@ def _of_the_network(replica: WeightReplica, gradient: tf.Tensor) -> tf.Tensor:
 def _mask_gradients(
     update: hooks.Update, given: Mapping[int, _Given], complete: tf.Tensor | None
 ) -> None:
-    """Leaves to the optimizer what its step may use: the gradient on B, zero elsewhere.
+    """Leaves the optimizer only the gradient on B, and zero elsewhere.
 
-    Where a method looks at the gradient, it has come through unmasked. Of batches that
-    are accumulated, that of all of them together is looked at, so that the sum stays
-    whole until the last one.
+    If a method uses the gradient, the gradient arrives unmasked. With accumulated
+    batches the method uses the gradient of all of them together, so the sum stays
+    unmasked until the last one.
     """
     for replica, variable, gradient, position in given.values():
         if gradient is None or not _asks_for(replica, GRADIENT):
@@ -152,7 +152,7 @@ def _observed(
     complete: tf.Tensor | None,
     update: hooks.Update,
 ) -> Observed:
-    """What a step has shown of a replica: what its method asks for, and the slots."""
+    """A replica's observations in a step: the inputs of its method, and the slots."""
     inputs, key = {}, id(replica)
     if _asks_for(replica, GRADIENT) and key in gradients:
         inputs[GRADIENT] = gradients[key]
@@ -172,12 +172,12 @@ def _momentum(
 ) -> tf.Tensor:
     """The momentum of a replica after an optimizer step, in theta's shape.
 
-    It is the optimizer's own, or where that keeps none ``m <- 0.9 m + 0.1 g`` with the
-    gradient of the step, which is kept beside theta.
+    It is the optimizer's own, or, if it has none, ``m <- 0.9 m + 0.1 g`` with g the
+    gradient of the step, stored in an auxiliary variable.
 
     Args:
-      replica: of a weight whose method asks for it.
-      given: id of a replica -> what the optimizer was given for it.
+      replica: a replica of a weight whose method requests it.
+      given: id of a replica -> the optimizer's input for it.
       gradients: id of a replica -> its gradient of the whole step.
       complete: as for `count_steps`.
       update: the call of the optimizer.
@@ -200,10 +200,10 @@ def _momentum(
 
 
 def _is_complete(optimizer: Any) -> tf.Tensor | None:
-    """Whether this call of an optimizer is one that updates; None if all of them are.
+    """Whether this call of an optimizer updates variables; None if all calls do.
 
-    An optimizer of Keras 3 with `gradient_accumulation_steps` updates at one call in so
-    many, and adds up the gradients at the others.
+    A Keras 3 optimizer with ``gradient_accumulation_steps=n`` updates in every n-th
+    call, and only accumulates gradients in the others.
     """
     every = getattr(optimizer, "gradient_accumulation_steps", None)
     if not every:
@@ -213,19 +213,19 @@ def _is_complete(optimizer: Any) -> tf.Tensor | None:
 
 
 def whole_gradient(optimizer: Any, variable: Any, gradient: Any) -> tf.Tensor:
-    """The gradient of a step: over all replicas, and all batches that it accumulates.
+    """The gradient of a step, over all replicas and all accumulated batches.
 
-    ``sum over replicas of (accumulated + gradient) / accumulation steps``: what the
-    optimizer is about to update with, before it clips. To be called before its update.
+    ``sum over replicas of (accumulated + gradient) / accumulation steps``: the gradient
+    that the optimizer is about to use, before clipping. Call it before the update.
 
     Args:
-      optimizer: of Keras 3 or tf_keras.
-      variable: one of those it updates.
-      gradient: of this call.
+      optimizer: a Keras 3 or tf_keras optimizer.
+      variable: a variable that it updates.
+      gradient: the gradient in this call.
 
     Returns:
-      A float32 tensor in the variable's shape. Until the last of the batches that are
-      accumulated, it is that of a part of them.
+      A float32 tensor in the variable's shape. Before the last accumulated batch it
+      covers only the batches so far.
     """
     gradient = tf.cast(tf.convert_to_tensor(gradient), tf.float32)
     if every := getattr(optimizer, "gradient_accumulation_steps", None):
@@ -240,20 +240,20 @@ def whole_gradient(optimizer: Any, variable: Any, gradient: Any) -> tf.Tensor:
 
 
 def _accumulated(optimizer: Any, variable: Any) -> tf.Variable | None:
-    """What an optimizer has added up of a variable's gradients, if it does so."""
+    """The optimizer's accumulated gradient of a variable, or None."""
     total = compat.accumulated_gradient(optimizer, variable)
     return None if total is None else local_component(total)
 
 
 def slots_of(optimizer: Any, variable: Any) -> list[tf.Variable]:
-    """The optimizer's variables of a variable's shape that belong to it, of this replica.
+    """This replica's optimizer slots of a variable that have the variable's shape.
 
-    Momentum, second moments and the like: what an optimizer keeps an entry of for each
-    entry of the variable. Statistics of rows and columns are none (Adafactor's).
+    Momentum, second moments and the like, with one entry for each entry of the variable.
+    Statistics of rows and columns (Adafactor's) are not included.
 
     Args:
-      optimizer: of Keras 3 or tf_keras, built.
-      variable: one of those it updates.
+      optimizer: a built Keras 3 or tf_keras optimizer.
+      variable: a variable that it updates.
 
     >>> import keras
     >>> optimizer, variable = keras.optimizers.Adam(), keras.Variable([1.0, 2.0])
@@ -274,12 +274,12 @@ def slots_of(optimizer: Any, variable: Any) -> list[tf.Variable]:
 
 
 def momentum_slot(optimizer: Any, variable: Any) -> Any:
-    """The optimizer's momentum of a variable, or None if it keeps none.
+    """The optimizer's momentum of a variable, or None if it has none.
 
     Args:
       optimizer: of Keras 3 or tf_keras: SGD with momentum, Adam and its relatives,
         RMSprop with momentum, Lion, Lamb.
-      variable: one of those it updates.
+      variable: a variable that it updates.
 
     Returns:
       A variable in the shape of the given one.
@@ -289,7 +289,7 @@ def momentum_slot(optimizer: Any, variable: Any) -> Any:
 
 
 def _groups(updated: Iterable[WeightReplica]) -> list[list[WeightReplica]]:
-    """The components that share a budget with those updated, budget by budget."""
+    """The replicas that share a budget with an updated one, grouped by budget."""
     groups, grouped = [], set()
     for replica in updated:
         if id(replica) not in grouped:

@@ -1,4 +1,4 @@
-"""What a read of a sparse variable returns: alpha, and the gradient that goes through."""
+"""Alpha, the forward value of a sparse variable, and its gradients."""
 
 import tensorflow as tf
 
@@ -6,7 +6,7 @@ from topkast_tf.core.sets import FORWARD, masked
 
 
 def on_backward(sets: tf.Tensor) -> tf.Tensor:
-    """The mask of B: every code but that of C, which is 0, is True."""
+    """The mask of B: every code except that of C, which is 0, is True."""
     return tf.cast(sets, tf.bool)
 
 
@@ -41,11 +41,11 @@ def straight_through_view(theta: tf.Tensor, sets: tf.Tensor):
     """Alpha: theta on A, zero elsewhere; its gradient reaches every entry.
 
     ``alpha_i = theta_i if i in A else 0``; ``d/dtheta_i = d/dalpha_i``: `sparse_view`
-    where B is everything, as in SWAT and DNW.
+    where B holds every entry, as in SWAT and DNW.
 
     >>> straight_through_view(tf.constant([1.0, 2.0]), tf.constant([0, 2], tf.uint8))
     <tf.Tensor: shape=(2,), dtype=float32, numpy=array([0., 2.], dtype=float32)>
     """
     alpha = masked(theta, tf.equal(sets, FORWARD))
-    # A lookup of rows, or a product with a sparse tensor, gives slices of a gradient.
+    # A row lookup, or a product with a sparse tensor, gives `IndexedSlices`.
     return alpha, lambda upstream: (tf.convert_to_tensor(upstream), None)
