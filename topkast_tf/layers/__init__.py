@@ -1,1 +1,1 @@
-"""Keras layers with sparse weights: construction, products, saving, and back to dense."""
+"""Keras layers with sparse weights: construction, products, saving, conversion to dense."""

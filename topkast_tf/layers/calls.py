@@ -32,7 +32,7 @@ def by_rule(cls: type, spec: ProductSpec) -> Any:
         if weight and not weight.exempt:
             outputs = rule(product, _dense(inputs), kernel, weight)
         elif rule.replaces_activations and self.activation:
-            # Left dense, but its activation is as large as that of any other layer.
+            # Left dense, but its activation takes as much memory as any other.
             outputs = product(_dense(inputs), tf.convert_to_tensor(kernel))
         else:
             return dense_call(self, inputs, *args, **kwargs)
@@ -43,7 +43,7 @@ def by_rule(cls: type, spec: ProductSpec) -> Any:
 
 
 def _tensor_of(inputs: Any) -> Any:
-    """A variable as its value, such as a learned query; others as they are."""
+    """The value of a variable, such as a learned query; other inputs unchanged."""
     if hasattr(inputs, "__dict__") and not isinstance(inputs, tf.Tensor):
         if isinstance(raw_variable(inputs), tf.Variable):
             return tf.convert_to_tensor(inputs)
@@ -51,17 +51,17 @@ def _tensor_of(inputs: Any) -> Any:
 
 
 def _dense(inputs: Any) -> tf.Tensor:
-    """A sparse tensor with its zeros: rules rank all entries of what they multiply."""
+    """A sparse tensor converted to dense: rules rank all entries of their operands."""
     if not isinstance(inputs, tf.SparseTensor):
         return inputs
     return tf.ensure_shape(tf.sparse.to_dense(inputs), inputs.shape)
 
 
 def _accepting(call: Any) -> Any:
-    """A `call` that lets go of keywords it does not know.
+    """A `call` that ignores unknown keywords.
 
-    tf_keras does not look through wrappers, and hands `training` to all that take any
-    keyword.
+    tf_keras does not unwrap functions, and passes `training` to every function that
+    takes any keyword.
     """
     known = set(inspect.signature(call).parameters)
 
@@ -75,7 +75,7 @@ def _accepting(call: Any) -> Any:
 def of_output_embedding(cls: type) -> Any:
     """The `__call__` of an embedding that is an output projection if called in reverse.
 
-    Not its `call`, which Keras does not run where it only asks for the output's shape.
+    Not its `call`, which Keras does not run when it only infers the output's shape.
     """
 
     @functools.wraps(cls.__call__)  # type: ignore[operator]
@@ -91,7 +91,7 @@ def of_output_embedding(cls: type) -> Any:
 
 
 def of_activation(cls: type, library: Any) -> Any:
-    """The `call` of an activation layer whose function may be replaced by a rule."""
+    """The `call` of an activation layer whose function a rule may replace."""
     dense_call = _accepting(cls.call)  # type: ignore[attr-defined]
 
     @functools.wraps(cls.call)  # type: ignore[attr-defined]

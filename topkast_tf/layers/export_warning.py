@@ -1,7 +1,7 @@
-"""A word to those who export a sparse model as it is.
+"""Warns of the export of a sparse model without `strip`.
 
-What is exported computes the same as the stripped model, but holds theta, which has no
-zeros, and the sets beside it: it is larger than a dense model and does not compress.
+The export computes the same as the stripped model, but holds theta, which has no zeros,
+and the sets: it is larger than a dense model and does not compress.
 """
 
 import contextvars
@@ -18,13 +18,13 @@ from topkast_tf.layers.weights import weights_of
 from topkast_tf.variables import hooks
 
 _warned: set[str] = set()
-"""The scopes that have been warned of, each of which makes one model."""
+"""The scopes already warned about; each makes one model."""
 _lock = threading.Lock()
 _converting = contextvars.ContextVar("converting", default=False)
 
 
 def install(library: Any) -> None:
-    """Wraps the public methods of a Keras library that export models, once.
+    """Wraps the public export methods of a Keras library, once.
 
     Args:
       library: the module `keras` or `tf_keras`.
@@ -32,7 +32,7 @@ def install(library: Any) -> None:
     of_model = functools.partial(_warning, given_model=False)
     hooks.wrap_method(library.Model, "export", of_model)
     if hasattr(library, "export") and hasattr(library.export, "ExportArchive"):
-        # Keras decides at the construction of which class an archive is.
+        # Keras chooses the class of an archive at its construction.
         archive = type(library.export.ExportArchive())
         hooks.wrap_method(
             archive, "track", functools.partial(_warning, given_model=True)
@@ -40,10 +40,10 @@ def install(library: Any) -> None:
 
 
 def warn_of_theta(layers: Iterable[Any]) -> None:
-    """Warns, once for each scope, that the weights of layers are about to be exported.
+    """Warns, once per scope, that the weights of layers are about to be exported.
 
     Args:
-      layers: of the model; nothing is said where alpha is theta.
+      layers: the model's layers; those whose alpha is theta give no warning.
     """
     if _converting.get():
         return
@@ -70,7 +70,7 @@ def _warning(original: Callable, given_model: bool) -> Callable:
         model = given["resource"] if given_model else self
         form = given.get("format")
         if form == "litert":
-            # It holds alpha as constants; theta is in a temporary SavedModel alone.
+            # It holds alpha as constants; theta is only in a temporary SavedModel.
             token = _converting.set(True)
             try:
                 return original(self, *args, **kwargs)

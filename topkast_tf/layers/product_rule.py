@@ -1,7 +1,7 @@
-"""Rules that compute the products of layers: SWAT's, with sparse gradients, is one.
+"""Rules that compute the products of layers, such as SWAT's with sparse gradients.
 
-A `ProductRule` takes the place of a layer's product (`topkast_tf.layers.products`): it
-computes the same product, with other gradients or in another way.
+A `ProductRule` replaces a layer's product (`topkast_tf.layers.products`): it computes the
+same product with different gradients or by another method.
 """
 
 import abc
@@ -20,16 +20,16 @@ RULES: dict[str, type["ProductRule"]] = {}
 
 
 def register_rule(cls: type["ProductRule"]) -> type["ProductRule"]:
-    """Class decorator: makes a rule known by its `name`."""
+    """Class decorator: registers a rule under its `name`."""
     RULES[cls.name] = cls
     return cls
 
 
 class AuxiliaryVariable(NamedTuple):
-    """A variable that a rule wants to have beside a weight.
+    """An extra variable that a rule needs for a weight.
 
     Attributes:
-      shape: its shape; it starts as zeros.
+      shape: its shape; it is initialized to zeros.
       dtype: its dtype, by name.
     """
 
@@ -38,11 +38,11 @@ class AuxiliaryVariable(NamedTuple):
 
 
 class ProductRule(abc.ABC):
-    """How the layers made in a scope compute their products.
+    """How the layers created in a scope compute their products.
 
     Attributes:
       supports_jit: whether Keras may choose to compile its layers by XLA.
-      replaces_activations: whether `activation` changes any.
+      replaces_activations: whether `activation` replaces any function.
     """
 
     name: ClassVar[str]
@@ -58,25 +58,25 @@ class ProductRule(abc.ABC):
         Args:
           product: the layer's own product.
           inputs: the layer's inputs.
-          kernel: its kernel, a variable which reads as alpha.
+          kernel: its kernel, a variable that reads as alpha.
           weight: its sparse weight.
         """
 
     def check(self, weight: SparseWeight) -> None:
-        """Raises a ValueError if it makes no sense for a weight."""
+        """Raises a ValueError if the rule does not suit a weight."""
         del weight
 
     def auxiliary_variables(
         self, weight: SparseWeight
     ) -> Mapping[str, AuxiliaryVariable]:
-        """The variables that it needs beside a weight, by name."""
+        """The extra variables that the rule needs for a weight, by name."""
         del weight
         return {}
 
     def product_sparsities(
         self, weight: SparseWeight
     ) -> tuple[float, float, float] | None:
-        """The share of multiplications that each product of its layer leaves out.
+        """The fraction of multiplications that each product of the layer omits.
 
         Args:
           weight: the layer's sparse weight.
@@ -89,12 +89,12 @@ class ProductRule(abc.ABC):
         return None
 
     def activation(self, function: Callable) -> Callable:
-        """What computes the activation function of a layer in its place."""
+        """The replacement of a layer's activation function; by default itself."""
         return function
 
     @abc.abstractmethod
     def get_config(self) -> dict:
-        """The arguments that make this rule again."""
+        """The constructor arguments that recreate this rule."""
 
 
 _active: ThreadStack[ProductRule | None] = ThreadStack()

@@ -1,6 +1,6 @@
-"""Layers whose output is a product of input and kernel: which, and what product.
+"""Layers whose output is a product of input and kernel, and their products.
 
-Most layers of Keras compute ``activation(product(inputs, kernel) + bias)`` with a product
+Most Keras layers compute ``activation(product(inputs, kernel) + bias)`` with a product
 that is linear in both.
 """
 
@@ -20,9 +20,9 @@ class ProductSpec(NamedTuple):
     """How a kind of layer computes its output.
 
     Attributes:
-      kernel: name of the weight that takes part in the product.
-      product: gives the product of a layer.
-      spatial_axes: how many of the kernel's leading axes are positions of a window.
+      kernel: name of the weight in the product.
+      product: returns the product of a layer.
+      spatial_axes: returns the number of leading kernel axes that are window positions.
     """
 
     kernel: str
@@ -31,10 +31,10 @@ class ProductSpec(NamedTuple):
 
 
 def product_spec(cls: type, library: Any) -> ProductSpec | None:
-    """The product of a layer class, or None if its `call` is not one that is known.
+    """The product of a layer class, or None if its `call` is unknown.
 
     Args:
-      cls: a layer class, of Keras or a user's subclass of one.
+      cls: a Keras layer class or a user's subclass of one.
       library: the module `keras` or `tf_keras`.
 
     >>> import keras
@@ -47,7 +47,7 @@ def product_spec(cls: type, library: Any) -> ProductSpec | None:
 
 
 def why_without_product(cls: type, library: Any) -> str:
-    """Why a layer class has no known product, in a few words."""
+    """Why a layer class has no known product, in a short phrase."""
     owner = _owner_of_call(cls)
     if owner is not None and owner.__module__.split(".")[0] == library.__name__:
         return f"no rule for the product of {owner.__name__.removeprefix('Base')}"
@@ -165,7 +165,7 @@ def _tf_keras_products(tf_keras: Any) -> dict[str, ProductSpec]:
         return lambda inputs, kernel: tf.einsum(layer.equation, inputs, kernel)
 
     def conv(layer):
-        # Grouped convolutions run on a CPU only when they are compiled.
+        # Grouped convolutions run on a CPU only if compiled.
         grouped = layer.groups > 1
         product = compat.grouped_convolution(layer) if grouped else layer.convolution_op
         if layer.padding != "causal":

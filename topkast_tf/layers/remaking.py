@@ -1,8 +1,8 @@
-"""A second model from the configuration of a first one, with all that it computes with.
+"""Rebuilds a model from its configuration, and copies its state.
 
-As saving and loading by Keras, but within one process: functions and classes that belong
-to the model's layers are handed over as they are, so that none of them needs to be
-registered, and nothing is executed that was read from a file.
+Like saving and loading by Keras, but within one process: functions and classes of the
+model's layers are passed by reference, so that none needs to be registered, and no code
+from a file is executed.
 """
 
 import contextlib
@@ -33,16 +33,16 @@ _FUNCTIONS = (
 
 
 def made_again(model: Any) -> Any:
-    """A second model, or layer, from the configuration of a built one, without scopes.
+    """Rebuilds a built model, or layer, from its configuration, without scopes.
 
     Args:
-      model: of Keras 3 or tf_keras.
+      model: a Keras 3 or tf_keras model or layer.
 
     Returns:
-      The second model, with values of its own, not compiled.
+      The rebuilt model, with its own values, not compiled.
 
     Raises:
-      ValueError: if the model is not built, or cannot be made again.
+      ValueError: if the model is not built, or cannot be rebuilt.
     """
     library = library_of(model)
     try:
@@ -50,7 +50,7 @@ def made_again(model: Any) -> Any:
             config = library.saving.serialize_keras_object(model)
         known = {**_own_classes(model), **functions}
         with library.saving.custom_object_scope(known):
-            # What is code in it comes from this process, and not from a file.
+            # Any code in it comes from this process, not from a file.
             made = library.saving.deserialize_keras_object(
                 _without_scopes(config), safe_mode=False
             )
@@ -61,28 +61,28 @@ def made_again(model: Any) -> Any:
     except (NotImplementedError, TypeError, ValueError) as error:
         reason = str(error).split("\n")[0]
         raise ValueError(
-            "Expected a model that can be made again from its configuration: give it, and "
-            f"what it is made of, a `get_config`. Received: {model!r} ({reason})"
+            "Expected a model that can be rebuilt from its configuration: give it, and "
+            f"its parts, a `get_config`. Received: {model!r} ({reason})"
         ) from error
     sources, targets = own_weights(model), own_weights(made)
     if not model.built or len(sources) != len(targets):
         raise ValueError(
-            "Expected a built model, which its configuration makes again. Received: "
+            "Expected a built model, which its configuration reproduces. Received: "
             f"{model!r} with {len(sources)} weights, and {len(targets)} of them when "
-            "made again"
+            "rebuilt"
         )
     return made
 
 
 def copy_values(source: Any, target: Any) -> None:
-    """Gives a second model what the first computes with: its state, and alphas.
+    """Copies the state and the alphas of one model to another.
 
-    Layers that save more than their weights (a vocabulary, moments they have adapted
-    to) hand it over by the methods that Keras saves them with.
+    Layers that save more than their weights (a vocabulary, adapted moments) copy it by
+    the methods with which Keras saves them.
 
     Args:
       source: a model.
-      target: as `made_again` makes it, dense or sparse.
+      target: the model that `made_again` returns, dense or sparse.
     """
     for layer, made in _pairs(source, target):
         _copy_own_state(layer, made)
@@ -93,16 +93,16 @@ def copy_values(source: Any, target: Any) -> None:
         made.assign(variable.numpy() if alpha is None else alpha)
     for layer in layers_within(target):
         cls, base = dense_class(layer), library_of(layer).layers.Layer
-        # In tf_keras what follows from adapted weights is not made when these are loaded.
+        # tf_keras does not recompute state derived from adapted weights on loading.
         if hasattr(base, "finalize_state") and _overrides(cls, base, "finalize_state"):
             layer.finalize_state()
 
 
 def _pairs(source: Any, target: Any) -> list[tuple[Any, Any]]:
-    """Each layer of a model with that of the second one that stands for it.
+    """Pairs of each layer of a model and its counterpart in the rebuilt one.
 
-    Layers of one class are paired by their names where these are the same, and else in
-    their order. The order of all is not the same: that of inputs may differ.
+    Layers of one class are paired by name if their names are the same, and otherwise in
+    their order. The order of all layers is not the same: that of inputs may differ.
     """
     pairs = []
     ours, theirs = (_by_class(model) for model in (source, target))
@@ -121,15 +121,15 @@ def _by_class(model: Any) -> dict[type, list[Any]]:
     inputs = library_of(model).layers.InputLayer
     for layer in layers_within(model):
         if isinstance(layer, inputs):
-            continue  # it holds nothing, and constructors may make some of their own
+            continue  # it has no state, and constructors may create more of them
         found.setdefault(dense_class(layer), []).append(layer)
     return found
 
 
 def own_weights(model: Any) -> list[Any]:
-    """The weights of a model without the state of those that are sparse.
+    """The weights of a model without the state of sparse weights.
 
-    tf_keras counts vocabularies among them, which are no variables.
+    The vocabularies that tf_keras includes are not variables, and are left out.
     """
     state = {
         id(raw_variable(made))
@@ -154,12 +154,12 @@ def _copy_own_state(layer: Any, made: Any) -> None:
         with tempfile.TemporaryDirectory() as folder:
             layer.save_assets(folder)
             made.load_assets(folder)
-    # What a stateful recurrent layer remembers, which Keras does not save.
+    # The states of a stateful recurrent layer, which Keras does not save.
     remembered = [tf.nest.flatten(getattr(x, "states", None)) for x in (layer, made)]
     for one, other in zip(*remembered, strict=False):
         if hasattr(one, "assign") and hasattr(other, "assign"):
             other.assign(one)
-    # Where its random numbers have got to; tf_keras does not keep it so.
+    # The state of its random numbers; tf_keras stores it elsewhere.
     generators = map(compat.seed_generators, (layer, made))
     for one, other in zip(*generators, strict=True):
         other.state.assign(one.state)
@@ -182,17 +182,17 @@ def _without_scopes(config: Any) -> Any:
 
 
 class _HandedOver:
-    """Stands for a function of a layer while this is serialised, and is read as it.
+    """Replaces a layer's function during serialisation, and is deserialised as it.
 
     Keras saves a function by its name, which need not be registered, and a lambda by its
-    code, without what it refers to. This computes the same, also for those who call the
-    layer meanwhile in another thread.
+    code, without its closure. The replacement computes the same, so another thread may
+    call the layer meanwhile.
     """
 
     functions: list[Any]  # of one serialisation
 
     def __init__(self, function: Any, name: str | None):
-        # Keras asks functions for their arguments; some of C have no signature.
+        # Keras inspects signatures; some C functions have none.
         with contextlib.suppress(TypeError, ValueError):
             self.__signature__ = inspect.signature(function)
         self.__name__ = name or getattr(function, "__name__", type(function).__name__)
@@ -213,13 +213,13 @@ class _HandedOver:
 
 @contextlib.contextmanager
 def _functions_handed_over(model: Any) -> Iterator[dict[str, Any]]:
-    """While it is open, the functions of a model's layers are saved as they are.
+    """Within it, the functions of a model's layers are serialised by reference.
 
     Args:
-      model: that is to be serialised.
+      model: the model to serialise.
 
     Yields:
-      What the configuration names, for the scope in which it is read.
+      The custom objects needed to deserialise the configuration.
     """
     library = library_of(model)
     handed_over = type("HandedOver", (_HandedOver,), {"functions": []})
@@ -231,7 +231,7 @@ def _functions_handed_over(model: Any) -> Iterator[dict[str, Any]]:
                 name = None
                 if library.__name__ != "keras" and isinstance(
                     layer, library.layers.Lambda
-                ):  # which saves a function by its name alone
+                ):  # which saves a function only by its name
                     name = f"topkast_tf function {len(replaced)}"
                 stand_in = handed_over(function, name)
                 known.update({name: stand_in} if name else {})
@@ -245,9 +245,9 @@ def _functions_handed_over(model: Any) -> Iterator[dict[str, Any]]:
 
 @contextlib.contextmanager
 def _not_compiled(model: Any) -> Iterator[None]:
-    """While it is open, this thread saves a model without how it was compiled.
+    """Within it, this thread serialises a model without its compile configuration.
 
-    Keras would warn of a loss that is a lambda, which nobody is going to load.
+    Otherwise Keras warns of a lambda loss, which is never loaded here.
     """
     thread, changed = threading.get_ident(), []
 
@@ -268,7 +268,7 @@ def _not_compiled(model: Any) -> Iterator[None]:
 
 
 def _functions_of(layer: Any, library: Any) -> list[tuple[str, Any]]:
-    """The functions that its author has given a layer, by their attributes."""
+    """The user's functions in a layer, by attribute name."""
     return [
         (key, value)
         for key, value in vars(layer).items()
@@ -279,7 +279,7 @@ def _functions_of(layer: Any, library: Any) -> list[tuple[str, Any]]:
 
 
 def _own_classes(model: Any) -> dict[str, type]:
-    """The classes that the model's author wrote, by the names they are saved under."""
+    """The user's classes in a model, by the names under which they are saved."""
     library = library_of(model)
     found: dict[str, Any] = {}
     for layer in layers_within(model):

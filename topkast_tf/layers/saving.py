@@ -1,7 +1,7 @@
-"""How sparse layers are saved: the configuration with the scope, the state by name.
+"""Saving of sparse layers: the configuration with the scope, the state by name.
 
-The layer's own configuration stays flat, and what its class saves stays as it is; the
-scope stands beside the one, under `SAVED_KEY`, and the state beside the other.
+The layer's own configuration stays flat, and its class saves the same variables as before.
+The scope is added to the configuration under `SAVED_KEY`, the state to the variables.
 """
 
 from typing import Any
@@ -37,7 +37,7 @@ def _saved_scope(layer: Any, scope: SparsityScope, saved: dict) -> dict:
 
 
 def without_scope(config: dict) -> dict:
-    """The serialised dense layer that a sparse layer's configuration stands for."""
+    """The serialised dense layer for a sparse layer's configuration."""
     own = {key: value for key, value in config.items() if key != SAVED_KEY}
     return {**config[SAVED_KEY]["layer"], "config": own}
 
@@ -50,7 +50,7 @@ def seen_dense(layer: Any) -> Any:
 
 
 class SavesScope:
-    """Mixed into the class of a sparse layer: its configuration restores the scope."""
+    """Mixin of a sparse layer: its configuration restores the scope."""
 
     _topkast_scope: SparsityScope | None
     _topkast_rule: ProductRule | None
@@ -68,7 +68,7 @@ class SavesScope:
             raise ValueError(
                 "Expected one of the formats that can hold a sparse model: `.keras`, "
                 "weights, or a `tf.train.Checkpoint`; or `strip` it first. "
-                f"Received: {self.name!r}, to be saved in another"
+                f"Received: {self.name!r}, to be saved in another format"
             )
         # The layer's own configuration stays flat: wrappers such as Bidirectional read
         # and change it.
@@ -76,11 +76,11 @@ class SavesScope:
 
 
 class SavesState:
-    """Mixed into the class of a sparse layer: sets and counters are saved by name.
+    """Mixin of a sparse layer: sets and counters are saved by name.
 
-    Some layers save just the variables that they know of, by position. So each saves and
-    loads as its dense class does, and the state stands beside it by name. Saving leaves
-    the layer untouched, as it may train in another thread meanwhile.
+    Some layers save only the variables that they know, by position. So each layer saves
+    and loads as its dense class does, and the state is added by name. Saving does not
+    modify the layer, because another thread may be training it.
     """
 
     name: str
@@ -114,9 +114,9 @@ class SavesState:
         saved = {key.removeprefix(STATE_KEY) for key in keys if STATE_KEY in key}
         if saved and saved != set(state) and self.built:
             raise ValueError(
-                f"Layer {self.name!r} expected the state {sorted(state)}, as the same "
-                "arguments of the scope give it, or none at all, as a dense or stripped "
-                f"model has it. Received: a file with the state {sorted(saved)}"
+                f"Layer {self.name!r} expected the state {sorted(state)}, as from the same "
+                "arguments of the scope, or none at all, as from a dense or stripped "
+                f"model. Received: a file with the state {sorted(saved)}"
             )
         loaded = {name: np.asarray(store[STATE_KEY + name]) for name in saved}
         if saved:

@@ -1,10 +1,10 @@
-"""The Keras door: layers constructed in a scope make their weights sparse.
+"""The Keras entry point: layers constructed in a scope make their weights sparse.
 
-While a scope is active, constructing a layer gives an instance of a subclass of its
-class (`sparse_layer_class`) that remembers the scope. Whenever such a layer makes a
-weight, then or when it builds later, the scope decides whether it is sparsified; and
-what the layer saves restores the scope around it, so that a saved model comes back
-sparse. The same code serves Keras 3 and tf_keras.
+While a scope is active, constructing a layer returns an instance of a subclass of its
+class (`sparse_layer_class`) that stores the scope. When such a layer creates a weight, at
+construction or in a later build, the scope decides whether it is sparsified. The saved
+configuration restores the scope, so that a saved model loads as a sparse one. The same
+code serves Keras 3 and tf_keras.
 """
 
 import contextlib
@@ -62,12 +62,12 @@ _WEIGHTLESS = (
 _lock = threading.RLock()
 _open_doors: dict[type, int] = {}
 _hooked: dict[type, Callable] = {}
-"""Layer class -> the `__new__` that this library has given it."""
+"""Layer class -> the `__new__` that this library has installed."""
 
 
 @contextlib.contextmanager
 def constructing_sparse(library: Any) -> Iterator[None]:
-    """While it is open, layers of a Keras library are constructed for the active scope.
+    """Within it, layers of a Keras library are constructed for the active scope.
 
     Args:
       library: the module `keras` or `tf_keras`.
@@ -90,7 +90,7 @@ def constructing_sparse(library: Any) -> Iterator[None]:
 def _reentered(
     scope: SparsityScope, rule: ProductRule | None, library: Any
 ) -> Iterator[None]:
-    """A scope, for the layers that are constructed late or from a file."""
+    """Reenters a scope, for layers that are constructed later or from a file."""
     with activated(scope), activated_rule(rule), constructing_sparse(library):
         yield
 
@@ -103,7 +103,7 @@ def _hook_construction(layer_class: type, library: Any) -> None:
         if scope is None or not _is_of_interest(cls, library):
             return original(cls, *args, **kwargs)
         layer = original(sparse_layer_class(cls, library), *args, **kwargs)
-        # Keras tracks what is set as an attribute; this is not for it to see.
+        # Keras tracks attribute assignments; this bypasses it.
         object.__setattr__(layer, "_topkast_scope", scope)
         object.__setattr__(layer, "_topkast_rule", active_rule())
         return layer
@@ -114,9 +114,9 @@ def _hook_construction(layer_class: type, library: Any) -> None:
 
 
 def _unhook_construction(layer_class: type) -> None:
-    """Puts back what was there, unless somebody has wrapped the hook meanwhile.
+    """Restores the original `__new__`, unless other code has wrapped the hook meanwhile.
 
-    Their wrapper would be lost. The hook stays then; without a scope it does nothing.
+    That wrapper would be lost. The hook then stays; without a scope it does nothing.
     """
     hook = _hooked[layer_class]
     if layer_class.__new__ is hook:
@@ -125,12 +125,12 @@ def _unhook_construction(layer_class: type) -> None:
 
 
 def _is_of_interest(cls: type, library: Any) -> bool:
-    """Whether a layer class may make a kernel, or layers that do, or random numbers."""
+    """Whether a layer class may create kernels, sublayers or random numbers."""
     if issubclass(cls, _SparseLayer):
         return True
     root = cls.__module__.split(".")[0]
     if root != library.__name__:
-        return True  # a user's own
+        return True  # a user's class
     models = (library.Model, library.Sequential)
     if issubclass(cls, models):
         return False  # their layers join by themselves
@@ -145,7 +145,7 @@ def _is_of_interest(cls: type, library: Any) -> bool:
 
 
 class _SparseLayer(SavesScope, SavesState):
-    """Mixed into a layer's class by `sparse_layer_class`."""
+    """Mixin that `sparse_layer_class` adds to a layer's class."""
 
     _topkast_scope: SparsityScope | None = None
     _topkast_rule: ProductRule | None = None
@@ -164,9 +164,9 @@ class _SparseLayer(SavesScope, SavesState):
 
     @property
     def weights(self):
-        # The sets are state, as a random seed is: among the `variables`, but no weights,
-        # so that parameters are counted, and lists and files of weights ordered, as in
-        # the dense model. The legacy formats of tf_keras save nothing but weights.
+        # The sets are state, like a random seed: they are `variables` but not `weights`,
+        # so that parameter counts and the order of weights in lists and files are those
+        # of the dense model. The legacy formats of tf_keras save only weights.
         found = super().weights
         if self._topkast_library.__name__ != "keras":
             return found
@@ -205,7 +205,7 @@ class _SparseLayer(SavesScope, SavesState):
         rule = loaded_rule(config[SAVED_KEY].get("rule"))
         dense, library = without_scope(config), cls._topkast_library
         name = dense["class_name"]
-        # The legacy HDF5 format of tf_keras knows its own layers by no name at all here.
+        # The legacy HDF5 format of tf_keras cannot resolve its own layers by name here.
         own = (
             {name: getattr(library.layers, name)}
             if hasattr(library.layers, name)
@@ -220,10 +220,10 @@ class _SparseLayer(SavesScope, SavesState):
 
 
 def sparse_layer_class(cls: type, library: Any) -> type:
-    """The subclass of a layer class that makes sparse weights; made once for each class.
+    """The subclass of a layer class that creates sparse weights; created once per class.
 
     Args:
-      cls: a layer class of Keras or of the user.
+      cls: a layer class, of Keras or user-defined.
       library: the module `keras` or `tf_keras`.
     """
     if issubclass(cls, _SparseLayer):
@@ -236,13 +236,13 @@ def _sparse_layer_class(cls: type, library: Any) -> type:
     @functools.wraps(cls.__init__)  # type: ignore[misc]
     def init(self, *args, **kwargs):
         scope = self._topkast_scope
-        # Not in `__new__`: Keras calls that for objects which it never initialises, and
-        # a constructor may raise, after it has made layers of its own.
+        # Not in `__new__`: Keras calls it for objects that it never initialises, and a
+        # constructor may raise after it has created sublayers.
         with scope.construction(self) if scope else contextlib.nullcontext():
             # Looked up now: Keras changes the bases of functional models' subclasses.
             cls.__init__(self, *args, **kwargs)  # type: ignore[misc]
 
-    # Keras looks at the arguments of a constructor, and not through wrappers.
+    # Keras inspects the signature of a constructor, and does not unwrap it.
     init.__signature__ = inspect.signature(cls.__init__)  # type: ignore
 
     @functools.wraps(cls.build)
@@ -250,8 +250,8 @@ def _sparse_layer_class(cls: type, library: Any) -> type:
         scope = self._topkast_scope
         if scope is None:
             return cls.build(self, *args, **kwargs)
-        # Layers that are constructed only now belong to the scope too; and inside a
-        # `tf.function` the sets can be selected only from weights that hold values.
+        # Layers that are constructed here also belong to the scope; and inside a
+        # `tf.function` sets can be selected only from weights that hold values.
         with (
             _reentered(scope, self._topkast_rule, library),
             tf.init_scope(),
@@ -283,10 +283,10 @@ def _sparse_layer_class(cls: type, library: Any) -> type:
 
 
 def _leave_out_scopes(cls: type) -> None:
-    """Lets a dense layer class take the configuration of its sparse layers.
+    """Lets a dense layer class accept the configuration of its sparse layers.
 
-    ``Dense.from_config(sparse_dense.get_config())`` asks for a `Dense`: it gets what the
-    layer was written as, without the scope.
+    ``Dense.from_config(sparse_dense.get_config())`` returns a plain `Dense`, without the
+    scope.
     """
     owner = next(base for base in cls.__mro__ if "from_config" in vars(base))
     original = vars(owner)["from_config"]
@@ -302,14 +302,14 @@ def _leave_out_scopes(cls: type) -> None:
             config = {key: v for key, v in config.items() if key != SAVED_KEY}
         return function(cls, config, *args, **kwargs)
 
-    # tf_keras looks at the arguments, and not through wrappers.
+    # tf_keras inspects the signature, and does not unwrap functions.
     from_config.__signature__ = inspect.signature(function)  # type: ignore
     from_config.leaves_out_scopes = True  # type: ignore[attr-defined]
     owner.from_config = classmethod(from_config)  # type: ignore[attr-defined]
 
 
 def _refusing_quantization(original: Any) -> Any:
-    """Has models with sparse layers refuse what their layers refuse, before any does it."""
+    """Makes models with sparse layers refuse quantization before any layer changes."""
 
     def quantize(self, *args, **kwargs):
         for layer in layers_within(self):
@@ -320,9 +320,9 @@ def _refusing_quantization(original: Any) -> Any:
     return quantize
 
 
-@functools.cache  # each scope asks for it
+@functools.cache  # each scope calls it
 def register_for_loading(library: Any) -> None:
-    """Lets a Keras library load sparse layers before any has been made."""
+    """Lets a Keras library load sparse layers before any has been created."""
     _sparse_layer_class(library.layers.Layer, library)
     if library.__name__ == "keras":  # tf_keras quantises nothing
         hooks.wrap_method(library.Model, "quantize", _refusing_quantization)
@@ -338,7 +338,7 @@ def _refuse(what: str, layer: Any) -> None:
 
 
 def scopes_of(model: Any) -> list[SparsityScope]:
-    """The scopes in which the layers of a model were made."""
+    """The scopes in which the layers of a model were created."""
     if library_of(model) is None:
         return []
     made = [getattr(layer, "_topkast_scope", None) for layer in layers_within(model)]

@@ -1,4 +1,4 @@
-"""What a Keras layer is made of: its library, its class, the layers within it."""
+"""The library and the class of a Keras layer."""
 
 from typing import Any
 
@@ -14,19 +14,19 @@ def library_of(layer: Any) -> Any:
 
 
 def dense_class(layer: Any) -> type:
-    """The class that a layer's author gave it."""
+    """The original, dense class of a layer."""
     return getattr(layer, "_topkast_dense_class", type(layer))
 
 
 def seen_as(layer: Any, layer_class: type, **attributes: Any) -> Any:
-    """A second object with the attributes of a layer, to be read only.
+    """A second, read-only object with the attributes of a layer.
 
     Args:
-      layer: the layer, which is left as it is.
-      layer_class: of the object: the layer's, or that which its author gave it.
-      attributes: what the object has otherwise.
+      layer: the layer, which is not changed.
+      layer_class: the class of the object: the layer's class or its dense class.
+      attributes: values that replace the layer's attributes.
     """
     seen = object.__new__(layer_class)
-    # Not by assignments, which Keras takes note of.
+    # Not by assignment, which Keras tracks.
     vars(seen).update({**vars(layer), **attributes})
     return seen

@@ -1,11 +1,11 @@
-"""Lists and files of weights, between sparse models and dense ones.
+"""Exchange of weights between sparse and dense models, by lists and files.
 
-`get_weights` of a model with sparse weights gives the weights that its dense twin has,
-in the same order, and behind them the sets and counters. `set_weights` takes both: such a
-list restores everything, and one of the dense length, as a pretrained model gives it, is
-taken as a new beginning: theta is assigned, the step is 0, and the sets follow by the
-method's rule. The same holds for files. The public methods of each Keras library are
-wrapped once; for models without sparse weights they do what they did.
+`get_weights` of a model with sparse weights returns the weights of its dense counterpart,
+in the same order, followed by (in tf_keras: mixed with) the sets and counters.
+`set_weights` accepts such a list and restores everything. From a list of the dense length,
+as from a pretrained model, it starts anew: theta is assigned, the step is 0, and the method
+selects the initial sets. The same holds for files. The public methods of each Keras library
+are wrapped once; for models without sparse weights they behave as before.
 """
 
 import contextlib
@@ -26,10 +26,10 @@ from topkast_tf.variables.restart import restart
 from topkast_tf.variables.weight import SparseWeight
 
 STATE_KEY = "topkast:"
-"""Begins the name of each variable of state in a file of weights."""
+"""Prefix of the name of each state variable in a file of weights."""
 _LEGACY_SETS = "_sets:0"
 _LEGACY_SUFFIXES = (".h5", ".hdf5")
-_STRIP = "`topkast_tf.strip` makes a dense model of a sparse one"
+_STRIP = "`topkast_tf.strip` makes a dense model from a sparse one"
 
 
 def install(library: Any) -> None:
@@ -44,7 +44,7 @@ def install(library: Any) -> None:
 
 
 def sparse_weights_within(layer: Any) -> list[SparseWeight]:
-    """The sparse weights of a layer and of all layers within it, each once."""
+    """The sparse weights of a layer and all its sublayers, each once."""
     found = {
         id(weight): weight
         for each in layers_within(layer)
@@ -54,7 +54,7 @@ def sparse_weights_within(layer: Any) -> list[SparseWeight]:
 
 
 def _lists_of(layer: Any, sparse: Sequence[SparseWeight]) -> tuple[list, list, set]:
-    """What a layer lists as its weights, the state it does not list, and all state's ids.
+    """The weights that a layer lists, its unlisted state, and the ids of all its state.
 
     Keras 3 lists no state (`layers._SparseLayer.weights`), tf_keras lists all of it.
     """
@@ -104,7 +104,7 @@ def _set_weights(original: Callable) -> Callable:
                 made.assign(by_variable[id(made)])
         else:
             raise ValueError(
-                f"Expected {dense} arrays for {self.name!r}, as its dense twin has them, "
+                f"Expected {dense} arrays for {self.name!r}, as for the dense model, "
                 f"or {len(listed) + len(behind)} with the sets and counters of its sparse "
                 f"weights. Received: {len(values)} arrays"
             )
@@ -113,7 +113,7 @@ def _set_weights(original: Callable) -> Callable:
 
 
 def _check_shapes(layer: Any, made: Sequence[Any], values: Sequence[Any]) -> None:
-    """Raises a ValueError before anything is assigned unless arrays fit their variables."""
+    """Raises a ValueError, before any assignment, unless arrays fit their variables."""
     for variable, value in zip(made, values, strict=False):
         if tuple(variable.shape) != np.shape(value):
             raise ValueError(
@@ -127,20 +127,20 @@ def _check_shapes(layer: Any, made: Sequence[Any], values: Sequence[Any]) -> Non
 def _refuse_state(layer: Any, values: Sequence[Any]) -> None:
     extra = len(values) - len(layer.weights)
     codes = sum(np.asarray(each).dtype.kind in "iu" for each in values)
-    # tf_keras has them between the weights.
+    # In tf_keras they are mixed with the weights.
     if extra > 0 and codes >= extra and extra % 2 == 0:
         raise ValueError(
             f"Expected {len(layer.weights)} arrays for the dense {layer.name!r}. "
-            f"{_STRIP}, whose `get_weights` fits. Received: {len(values)} arrays, of "
-            "which the last are the sets and counters of a sparse model"
+            f"{_STRIP}, whose `get_weights` fits. Received: {len(values)} arrays, "
+            "including the sets and counters of a sparse model"
         )
 
 
 def _load_weights(original: Callable) -> Callable:
     def load_weights(self, filepath, *args, **kwargs):
         sparse = sparse_weights_within(self)
-        # The old format hands out arrays and asks no layer. In Keras 3 it holds no sets,
-        # in tf_keras it does if the model was sparse.
+        # The legacy format assigns arrays without calling the layers. In Keras 3 it holds
+        # no sets; in tf_keras it does if the model was sparse.
         takes_dense = sparse and _is_legacy(filepath) and not _holds_state(filepath)
         before = [weight.assignments for weight in sparse]
         try:
@@ -173,7 +173,7 @@ def _is_legacy(filepath: Any) -> bool:
 
 
 def _holds_state(filepath: Any) -> bool:
-    """Whether a file of weights holds sets; False where that cannot be told."""
+    """Whether a file of weights holds sets; False if unknown."""
     try:
         if str(filepath).endswith(".json"):  # the index of several files
             index = json.loads(pathlib.Path(filepath).read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""What a layer gets with a sparse weight: the sets, the counters, and the penalty."""
+"""The additions to a layer for a sparse weight: sets, counters and penalty."""
 
 import contextlib
 from collections.abc import Iterator
@@ -27,15 +27,15 @@ from topkast_tf.variables.weight import SparseWeight
 
 
 def weights_of(layer: Any) -> list[SparseWeight]:
-    """The weights of a layer itself that a scope knows."""
+    """The scope's weights in a layer itself, without its sublayers."""
     return list(vars(layer).get("_topkast_weights", ()))
 
 
 def state_of(layer: Any) -> dict[str, Any]:
-    """The state variables that a layer itself holds, by name.
+    """The state variables of a layer itself, by name.
 
-    Among them is the state of its random numbers (dropout), which Keras does not save
-    and without which a resumed run is another one.
+    They include the state of its random numbers (dropout), which Keras does not save and
+    without which a resumed run differs.
     """
     state = {
         name: variable
@@ -52,19 +52,19 @@ def random_state(layer: Any) -> dict[str, Any]:
 
 
 def state_list(layer: Any) -> str:
-    """The attribute with the variables of a layer among which is its state."""
+    """The name of the layer's attribute whose variables include its state."""
     return compat.state_list_name(layer)
 
 
 def without_state(layer: Any, name: str) -> list[Any]:
-    """The variables in an attribute of a layer, `state_list`, that are no state."""
+    """The variables in an attribute of a layer, `state_list`, that are not state."""
     state = {id(variable) for variable in state_of(layer).values()}
     return [made for made in getattr(layer, name) if id(made) not in state]
 
 
 @contextlib.contextmanager
 def state_hidden(layer: Any) -> Iterator[None]:
-    """While it is open, the state is not among the layer's own variables."""
+    """Within it, the layer's own variables exclude its state."""
     name = state_list(layer)
     own = getattr(layer, name)
     everything = list(own)
@@ -82,19 +82,19 @@ def consider_weight(
     add_weight: Any,
     regularizer: Any = None,
 ) -> None:
-    """Has a scope decide on a weight that a layer has made, and sparsifies it if so.
+    """Sparsifies a weight that a layer has created, if the scope decides so.
 
     Args:
       layer: a layer constructed in the scope.
       variable: the weight.
       scope: the scope.
       add_weight: the layer's own, dense `add_weight`, for the state.
-      regularizer: what `add_weight` was given for this weight, or None.
+      regularizer: the `add_weight` argument for this weight, or None.
     """
     if not variable.trainable or not tf.as_dtype(variable.dtype).is_floating:
         return
     if scope.placement.include is None and len(variable.shape) < 2:
-        return  # biases and scales are not worth a word
+        return  # biases and scales are not reported
     name = variable.name.split("/")[-1].split(":")[0]
     path = getattr(variable, "path", variable.name).split(":")[0]
     library, cls = layer._topkast_library, layer._topkast_dense_class
@@ -134,12 +134,12 @@ def _add_state(
     """Adds a weight's state as weights of the layer, saved and restored with it."""
     weight.attach(theta=variable, local_name=name)
 
-    selected: list[tf.Tensor] = []  # counters that came with the sets
+    selected: list[tf.Tensor] = []  # counters created with the sets
 
     def first_sets(shape, dtype=None, **_):
         theta = components(weight.variable)[0]
         sets, counters = weight.initial_state(theta.read_value())
-        if tf.executing_eagerly():  # a tensor of a graph would be of that graph only
+        if tf.executing_eagerly():  # a graph's tensor is valid only in that graph
             selected.append(counters)
         return tf.cast(sets, dtype or tf.uint8)
 
@@ -149,8 +149,8 @@ def _add_state(
         counters = selected.pop() if selected else weight.initial_state(theta)[1]
         return tf.cast(counters, dtype or tf.int64)
 
-    # Keras may make variables now and their values later (it builds models
-    # symbolically). It then makes the values in the order of the variables, so whatever
+    # Keras may create variables now and their values later (it builds models
+    # symbolically). It creates the values in the order of the variables, so code that
     # needs theta's value goes into an initializer.
     placement = _state_placement(layer)
     sets = add_weight(
@@ -195,7 +195,7 @@ def _add_state(
 
 
 def _unless_symbolic(variable: Any, initializer: Any) -> Any:
-    """The initializer, or zeros while Keras only asks for the shape."""
+    """The initializer, or zeros while Keras only infers the shape."""
 
     def initialize(shape, dtype=None, **kwargs):
         if raw_variable(variable) is None:
@@ -219,7 +219,7 @@ def _add_penalty(layer: Any, variable: Any, weight: SparseWeight) -> None:
     library = layer._topkast_library
 
     def floatx(value):
-        # As Keras's own losses are, so that those of layers of other dtypes add up.
+        # Like Keras's own losses, so that losses of layers of other dtypes can be added.
         return tf.cast(value, library.backend.floatx())
 
     if library.__name__ != "keras":
@@ -227,7 +227,7 @@ def _add_penalty(layer: Any, variable: Any, weight: SparseWeight) -> None:
         return
     own = variable.regularizer
 
-    # Older Keras 3 takes an instance of this class only, not any callable.
+    # Older Keras 3 accepts only an instance of this class, not any callable.
     class Penalty(library.regularizers.Regularizer):
         def __call__(self, _):
             if not weight.is_ready:  # Keras is building symbolically
@@ -239,14 +239,14 @@ def _add_penalty(layer: Any, variable: Any, weight: SparseWeight) -> None:
 
 
 def of_alpha(regularizer: Any, weight: SparseWeight) -> Any:
-    """A regularizer of alpha, in the place of one that Keras gives theta to.
+    """A regularizer of alpha, which replaces one that Keras applies to theta.
 
-    A method that looks at the gradient outside B is to see that of the network alone: so
-    theta of C has no part in it, and what it adds on A is taken off again (`steps`).
+    A method that uses the gradient outside B must see the network's gradient alone. So
+    theta on C does not contribute, and the contribution on A is subtracted (`steps`).
 
     Args:
-      regularizer: of Keras 3.
-      weight: whose method looks at the gradient.
+      regularizer: a Keras 3 regularizer.
+      weight: a weight whose method uses the gradient.
     """
 
     class OfAlpha(type(regularizer)):
@@ -265,7 +265,7 @@ def of_alpha(regularizer: Any, weight: SparseWeight) -> Any:
 
 
 def _output_axes(layer: Any, variable: Any) -> tuple[int, ...]:
-    """Which axes of a kernel index outputs."""
+    """The axes of a kernel that index outputs."""
     layers = layer._topkast_library.layers
     kind = {
         name: getattr(layers, name)
