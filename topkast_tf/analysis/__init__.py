@@ -1,1 +1,1 @@
-"""What a sparse model is and costs: tables, FLOPs, and how its masks move."""
+"""Analysis of sparse models: tables, FLOPs and mask dynamics."""

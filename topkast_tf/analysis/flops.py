@@ -1,10 +1,10 @@
-"""Counted FLOPs: what a model's products cost, dense and sparse, weight by weight.
+"""Counted FLOPs of a model's products, dense and sparse, weight by weight.
 
 Counted, not measured: a multiply and an add are two FLOPs, only products (matrix
 products, convolutions, einsums) count, and a product at sparsity s costs 1 - s of the
 dense one. Not counted: biases, norms, activations, pooling, look-ups, optimizer updates
 and the selection of the sets. Padding taps count as in RigL; the first layer's input
-gradient counts although nobody asks for it, as in the published factors.
+gradient counts although it is not needed, as in the published factors.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class FlopCount:
     training = forward + input_gradient + weight_gradient
 
     Args:
-      forward: FLOPs of the forward pass, which is all that inference costs.
+      forward: FLOPs of the forward pass, the cost of inference.
       input_gradient: FLOPs of the gradient with respect to the layer's input.
       weight_gradient: FLOPs of the gradient with respect to the weight.
 
@@ -99,8 +99,8 @@ class FlopRow:
       macs: dense multiply-adds per example in the forward pass.
       forward_sparsity: achieved sparsity of A.
       backward_sparsity: achieved sparsity of B.
-      products: where they do not follow from the sets: the sparsities of the forward
-        product, of the input gradient and of the weight gradient.
+      products: the sparsities of the forward product, the input gradient and the weight
+        gradient, if they do not follow from the sets.
     """
 
     path: str
@@ -127,7 +127,7 @@ class FlopReport:
     """Counted FLOPs per example of a model, weight by weight; `str()` is a table.
 
     Args:
-      rows: one `FlopRow` a weight that takes part in a product.
+      rows: one `FlopRow` per weight in a product, and one for activations.
       uncounted: see `MacCount`.
     """
 
@@ -194,13 +194,13 @@ class FlopReport:
 
 
 def count_flops(model: Callable[..., Any], input_spec: Any = None) -> FlopReport:
-    """Counted FLOPs per example of a model, dense and at its present sparsities.
+    """Counted FLOPs per example of a model, dense and at its current sparsities.
 
-    Per weight as `product_flops`, or as the rule of its layer says (SWAT: the weight
-    gradient at the sparsity of the activations, as realised in the last step); weights
-    that are not sparsified, and products of activations, cost three times their forward
-    pass. The selection of the sets is not
-    counted: it runs every `refresh_every` steps and not per example.
+    Per weight as `product_flops`, or by the rule of its layer (SWAT: the weight gradient
+    at the sparsity of the activations, as realised in the last step). Weights that are
+    not sparsified, and products of activations, cost three times their forward pass. The
+    selection of the sets is not counted: it runs every `refresh_every` steps, not per
+    example.
 
     Args:
       model: a Keras model or layer, built inside a scope or not, or any callable.

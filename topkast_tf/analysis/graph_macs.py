@@ -1,7 +1,6 @@
-"""The products in a graph, counted, and the weights that they multiply by.
+"""Counts the products in a graph, and attributes them to weights.
 
-A graph is walked through the functions, loops and branches that it calls; none of it is
-run.
+The traversal enters the functions, loops and branches that a graph calls; nothing is run.
 """
 
 from __future__ import annotations
@@ -22,20 +21,20 @@ _FUNCTION_CALLS = ("PartitionedCall", "StatefulPartitionedCall")
 _LOOPS = ("While", "StatelessWhile")
 _BRANCHES = ("If", "StatelessIf", "Case", "StatelessCase")
 
-# Keys of a count: a weight, this, or the name of an operation that is not counted.
+# Keys of a count: a weight, this, or the name of an uncounted operation.
 ACTIVATIONS = ""
 Count = Counter[Any]
 
 _MAX_TRIPS = 1_000_000
 
-# Multiplying operations that are in no table below.
+# Multiplying operations that the count cannot see into.
 _OPAQUE = re.compile("MatMul|Conv(?!ert)|Einsum|XlaDot|LSTM|GRU|RNN|Attention|PyFunc")
 
-# Operations that read no more than the shape of their input.
+# Operations that read only the shape of their input.
 _SHAPE_ONLY = {"Shape", "ShapeN", "Size", "Rank", "ZerosLike", "OnesLike"}
 
-# Operations whose output is zero wherever the named input is: a sparse weight is still
-# the same sparse weight after them. Sums are not among them.
+# Operations whose output is zero wherever the given input is: they preserve the zeros of
+# a sparse weight. Sums are not included.
 _CARRIES = dict.fromkeys(
     "Identity Cast Reshape Transpose ExpandDims Squeeze StopGradient PreventGradient "
     "Snapshot EnsureShape CheckNumerics Neg Abs Sign RealDiv Div Slice StridedSlice "
@@ -70,11 +69,11 @@ _CONSTANT_OPS: dict[str, Callable[..., Any]] = {
 
 @dataclass(frozen=True)
 class Weight:
-    """What a product may be attributed to.
+    """A weight to which a product may be attributed.
 
     Attributes:
       path: its name in the count.
-      trainable: whether it is; a mask, for one, is not.
+      trainable: whether it is trainable; a mask, for example, is not.
     """
 
     path: str
@@ -82,7 +81,7 @@ class Weight:
 
 
 class Frame:
-    """A graph during one call of it, and where the inputs of the call come from."""
+    """A graph in one call of it, and the origins of the call's inputs."""
 
     def __init__(self, graph: Any, args: Any = (), caller: Frame | None = None):
         self.graph = graph
@@ -101,8 +100,8 @@ class Frame:
         """The frame of a function that an operation of this graph calls."""
         frame: Frame | None = self
         while frame is not None:
-            # The only private name used: there is no public way from the name of a
-            # graph function to its graph.
+            # A private name: there is no public way from the name of a graph function
+            # to its graph.
             found = frame.graph._get_function(function.name)
             if found is not None:
                 return Frame(found.graph, args, self)
@@ -110,7 +109,7 @@ class Frame:
         raise ValueError(f"Expected a function of the graph. Received: {function.name}")
 
     def origin(self, tensor: tf.Tensor) -> tuple[tf.Tensor, Frame]:
-        """The tensor that was passed in where `tensor` is an input of a call."""
+        """The tensor that the caller passed, if `tensor` is an input of a call."""
         frame = self
         while tensor.name in frame.args and frame.caller is not None:
             tensor, frame = frame.args[tensor.name], frame.caller
@@ -136,7 +135,7 @@ class Frame:
         return np.asarray(value, tensor.dtype.as_numpy_dtype)
 
     def sources(self, tensor: tf.Tensor) -> dict[Weight, Fraction]:
-        """The weights that a tensor is made from, with the part each one fills."""
+        """The weights that a tensor is made from, with the fraction that each fills."""
         tensor, frame = self.origin(tensor)
         if tensor.name not in frame.shares:
             frame.shares[tensor.name] = frame._sources(tensor)
@@ -202,7 +201,7 @@ def multiply_adds(frame: Frame) -> Count:
 def _live(graph: Any) -> Iterator[tf.Operation]:
     """The operations that the outputs of a graph depend on, in the graph's order.
 
-    Keras's recurrent layers trace a step outside the loop that nobody uses.
+    Keras's recurrent layers trace an unused step outside the loop.
     """
     todo = [tensor.op for tensor in graph.outputs if isinstance(tensor, tf.Tensor)]
     todo += graph.control_outputs
@@ -246,7 +245,7 @@ def _is_invariant(frame: Frame, op: tf.Operation, index: int) -> bool:
 
 
 def _trips(op: tf.Operation, frame: Frame) -> int:
-    """How often a loop runs, by running the part of it that counts."""
+    """The number of iterations of a loop, found by evaluating its loop counter."""
     condition = frame.enter(op.get_attr("cond"))
     body = frame.enter(op.get_attr("body"))
     state = [frame.constant(tensor) for tensor in op.inputs]

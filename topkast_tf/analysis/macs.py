@@ -29,9 +29,9 @@ class MacCount(Mapping[str, int]):
     Args:
       per_weight: multiply-adds of the products with each weight.
       activations: multiply-adds of the products of computed tensors, such as
-        attention scores, and of those that mix several weights beyond telling apart.
-      uncounted: operations that multiply and that the count cannot see into; while
-        it is not empty, every total is a lower bound.
+        attention scores, and of those that mix several weights inseparably.
+      uncounted: multiplying operations that the count cannot see into; unless it is
+        empty, every total is a lower bound.
     """
 
     per_weight: Mapping[str, int]
@@ -57,23 +57,23 @@ def count_macs(model: Callable[..., Any], input_spec: Any = None) -> MacCount:
     """Dense multiply-adds per example of one forward pass, for each weight.
 
     The call is traced for inference with a batch of one, and nothing is run. A product
-    goes to the weight that one of its operands is made from by operations that keep
-    zeros zero (casts, reshapes, masks, slices, concatenations); of two such operands,
-    to the second. A loop counts as often as it runs.
+    is attributed to the weight from which one of its operands is made by operations that
+    preserve zeros (casts, reshapes, masks, slices, concatenations); if both operands are,
+    to the second. A loop counts once per iteration.
 
     Args:
       model: a Keras model or layer, or any callable on tensors.
-      input_spec: what the model is called on: a shape, `tf.TensorSpec`, Keras input
-        spec or tensor, or a list, tuple or dict of them. The first dimension is the
-        batch: `None`, or a number that the counts are then divided by. By default
-        what the model was built with.
+      input_spec: the model's input: a shape, `tf.TensorSpec`, Keras input spec or
+        tensor, or a list, tuple or dict of them. The first dimension is the batch:
+        `None`, or a number by which the counts are then divided. By default the input
+        that the model was built with.
 
     Returns:
       A `MacCount`, a mapping {weight path: multiply-adds}, in the order of the graph.
 
     Raises:
-      ValueError: if the input is not known, or if a shape, a loop's length or a
-        branch is not known from the input's shape.
+      ValueError: if the input is unknown, or if a shape, a loop's length or a branch
+        does not follow from the input's shape.
 
     >>> import keras
     >>> model = keras.Sequential(
@@ -103,7 +103,7 @@ class Trace:
         ]
 
     def count(self, names: Mapping[int, str]) -> MacCount:
-        """Counts it, with the paths of some variables by the id of their handle."""
+        """Counts the graph; `names` maps ids of variable handles to paths."""
         weights = _weights(self.variables, names)
         frame = Frame(self.concrete.graph)
         captured = self.concrete.captured_inputs
@@ -120,9 +120,9 @@ class Trace:
 
 
 def _input_spec(model: Any) -> Any:
-    """What a built Keras model was built to be called on."""
+    """The input that a built Keras model was built with."""
     try:
-        # A Sequential model knows its inputs only by the flat list.
+        # A Sequential model holds its inputs only as a flat list.
         return model.inputs[0] if isinstance(model, keras.Sequential) else model.input
     except (AttributeError, ValueError):
         pass
@@ -177,7 +177,7 @@ def _with_batch(spec: Any) -> tuple[Any, int]:
 
 
 def _weights(variables: Any, names: Mapping[int, str]) -> dict[int, Weight]:
-    """{id of a variable's handle: weight}, with paths that differ."""
+    """{id of a variable's handle: weight}, with unique paths."""
     found: dict[int, Weight] = {}
     times: Counter[str] = Counter()
     for variable in variables:

@@ -1,10 +1,9 @@
-"""What `MaskDynamics` remembers: the sets, as bits, and a file of all measurements.
+"""The history of `MaskDynamics`: the sets, as bits, and a file of all measurements.
 
-The file holds NumPy arrays (`np.save`), one after another, and is only added to: which
-weights it is of and their reservoir, then for each measurement its step, its values and
-what changed in A. From these the state at any step can be made again, however old the
-checkpoint is that a run goes on from. A kill may leave the last arrays incomplete; it is
-then as if they were not there.
+The file is append-only and holds NumPy arrays (`np.save`): the identity of the weights and
+their reservoir, then for each measurement its step, its values and the changes in A. From
+these the state at any step can be rebuilt, however old the checkpoint from which a run
+resumes. A killed run may leave the last arrays incomplete; they are then ignored.
 """
 
 import dataclasses
@@ -24,18 +23,17 @@ from topkast_tf.core.sets import FORWARD, RESERVOIR
 
 
 class OtherFiles(ValueError):
-    """What lies where `MaskDynamics` is to write is damaged, or not of this run."""
+    """The existing files of `MaskDynamics` are damaged, or belong to another run."""
 
 
 class Measurement(NamedTuple):
-    """One measurement, as the file keeps it.
+    """One measurement, as stored in the file.
 
     Attributes:
-      step: when.
+      step: the step of the measurement.
       since: the step that it is compared with, or None.
       values: float64 of shape ``[weights + 1, measures]``; the last row is over all.
-      changed: which entries of A are not as before, as bits, the weights one after
-        another.
+      changed: the entries of A that have changed, as bits, the weights concatenated.
     """
 
     step: int
@@ -46,12 +44,12 @@ class Measurement(NamedTuple):
 
 @dataclasses.dataclass
 class Sets:
-    """Three bits an entry, eight entries a byte, for each weight in a list.
+    """Three bits per entry, eight entries per byte, one list item per weight.
 
     Attributes:
       reservoir: C_0, at the first measurement.
       forward: A at the last one.
-      ever: what has been in A at any of them.
+      ever: the entries that have been in A at any of them.
     """
 
     reservoir: list[np.ndarray]
@@ -68,12 +66,12 @@ class Sets:
         )
 
     def change(self, index: int, changed: np.ndarray) -> None:
-        """The next A of one weight, by the bits that are not as before."""
+        """Updates A of one weight by its changed bits."""
         self.forward[index] = self.forward[index] ^ changed
         self.ever[index] = self.ever[index] | self.forward[index]
 
     def equal(self, codes: Iterable[np.ndarray]) -> bool:
-        """Whether A is that of these set codes."""
+        """Whether A equals that of these set codes."""
         return all(
             np.array_equal(bits, forward_bits(code))
             for bits, code in zip(self.forward, codes, strict=True)
@@ -100,10 +98,10 @@ def unpacked(bits: np.ndarray, shape: Sequence[int]) -> np.ndarray:
 
 
 class Memory:
-    """The file.
+    """The history file.
 
     Args:
-      path: where it is, or will be.
+      path: its path; the file may not exist yet.
     """
 
     def __init__(self, path: pathlib.Path):
@@ -114,9 +112,9 @@ class Memory:
         """Writes a new file.
 
         Args:
-          identity: what a run must have in common with the file, as JSON has it: a list
-            of [path, shape] of its weights.
-          sets: before the first measurement.
+          identity: the part that must match between a run and the file: a list, as read
+            from JSON, of [path, shape] of the weights.
+          sets: the sets before the first measurement.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         file = io.BytesIO()
@@ -137,17 +135,17 @@ class Memory:
             file.write(record.getvalue())
 
     def load(self, until: int) -> tuple[list, Sets, list[Measurement]] | None:
-        """What was written up to a step.
+        """Reads the history up to a step.
 
         Args:
-          until: the last step that counts.
+          until: the last step to read.
 
         Returns:
           The identity, the sets after the last measurement, and the measurements; or
           None if there is no file, or no measurement in it.
 
         Raises:
-          OtherFiles: if it is damaged, or something else.
+          OtherFiles: if the file is damaged, or of another kind.
         """
         if not self.path.exists():
             return None
@@ -160,7 +158,7 @@ class Memory:
             except (ValueError, TypeError, EOFError, zlib.error) as error:
                 raise OtherFiles(
                     "Expected a file that `MaskDynamics` wrote. Delete it, and the CSV "
-                    f"beside it, to begin anew. Received: {self.path} ({error})"
+                    f"next to it, to start anew. Received: {self.path} ({error})"
                 ) from error
             self._ends = [file.tell()]
             while (found := _read_measurement(file)) and found.step <= until:
@@ -170,8 +168,8 @@ class Memory:
                 self._ends.append(file.tell())
         if found is not None:
             logging.info(
-                "%s: what was measured after step %d, where training goes on, will be "
-                "measured again",
+                "%s: the measurements after step %d, at which training resumes, will be "
+                "repeated",
                 self.path,
                 until,
             )
@@ -180,7 +178,7 @@ class Memory:
         return identity, sets, past
 
     def forget_after(self, count: int) -> None:
-        """Keeps the first `count` of the measurements that were loaded, and no more."""
+        """Keeps only the first `count` of the loaded measurements."""
         os.truncate(self.path, self._ends[count])
 
 
@@ -189,7 +187,7 @@ def _read_measurement(file: Any) -> Measurement | None:
         step, since = np.load(file).tolist()
         values, changed = np.load(file), _expanded(np.load(file))
     except (ValueError, TypeError, EOFError, zlib.error):
-        return None  # the end, or a write that was cut short
+        return None  # the end, or an interrupted write
     return Measurement(step, None if since < 0 else since, values, changed)
 
 
@@ -202,7 +200,7 @@ def _expanded(array: np.ndarray) -> np.ndarray:
 
 
 def _split(bits: np.ndarray, sizes: Sequence[int]) -> list[np.ndarray]:
-    """The bits of each weight; every weight begins with a new byte."""
+    """The bits of each weight; every weight begins at a new byte."""
     ends = np.cumsum([(size + 7) // 8 for size in sizes])
     if len(bits) != ends[-1]:
         raise ValueError(f"{len(bits)} bytes for weights of {sizes} entries")

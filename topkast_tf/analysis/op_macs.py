@@ -1,4 +1,4 @@
-"""What one operation of a TensorFlow graph costs, in multiply-adds."""
+"""The cost of one operation of a TensorFlow graph, in multiply-adds."""
 
 import math
 from collections.abc import Callable
@@ -7,7 +7,7 @@ import tensorflow as tf
 
 
 def size(tensor: tf.Tensor) -> int:
-    """How many entries a tensor has; a ValueError if that is not known."""
+    """The number of entries of a tensor; raises a ValueError if it is unknown."""
     if not tensor.shape.is_fully_defined():
         raise ValueError(
             "Expected every shape to follow from the shape of the input; give "
@@ -25,7 +25,7 @@ def _matmul(op: tf.Operation) -> tuple[int, tuple[int, ...]]:
 
 
 def _taps(op: tf.Operation) -> int:
-    """How many entries of its kernel meet at one position of a convolution's output."""
+    """The number of kernel entries that contribute to one output entry of a convolution."""
     kernel = op.inputs[1]
     filters = kernel.shape[-1]
     if op.type.startswith("Depthwise"):
@@ -38,14 +38,14 @@ def _convolution(op: tf.Operation) -> tuple[int, tuple[int, ...]]:
 
 
 def _transposed_convolution(op: tf.Operation) -> tuple[int, tuple[int, ...]]:
-    # The layer's input stands where the convolution that it transposes has its output.
+    # The layer's input is the output of the convolution that it transposes.
     return size(op.inputs[2]) * _taps(op), (1,)
 
 
 def _undilated(tensor: tf.Tensor) -> tf.Tensor:
-    """The output of a dilated convolution that runs on blocks made of its batch.
+    """The final output of a dilated convolution that runs on space-to-batch blocks.
 
-    The blocks may be padded; what is counted are the positions that come out.
+    The blocks may be padded; only the positions of the final output are counted.
     """
     end = tensor
     while end.op.type != "BatchToSpaceND":

@@ -1,4 +1,4 @@
-"""What is sparse in a model, as objects and as a table."""
+"""A summary of the sparse weights of a model, as objects and as a table."""
 
 import dataclasses
 import html
@@ -18,11 +18,11 @@ class WeightRow:
     """One sparsified weight in a `Summary`.
 
     Attributes:
-      path, shape: which weight.
+      path, shape: the weight's path and shape.
       fwd, bwd: its nominal sparsities.
       forward_sparsity, backward_sparsity: the achieved ones.
-      kept: how many entries A keeps.
-      size: how many entries theta has.
+      kept: the number of entries in A.
+      size: the number of entries in theta.
     """
 
     path: str
@@ -44,14 +44,15 @@ _WHERE_THE_ZEROS_ARE = (
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """What is sparse in a model; `str` gives the table, a notebook shows it as HTML.
+    """The sparse weights of a model; `str` gives a table, a notebook shows it as HTML.
 
     Attributes:
       rows: the sparsified weights.
       left_dense: (path, shape, why) of each matrix that was left dense.
       dense_parameters: trainable parameters, and sparsified ones that are frozen.
       kept_parameters: those that a forward pass uses.
-      state_bytes: memory of the sets, in bytes (one a weight entry, and the counters).
+      state_bytes: memory of the sets (one byte per entry), counters and auxiliary
+        variables, in bytes.
     """
 
     rows: tuple[WeightRow, ...]
@@ -62,13 +63,13 @@ class Summary:
 
     @property
     def forward_sparsity(self) -> float:
-        """Achieved over all sparsified weights together; 0 if there are none."""
+        """Achieved sparsity over all sparsified weights together; 0 if there are none."""
         size = sum(row.size for row in self.rows)
         return 1 - sum(row.kept for row in self.rows) / size if size else 0.0
 
     @property
     def backward_sparsity(self) -> float:
-        """Achieved over all sparsified weights together."""
+        """Achieved sparsity over all sparsified weights together."""
         size = max(1, sum(row.size for row in self.rows))
         return sum(row.backward_sparsity * row.size for row in self.rows) / size
 
@@ -86,7 +87,7 @@ class Summary:
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
-        """The table for a notebook, which looks for this name."""
+        """The table for a notebook, which calls this method."""
         *body, last = self._cells()
         parts = ["<table>", "<thead>", _html_row("th", _HEADER), "</thead>", "<tbody>"]
         parts += [_html_row("td", cells) for cells in body]
@@ -104,7 +105,7 @@ class Summary:
         return "\n".join(parts)
 
     def _cells(self) -> list[tuple[str, ...]]:
-        """The texts of the table below its header; the last row is of all together."""
+        """The table's cells below the header; the last row is the total."""
         body = [
             (
                 row.path,
@@ -138,7 +139,7 @@ class Summary:
 
 
 def summary(model: Any) -> Summary:
-    """What is sparse in a model: nominal and achieved sparsities, kept parameters.
+    """The sparse weights of a model: nominal and achieved sparsities, kept parameters.
 
     Args:
       model: as for `sparse_weights`.
@@ -211,7 +212,7 @@ def _by_x(shape: tuple[int, ...]) -> str:
 
 
 def _html_row(tag: str, cells: tuple[str, ...], left: int = 2) -> str:
-    """A row of a table; its first `left` columns are aligned to the left."""
+    """A row of a table; its first `left` columns are left-aligned."""
     row = [
         f'<{tag} style="text-align: {"left" if column < left else "right"}">'
         f"{html.escape(cell)}</{tag}>"
@@ -221,7 +222,7 @@ def _html_row(tag: str, cells: tuple[str, ...], left: int = 2) -> str:
 
 
 def _table(rows: list[tuple[str, ...]]) -> list[str]:
-    """Lines with the columns aligned: the first two to the left, the others right."""
+    """Lines with aligned columns: the first two left, the others right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     aligned = [
         "  ".join(
