@@ -1,4 +1,4 @@
-"""The former place of `topkast_tf.count_flops`; kept for one release."""
+"""The former module of `topkast_tf.count_flops`; kept for one release."""
 
 import warnings
 

@@ -1,12 +1,13 @@
-"""Every private name of Keras and TensorFlow that this library touches, in one place.
+"""The private names of Keras and TensorFlow that this library uses, in one place.
 
-For none of these is there a public way. Each has a test (`tests/test_compat.py`) that it
-exists in the installed versions and means what is thought here: where a new version moves
-one, that test fails, and says which.
+None of these has a public equivalent. Each has a test (`tests/test_compat.py`) that it
+exists in the installed versions and behaves as assumed here: if a new version moves one,
+the test fails and names it.
 
-Beside them sparse classes override `_trackable_children`, `_lookup_dependency` and
-`_restore_from_tensors`, by which TensorFlow asks an object what a checkpoint is to hold,
-and `_handle`, through which its eager fast path reads a variable.
+In addition, sparse classes override `_trackable_children`, `_lookup_dependency` and
+`_restore_from_tensors`, by which TensorFlow finds the contents of a checkpoint, and
+`_handle`, through which its eager fast path reads a variable; and
+`topkast_tf.analysis.graph_macs` calls `_get_function` of a graph.
 """
 
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ import tensorflow as tf
 from tensorflow.python.distribute import distribute_lib
 from tensorflow.python.ops import control_flow_util
 
-try:  # only what a strategy of several workers calls
+try:  # only called by multi-worker strategies
     from tensorflow.python.ops import collective_ops
 except ImportError:
     collective_ops = None
@@ -26,35 +27,35 @@ except ImportError:
 
 
 def layers_within(layer: Any) -> list[Any]:
-    """A layer and, depth first, all layers within it; none if it is not a layer."""
+    """A layer and all its sublayers, depth first; empty if it is not a layer."""
     if not hasattr(layer, "_flatten_layers"):
         return []
     return list(layer._flatten_layers(include_self=True, recursive=True))
 
 
 def seed_generators(layer: Any) -> list[Any]:
-    """The random generators of a layer; tf_keras has none."""
+    """The seed generators of a layer; tf_keras has none."""
     return list(getattr(layer, "_seed_generators", ()))
 
 
 def state_list_name(layer: Any) -> str:
-    """The attribute with a layer's own variables that are not trained."""
+    """The attribute that holds a layer's own non-trainable variables."""
     keras_3 = hasattr(layer, "_non_trainable_variables")
     return "_non_trainable_variables" if keras_3 else "_non_trainable_weights"
 
 
 def causal_padding(layer: Any, *inputs: Any) -> Any:
-    """How a causal convolution pads its inputs; tf_keras asks for these."""
+    """The input padding of a causal convolution; tf_keras requires the inputs."""
     return layer._compute_causal_padding(*inputs)
 
 
 def grouped_convolution(layer: Any) -> Any:
-    """The product of a grouped convolution of tf_keras, which a CPU only compiles."""
+    """The product of a grouped tf_keras convolution, which a CPU runs only compiled."""
     return layer._jit_compiled_convolution_op
 
 
 def compile_arguments(model: Any) -> dict | None:
-    """What `compile` was given, or None."""
+    """The arguments of `compile`, or None."""
     return getattr(getattr(model, "_compile_config", None), "config", None)
 
 
@@ -73,11 +74,11 @@ def is_saving_legacy_file() -> bool:
 def raw_variable(variable: Any) -> Any:
     """The `tf.Variable` of a Keras variable; a `tf.Variable` is returned as it is.
 
-    `keras.Variable.value` is the `tf.Variable` too, but inside a mixed-precision scope it
-    is a cast copy. None while Keras has not made it yet.
+    `keras.Variable.value` is also the `tf.Variable`, but inside a mixed-precision scope it
+    is a cast copy. None if Keras has not created it yet.
     """
     for wrapped in ("_value", "_variable"):  # Keras 3; tf_keras in mixed precision
-        # By `vars`: a distributed variable passes on every attribute it does not have.
+        # By `vars`: a distributed variable forwards every attribute it does not have.
         variable = (
             vars(variable).get(wrapped, variable) if variable is not None else None
         )
@@ -88,7 +89,7 @@ def raw_variable(variable: Any) -> Any:
 
 
 def build_optimizer(optimizer: Any, variables: Sequence[Any]) -> None:
-    """Has an optimizer make its variables, which it would do in its next call anyway."""
+    """Builds an optimizer's variables, as its next call would do anyway."""
     if hasattr(optimizer, "built"):  # Keras 3
         if not optimizer.built:
             optimizer.build(list(variables))
@@ -98,14 +99,14 @@ def build_optimizer(optimizer: Any, variables: Sequence[Any]) -> None:
 
 
 def index_of(optimizer: Any, variable: Any) -> int:
-    """The place of a variable in the lists of slots of a built optimizer."""
+    """The index of a variable in the slot lists of a built optimizer."""
     if hasattr(optimizer, "_get_variable_index"):
         return optimizer._get_variable_index(variable)
     return optimizer._index_dict[optimizer._var_key(variable)]
 
 
 def variable_count(optimizer: Any) -> int:
-    """How many variables a built optimizer updates."""
+    """The number of variables that a built optimizer updates."""
     if hasattr(optimizer, "_get_variable_index"):
         return len(optimizer._trainable_variables)
     return len(optimizer._index_dict)
@@ -122,11 +123,11 @@ NO_SLOTS = (
     "_accumulated_gradients",
     "_model_variables_moving_average",
 )
-"""Lists of an optimizer that hold no slots, though they hold a variable for each."""
+"""Optimizer lists with one variable per weight that are not slots."""
 
 
 def momentums(optimizer: Any) -> list[Any]:
-    """An optimizer's momentum of each variable; empty if it keeps none."""
+    """An optimizer's momentum of each variable; empty if it has none."""
     for name in ("momentums", "_momentums"):
         if found := getattr(optimizer, name, None):
             return list(found)
@@ -134,34 +135,34 @@ def momentums(optimizer: Any) -> list[Any]:
 
 
 def calls(optimizer: Any) -> Any:
-    """How often an optimizer of Keras 3 was called; `iterations` counts updates."""
+    """The number of calls of a Keras 3 optimizer; `iterations` counts updates."""
     return optimizer._iterations
 
 
 def accumulated_gradient(optimizer: Any, variable: Any) -> Any:
-    """The variable in which an optimizer adds up a variable's gradients, or None."""
+    """The variable that accumulates a variable's gradients in an optimizer, or None."""
     sums = getattr(optimizer, "_accumulated_gradients", None)
     return sums[index_of(optimizer, variable)] if sums else None
 
 
 def clear_accumulated_gradients(optimizer: Any) -> None:
-    """Begins the sums of gradients at zero."""
+    """Resets the accumulated gradients to zero."""
     optimizer._backend_reset_gradient_accumulators()
 
 
 def uses_weight_decay(optimizer: Any, variable: Any) -> bool:
-    """Whether an optimizer that decays weights decays this one."""
+    """Whether an optimizer with weight decay applies it to this variable."""
     uses = getattr(optimizer, "_use_weight_decay", None)
     return uses is None or bool(uses(variable))
 
 
 def sums_over_replicas(optimizer: Any) -> bool:
-    """Whether an optimizer sums gradients over replicas in the way that is known."""
+    """Whether an optimizer sums gradients over replicas by the known method."""
     return callable(getattr(optimizer, "_all_reduce_sum_gradients", None))
 
 
 def take_gradients_as_they_are(optimizer: Any) -> None:
-    """Has an optimizer leave out its own sum over replicas, for good."""
+    """Disables an optimizer's own sum over replicas, permanently."""
     optimizer._all_reduce_sum_gradients = list
 
 
@@ -169,15 +170,15 @@ def take_gradients_as_they_are(optimizer: Any) -> None:
 
 
 def is_handed_over() -> bool:
-    """Whether a strategy carries out an update, for an optimizer or for others."""
+    """Whether a strategy is running an update, of an optimizer or another caller."""
     return distribute_lib.get_update_replica_id() is not None
 
 
 def merges_calls(strategy: Any) -> bool:
-    """Whether replicas hand their updates over to one thread."""
+    """Whether replicas delegate their updates to one thread."""
     return bool(strategy.extended._use_merge_call())
 
 
 def is_compiled(graph: tf.Graph) -> bool:
-    """Whether what is being traced in a graph will be compiled by XLA."""
+    """Whether XLA will compile a graph that is being traced."""
     return control_flow_util.GraphOrParentsInXlaContext(graph)

@@ -1,4 +1,4 @@
-"""From a sparse model to a plain one."""
+"""Conversion of a sparse model to a plain one."""
 
 from typing import Any
 
@@ -7,25 +7,25 @@ from topkast_tf.layers.structure import library_of
 
 
 def strip(model: Any) -> Any:
-    """A plain Keras model with the same outputs, and zeros in its kernels.
+    """A plain Keras model with the same outputs and zeros in its kernels.
 
-    ``kernel = alpha = theta on A, 0 elsewhere``. It is made of the layer classes that
-    the model was written with, so that it saves and loads without this library, and its
-    dropout goes on with the same random numbers; the given model is not changed. Its
-    optimizer and metrics are left behind: compile it anew to evaluate or train it
-    (training would fill the zeros). Activations that SWAT made sparse in the forward
-    pass, for a study, are dense in it: there alone the outputs differ.
+    ``kernel = alpha = theta on A, 0 elsewhere``. It has the model's original layer
+    classes, so that it saves and loads without this library, and its dropout continues
+    with the same random numbers; the given model is not changed. Optimizer and metrics
+    are not copied: compile the plain model to evaluate or train it (training would fill
+    the zeros). Activations that SWAT sparsifies in the forward pass, as in an ablation,
+    are dense in the plain model: only then do the outputs differ.
 
     Args:
       model: a built Keras 3 or tf_keras model or layer. A subclassed one must define
-        `get_config`, as for any saving by Keras.
+        `get_config`, as for saving by Keras.
 
     Returns:
       The plain model.
 
     Raises:
       TypeError: for anything but a Keras model or layer.
-      ValueError: if the model is not built, or cannot be made again from its config.
+      ValueError: if the model is not built, or cannot be rebuilt from its config.
 
     >>> import keras
     >>> from topkast_tf import strip, topkast_scope

@@ -1,4 +1,4 @@
-"""The door of TensorFlow 1: a custom getter for `tf.compat.v1.variable_scope`."""
+"""The TensorFlow 1 entry point: a custom getter for `tf.compat.v1.variable_scope`."""
 
 from collections.abc import Callable
 from typing import Any
@@ -28,17 +28,16 @@ def topkast_getter(
     block_reduce: str = "sum",
     seed: int = 0,
 ) -> Callable:
-    r"""A custom getter by which `tf.compat.v1.get_variable` returns alpha.
+    r"""A custom getter that makes `tf.compat.v1.get_variable` return alpha.
 
     ``alpha = theta on A, 0 elsewhere``, sparsified before any computation, as in
     `topkast_tf.topkast_scope`. Matrices and convolution kernels are sparsified; other
-    variables are returned as they are. The exploration loss is added to the collection
+    variables are returned unchanged. The exploration loss is added to the collection
     of regularisation losses (`tf.compat.v1.losses.get_regularization_loss`).
 
-    It is for graphs, with any optimizer of `tf.compat.v1.train`: these write to
-    variables through fused kernels, so C is restored, bit for bit, by the variable's
-    constraint, which they all apply after the update. In TensorFlow 2 style use
-    `topkast_scope`.
+    It works in graphs, with any optimizer of `tf.compat.v1.train`. These write to
+    variables through fused kernels, so the variable's constraint, which they all apply
+    after the update, restores C bitwise. In TensorFlow 2 style use `topkast_scope`.
 
     Args: as for `topkast_scope`.
 
@@ -98,7 +97,7 @@ def topkast_getter(
 def _is_kernel(variable: Any) -> bool:
     if not hasattr(variable, "trainable"):
         raise ValueError(
-            "Expected a variable in one piece. "
+            "Expected an unpartitioned variable. "
             f"Received: {variable!r}, made with a partitioner"
         )
     is_weight = variable.trainable and variable.dtype.is_floating
@@ -116,7 +115,7 @@ class _GraphWeight:
         self.theta: tf.Tensor | None = None  # before the update
 
     def alpha(self, variable: Any, getter: Callable) -> tf.Tensor:
-        """Makes the sets, and returns what a forward pass computes with."""
+        """Creates the sets, and returns alpha for the forward pass."""
         shape = tuple(variable.shape)
         self.blocks = self.method.blocks(MatrixView(shape))
         self.units = self.blocks.count if self.blocks else variable.shape.num_elements()
@@ -148,8 +147,8 @@ class _GraphWeight:
         zero = tf.zeros([], theta.dtype)
 
         def gradient(upstream):
-            # The update must wait for this read of theta, whether or not the gradient
-            # has any use for its value: it is what the constraint restores.
+            # The update must wait for this read of theta, even if the gradient does not
+            # use its value: the constraint restores it.
             with tf.control_dependencies([theta]):
                 return tf.where(tf.not_equal(codes, RESERVOIR), upstream, zero), None
 
@@ -169,7 +168,7 @@ class _GraphWeight:
             return tf.ensure_shape(tf.identity(codes), theta.shape)
 
     def constraint(self, kwargs: dict) -> Callable:
-        """The variable's constraint: its own, then C restored, the step counted."""
+        """The variable's constraint: applies its own, restores C, counts the step."""
         own = kwargs.get("constraint")
 
         def constrain(variable):

@@ -1,10 +1,9 @@
-"""The sum of gradients over replicas, of those entries alone that an update can use.
+"""Sums gradients over replicas, only for the entries that an update can use.
 
-The gradient of a sparse weight is zero on C, and its update is masked by B. So a sum
-over the replicas, for which their gradients travel between devices or machines, needs
-the entries of B only. They are laid one after another, those of all weights in one
-vector, after which come the gradients of dense weights; the vector is summed by one
-collective operation, and its entries go back to their places.
+The gradient of a sparse weight is zero on C, and its update is masked by B. So the sum
+over replicas, which sends gradients between devices or machines, needs only the entries
+of B. Those of all sparse weights are packed in one vector, followed by the gradients of
+dense weights. One collective operation sums it, and its entries are scattered back.
 """
 
 import math
@@ -23,7 +22,7 @@ from topkast_tf.variables.steps import REDUCED
 
 
 class Bytes(NamedTuple):
-    """The size of what replicas sum in one step.
+    """The size of the sum over replicas in one step, in bytes.
 
     Attributes:
       packed: of the vectors of `pack_gradients`.
@@ -35,12 +34,12 @@ class Bytes(NamedTuple):
 
 
 class Packed(NamedTuple):
-    """Gradients laid one after another.
+    """Gradients packed into vectors.
 
     Attributes:
-      vectors: dtype -> the entries, a tensor of a size that is the same at each step.
-      places: for each gradient where its entries belong: indices into the flat weight,
-        or None for all of it.
+      vectors: dtype -> the entries, a tensor whose size is the same at each step.
+      places: for each gradient the indices of its entries in the flat weight, or None
+        for all of it.
       like: for each gradient its shape and dtype; None where there is no gradient.
     """
 
@@ -50,12 +49,12 @@ class Packed(NamedTuple):
 
 
 def capacity(variable: Any) -> int | None:
-    """How many entries of a variable's gradient are sent at most; None: all of them.
+    """The maximum number of sent entries of a variable's gradient; None for all.
 
-    All of a dense weight, and of a sparse one whose every entry is updated (SWAT), or
-    whose B has no size that is known beforehand (masked updates with thresholds that
-    serve for several steps, a budget that follows the momentum). Otherwise
-    ``kept(n, bwd)``; for blocks as many entries as the kept ones can have.
+    All entries of a dense weight are sent, and of a sparse one in which every entry is
+    updated (SWAT) or the size of B is not known beforehand (masked updates with
+    thresholds used for several steps, a budget that follows the momentum). Otherwise
+    ``kept(n, bwd)``; for blocks the most entries that the kept ones can have.
 
     Args:
       variable: a trainable variable, sparse or not.
@@ -68,10 +67,10 @@ def capacity(variable: Any) -> int | None:
         return None
     size = math.prod(weight.shape)
     each = -(-size // weight.units)
-    if isinstance(weight.blocks, Blocks):  # those at the edges are smaller
+    if isinstance(weight.blocks, Blocks):  # edge blocks are smaller
         each = math.prod(weight.blocks.block)
     sent = weight.kept_backward * each
-    # Of a common budget any weight may get more than it was planned to have.
+    # With a shared budget any weight may get more than planned.
     return sent if sent < size or len(weight.peers()) > 1 else None
 
 
@@ -82,12 +81,12 @@ def _varies(method: Method) -> bool:
 def pack_gradients(
     gradients: Sequence[tf.Tensor | None], of: Sequence[Any], packed: bool = True
 ) -> Packed:
-    """Lays gradients one after another, those of sparse weights without C.
+    """Packs gradients into vectors, those of sparse weights without C.
 
-    The sets are read as they are, on each replica its own; they are the same on all.
-    A common budget moves entries from weight to weight but not their total, so that the
-    vector has one size; entries that are missing, as after `stop_exploring_at`, are zeros
-    at its end.
+    Each replica reads its own current sets; they are the same on all. A shared budget
+    moves entries between weights but keeps their total, so that the vector has a fixed
+    size; entries that are missing, as after `stop_exploring_at`, are zeros behind those
+    of the sparse weights.
 
     Args:
       gradients: a gradient for each variable, or None.
@@ -95,7 +94,7 @@ def pack_gradients(
       packed: if false, all entries are taken.
 
     Returns:
-      The `Packed`, with one vector for each dtype.
+      The `Packed`, with one vector per dtype.
 
     >>> from topkast_tf import topkast_scope
     >>> with topkast_scope(fwd=0.75, bwd=0.5):
@@ -135,7 +134,7 @@ def pack_gradients(
         parts = dense.get(dtype, [])
         if dtype in pieces:
             entries = tf.concat(pieces[dtype], 0)
-            # Where more come than there is room for, this fails and sends nothing.
+            # If there are more entries than the capacity, this fails and sends nothing.
             entries = tf.pad(entries, [[0, sizes[dtype] - tf.size(entries)]])
             parts = [tf.ensure_shape(entries, [sizes[dtype]]), *parts]
         vectors[dtype] = tf.concat(parts, 0)
@@ -143,14 +142,14 @@ def pack_gradients(
 
 
 def unpack_gradients(packed: Packed) -> list[tf.Tensor | None]:
-    """The gradients of `pack_gradients` again, zero where nothing was taken.
+    """The inverse of `pack_gradients`; zero where nothing was taken.
 
     Args:
-      packed: with vectors of the same sizes, which may have other entries.
+      packed: with vectors of the same sizes, possibly with other values.
     """
     starts: dict[tf.DType, Any] = {}
     found: list[tf.Tensor | None] = [None] * len(packed.like)
-    for takes_all in (False, True):  # first the sparse ones, in their order
+    for takes_all in (False, True):  # first the sparse ones, in order
         for dtype in packed.vectors:
             if takes_all:
                 starts[dtype] = _first_dense(packed, dtype)
@@ -174,7 +173,7 @@ def unpack_gradients(packed: Packed) -> list[tf.Tensor | None]:
 
 
 def _first_dense(packed: Packed, dtype: tf.DType) -> int:
-    """Where the gradients begin of which all entries were taken."""
+    """The index at which the gradients with all entries start."""
     dense = sum(
         like[0].num_elements()
         for place, like in zip(packed.places, packed.like, strict=True)
@@ -186,15 +185,15 @@ def _first_dense(packed: Packed, dtype: tf.DType) -> int:
 def all_reduce_gradients(
     gradients: Sequence[tf.Tensor | None], of: Sequence[Any], packed: bool = True
 ) -> list[tf.Tensor | None]:
-    """The sum of the gradients over all replicas, by one collective operation a dtype.
+    """Sums gradients over all replicas, by one collective operation per dtype.
 
     ``g_i = sum over replicas of g_i if i in B, else 0``. For two replicas the entries of
-    B have the bits of the dense sum; for more they may differ from it by rounding, as a
-    collective adds the parts of a vector in an order that depends on where they lie.
-    With one replica the gradients are returned as they are.
+    B equal the dense sum bitwise; for more they may differ from it by rounding, as the
+    order in which a collective adds depends on the position in the vector. With one
+    replica the gradients are returned unchanged.
 
-    To be called by each replica, between its backward pass and the optimizer, which is
-    not to sum once more (`leave_reduced`).
+    Call it on each replica, between the backward pass and the optimizer, which must not
+    sum again (`leave_reduced`).
 
     Args:
       gradients: a replica's gradient for each variable, or None.
@@ -204,14 +203,14 @@ def all_reduce_gradients(
     context = tf.distribute.get_replica_context()
     if context is None:
         raise ValueError(
-            "Expected a call by each replica, within `strategy.run`. "
-            "Received: one from outside"
+            "Expected a call on each replica, within `strategy.run`. "
+            "Received: a call from outside"
         )
     if context.num_replicas_in_sync == 1:
         return list(gradients)
     found = pack_gradients(gradients, of, packed)
     dtypes = sorted(found.vectors, key=lambda dtype: dtype.name)
-    # Hints are needed neither here nor there: there is one vector a dtype.
+    # No hints are needed: there is one vector per dtype.
     summed = [
         context.all_reduce(tf.distribute.ReduceOp.SUM, found.vectors[dtype])
         for dtype in dtypes
@@ -222,21 +221,21 @@ def all_reduce_gradients(
 
 
 def leave_reduced(optimizer: Any) -> None:
-    """Has an optimizer take gradients as they are, already summed over the replicas.
+    """Makes an optimizer use gradients unchanged, as already summed over replicas.
 
-    Keras's optimizers sum what they are given over the replicas, and do so after they
-    have clipped it. With this they clip the sum, by its own norm.
+    Keras's optimizers sum gradients over the replicas after they have clipped them. After
+    this call they clip the sum, by its own norm.
 
     Args:
-      optimizer: of Keras 3; changed in place, for good.
+      optimizer: a Keras 3 optimizer; changed in place, permanently.
 
     Raises:
-      NotImplementedError: for an optimizer that does not sum in a way that is known.
+      NotImplementedError: for an optimizer that does not sum by the known method.
     """
     if not compat.sums_over_replicas(optimizer):
         raise NotImplementedError(
             "Expected an optimizer of Keras 3 on TensorFlow, whose own reduction can be "
-            f"left out. Received: {type(optimizer).__module__}."
+            f"disabled. Received: {type(optimizer).__module__}."
             f"{type(optimizer).__name__}"
         )
     compat.take_gradients_as_they_are(optimizer)
@@ -244,11 +243,11 @@ def leave_reduced(optimizer: Any) -> None:
 
 
 def needs_all(model: Any) -> bool:
-    """Whether the next step looks at the gradient outside B, so that all of it is summed.
+    """Whether the next step uses the gradient outside B, so that all of it is summed.
 
-    `all_reduce_gradients` is then to be called with ``packed=False``: a method such as
-    RigL grows where the gradient of the whole batch is largest. To be asked before the
-    step, from Python.
+    If so, call `all_reduce_gradients` with ``packed=False``: a method such as RigL grows
+    where the gradient of the whole batch is largest. Call this before the step, from
+    Python.
 
     Args:
       model: a built Keras model.
@@ -257,9 +256,9 @@ def needs_all(model: Any) -> bool:
 
 
 def bytes_reduced(model: Any) -> Bytes:
-    """The size of what each replica gives to the sum of gradients, a step. Counted.
+    """The size of each replica's part in the sum of gradients, per step. Counted.
 
-    A ring of N replicas sends and receives ``2 (N - 1) / N`` of it each.
+    In a ring of N replicas, each sends and receives ``2 (N - 1) / N`` of it.
 
     Args:
       model: a built Keras model.

@@ -1,4 +1,4 @@
-"""What is done to the sets of a whole model: selected anew, or left as they are."""
+"""Operations on the sets of a whole model: reselect, freeze."""
 
 from typing import Any
 
@@ -7,9 +7,9 @@ from topkast_tf.variables.restart import one_of_each_budget
 
 
 def refresh(model: Any) -> None:
-    """Selects the sets of all sparse weights of a model anew, from theta as it is.
+    """Reselects the sets of all sparse weights of a model from the current theta.
 
-    Training does this by itself, every `refresh_every` steps.
+    Training does this automatically, every `refresh_every` steps.
 
     Args:
       model: as for `sparse_weights`.
@@ -28,15 +28,15 @@ def refresh(model: Any) -> None:
 
 
 def freeze(model: Any) -> None:
-    """From here on the sets of all sparse weights of a model stay as they are.
+    """Fixes the sets of all sparse weights of a model from now on.
 
-    ``A_t = A, B_t = B`` for each later step t: what is in B goes on training, and nothing
-    else ever will. It holds also where weights are assigned: after `freeze`, `set_weights`
-    or `load_weights` with the weights of a dense model train these under the sets found
-    here, as the lottery ticket hypothesis asks for. What is frozen is saved with the
-    model. Only `refresh` selects anew, once.
+    ``A_t = A, B_t = B`` for each later step t: only entries of B continue to train. This
+    also holds when weights are assigned: after `freeze`, `set_weights` or `load_weights`
+    with the weights of a dense model trains these under the frozen sets, as the lottery
+    ticket hypothesis requires. The frozen state is saved with the model. Only `refresh`
+    reselects, once.
 
-    Weights of other models that share a common budget with these are frozen, too.
+    Weights of other models that share a budget with these are frozen, too.
 
     Args:
       model: as for `sparse_weights`.

@@ -1,4 +1,4 @@
-"""`topkast_scope`: makes the weights of any model that is built in it sparse."""
+"""`topkast_scope`: makes the weights of any model built in it sparse."""
 
 import contextlib
 import dataclasses
@@ -15,13 +15,13 @@ from topkast_tf.variables.scope_state import SparsityScope
 
 
 class ReusableScope(contextlib.ContextDecorator):
-    """What `topkast_scope` returns: a context manager, also a function's decorator.
+    """The return value of `topkast_scope`: a context manager and a function decorator.
 
-    Each `with` opens a scope of its own, with the same arguments, as if they had been
-    written out again: the models of two have nothing in common.
+    Each `with` opens a new scope with the same arguments: the models of two uses share
+    nothing.
 
     Args:
-      opened: gives a context manager for one use.
+      opened: returns a context manager for one use.
     """
 
     def __init__(
@@ -41,14 +41,14 @@ class ReusableScope(contextlib.ContextDecorator):
 
 
 def open_scope(method: Method, placement: Placement) -> ReusableScope:
-    """The scope of any method: what is made in it joins it.
+    """The scope of any method: weights created in it join it.
 
     Args:
       method: how the sets are selected, such as `topkast_tf.methods.TopKAST`.
       placement: which weights are sparsified.
 
     Returns:
-      A context manager, which gives the `SparsityScope`.
+      A context manager that yields the `SparsityScope`.
     """
     return ReusableScope(lambda: _opened(method, placement))
 
@@ -69,14 +69,14 @@ def _opened(method: Method, placement: Placement) -> Iterator[SparsityScope]:
 
 
 SCOPES: dict[str, Callable[..., ReusableScope]] = {}
-"""Name of a method -> its scope, where that is more than the method and a placement."""
+"""Name of a method -> its scope, if that needs more than the method and a placement."""
 
 
 def register_scope(name: str) -> Callable[[Callable], Callable]:
     """Decorator: `sparse_scope` opens this scope for a method.
 
     Args:
-      name: of the method.
+      name: the method's name.
     """
 
     def registered(scope: Callable[..., ReusableScope]) -> Callable[..., ReusableScope]:
@@ -96,27 +96,27 @@ def sparse_scope(
     seed: int = 0,
     **of_the_method: Any,
 ) -> ReusableScope:
-    """Makes the weights of any model that is built in it sparse, by any method.
+    """Makes the weights of any model built in it sparse, by any method.
 
-    ``alpha = theta on A, 0 elsewhere`` in each forward pass; the method says what A and
-    the backward set B are, and when they change. For a Keras model nothing else is to be
-    called: no callback, no optimizer wrapper.
+    ``alpha = theta on A, 0 elsewhere`` in each forward pass; the method defines A and the
+    backward set B, and when they change. A Keras model needs nothing else: no callback,
+    no optimizer wrapper.
 
     Args:
-      name: of the method: ``"topkast"``, ``"static"``, ``"set"``, ``"rigl"``, and
+      name: the method: ``"topkast"``, ``"static"``, ``"set"``, ``"rigl"``, and
         ``"swat"`` once `swat_tf` is imported.
       sparsity: forward sparsity, the fraction of zeros in alpha, in [0, 1).
-      distribution: how it is spread over the weights, as for `topkast_scope`. Methods
-        that keep a mask of their own (static, SET, RigL) have no ``"global"``.
+      distribution: how it is distributed over the weights, as for `topkast_scope`.
+        Methods with their own mask (static, SET, RigL) do not support ``"global"``.
       exempt: as for `topkast_scope`.
       include: as for `topkast_scope`.
-      seed: of the random choices.
-      **of_the_method: its own arguments: the attributes of its class in
+      seed: the random seed.
+      **of_the_method: the method's own arguments: the attributes of its class in
         `topkast_tf.methods` (for Top-KAST and SWAT those of their scopes, such as
         ``bwd=0.8``).
 
     Returns:
-      A context manager, as that of `topkast_scope`.
+      A context manager, as from `topkast_scope`.
 
     Raises:
       ValueError: for an unknown name, and as `topkast_scope`.
@@ -169,7 +169,7 @@ def topkast_scope(
     include: str | Sequence[str] | None = None,
     seed: int = 0,
 ) -> ReusableScope:
-    r"""Makes the weights of any model that is built in it sparse, by Top-KAST.
+    r"""Makes the weights of any model built in it sparse, by Top-KAST.
 
     With theta the dense parameter, A the ``kept(n, fwd)`` and B the ``kept(n, bwd)``
     largest of its n entries by magnitude, and C the rest::
@@ -178,18 +178,18 @@ def topkast_scope(
         update_i = update_i if i in B, else 0             (every optimizer step)
         loss += c * (1/2 sum_A theta^2 + 1/(2D) sum_{B\A} theta^2),   D = |A| / n
 
-    For a Keras model nothing else is to be called: no callback, no optimizer wrapper (in
-    a loop of your own over `tf.Variable`s the penalties are to be added to the loss:
-    ``sum(w.penalty() for w in sparse_weights(module))``). The penalties of Keras layers
-    are of Keras's ``floatx``, as its own losses are, whatever the layers compute in; so
-    they add up, and a float64 weight still gets its gradient in float64. Layers constructed
-    in the scope may build later. Entries of C keep their bits; an optimizer's own slots
-    (momentum, second moments) are left to it: outside B they see a zero gradient, so
-    they decay, and an entry that returns to B starts from what is left of its momentum.
+    A Keras model needs nothing else: no callback, no optimizer wrapper. In a custom loop
+    over `tf.Variable`s, add the penalties to the loss:
+    ``sum(w.penalty() for w in sparse_weights(module))``. The penalties of Keras layers
+    have dtype ``floatx``, like Keras's own losses, whatever the layers' dtypes, so they
+    can be added; a float64 weight still gets its gradient in float64. Layers constructed
+    in the scope may build later. Entries of C are bitwise unchanged. Optimizer slots
+    (momentum, second moments) are not masked: outside B they see a zero gradient, so
+    they decay, and an entry that returns to B starts from its remaining momentum.
 
-    A second weight decay is carried out, and a warning says so at the first step. Both
-    kinds pull A and B \ A at one rate, where the exploration loss pulls B \ A 1/D times
-    as hard; C keeps its bits. The `weight_decay` of an optimizer does no more. A
+    A second weight decay is applied, with a warning at the first step. It pulls A and
+    B \ A at one rate, while the exploration loss pulls B \ A 1/D times as hard; C is
+    bitwise unchanged. An optimizer's `weight_decay` has no other effect. A
     `kernel_regularizer` is computed from theta: C counts in the loss, and moves the
     optimizer's momentum, with which an entry starts when it enters B.
 
@@ -202,31 +202,31 @@ def topkast_scope(
         from regexes on paths to a sparsity or a pair (fwd, bwd), or a function from
         {path: shape} to such a mapping on paths.
       exploration: c, the coefficient of the exploration loss, at least 0. It is the
-        weight decay of the sparse weights: give them no other (below). Keras counts it in
-        `loss`, and in `val_loss` too.
+        weight decay of the sparse weights: give them no other (above). Keras includes it
+        in `loss` and in `val_loss`.
       exploration_norm: ``"l2"``, as above, or ``"l1"``, c * (sum_A |theta| + 1/D
         sum_{B\A} |theta|).
       backward: ``"topk"``, or ``"random"``: B \ A is sampled uniformly at each refresh.
-      stop_exploring_at: the step from which on B = A, or None.
+      stop_exploring_at: the step from which B = A, or None.
       block: (rows, cols): whole blocks of the kernel's 2-D view (inputs x outputs) are
         kept or dropped. At the edges blocks may be smaller; a block larger than a
         kernel is clamped to it.
       block_reduce: ``"sum"`` (of magnitudes) or ``"max"``: how a block is scored.
-      exempt: regexes on weight paths that stay dense; also ``"first"`` and ``"last"``
-        of the kernels, in the order in which they are made (the untied output projection
-        of a `ReversibleEmbedding`: in which it is first used).
-      include: regexes on weight paths: if given, exactly the weights they match are
-        sparsified, also embeddings. By default each matmul or convolution kernel is
+      exempt: regexes on paths of weights that stay dense; also ``"first"`` and ``"last"``
+        of the kernels, in the order of their creation (the untied output projection of
+        a `ReversibleEmbedding`: of its first use).
+      include: regexes on weight paths: if given, exactly the matching weights are
+        sparsified, including embeddings. By default every matmul or convolution kernel is
         (docs/what_is_sparsified.md has the rule).
-      seed: of the random choices.
+      seed: the random seed.
 
     Returns:
-      A context manager, which gives the `SparsityScope`; also a decorator. It may be
-      used any number of times, and opens a scope of its own each time.
+      A context manager that yields the `SparsityScope`; also a decorator. It may be used
+      any number of times, and opens a new scope each time.
 
     Raises:
       ValueError: for an argument out of range, a regex that matches nothing, or a scope
-        in which there is nothing to sparsify.
+        with nothing to sparsify.
 
     >>> import keras
     >>> from topkast_tf import sparse_weights, topkast_scope
@@ -236,9 +236,9 @@ def topkast_scope(
     >>> int(kernel.forward_mask().sum()), int(kernel.backward_mask().sum())
     (10, 20)
 
-    Source: Jayakumar et al., Top-KAST, NeurIPS 2020. Here the update is masked, and not
-    only the gradient, so that momentum and weight decay do not move C; what the paper
-    does about them is not known.
+    Source: Jayakumar et al., Top-KAST, NeurIPS 2020. Here the update is masked, not
+    only the gradient, so that momentum and weight decay do not change C; how the paper
+    treats them is not known.
     """
     return open_scope(
         TopKAST(

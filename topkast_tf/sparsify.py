@@ -1,4 +1,4 @@
-"""From a dense model to a sparse one, with its weights."""
+"""Conversion of a dense model to a sparse one, with its weights."""
 
 import contextlib
 from typing import Any
@@ -20,31 +20,30 @@ def sparsify(
 ) -> Any:
     """A sparse model with the weights of a dense one, trained or not.
 
-    ``theta = kernel``; the sets are the method's first selection from it, at step 0, and
+    ``theta = kernel``; the sets are the method's initial selection from it, at step 0, and
     ``alpha = theta on A, 0 elsewhere``, so that the outputs are those of the dense model
-    pruned at once. `fit` goes on from there.
+    after one-shot pruning. `fit` continues from there.
 
-    The layers are made again from the model's configuration, in the scope; the given
-    model is not changed. What it was compiled with is kept, but for the optimizer's
-    slots: the new optimizer has the same configuration, with the learning rate as it is
-    now, and begins at its first step. Layers that are frozen (``trainable=False``) stay
-    dense.
+    The layers are rebuilt from the model's configuration, in the scope; the given model
+    is not changed. Its compile arguments are kept, except for the optimizer's slots: the
+    new optimizer has the same configuration and the current learning rate, and begins at
+    its first step. Frozen layers (``trainable=False``) stay dense.
 
     Args:
       model: a built Keras 3 or tf_keras model or layer without sparse weights. A
-        subclassed one must define `get_config`, as for any saving by Keras.
-      fwd: forward sparsity of Top-KAST, in [0, 1); or a scope of any method,
-        such as ``swat_scope(0.9)``, which is not yet open.
+        subclassed one must define `get_config`, as for saving by Keras.
+      fwd: forward sparsity of Top-KAST, in [0, 1); or an unopened scope of any method,
+        such as ``swat_scope(0.9)``.
       bwd: backward sparsity of Top-KAST, in [0, fwd].
-      **arguments: others of `topkast_scope`, such as ``refresh_every=100``.
+      **arguments: other arguments of `topkast_scope`, such as ``refresh_every=100``.
 
     Returns:
       The sparse model.
 
     Raises:
       TypeError: for anything but a Keras model or layer.
-      ValueError: for a model that is not built, is sparse already, or cannot be made
-        again from its configuration; and as the scope raises it.
+      ValueError: for a model that is not built, is sparse already, or cannot be rebuilt
+        from its configuration; and as raised by the scope.
 
     >>> import keras
     >>> from topkast_tf import sparse_weights, sparsify
@@ -60,13 +59,13 @@ def sparsify(
         raise TypeError(f"Expected a Keras model or layer. Received: {model!r}")
     if planned_weights(model):
         raise ValueError(
-            "Expected a dense model; `strip` makes one of a sparse model. "
+            "Expected a dense model; `strip` makes one from a sparse model. "
             f"Received: {model!r}, which has sparse weights"
         )
     if hasattr(fwd, "__enter__"):
         if bwd is not None or arguments:
             raise ValueError(
-                "Expected no other arguments beside a scope, which has its own. "
+                "Expected no other arguments with a scope, which has its own. "
                 f"Received: bwd={bwd!r}, {arguments}"
             )
         scope = fwd
@@ -80,10 +79,10 @@ def sparsify(
 
 
 def _compile_like(model: Any, made: Any) -> None:
-    """Compiles a second model as a first one, with an optimizer of its own.
+    """Compiles a second model like the first one, with its own optimizer.
 
-    Not by the serialised configuration: that asks for losses and metrics that are
-    registered, or were written without a lambda.
+    Not by the serialised configuration, which requires losses and metrics that are
+    registered and contain no lambda.
     """
     given = compat.compile_arguments(model)
     if given is None or not getattr(model, "optimizer", None):
@@ -104,7 +103,7 @@ def _compile_like(model: Any, made: Any) -> None:
         made.compile(**copied({**given, "optimizer": model.optimizer}))
     except (TypeError, ValueError) as error:
         logging.warning(
-            "%s is not compiled, as its optimizer or metrics cannot be made again from "
+            "%s is not compiled, as its optimizer or metrics cannot be rebuilt from "
             "their configurations: %s",
             made.name,
             error,
