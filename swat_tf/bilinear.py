@@ -1,12 +1,12 @@
-"""The sparse product: any op that is linear in activation and weight, other gradients.
+"""The sparse product: any op linear in activation and weight, with other gradients.
 
     forward          y  = op(a, w~)
     input gradient   da = vjp of op at w~, of dy        (not masked)
     weight gradient  dw = vjp of op at a~, of dy        (dense)
 
 with ``w~`` the largest weights and ``a~`` the largest activations. Because the op is
-bilinear its gradient with respect to the one depends on the other only: one call of its
-own gradient, at ``(a~, w~)``, gives both.
+bilinear, its gradient with respect to one operand depends only on the other: one call of
+its own gradient, at ``(a~, w~)``, gives both.
 """
 
 import functools
@@ -36,24 +36,24 @@ def sparse_product(
     error: Change | None = None,
     after_gradient: Callable[[], None] | None = None,
 ) -> tf.Tensor:
-    """``op(activation, weight)``, with each operand of each product replaced as asked.
+    """``op(activation, weight)``, with each operand of each product replaced as given.
 
     Args:
       op: linear in each of its two arguments.
       activation: floating tensor.
       weight: floating tensor.
-      forward_activation: the activation -> what the forward pass uses; itself by
-        default, as for all of these.
-      forward_weight: the weight -> what the forward pass uses.
-      saved_activation: the activation -> what the weight gradient uses, a tensor or a
-        `packing.Packed`. It is what is kept until then.
-      saved_weight: the weight -> what the input gradient uses, likewise.
-      error: the gradient of the output -> what both gradients use.
-      after_gradient: called when the gradients have been computed.
+      forward_activation: the activation -> the operand of the forward pass; the
+        identity by default, as for all of these.
+      forward_weight: the weight -> the operand of the forward pass.
+      saved_activation: the activation -> the operand of the weight gradient, a tensor
+        or a `packing.Packed`, which is stored until then.
+      saved_weight: the weight -> the operand of the input gradient, likewise.
+      error: the gradient of the output -> the one that both gradients use.
+      after_gradient: called after the gradients are computed.
 
     Returns:
-      A tensor like the op's. Gradients reach `activation` and `weight` straight
-      through all replacements.
+      The op's output. Gradients pass straight through all replacements to `activation`
+      and `weight`.
 
     >>> a, w = tf.constant([[3.0]]), tf.constant([[2.0]])
     >>> with tf.GradientTape() as tape:
@@ -71,27 +71,27 @@ def sparse_product(
             else forward_activation(activation),
             weight if forward_weight is None else forward_weight(weight),
         )
-        # What the closure holds is what memory holds until the gradient is asked for.
+        # The tensors of this closure stay in memory until the backward pass.
         kept_a = (
             activation if saved_activation is None else saved_activation(activation)
         )
         kept_w = weight if saved_weight is None else saved_weight(weight)
 
         if isinstance(kept_a, packing.Packed):
-            # Before anything else: the dense activation is to be let go.
+            # Before anything else, so that the dense activation is freed.
             with tf.control_dependencies(list(kept_a)):
                 outputs = tf.identity(outputs)
 
         def gradient(upstream):
             upstream = upstream if error is None else error(upstream)
-            # And only now: nothing but this holds the executor back from unpacking
-            # as soon as it has packed.
+            # Only now: nothing else keeps the executor from unpacking right after
+            # packing.
             with tf.control_dependencies([upstream]):
                 dense_a, dense_w = _dense(kept_a), _dense(kept_w)
             gradients = _gradients(op, dense_a, dense_w, upstream)
             if isinstance(kept_a, packing.Packed):
-                # One layer after the other: a weight gradient that is left for later
-                # keeps its activation and its error in memory.
+                # One layer at a time: a postponed weight gradient keeps its activation
+                # and its error in memory.
                 with tf.control_dependencies(gradients[1:]):
                     gradients[0] = tf.identity(gradients[0])
             if after_gradient is not None:
@@ -106,7 +106,7 @@ def sparse_product(
 def _gradients(op: Op, a: tf.Tensor, w: tf.Tensor, upstream: tf.Tensor) -> list:
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch((a, w))
-        # In a graph its value is not used, and so it is never computed.
+        # In a graph its value is unused, and so it is never computed.
         again = op(a, w)
     found = tape.gradient(again, (a, w), upstream, unconnected_gradients="zero")
     return list(found)
@@ -117,19 +117,18 @@ def _dense(kept: Any) -> tf.Tensor:
 
 
 def check_bilinear(op: Op, activation: tf.Tensor, weight: tf.Tensor) -> None:
-    """Raises a ValueError unless an op is linear in each argument, as a trial shows.
+    """Raises a ValueError unless an op is linear in each argument, by a numerical test.
 
-    The op is tried on random numbers: ``op(a + 2 a', w) = op(a, w) + 2 op(a', w)``,
-    ``op(0, w) = 0``, and the same for w. Each op is tried once for a pair of shapes and
+    The op is tested on random numbers: ``op(a + 2 a', w) = op(a, w) + 2 op(a', w)``,
+    ``op(0, w) = 0``, and the same for w. Each op is tested once per pair of shapes and
     dtypes.
 
-    What cannot be tried is not checked: an op on tensors of which a size is not known
-    but that of the activation's first axis, the batch (it is taken as 2), and an op that
-    raises an error on random numbers.
+    Not checked: an op on tensors with an unknown size other than the activation's first
+    axis, the batch (taken as 2), and an op that raises an error on random numbers.
 
     Args:
       op: a function of (activation, weight).
-      activation, weight: tensors, of which only the shapes and dtypes are used.
+      activation, weight: tensors; only their shapes and dtypes are used.
     """
     if activation.shape.rank is None or not weight.shape.is_fully_defined():
         return
@@ -148,10 +147,10 @@ def _check_bilinear(
     a_dtype: tf.DType,
     w_dtype: tf.DType,
 ) -> None:
-    with tf.init_scope():  # eagerly, also while a graph is being traced
+    with tf.init_scope():  # eagerly, even while a graph is being traced
         try:
             errors = _deviations(op, a_shape, w_shape, a_dtype, w_dtype)
-        except Exception:  # the op's own: the call itself will tell
+        except Exception:  # the op's own error: the actual call will raise it
             return
     for operand, error in errors:
         if not error <= max(_TOLERANCE, _COARSE.get(a_dtype, 0.0)):
@@ -170,13 +169,13 @@ def _deviations(
     a_dtype: tf.DType,
     w_dtype: tf.DType,
 ) -> list[tuple[str, float]]:
-    """How far an op is from linear in each operand, relative to what it returns."""
+    """An op's deviation from linearity in each operand, relative to its output."""
     a, a2 = (tf.random.stateless_normal(a_shape, [n, 7], dtype=a_dtype) for n in (0, 1))
     w, w2 = (tf.random.stateless_normal(w_shape, [n, 7], dtype=w_dtype) for n in (2, 3))
     pairs = (
         ("activation", op(a + 2 * a2, w), op(a, w) + 2 * op(a2, w)),
         ("weight", op(a, w + 2 * w2), op(a, w) + 2 * op(a, w2)),
-        # Exact, where a coarse dtype hides a small constant in the above.
+        # Exact: a coarse dtype hides a small constant in the tests above.
         ("activation", op(tf.zeros_like(a), w), 0),
         ("weight", op(a, tf.zeros_like(w)), 0),
     )

@@ -1,4 +1,4 @@
-"""SWAT's weights: the largest by magnitude in every pass, all of them updated."""
+"""SWAT's weights: the largest by magnitude in every pass; all are updated."""
 
 import dataclasses
 import math
@@ -26,7 +26,7 @@ class TopKSchedule:
 
     Attributes:
       period: P, in steps, at least 1.
-      freeze_at: the step from which the sets stay as they are, at least 1, or None.
+      freeze_at: the step from which the sets are fixed, at least 1, or None.
 
     >>> [t for t in range(9) if TopKSchedule(2, freeze_at=6).due(t)]
     [0, 2, 4]
@@ -49,7 +49,7 @@ class TopKSchedule:
                 )
 
     def due(self, step: Any) -> Any:
-        """Whether thresholds are found anew at this step."""
+        """Whether new thresholds are computed at this step."""
         return (step % self.period < 1) & self.moves(step)
 
     def moves(self, step: Any) -> Any:
@@ -60,10 +60,10 @@ class TopKSchedule:
 @register
 @dataclasses.dataclass(frozen=True)
 class SWAT(Method):
-    """SWAT (Raihan & Aamodt, NeurIPS 2020): A = top_s(|theta|), everything is updated.
+    """SWAT (Raihan & Aamodt, NeurIPS 2020): A = top_s(|theta|), every entry is updated.
 
-    Every `topk_period` steps A is selected exactly and the threshold remembered; in
-    between A is what reaches that threshold.
+    Every `topk_period` steps A is selected exactly and the threshold stored; in between
+    A holds the entries that reach that threshold.
 
     Attributes: see `swat_tf.swat_scope`.
     """
@@ -98,7 +98,7 @@ class SWAT(Method):
         if self.updates == "masked" and not self.forward:
             raise ValueError(
                 "Expected updates='masked' with weights that are sparse in the forward "
-                "pass. Received: updates='masked', with dense ones"
+                "pass. Received: updates='masked', with dense weights"
             )
         _ = self.schedule  # validates the steps
 
@@ -167,7 +167,7 @@ class SWAT(Method):
                 for weight, mask in zip(weights, masks, strict=True)
             ]
             return Sets(codes, finite, [least] * len(keys))
-        # One budget, but each weight has a threshold of its own.
+        # One budget, but each weight has its own threshold.
         if weights[0].momentum is None:
             chosen = [
                 self._alone(weight, key, count)
@@ -188,14 +188,14 @@ class SWAT(Method):
     def _alone(
         self, weight: Selection, key: tf.Tensor, count: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """The set codes of the largest of one weight, the threshold, and the count."""
+        """The set codes of one weight's largest entries, the threshold, and the count."""
         [mask], least = _largest([key], count)
         return self._codes(weight, mask), least, tf.cast(count, tf.int64)
 
     def _if_due(
         self, weight: Selection, key: tf.Tensor, count: tf.Tensor, step: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """`_alone`, or what the weight has if it is another one that is due."""
+        """`_alone` if the weight is due; otherwise by its current threshold and count."""
         return tf.cond(
             weight.schedule.due(step),
             lambda: self._alone(weight, key, count),
@@ -233,13 +233,13 @@ class SWAT(Method):
 def _largest(
     keys: Sequence[tf.Tensor], count: tf.Tensor
 ) -> tuple[list[tf.Tensor], tf.Tensor]:
-    """Masks of the largest of some keys together, and the key that later ones must reach.
+    """Masks of the largest of some keys together, and the threshold for later keys.
 
-    Any key reaches the 0 of keys of which all were kept: what is dense stays dense.
+    If all keys are kept, the threshold is 0, which any key reaches: dense stays dense.
     """
     [found] = kth_largest.thresholds(keys, [count])
     size = sum(key.shape[0] for key in keys)
-    # Otherwise above 0: of zeros, as many as there are would reach it.
+    # Otherwise above 0, which every zero would reach.
     least = tf.where(count < size, tf.maximum(found.key, 1), 0)
     return selection.at_or_above(keys, found), tf.cast(least, tf.int64)
 

@@ -1,4 +1,4 @@
-"""SWAT-M: weights move to the layers in which the momentum is larger. Pure."""
+"""SWAT-M: weights move to the layers with larger momentum. Pure."""
 
 from collections.abc import Sequence
 
@@ -15,7 +15,7 @@ def shares(momenta: Sequence[tf.Tensor], active: Sequence[tf.Tensor]) -> tf.Tens
 
     Args:
       momenta: the momentum of each layer, in its weight's shape.
-      active: its forward mask A.
+      active: the forward mask A of each layer.
 
     Returns:
       float64 ``[layers]`` with sum 1; equal shares while there is no momentum yet.
@@ -36,21 +36,21 @@ def shares(momenta: Sequence[tf.Tensor], active: Sequence[tf.Tensor]) -> tf.Tens
 
 
 def allot(share: tf.Tensor, sizes: Sequence[int], budget: tf.Tensor) -> tf.Tensor:
-    """How many weights each layer keeps of a common budget.
+    """The number of weights that each layer keeps of a shared budget.
 
     ``k_l = ceil(share_l * budget)``. A layer with more than 0.99 of its size n_l becomes
     dense, and ``k_l - n_l`` goes to the residual r. While ``r > L``, the number of
-    layers, each layer is given ``ceil(r / L)`` more, of which dense layers have no use.
+    layers, each layer is given ``ceil(r / L)`` more; dense layers return theirs to r.
     This ends as soon as more than the budget is kept.
 
     Args:
       share: float64 ``[layers]``, with sum 1.
-      sizes: how many weights each layer has.
-      budget: integer scalar, how many are kept in all.
+      sizes: the number of weights of each layer.
+      budget: integer scalar, the total number of kept weights.
 
     Returns:
       int64 ``[layers]``, each between 1 and the layer's size. The sum may be up to L
-      below the budget. It is above it by at most L a pass, for the rounding (by less than
+      below the budget. It exceeds it by at most L per pass, from rounding (by less than
       3 L in 20,000 random cases), and by one hundredth of the layers that become dense.
 
     >>> allot(tf.constant([0.9, 0.1], tf.float64), [10, 100], tf.constant(20)).numpy()
@@ -66,7 +66,7 @@ def allot(share: tf.Tensor, sizes: Sequence[int], budget: tf.Tensor) -> tf.Tenso
 
     def settle(count):
         full = tf.cast(count, tf.float64) > _ALMOST_DENSE * tf.cast(limits, tf.float64)
-        # Less than nothing, where a layer is rounded up to its size.
+        # Negative if a layer is rounded up to its size.
         rest = tf.reduce_sum(tf.where(full, count - limits, 0))
         return tf.where(full, limits, count), rest
 

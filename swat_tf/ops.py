@@ -1,7 +1,7 @@
 """SWAT's products as plain functions of tensors.
 
-The same mathematics as in a layer of `swat_tf.swat_scope`, for code of one's own: the
-masks are found anew in each call, from nothing but the arguments.
+The same mathematics as in a layer of `swat_tf.swat_scope`, for custom code: each call
+computes the masks from its arguments alone.
 """
 
 import dataclasses
@@ -36,7 +36,7 @@ def matmul(
       weight: ``[n, k]``.
       sparsity: of the weight, a fraction of zeros in [0, 1).
       activations: sparsity of the activation; by default that of the weight.
-      **recipe: what else is sparse, the fields of `swat_tf.recipe.Recipe`: `forward`,
+      **recipe: other options, the fields of `swat_tf.recipe.Recipe`: `forward`,
         `backward`, `activations_per`, `errors`, `errors_per`, `storage`.
 
     Returns:
@@ -44,7 +44,7 @@ def matmul(
 
     Raises:
       ValueError: for a sparsity outside [0, 1) or an unknown value of the recipe.
-      TypeError: for a keyword that is none of these.
+      TypeError: for any other keyword.
 
     >>> a = tf.constant([[1.0, 2.0]])
     >>> matmul(a, tf.constant([[1.0], [5.0]]), 0.5).numpy()
@@ -82,11 +82,11 @@ def conv2d(
       **recipe: as for `matmul`.
 
     Returns:
-      What `tf.nn.conv2d` returns.
+      As `tf.nn.conv2d`.
 
     Raises:
       ValueError: for a sparsity outside [0, 1) or an unknown value of the recipe.
-      TypeError: for a keyword that is none of these.
+      TypeError: for any other keyword.
 
     >>> image, kernel = tf.ones([1, 4, 4, 1]), tf.ones([2, 2, 1, 1])
     >>> conv2d(image, kernel, 0.5, padding="VALID")[0, 0, 0].numpy()
@@ -115,9 +115,9 @@ def bilinear(op: Op) -> Callable[..., tf.Tensor]:
 
     Returns:
       A function of (activation, weight, sparsity, activations=None, **recipe), as
-      `matmul`. It raises a ValueError if the op is not linear in one of the two, which
-      it tries on random numbers once for each pair of shapes and dtypes. Where a size
-      is not known, other than that of the activation's first axis, nothing is tried.
+      `matmul`. It raises a ValueError if the op is not linear in one of the two, tested
+      on random numbers once per pair of shapes and dtypes. If a size other than that of
+      the activation's first axis is unknown, nothing is tested.
 
     >>> attend = bilinear(lambda a, w: tf.einsum("btd,dhk->bthk", a, w))
     >>> attend(tf.ones([2, 3, 4]), tf.ones([4, 5, 6]), 0.5).shape
@@ -151,7 +151,7 @@ def _product(
     for name in recipe:
         if name not in known:
             raise TypeError(
-                f"Expected keyword arguments out of `activations`, {_listed(known)}. "
+                f"Expected keyword arguments among `activations`, {_listed(known)}. "
                 f"Received: {name}={recipe[name]!r}"
             )
     asked = Recipe(**recipe)

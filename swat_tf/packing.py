@@ -1,4 +1,4 @@
-"""Sparse tensors stored as their values and one bit an entry."""
+"""Sparse tensors stored as their values and one bit per entry."""
 
 from typing import NamedTuple
 
@@ -12,11 +12,11 @@ _BITS = 8
 
 
 class Packed(NamedTuple):
-    """A tensor with zeros left out: a value each for the rest, and one bit an entry.
+    """A sparse tensor: the values of its kept entries, and one bit per entry.
 
     Attributes:
-      values: the entries that are kept, in order.
-      bits: uint8, eight entries of the mask each.
+      values: the kept entries, in order.
+      bits: uint8, eight entries of the mask per byte.
       shape: the tensor's shape, an integer vector.
     """
 
@@ -26,11 +26,11 @@ class Packed(NamedTuple):
 
 
 def pack(x: tf.Tensor, mask: tf.Tensor) -> Packed:
-    """The entries of a tensor on a mask.
+    """Packs the entries of a tensor on a mask.
 
     Args:
       x: tensor of any shape.
-      mask: boolean tensor like it.
+      mask: boolean tensor of the same shape.
 
     Returns:
       A `Packed`, of ``kept * itemsize + n / 8`` bytes.
@@ -54,7 +54,7 @@ def _packed(flat: tf.Tensor, kept: tf.Tensor):
 
 @trace_once
 def _pack(flat: tf.Tensor, kept: tf.Tensor) -> list[tf.Tensor]:
-    # Part by part: the indices of what is kept take twice the memory of its values.
+    # In parts: the indices of kept entries take twice the memory of their values.
     parts = map_in_chunks(
         lambda part, on: [tf.gather(part, tf.where(on)[:, 0]), pack_bits(on)],
         flat,
@@ -64,7 +64,7 @@ def _pack(flat: tf.Tensor, kept: tf.Tensor) -> list[tf.Tensor]:
 
 
 def unpack(packed: Packed) -> tf.Tensor:
-    """The tensor again, zero where nothing was kept."""
+    """The inverse of `pack`; zero where nothing was kept."""
     size = tf.reduce_prod(packed.shape)
     return tf.reshape(_unpacked(packed.values, packed.bits, size), packed.shape)
 
@@ -84,7 +84,7 @@ def _unpack(values: tf.Tensor, bits: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
 
 
 def pack_bits(mask: tf.Tensor) -> tf.Tensor:
-    """A boolean vector, eight entries a byte; the last byte is filled with zeros.
+    """Packs a boolean vector, eight entries per byte; the last byte is zero-padded.
 
     >>> pack_bits(tf.constant([True, False, True])).numpy().tolist()
     [5]
@@ -95,7 +95,7 @@ def pack_bits(mask: tf.Tensor) -> tf.Tensor:
 
 
 def unpack_bits(bits: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
-    """The boolean vector of `size` entries that was packed.
+    """Unpacks a boolean vector of `size` entries.
 
     >>> unpack_bits(tf.constant([5], tf.uint8), 3).numpy().tolist()
     [True, False, True]
@@ -109,7 +109,7 @@ def _weights() -> tf.Tensor:
 
 
 def validate_storage(storage: object) -> None:
-    """Raises a ValueError unless this is a way to store what a backward pass needs.
+    """Raises a ValueError unless this is a way to store saved tensors.
 
     >>> validate_storage("packed")
     """

@@ -1,4 +1,4 @@
-"""What SWAT sparsifies: which operand of which product, how far, over what."""
+"""The configuration of SWAT: the sparse operands of each product."""
 
 import dataclasses
 
@@ -13,7 +13,7 @@ PERIOD_OF = ("all", "convolutions")
 class Recipe:
     """Which operands of the three products are sparse.
 
-    SWAT is the default. The others isolate one pass, as the paper's Figures 1 and 2 do:
+    The default is SWAT. Other settings isolate one pass, as the paper's Figures 1 and 2 do:
     ``forward=("activations",), backward=()``; ``forward=()``; ``forward=(),
     backward=(), errors=0.9``.
 
@@ -25,8 +25,8 @@ class Recipe:
       activations_per: activations are selected over the ``"batch"`` or per ``"sample"``.
       errors: sparsity of the gradient of the output, before both backward products.
       errors_per: as for activations; ``"sample"`` is meProp's.
-      storage: ``"dense"``, or ``"packed"``: what is kept for the backward pass is stored
-        as values and one bit an entry.
+      storage: ``"dense"``, or ``"packed"``: tensors saved for the backward pass are
+        stored as values and one bit per entry.
     """
 
     forward: tuple[str, ...] = ("weights",)
@@ -53,7 +53,7 @@ class Recipe:
 
 
 def validate_period_of(period_of: object) -> None:
-    """Raises a ValueError unless this says for what a period holds.
+    """Raises a ValueError unless this names the layers of a period.
 
     >>> validate_period_of("convolutions")
     """

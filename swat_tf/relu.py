@@ -1,4 +1,4 @@
-"""ReLU that keeps one bit an entry for its backward pass, and not its output."""
+"""ReLU that saves one bit per entry for its backward pass, not its output."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,10 +13,10 @@ from topkast_tf.variables.hooks import loaded_keras_libraries
 
 @tf.custom_gradient
 def masked_relu(x: tf.Tensor):
-    """``max(x, 0)``; what is kept for the gradient is ``x > 0``, eight entries a byte.
+    """``max(x, 0)``; saves ``x > 0`` for the gradient, eight entries per byte.
 
-    TensorFlow's own ReLU keeps its output, which would stay in memory beside the packed
-    activations that SWAT stores of it.
+    TensorFlow's own ReLU saves its output, which would stay in memory in addition to
+    SWAT's packed activations.
 
     Args:
       x: floating tensor.
@@ -29,11 +29,11 @@ def masked_relu(x: tf.Tensor):
     """
     shape = tf.shape(x)
     [bits] = _positive(tf.reshape(x, [-1]))
-    with tf.control_dependencies([bits]):  # so that x is let go
+    with tf.control_dependencies([bits]):  # so that x is freed
         y = tf.nn.relu(x)
 
     def gradient(upstream):
-        with tf.control_dependencies([upstream]):  # and not as soon as it was packed
+        with tf.control_dependencies([upstream]):  # not right after packing
             mask = tf.reshape(_unpacked(bits, tf.reduce_prod(shape)), shape)
         return tf.where(mask, upstream, tf.zeros([], upstream.dtype))
 
@@ -50,7 +50,7 @@ _unpacked = trace_once(unpack_bits)
 
 
 def saving_a_mask(function: Callable) -> Callable:
-    """`masked_relu` for the ReLU of a Keras library; any other function as it is."""
+    """`masked_relu` for the ReLU of a Keras library; any other function unchanged."""
     return masked_relu if _is_relu(function) else function
 
 

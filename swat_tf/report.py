@@ -1,4 +1,4 @@
-"""What SWAT keeps of weights and activations, as realised."""
+"""SWAT's realised densities of weights and activations."""
 
 import csv as csv_module
 import dataclasses
@@ -16,10 +16,10 @@ class LayerDensity:
     """The realised densities of one layer in the last training step.
 
     Attributes:
-      path: of its kernel.
-      weights: share of its weights that are active.
-      activations: share of its input activations that the backward pass used; 1 if they
-        are not sparsified, and the nominal one before the first step.
+      path: the path of its kernel.
+      weights: fraction of its weights that are active.
+      activations: fraction of its input activations that the backward pass used; 1 if
+        they are not sparsified, and the nominal one before the first step.
     """
 
     path: str
@@ -30,7 +30,7 @@ class LayerDensity:
 def layer_densities(model: Any) -> list[LayerDensity]:
     """The realised densities of each layer whose product SWAT computes.
 
-    Between two refreshes (``topk_period > 1``) they drift away from the nominal ones.
+    Between two refreshes (``topk_period > 1``) they drift from the nominal ones.
 
     Args:
       model: a Keras model that was built in a `swat_tf.swat_scope`.
@@ -82,13 +82,13 @@ class DensityLog(keras.callbacks.Callback):
     """Writes the realised densities of each layer to a CSV while a model is trained.
 
     The columns are ``step, path, weights, activations``, see `LayerDensity`. Lines are
-    added to what the file holds; those of steps that are trained again after a resume
-    are written again.
+    appended to an existing file; those of steps that are repeated after a resume are
+    written again.
 
     Args:
-      csv: path of the file. Folders that are missing are made.
+      csv: path of the file. Missing folders are created.
       every: optimizer steps between two measurements, at least 1: one is made when a
-        multiple of it is reached, or passed where Keras takes several steps at once.
+        multiple of it is reached, or passed if Keras takes several steps at once.
         One less than a multiple of `topk_period` shows the largest drift.
 
     Raises:
@@ -110,7 +110,7 @@ class DensityLog(keras.callbacks.Callback):
         self._last = self._step()
 
     def on_train_batch_end(self, batch, logs=None):
-        # A batch may be several steps, or none where gradients are accumulated.
+        # A batch may be several steps, or none if gradients are accumulated.
         step, last = self._step(), self._last
         self._last = step
         if step // self._every == last // self._every:

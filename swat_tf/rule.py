@@ -1,4 +1,4 @@
-"""SWAT's products in Keras layers: what is saved of activations, and when it moves."""
+"""SWAT's products in Keras layers: saved activations and their thresholds."""
 
 import dataclasses
 import math
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from topkast_tf.variables.weight import SparseWeight
 
 STATE = "activations"
-"""Name of the variable beside a weight: int64 (threshold key, entries kept, entries)."""
+"""Name of an auxiliary variable, int64: (threshold key, entries kept, entries)."""
 
 
 @register_rule
 @dataclasses.dataclass(frozen=True)
 class SparseBackward(ProductRule):
-    """A layer's product with sparse operands in its backward pass, as SWAT has it.
+    """A layer's product with sparse operands in its backward pass, as in SWAT.
 
     Attributes: see `swat_tf.swat_scope`.
     """
@@ -58,7 +58,7 @@ class SparseBackward(ProductRule):
 
     @property
     def recipe(self) -> Recipe:
-        """What is sparse in which pass."""
+        """The sparse operands of each pass."""
         return Recipe(
             self.forward,
             self.backward,
@@ -69,7 +69,7 @@ class SparseBackward(ProductRule):
         )
 
     def _period(self, weight: "SparseWeight") -> int:
-        """Steps for which a threshold for the activations of a weight's layer serves."""
+        """The number of steps for which a layer's threshold for activations is used."""
         is_window = bool(weight.view.spatial_axes)
         periodic = self.topk_period_of == "all" or is_window
         return self.topk_period if periodic and self.activations_per == "batch" else 1
@@ -156,7 +156,7 @@ class SparseBackward(ProductRule):
                 mask = mask_of(activation) if mask is None else mask
                 if packed:
                     kept = packing.pack(activation, mask)
-                    # Not counted from the mask, which is not to live any longer.
+                    # Not counted from the mask, which is to be freed here.
                     masks["kept"] = tf.size(kept.values, tf.int64)
                     return kept
                 return topk.apply_mask(mask, activation)
@@ -167,14 +167,14 @@ class SparseBackward(ProductRule):
                 topk.mask_of(dy, self.errors, self.errors_per), dy
             )
         if self.auxiliary_variables(weight):
-            # Where no gradient is taken, nothing is to be remembered either.
+            # Without a gradient, nothing is stored.
             changes["after_gradient"] = lambda: self._remember(replica, masks)
         return sparse_product(product, inputs, alpha, **changes)
 
     def _saved_weight(
         self, alpha: tf.Tensor, replica: WeightReplica
     ) -> Callable[[tf.Tensor], Any] | None:
-        """What the input gradient uses, if not just what the forward pass has used."""
+        """The weight in the input gradient, if it differs from that of the forward pass."""
         sparse = "weights" in self.backward
         forward = replica.weight.method.sparse_forward
         if sparse and not forward:
@@ -191,11 +191,11 @@ class SparseBackward(ProductRule):
         return None
 
     def _kept(self, inputs: tf.Tensor, replica: WeightReplica) -> Any:
-        """How many activations stay."""
+        """The number of kept activations."""
         size = topk.size_of(inputs)
         weight = replica.weight
         if self.activations is None and weight.method.budget == "global":
-            # The sparsity of the weights moves: as many of the activations as of them.
+            # The sparsity of the weights changes: the activations follow it.
             kept = replica.counters.read_value()[Counter.KEPT_FORWARD]
             asked = -(-tf.cast(size, tf.int64) * kept // weight.units)
             return tf.cast(asked, tf.int32)
@@ -231,10 +231,10 @@ class SparseBackward(ProductRule):
     def _threshold(
         self, inputs: tf.Tensor, replica: WeightReplica, spare: bool
     ) -> tf.Tensor:
-        """What activations must reach until the next one is found."""
+        """The key that activations must reach until the next threshold."""
         kept, size = self._kept(inputs, replica), topk.size_of(inputs)
         found = topk.threshold(inputs, kept, spare)
-        # All, if all are kept: other batches of a dense layer are dense, too.
+        # 0 if all are kept: other batches of a dense layer are dense, too.
         return tf.where(kept < size, found, tf.zeros([], tf.int64))
 
     def _remember(self, replica: WeightReplica, found: dict[str, tf.Tensor]) -> None:

@@ -1,4 +1,4 @@
-"""`swat_scope`: trains any Keras model that is built in it with sparse passes."""
+"""`swat_scope`: trains any Keras model built in it with sparse passes."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -34,7 +34,7 @@ def swat_scope(
     include: str | Sequence[str] | None = None,
     seed: int = 0,
 ) -> ReusableScope:
-    r"""Trains any Keras model that is built in it with sparse weights and activations.
+    r"""Trains any Keras model built in it with sparse weights and activations.
 
     For each layer whose product is linear in input a and kernel w (dense, einsum and
     convolution layers, plain, depthwise and transposed)::
@@ -44,67 +44,65 @@ def swat_scope(
         dw = weight gradient of dy at a~            dense dy, top-k a; dense result
 
     where w~ keeps the ``kept(n, s)`` largest of the layer's n weights by magnitude, and
-    a~ as large a share of the activations of the whole batch (of each replica's part of
-    it under a strategy). All weights are updated, also those that are not active, so
-    that the next w~ may be another. Evaluation uses w~ and dense activations (unless
-    `forward` names the activations: then what is predicted depends on the whole batch).
-    Whatever the dtype, entries are ranked in float32. Other layers are left dense, which
-    is logged once and shown by `topkast_tf.summary`; for code of your own see
-    `swat_tf.ops`.
+    a~ the same fraction of the activations of the whole batch (of each replica's part of
+    it under a strategy). All weights are updated, including inactive ones, so that the
+    next w~ may differ. Evaluation uses w~ and dense activations (unless `forward`
+    includes the activations: then predictions depend on the whole batch). Whatever the
+    dtype, entries are ranked in float32. Other layers are left dense, which is logged
+    once and shown by `topkast_tf.summary`; for custom code see `swat_tf.ops`.
 
-    Opened inside or around `topkast_tf.topkast_scope`, the weights are Top-KAST's and
-    only the activations are SWAT's, with `sparsity` (or `activations`) as theirs.
+    Inside or around `topkast_tf.topkast_scope`, Top-KAST sparsifies the weights and SWAT
+    only the activations, with `sparsity` (or `activations`) as their sparsity.
 
     Args:
       sparsity: fraction of zeros of the weights, in [0, 1).
       distribution: ``"uniform"`` (SWAT-U), ``"erk"`` (SWAT-ERK), ``"er"``,
-        ``"momentum"`` (SWAT-M: each time the thresholds are found, layers with a larger
-        mean momentum are given more weights), ``"global"``, or a budget of your own: a
+        ``"momentum"`` (SWAT-M: whenever thresholds are computed, layers with a larger
+        mean momentum are given more weights), ``"global"``, or a custom budget: a
         mapping from regexes on paths to sparsities, or a function from {path: shape}.
       structured: ``"channel"``: the (input channel, filter) slices of a convolution
         kernel with the largest L1 norm are kept, over the whole layer, so that
         different filters keep different channels; ``"filter"``: whole filters; None:
-        single weights. Dense and einsum layers keep single weights always, and
-        activations too.
+        single weights. Dense and einsum layers, and activations, always keep single
+        entries.
       topk_period: P, in optimizer steps: thresholds of weights and of activations are
-        found at steps 0, P, 2P, ... In between, what reaches the last threshold is kept.
-      topk_period_of: what the period is for. ``"all"``, the default: the weights and
+        computed at steps 0, P, 2P, ... In between, entries that reach the last
+        threshold are kept.
+      topk_period_of: what the period applies to. ``"all"``, the default: the weights and
         activations of every layer. ``"convolutions"``, as in the authors' code and in
-        the flagfiles of the published runs: the single weights of convolutions and the
-        activations of convolutions; slices (`structured`), and the weights and
-        activations of dense and einsum layers, are selected at each step. With
-        ``"momentum"``, so are the counts of those; what convolutions keep of the budget
-        changes each P steps.
+        the flagfiles of the published runs: the single weights and the activations of
+        convolutions; slices (`structured`), and the weights and activations of dense and
+        einsum layers, are selected at each step. With ``"momentum"``, so are the counts
+        of those; the convolutions' part of the budget changes every P steps.
       activations: sparsity of the activations; by default that of the layer's weights.
       activations_per: ``"batch"``, or ``"sample"``: each example keeps its own largest,
-        found at each step.
-      errors: sparsity of the gradient dy before both backward products, found at each
-        step. SWAT leaves it dense; this is to show why.
+        selected at each step.
+      errors: sparsity of the gradient dy before both backward products, selected at each
+        step. SWAT leaves it dense; this option shows why.
       errors_per: ``"batch"``, or ``"sample"`` as in meProp.
-      forward: what is sparse in the forward pass, of ``"weights"`` and
+      forward: the operands that are sparse in the forward pass: ``"weights"``,
         ``"activations"``.
-      backward: what is sparse in the backward pass, of the same.
+      backward: those that are sparse in the backward pass.
       updates: ``"dense"``, or ``"masked"``: only active weights are updated.
-      freeze_at: the step from which the active weights stay the same ones, or None.
-      storage: ``"dense"``, or ``"packed"``: what is saved for the backward pass is
-        stored as values and one bit an entry, and a ReLU keeps one bit an entry; it
-        takes more time (what it saves is measured in docs/benchmarks.md). It is not
-        for XLA, which needs to know sizes beforehand: Keras does not compile such a
-        model by it, whatever `jit_compile` says.
-      exempt: regexes on weight paths that stay dense, with their activations; also
+      freeze_at: the step from which the active weights are fixed, or None.
+      storage: ``"dense"``, or ``"packed"``: tensors saved for the backward pass are
+        stored as values and one bit per entry, and a ReLU saves one bit per entry; it
+        takes more time (docs/benchmarks.md measures the saving). XLA, which needs static
+        sizes, does not support it: Keras does not compile such a model by XLA, whatever
+        `jit_compile` says.
+      exempt: regexes on paths of weights that stay dense, with their activations; also
         ``"first"`` (SWAT-U leaves the first layer dense) and ``"last"``.
-      include: regexes on weight paths: if given, only the weights they match.
-      seed: kept with the model; SWAT draws nothing at random.
+      include: regexes on weight paths: if given, only the matching weights.
+      seed: saved with the model; SWAT uses no random numbers.
 
     Returns:
-      A context manager, which gives the `topkast_tf.SparsityScope`; also a
-      decorator. It may be used any number of times, and opens a scope of its own each
-      time.
+      A context manager that yields the `topkast_tf.SparsityScope`; also a decorator.
+      It may be used any number of times, and opens a new scope each time.
 
     Raises:
-      ValueError: for an argument out of range, a regex that matches nothing, a scope in
-        which there is nothing to sparsify, `structured` without a convolution, a scope
-        inside another `swat_scope`, or an argument about weights beside Top-KAST.
+      ValueError: for an argument out of range, a regex that matches nothing, a scope with
+        nothing to sparsify, `structured` without a convolution, a scope inside another
+        `swat_scope`, or an argument about weights combined with Top-KAST.
 
     >>> import keras
     >>> from swat_tf import swat_scope
@@ -114,13 +112,13 @@ def swat_scope(
 
     Source: Raihan & Aamodt, Sparse Weight Activation Training, NeurIPS 2020. Departs
     from the authors' code in ties (broken by the lower index at a refresh), in the
-    period, which counts steps throughout and does not begin anew with each epoch, and in
-    the default of `topk_period_of`.
+    period, which counts steps throughout and does not restart at each epoch, and in the
+    default of `topk_period_of`.
     """
     uses_momentum = distribution == "momentum"
     if structured and distribution == "global":
         raise ValueError(
-            "Expected a distribution that plans each layer on its own with "
+            "Expected a distribution that plans each layer separately with "
             "`structured`, as slices and single weights have no common scale. "
             "Received: distribution='global'"
         )
@@ -173,7 +171,7 @@ def _opened(
     if active_rule() is not None or not _is_plain(method, placement):
         raise ValueError(
             "Expected one `swat_scope` around a model, and inside a scope of another "
-            "method only what concerns activations: that method's scope says which "
+            "method only arguments about activations: that method's scope says which "
             "weights are sparse. Received: "
             + (
                 "two nested `swat_scope`s"
@@ -185,7 +183,7 @@ def _opened(
 
 
 def _is_plain(method: SWAT, placement: Placement) -> bool:
-    """Whether nothing is asked of the weights but a sparsity."""
+    """Whether the only argument about weights is a sparsity."""
     plain = SWAT(method.sparsity, method.topk_period, method.topk_period_of)
     return method == plain and placement == Placement(seed=placement.seed)
 
@@ -198,14 +196,14 @@ def _scope_of_its_own(
         yield scope
         if scope.has_inner and not scope.weights and not _is_plain(method, placement):
             raise ValueError(
-                "Expected of a `swat_scope` around another method's scope only what "
-                "concerns activations, as none of the weights is its own (or a model "
+                "Expected only arguments about activations in a `swat_scope` around "
+                "another method's scope, as none of the weights is its own (or a model "
                 f"that is built inside it). Received: {method}, {placement}"
             )
 
 
 @contextlib.contextmanager
 def _beside(outer: SparsityScope, rule: SparseBackward) -> Iterator[SparsityScope]:
-    """The weights are the outer scope's; the products of its layers follow the rule."""
+    """The outer scope; the products of its layers follow the rule."""
     with activated_rule(rule):
         yield outer

@@ -1,4 +1,4 @@
-"""Whole slices of convolution kernels as the units that are selected. Pure."""
+"""Whole slices of convolution kernels as units of selection. Pure."""
 
 import dataclasses
 import math
@@ -15,7 +15,7 @@ class KernelSlices:
     """The division of a convolution kernel into slices, ranked by their L1 response.
 
     ``score[i, o] = sum |theta[..., i, o]|`` over the positions of the window for
-    ``"channel"``: one slice for each (input channel, filter), so that different filters
+    ``"channel"``: one slice per (input channel, filter), so that different filters
     keep different channels. ``score[o] = sum |theta[..., :, o]|`` for ``"filter"``.
 
     Attributes:
@@ -48,16 +48,16 @@ class KernelSlices:
 
     @property
     def count(self) -> int:
-        """How many slices."""
+        """The number of slices."""
         return math.prod(self._grid)
 
     def scores(self, kernel: tf.Tensor) -> tf.Tensor:
-        """One float32 score a slice, flat."""
+        """One float32 score per slice, flat."""
         magnitudes = tf.abs(tf.cast(kernel, tf.float32))
         return tf.reshape(tf.reduce_sum(magnitudes, axis=self._summed), [-1])
 
     def expand(self, codes: tf.Tensor) -> tf.Tensor:
-        """One code a slice to one code an entry, in the kernel's shape."""
+        """Expands one code per slice to one per entry, in the kernel's shape."""
         return tf.broadcast_to(tf.reshape(codes, self._grid), self.view.shape)
 
 

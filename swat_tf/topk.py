@@ -1,9 +1,8 @@
 """The largest entries of activations and error gradients, by magnitude. Pure.
 
 Selection over a whole tensor is `topkast_tf.core.selection`: exact, ties broken by the
-lower index. Here it is put in terms of a sparsity and a batch: sizes that are known only
-when a step runs, one selection for each example, and thresholds that serve for several
-steps.
+lower index. This module adapts it to a sparsity and a batch: sizes known only at run time,
+one selection per example, and thresholds used for several steps.
 """
 
 from collections.abc import Callable
@@ -18,18 +17,18 @@ from topkast_tf.core.sparsities import kept
 from topkast_tf.core.trace_once import trace_once
 
 PER = ("batch", "sample")
-"""What a selection is over: the whole tensor, or each example (first axis) on its own."""
+"""The extent of a selection: the whole tensor, or each example (first axis) by itself."""
 
 _KEY_BITS = 31
-_SMALLEST_KEY = 0x00800000  # of a normal float32: smaller ones compare as zeros
+_SMALLEST_KEY = 0x00800000  # of a normal float32: smaller numbers compare as zeros
 _LARGEST_FACTOR = 2**31
 
 
 def kept_of(size: Any, sparsity: float) -> Any:
-    """How many of `size` entries stay at a sparsity, for a size known only at run time.
+    """The number of kept entries at a sparsity, also for a size known only at run time.
 
-    ``kept(n, s) = max(1, n - floor(s n))``, with s read as the decimal it prints as; of
-    an empty batch nothing stays.
+    ``kept(n, s) = max(1, n - floor(s n))``, with s read as the decimal it prints as; 0 for
+    a Python size of 0.
 
     Args:
       size: a Python integer, or an integer scalar tensor below 2^31.
@@ -73,7 +72,7 @@ def size_of(x: tf.Tensor) -> Any:
 
 
 def largest(x: tf.Tensor, k: Any, spare_memory: bool = False) -> tf.Tensor:
-    """Mask of the k entries of largest magnitude of the whole tensor, zeros left out.
+    """Mask of the k entries of largest magnitude of the whole tensor, excluding zeros.
 
     Args:
       x: floating tensor of any shape.
@@ -81,8 +80,8 @@ def largest(x: tf.Tensor, k: Any, spare_memory: bool = False) -> tf.Tensor:
       spare_memory: as for `topkast_tf.core.kth_largest.thresholds`.
 
     Returns:
-      Boolean tensor like x: exactly k entries True, or all that are not zero if those
-      are fewer.
+      Boolean tensor like x: exactly k entries True, or all nonzero ones if those are
+      fewer.
 
     >>> largest(tf.constant([[1.0, -3.0], [2.0, 2.0]]), 2).numpy().tolist()
     [[False, True], [True, False]]
@@ -101,8 +100,8 @@ def _largest_of_vector(x: tf.Tensor, k: tf.Tensor) -> tf.Tensor:
 def _without_excess_ties(
     x: tf.Tensor, found: kth_largest.Threshold, mask_with_ties: Callable
 ) -> tf.Tensor:
-    # Where no tie is to be broken there is no need for keys, which take as much memory
-    # as the tensor.
+    # Without ties to break, no keys are needed, which take as much memory as the
+    # tensor.
     return tf.cond(
         tf.equal(found.needed, found.tied) | (found.key < _SMALLEST_KEY),
         lambda: at_or_above(x, found.key),
@@ -116,7 +115,7 @@ def _ties_by_rank(x: tf.Tensor, found: kth_largest.Threshold) -> tf.Tensor:
 
 
 def _ties_by_place(x: tf.Tensor, found: kth_largest.Threshold) -> tf.Tensor:
-    """The same, in memory for the few that tie; not for XLA, which wants a known size."""
+    """The same, with memory only for the ties; not for XLA, which needs static sizes."""
     at = tf.bitcast(found.key, tf.float32)
     flat = tf.reshape(tf.cast(x, tf.float32), [-1])
     places = tf.where(tf.equal(flat, at) | tf.equal(flat, -at))
@@ -143,26 +142,26 @@ def threshold(x: tf.Tensor, k: Any, spare_memory: bool = False) -> tf.Tensor:
 
 
 def at_or_above(x: tf.Tensor, key: tf.Tensor) -> tf.Tensor:
-    """Mask of the entries whose magnitude reaches a threshold, zeros left out.
+    """Mask of the entries whose magnitude reaches a threshold, excluding zeros.
 
-    As many as reach it: more or fewer than were kept when the threshold was found. A
-    threshold of 0 (more zeros than were to be dropped) lets every other entry through.
+    Their number may differ from that kept when the threshold was computed. A threshold
+    of 0 (more zeros than were to be dropped) keeps every nonzero entry.
 
     Args:
       x: floating tensor of any shape.
-      key: integer scalar, as `threshold` gives it.
+      key: integer scalar, as returned by `threshold`.
 
     >>> at_or_above(tf.constant([0.0, -3.0, 2.0]), threshold(tf.constant([0.0, 1.0]), 2))
     <tf.Tensor: shape=(3,), dtype=bool, numpy=array([False,  True,  True])>
     """
     x = tf.cast(x, tf.float32)
     least = tf.bitcast(tf.maximum(tf.cast(key, tf.int32), _SMALLEST_KEY), tf.float32)
-    # Not |x|, which would be one more tensor of that size. NaN is kept, to be seen.
+    # Not |x|, which is one more tensor of that size. NaN is kept, to be noticed.
     return ~((x < least) & (x > -least))
 
 
 def largest_per_sample(x: tf.Tensor, sparsity: float) -> tf.Tensor:
-    """Mask of the largest entries of each example on its own.
+    """Mask of the largest entries of each example separately.
 
     Each example keeps ``kept(m, s)`` of its m entries, ties broken by the lower index.
 
@@ -211,7 +210,7 @@ def mask_of(x: tf.Tensor, sparsity: float, per: str = "batch") -> tf.Tensor:
     Args:
       x: floating tensor.
       sparsity: fraction of zeros, in [0, 1).
-      per: ``"batch"`` (the whole tensor) or ``"sample"`` (each example on its own).
+      per: ``"batch"`` (the whole tensor) or ``"sample"`` (each example separately).
 
     >>> mask_of(tf.constant([3.0, -1.0, 2.0, 0.5]), 0.5).numpy().tolist()
     [True, False, True, False]
@@ -223,12 +222,12 @@ def mask_of(x: tf.Tensor, sparsity: float, per: str = "batch") -> tf.Tensor:
 
 def apply_mask(mask: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
     """The tensor where the mask is True, zero elsewhere."""
-    # `where` and not a product: a NaN or infinity that is dropped is gone.
+    # `where`, not a product, so that a dropped NaN or infinity becomes zero.
     return tf.where(mask, x, tf.zeros([], x.dtype))
 
 
 def validate_per(name: str, per: object) -> None:
-    """Raises a ValueError unless this says what a selection is over.
+    """Raises a ValueError unless this is the extent of a selection.
 
     >>> validate_per("errors_per", "sample")
     """
