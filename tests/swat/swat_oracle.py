@@ -18,10 +18,6 @@ def keep(x, sparsity):
     return np.where(mask(x, sparsity), x, 0)
 
 
-def keep_per_sample(x, sparsity):
-    return np.stack([keep(row, sparsity) for row in x])
-
-
 def matmul(a, w, dy, sparsity, activations=None):
     """Output, input gradient and weight gradient of SWAT's matrix product."""
     sparse_w = keep(w, sparsity)
