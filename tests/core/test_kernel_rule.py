@@ -11,6 +11,7 @@ import tensorflow as tf
 from keras import layers
 
 import topkast_tf as tk
+from tests.small_models import scope
 from topkast_tf.core import kernel_rule
 from topkast_tf.core.kernel_rule import why_not_kernel
 from topkast_tf.core.sparsities import kept
@@ -23,10 +24,6 @@ DECODER = {
     "hidden_dim": 16,
     "intermediate_dim": 24,
 }
-
-
-def scope(**arguments):
-    return tk.topkast_scope(**{"fwd": 0.9, "bwd": 0.8, **arguments})
 
 
 def names(table):
