@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from swat_tf import swat_scope
 from tests import zoo
+from tests.small_models import LOSS, small_model, thetas
 from topkast_tf import sparse_weights, topkast_scope
 from topkast_tf.variables import steps
 
@@ -265,3 +266,31 @@ def test_a_regularizer_of_tf_keras_warns_too(caplog):
     model.fit(X, Y, verbose=0)
     found = [r.getMessage() for r in caplog.records if r.name == "absl"]
     assert [m.split()[0] for m in found] == ["Weight", "The"]
+
+
+# Calls that are no step
+
+
+def test_steps_are_counted_only_when_gradients_were_accumulated(digits):
+    model = small_model(refresh_every=1)
+    sgd = keras.optimizers.SGD(0.1, momentum=0.9, gradient_accumulation_steps=2)
+    model.compile(sgd, LOSS)
+    [first, *_] = sparse_weights(model)
+    counted = []
+    for start in range(0, 64, 16):
+        batch = slice(start, start + 16)
+        model.train_on_batch(digits[0][batch], digits[1][batch])
+        counted.append(first.step)
+    assert counted == [0, 1, 1, 2]
+
+
+def test_a_step_with_infinite_gradients_is_not_counted(digits):
+    model = small_model()
+    optimizer = keras.optimizers.LossScaleOptimizer(
+        keras.optimizers.SGD(0.1), initial_scale=8.0
+    )
+    variables = model.trainable_variables
+    before = thetas(model)
+    optimizer.apply([tf.fill(v.shape, np.inf) for v in variables], variables)
+    assert all(np.array_equal(a, b) for a, b in zip(before, thetas(model), strict=True))
+    assert sparse_weights(model)[0].step == 0
