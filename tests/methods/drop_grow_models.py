@@ -1,0 +1,32 @@
+"""A dense layer with a mask that moves, and what it is trained on."""
+
+import keras
+import numpy as np
+
+import topkast_tf as tk
+
+
+def dense_layer(name="rigl", units=6, **arguments):
+    defaults = {} if name == "static" else {"update_until": 10, "noise": 0.0}
+    with tk.sparse_scope(name, sparsity=0.7, **{**defaults, **arguments}):
+        return keras.Sequential([keras.Input((12,)), keras.layers.Dense(units)])
+
+
+def batches(count):
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=(count, 8, 12)).astype("float32")
+    return x, np.tanh(x @ rng.normal(size=(12, 6))).astype("float32")
+
+
+def trained(x, y, optimizer, **arguments):
+    model = dense_layer(seed=2, **arguments)
+    [weight] = tk.sparse_weights(model)
+    rng = np.random.default_rng(4)
+    mask = weight.forward_mask()
+    with tk.dense_reads():
+        weight.variable.assign(rng.normal(size=(12, 6)) / 4)
+    weight.set_masks(mask)
+    model.compile(optimizer, "mse")
+    for a, b in zip(x, y, strict=True):
+        model.train_on_batch(a, b)
+    return model, weight
