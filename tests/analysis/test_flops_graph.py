@@ -3,9 +3,7 @@
 import pytest
 import tensorflow as tf
 
-from topkast_tf.analysis.flops import (
-    count_macs,
-)
+from topkast_tf.analysis.flops import count_macs
 
 
 @pytest.fixture

@@ -5,10 +5,7 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from topkast_tf.analysis.flops import (
-    MacCount,
-    count_macs,
-)
+from topkast_tf.analysis.flops import MacCount, count_macs
 
 
 def sequential(shape, *stack):

@@ -8,11 +8,7 @@ import tensorflow as tf
 from keras import layers
 
 from topkast_tf.analysis import flops
-from topkast_tf.analysis.flops import (
-    FlopCount,
-    count_flops,
-    count_macs,
-)
+from topkast_tf.analysis.flops import FlopCount, count_flops, count_macs
 
 
 @pytest.fixture

@@ -5,11 +5,7 @@ import math
 import keras
 import pytest
 
-from topkast_tf.analysis.flops import (
-    FlopCount,
-    count_flops,
-    product_flops,
-)
+from topkast_tf.analysis.flops import FlopCount, count_flops, product_flops
 from topkast_tf.core.distributions import erdos_renyi_kernel, uniform
 
 

@@ -1,6 +1,5 @@
 """Mask dynamics: churn, use of the reservoir, and the callback that writes them."""
 
-import csv
 import math
 
 import keras
@@ -12,17 +11,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from tests import zoo
+from tests.analysis.mask_runs import column, fit, rows_of, small_model
 from topkast_tf import sparse_weights, topkast_scope
-from topkast_tf.analysis.mask_dynamics import (
-    ALL,
-    COLUMNS,
-    MaskDynamics,
-    churn,
-    reservoir_used,
-)
+from topkast_tf.analysis.mask_dynamics import ALL, MaskDynamics, churn, reservoir_used
 from topkast_tf.variables.weight import SparseWeight
-
-BATCH = 16
 
 
 @pytest.mark.parametrize(
@@ -71,50 +63,6 @@ def test_reservoir_used_by_hand(codes, ever, expected):
 def test_arrays_of_different_shapes_are_an_error(function):
     with pytest.raises(ValueError, match=r"same shape.*Received.*\(2,\).*\(1, 2\)"):
         function(np.zeros(2, bool), np.zeros((1, 2), bool))
-
-
-def small_model(seed=0, jit_compile=False, **compiled):
-    keras.utils.set_random_seed(seed)
-    with topkast_scope(fwd=0.8, bwd=0.5, refresh_every=2, exploration=1e-2):
-        model = keras.Sequential(
-            [
-                keras.Input((8, 8, 1)),
-                keras.layers.Conv2D(4, 3, name="conv"),
-                keras.layers.Flatten(),
-                keras.layers.Dense(10, name="logits"),
-            ],
-            name="model",
-        )
-    model.compile(
-        compiled.pop("optimizer", None) or keras.optimizers.SGD(0.1, momentum=0.9),
-        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        jit_compile=jit_compile,
-        **compiled,
-    )
-    return model
-
-
-def fit(model, digits, *callbacks, epochs=1, batches=12):
-    images, labels = (part[: batches * BATCH] for part in digits)
-    model.fit(
-        images,
-        labels,
-        BATCH,
-        epochs,
-        verbose=0,
-        shuffle=False,
-        callbacks=list(callbacks),
-    )
-
-
-def rows_of(path):
-    with open(path, newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def column(rows, name, weight=ALL):
-    cells = [row[name] for row in rows if row["weight"] == weight]
-    return [float(cell) if cell else math.nan for cell in cells]
 
 
 def test_a_run_by_hand(tmp_path):
@@ -263,111 +211,6 @@ def test_tensorboard_has_what_the_csv_has(digits, tmp_path):
     assert [step for step, _ in written["masks/churn/mean"]] == [4, 8, 12]
 
 
-class Interrupt(keras.callbacks.Callback):
-    """Kills a run after a number of batches."""
-
-    def __init__(self, after):
-        super().__init__()
-        self.left = after
-
-    def on_train_batch_end(self, batch, logs=None):
-        self.left -= 1
-        if not self.left:
-            raise KeyboardInterrupt
-
-
-@pytest.fixture(scope="module")
-def undisturbed(digits, tmp_path_factory):
-    """The CSV of three epochs that nothing interrupted."""
-    path = tmp_path_factory.mktemp("undisturbed") / "masks.csv"
-    fit(small_model(), digits, MaskDynamics(csv=path, every=5), epochs=3)
-    return path.read_bytes()
-
-
-def interrupted(digits, folder, after, backup_first=False):
-    """Trains three epochs, or less when it is interrupted; saves after each epoch."""
-    dynamics = MaskDynamics(csv=folder / "masks.csv", every=5)
-    backup = keras.callbacks.BackupAndRestore(folder / "backup")
-    callbacks = [backup, dynamics] if backup_first else [dynamics, backup]
-    fit(small_model(), digits, *callbacks, Interrupt(after), epochs=3)
-
-
-@pytest.mark.parametrize(
-    ("after", "backup_first"),
-    # In the first epoch, before there is a checkpoint; one measurement after the last.
-    [(6, False), (21, False), (21, True), (30, True)],
-)
-def test_interrupted_and_resumed_equals_undisturbed(
-    digits, undisturbed, tmp_path, after, backup_first
-):
-    path = tmp_path / "masks.csv"
-    with pytest.raises(KeyboardInterrupt):
-        interrupted(digits, tmp_path, after, backup_first)
-    interrupted(digits, tmp_path, -1, backup_first)
-    assert path.read_bytes() == undisturbed
-
-
-def test_a_checkpoint_made_before_the_measurement_of_its_step(digits, tmp_path):
-    class Save(keras.callbacks.Callback):
-        def on_train_batch_end(self, batch, logs=None):
-            if batch == 9:
-                self.model.save_weights(tmp_path / "at_10.weights.h5")
-                raise KeyboardInterrupt
-
-    path = tmp_path / "masks.csv"
-    model = small_model(optimizer=keras.optimizers.SGD(0.1))
-    with pytest.raises(KeyboardInterrupt):
-        fit(model, digits, Save(), MaskDynamics(csv=path, every=5))
-    assert column(rows_of(path), "step") == [0, 5]
-    model = small_model(optimizer=keras.optimizers.SGD(0.1), seed=1)
-    model.load_weights(tmp_path / "at_10.weights.h5")
-    images, labels = digits
-    resumed = (images[10 * BATCH :], labels[10 * BATCH :])
-    fit(model, resumed, MaskDynamics(csv=path, every=5), batches=2)
-    whole = tmp_path / "whole.csv"
-    model = small_model(optimizer=keras.optimizers.SGD(0.1))
-    fit(model, digits, MaskDynamics(csv=whole, every=5))
-    assert path.read_bytes() == whole.read_bytes()
-
-
-def test_several_fits_go_on(digits, undisturbed, tmp_path):
-    path = tmp_path / "masks.csv"
-    model = small_model()
-    dynamics = MaskDynamics(csv=path, every=5)
-    for _ in range(3):
-        fit(model, digits, dynamics)
-    assert path.read_bytes() == undisturbed
-
-
-@pytest.mark.parametrize("lost", [1, 400])
-def test_files_that_a_kill_left_incomplete_are_repaired(
-    digits, undisturbed, tmp_path, lost
-):
-    path, memory = tmp_path / "masks.csv", tmp_path / "masks.csv.sets"
-    with pytest.raises(KeyboardInterrupt):
-        interrupted(digits, tmp_path, after=16)
-    path.write_bytes(path.read_bytes()[:-7])
-    memory.write_bytes(memory.read_bytes()[:-lost])
-    interrupted(digits, tmp_path, after=-1)
-    assert path.read_bytes() == undisturbed
-
-
-def test_the_memory_alone_restores_the_csv(digits, undisturbed, tmp_path):
-    with pytest.raises(KeyboardInterrupt):
-        interrupted(digits, tmp_path, after=16)
-    (tmp_path / "masks.csv").unlink()
-    interrupted(digits, tmp_path, after=-1)
-    assert (tmp_path / "masks.csv").read_bytes() == undisturbed
-
-
-def test_without_a_csv_the_memory_is_in_the_log_dir(digits, tmp_path):
-    log_dir = tmp_path / "made" / "here"
-    fit(small_model(), digits, MaskDynamics(log_dir))
-    assert (log_dir / "mask_dynamics.sets").exists()
-    with pytest.raises(ValueError, match="another `log_dir` for a new run. Received"):
-        fit(small_model(seed=1), digits, MaskDynamics(log_dir))
-
-
 def test_steps_that_accumulate_gradients_do_not_count(digits, tmp_path):
     path = tmp_path / "masks.csv"
     sgd = keras.optimizers.SGD(0.1, gradient_accumulation_steps=3)
@@ -446,89 +289,3 @@ def test_the_step_is_not_asked_for_at_every_batch(digits, tmp_path, monkeypatch)
     fit(model, digits, MaskDynamics(csv=tmp_path / "masks.csv", every=6), epochs=2)
     times = 1 + 4  # the beginning, and the measurements
     assert len(asked) == times * len(sparse_weights(model))
-
-
-@pytest.mark.parametrize("every", [0, -1, 1.5, True, "10"])
-def test_every_out_of_range_is_an_error(tmp_path, every):
-    with pytest.raises(
-        ValueError, match=f"`every` must be .* Received: every={every!r}"
-    ):
-        MaskDynamics(csv=tmp_path / "masks.csv", every=every)
-
-
-@pytest.mark.parametrize("log_dir", [None, "gs://bucket/events"])
-def test_nowhere_to_write_to_is_an_error(log_dir):
-    expected = f"Expected a `csv`.* Received: log_dir={log_dir!r}, csv=None"
-    with pytest.raises(ValueError, match=expected):
-        MaskDynamics(log_dir)
-
-
-@pytest.mark.parametrize("name", ["missing/masks.csv", "."])
-def test_a_csv_where_none_can_be_is_an_error(tmp_path, name):
-    with pytest.raises(ValueError, match="in a folder that exists. Received: csv="):
-        MaskDynamics(csv=tmp_path / name)
-
-
-def test_a_csv_with_other_columns_is_an_error_and_kept(tmp_path):
-    path = tmp_path / "masks.csv"
-    path.write_text("epoch,loss\n0,1.5\n")
-    with pytest.raises(ValueError, match="Received: csv=.* the columns epoch,loss"):
-        MaskDynamics(csv=path)
-    assert path.read_text() == "epoch,loss\n0,1.5\n"
-
-
-def test_a_damaged_csv_is_made_again_from_its_memory(digits, tmp_path):
-    path = tmp_path / "masks.csv"
-    model = small_model()
-    fit(model, digits, MaskDynamics(csv=path, every=5))
-    whole = path.read_bytes()
-    path.write_bytes(b"\xff\xfe" + whole[40:])
-    dynamics = MaskDynamics(csv=path, every=5)
-    dynamics.set_model(model)
-    dynamics.on_train_begin()
-    dynamics.on_epoch_begin(0)
-    assert path.read_bytes() == whole
-
-
-def test_a_csv_without_its_memory_is_an_error_and_kept(digits, tmp_path):
-    path = tmp_path / "masks.csv"
-    text = ",".join(COLUMNS) + "\n5,0,(all),0.1,0,0.8,0.5,1.0\n"
-    path.write_text(text)
-    with pytest.raises(ValueError, match=r"masks.csv.sets beside .* Received: csv="):
-        fit(small_model(), digits, MaskDynamics(csv=path))
-    assert path.read_text() == text
-
-
-def test_a_model_with_nothing_sparse_is_an_error(digits, tmp_path):
-    model = keras.Sequential(
-        [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)]
-    )
-    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    with pytest.raises(ValueError, match="sparsity scope. Received.*nothing is sparse"):
-        fit(model, digits, MaskDynamics(csv=tmp_path / "masks.csv"))
-    assert not list(tmp_path.iterdir())
-
-
-def test_the_files_of_another_run_are_refused_and_kept(digits, tmp_path):
-    path, memory = tmp_path / "masks.csv", tmp_path / "masks.csv.sets"
-    fit(small_model(), digits, MaskDynamics(csv=path, every=5))
-    files = path.read_bytes(), memory.read_bytes()
-    with pytest.raises(ValueError, match="at step 0 has other sets"):
-        fit(small_model(seed=1), digits, MaskDynamics(csv=path, every=5))
-    with topkast_scope(fwd=0.5, bwd=0.5):
-        other = keras.Sequential(
-            [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)]
-        )
-    other.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    with pytest.raises(ValueError, match=r"Received: a model with the sparse weights"):
-        fit(other, digits, MaskDynamics(csv=path, every=5))
-    assert (path.read_bytes(), memory.read_bytes()) == files
-
-
-def test_a_damaged_memory_is_an_error(digits, tmp_path):
-    path, memory = tmp_path / "masks.csv", tmp_path / "masks.csv.sets"
-    fit(small_model(), digits, MaskDynamics(csv=path, every=5))
-    memory.write_bytes(b"something else")
-    with pytest.raises(ValueError, match="`MaskDynamics` wrote. Delete.* Received: "):
-        fit(small_model(), digits, MaskDynamics(csv=path, every=5))
-    assert memory.read_bytes() == b"something else"

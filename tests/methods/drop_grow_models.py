@@ -6,10 +6,10 @@ import numpy as np
 import topkast_tf as tk
 
 
-def dense_layer(name="rigl", units=6, **arguments):
-    defaults = {} if name == "static" else {"update_until": 10, "noise": 0.0}
+def dense_layer(name="rigl", **arguments):
+    defaults = {"update_until": 10, "noise": 0.0}
     with tk.sparse_scope(name, sparsity=0.7, **{**defaults, **arguments}):
-        return keras.Sequential([keras.Input((12,)), keras.layers.Dense(units)])
+        return keras.Sequential([keras.Input((12,)), keras.layers.Dense(6)])
 
 
 def batches(count):
@@ -19,6 +19,7 @@ def batches(count):
 
 
 def trained(x, y, optimizer, **arguments):
+    """The layer after a step a batch, from always the same theta, and its weight."""
     model = dense_layer(seed=2, **arguments)
     [weight] = tk.sparse_weights(model)
     rng = np.random.default_rng(4)
