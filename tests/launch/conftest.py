@@ -1,4 +1,4 @@
-"""Lets the tests import `launch` from a checkout that is not installed."""
+"""What the tests of the launcher share: `launch` without installing it, its command."""
 
 import pathlib
 import subprocess
@@ -38,3 +38,24 @@ def launch(command):
         )
 
     return run
+
+
+@pytest.fixture
+def screen():
+    """A pseudo-terminal of 240 columns."""
+    from tests.launch.screens import Terminal
+
+    made = Terminal()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def plain_terminal(monkeypatch):
+    """The variables of a terminal that wants colours, and no bar left behind."""
+    from launch.support import terminal
+
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    yield
+    terminal.before_messages(None)
