@@ -6,6 +6,36 @@ import numpy as np
 import pytest
 
 import topkast_tf as tk
+from launch.config import flags as launch_flags
+from launch.config import resolve
+
+IMAGES = (
+    *("--dataset=digits", "--model=plain", "--steps=7", "--batch_size=128"),
+    *("--evaluate_every=4", "--learning_rate=0.05", "--dynamics_every=2"),
+)
+METHODS = {
+    "dense": (),
+    "topkast": ("--fwd=0.8", "--bwd=0.6", "--refresh_every=2"),
+    # Thresholds of each example alone do not depend on who has the others.
+    "swat": ("--sparsity=0.8", "--activations_per=sample", "--errors=0.5")
+    + ("--errors_per=sample",),
+    "rigl": (
+        "--sparsity=0.8",
+        "--update_every=2",
+        "--update_until=5",
+        "--drop_noise=0",
+    ),
+}
+
+
+def parsed(*arguments):
+    """The values of flags, as they were written."""
+    return launch_flags.parse(["train.py", *arguments])
+
+
+def settings(*arguments):
+    """The values of flags, with what follows from the data and the method."""
+    return resolve.resolved(parsed(*arguments))
 
 
 def rows(folder):

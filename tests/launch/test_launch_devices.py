@@ -7,52 +7,22 @@ import sys
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
-from tensorflow.python.framework import config
 
 from launch import callbacks
-from launch import train as launch_train
-from launch.config import flags as launch_flags
-from launch.config import resolve
-from launch.data.shares import share
 from launch.distribute import replicas, strategies
 from launch.run import training
-from launch.run.loop import Loop
-from launch.support.errors import UserError
 from launch.tasks import task_of
 from tests import zoo
 from tests.launch import plain_model
-from tests.launch.runs import assert_close, rows, write_text
+from tests.launch.runs import IMAGES, METHODS, assert_close, rows, settings, write_text
 from topkast_tf.compat import raw_variable
 from topkast_tf.variables.components import components
-
-IMAGES = (
-    *("--dataset=digits", "--model=plain", "--steps=7", "--batch_size=128"),
-    *("--evaluate_every=4", "--learning_rate=0.05", "--dynamics_every=2"),
-)
-METHODS = {
-    "dense": (),
-    "topkast": ("--fwd=0.8", "--bwd=0.6", "--refresh_every=2"),
-    # Thresholds of each example alone do not depend on who has the others.
-    "swat": ("--sparsity=0.8", "--activations_per=sample", "--errors=0.5")
-    + ("--errors_per=sample",),
-    "rigl": (
-        "--sparsity=0.8",
-        "--update_every=2",
-        "--update_until=5",
-        "--drop_noise=0",
-    ),
-}
 
 
 @pytest.fixture(autouse=True)
 def _one_mirrored_strategy(monkeypatch):
     plain_model.register()
     monkeypatch.setattr(strategies, "_mirrored", lambda count: zoo.two_devices())
-
-
-def settings(*arguments):
-    return resolve.resolved(launch_flags.parse(["train.py", *arguments]))
 
 
 def trained(folder, method, *arguments):
@@ -165,86 +135,6 @@ def test_both_together_and_dense_reduction_are_the_same_too(alone, tmp_path):
     assert_close(dense, alone("topkast"))
 
 
-# --- The loop beside `fit` -----------------------------------------------------------
-
-
-class Heard(keras.callbacks.Callback):
-    """Writes down what it is told, with the names of the logs."""
-
-    def __init__(self):
-        super().__init__()
-        self.events = []
-
-    def __getattribute__(self, name):
-        if not name.startswith("on_"):
-            return super().__getattribute__(name)
-
-        def note(*arguments, logs=None):
-            *place, logs = (*arguments, logs) if logs is not None else arguments
-            self.events.append((name, tuple(place), sorted(logs or {})))
-
-        return note
-
-
-def fitted(method, by_loop):
-    plain_model.register()
-    task = task_of(settings(*IMAGES, *METHODS[method], f"--method={method}"))
-    task.load()
-    model = training.build(task, method)
-    heard = Heard()
-    if by_loop:
-        Loop(model).fit(
-            lambda shard: task.training_batches(0, 6, shard),
-            task.evaluation_batches,
-            first_round=2,
-            rounds=2,
-            round_steps=3,
-            callbacks=[heard],
-        )
-    else:
-        model.fit(
-            task.training_batches(0, 6),
-            validation_data=task.evaluation_batches(),
-            initial_epoch=2,
-            epochs=4,
-            steps_per_epoch=3,
-            shuffle=False,
-            callbacks=[heard],
-            verbose=0,
-        )
-    return model, heard.events
-
-
-@pytest.fixture
-def deterministic():
-    """Sums in one order, which TensorFlow promises only so."""
-    tf.config.experimental.enable_op_determinism()
-    yield
-    config.disable_op_determinism()
-
-
-@pytest.mark.parametrize(
-    "method",
-    [
-        "topkast",
-        pytest.param("swat", marks=pytest.mark.slow),
-        pytest.param("dense", marks=pytest.mark.slow),
-    ],
-)
-def test_the_loop_does_what_fit_does_to_the_bit(deterministic, method):
-    (ours, heard), (theirs, told) = (
-        fitted(method, by_loop) for by_loop in (True, False)
-    )
-    assert heard == told
-    assert len(heard) == 2 * 3 * 2 + 2 * 2 + 2 * 4 + 2
-    for mine, yours in zip(
-        ours.variables + ours.optimizer.variables,
-        theirs.variables + theirs.optimizer.variables,
-        strict=True,
-    ):
-        assert mine.numpy().tobytes() == yours.numpy().tobytes(), mine.path
-
-
 # --- Text ----------------------------------------------------------------------------
 
 
@@ -322,85 +212,3 @@ def test_statistics_become_their_mean_on_all_replicas():
         np.testing.assert_array_equal(copy, [2, 2, 4])
     for variable, value in zip(model.trainable_variables, before, strict=True):
         np.testing.assert_array_equal(variable, value)
-
-
-# --- The rows of a worker ------------------------------------------------------------
-
-
-def test_shares_are_the_batch():
-    x, y = tf.range(7), tf.range(7) * 2
-    for count in (1, 2, 3, 9):
-        parts = [share((x, y), (i, count)) for i in range(count)]
-        np.testing.assert_array_equal(tf.concat([a for a, _ in parts], 0), x)
-        np.testing.assert_array_equal(tf.concat([b for _, b in parts], 0), y)
-
-
-def test_workers_evaluate_all_images_once():
-    task = task_of(settings(*IMAGES))
-    task.load()
-    whole = next(iter(task.evaluation_batches()))
-    parts = [next(iter(task.evaluation_batches((i, 3)))) for i in range(3)]
-    for found, expected in zip(zip(*parts, strict=True), whole, strict=True):
-        np.testing.assert_array_equal(tf.concat(found, 0), expected)
-    assert len(whole[0]) == 360
-
-
-def test_workers_read_their_rows_of_each_batch():
-    task = task_of(settings(*IMAGES))
-    task.load()
-    for whole, *parts in zip(
-        task.training_batches(9, 4),
-        *(task.training_batches(9, 4, (i, 2)) for i in range(2)),
-        strict=True,
-    ):
-        for expected, *found in zip(whole, *parts, strict=True):
-            np.testing.assert_array_equal(tf.concat(found, 0), expected)
-
-
-# --- Flags ---------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("arguments", "expected"),
-    [
-        (
-            ["--strategy=many"],
-            "one of none, mirrored, multiworker, tpu. Received: 'many'",
-        ),
-        (["--reduce=sparse"], "one of packed, dense. Received: 'sparse'"),
-        (["--devices=2"], "no --devices but with --strategy=mirrored"),
-        (["--strategy=mirrored", "--tpu=a"], "no --tpu but with --strategy=tpu"),
-        (
-            ["--strategy=mirrored", "--devices=3"],
-            "multiple of 3: workers x --devices x --accumulate. Received: --batch_size=128",
-        ),
-        (["--accumulate=5"], "multiple of 5"),
-        (
-            ["--strategy=mirrored", "--jit", "--nodeterministic"],
-            "no --jit with --strategy=mirrored",
-        ),
-    ],
-)
-def test_flags_that_do_not_fit_together(monkeypatch, arguments, expected):
-    monkeypatch.delenv("TF_CONFIG", raising=False)
-    with pytest.raises(UserError, match=expected):
-        settings(*arguments)
-
-
-def test_a_worker_without_a_cluster_is_one_sentence(monkeypatch):
-    monkeypatch.delenv("TF_CONFIG", raising=False)
-    with pytest.raises(UserError, match="Expected TF_CONFIG in the environment"):
-        launch_train.run(settings("--strategy=multiworker"))
-
-
-def test_devices_that_are_there_but_do_not_divide_the_batch():
-    with pytest.raises(UserError, match="a multiple of 2: 2 devices"):
-        strategies.start(settings("--strategy=mirrored", "--batch_size=63"))
-
-
-def test_a_tpu_that_is_not_there_is_one_sentence(launch, tmp_path):
-    ended = launch("--strategy=tpu", f"--run_dir={tmp_path}/run")
-    assert ended.returncode == 2
-    assert ended.stderr.startswith("error: Expected a TPU with --strategy=tpu")
-    assert ended.stderr.count("\n") == 1
-    assert not (tmp_path / "run").exists()

@@ -14,10 +14,7 @@ from launch.storage import run_folder
 from launch.support import files
 from launch.support.errors import UserError
 from launch.tasks.metrics import METRICS
-
-
-def settings(*arguments):
-    return launch_flags.parse(["train.py", *arguments])
+from tests.launch.runs import parsed
 
 
 def contents(folder):
@@ -27,7 +24,7 @@ def contents(folder):
 def refusal(folder, *arguments):
     with (
         pytest.raises(UserError) as caught,
-        run_folder.claim(folder, settings(*arguments)),
+        run_folder.claim(folder, parsed(*arguments)),
     ):
         pass
     said = str(caught.value)
@@ -38,25 +35,25 @@ def refusal(folder, *arguments):
 
 def test_new_folder_gets_flags_that_are_a_flagfile(tmp_path):
     folder = tmp_path / "a" / "b"
-    asked = settings("--fwd=0.95", f"--run_dir={folder}")
+    asked = parsed("--fwd=0.95", f"--run_dir={folder}")
     with run_folder.claim(folder, asked):
         pass
-    again = settings(f"--flagfile={folder / 'flags.cfg'}")
+    again = parsed(f"--flagfile={folder / 'flags.cfg'}")
     assert launch_flags.differences(asked, again) == []
     assert again.run_dir == str(folder)
 
 
 def test_same_flags_resume_and_other_places_do_not_matter(tmp_path):
-    with run_folder.claim(tmp_path, settings("--fwd=0.95")):
+    with run_folder.claim(tmp_path, parsed("--fwd=0.95")):
         pass
     before = contents(tmp_path)
-    with run_folder.claim(tmp_path, settings("--fwd=0.95", "--data_dir=x")):
+    with run_folder.claim(tmp_path, parsed("--fwd=0.95", "--data_dir=x")):
         pass
     assert contents(tmp_path) == before
 
 
 def test_other_flags_are_refused_and_named(tmp_path):
-    with run_folder.claim(tmp_path, settings()):
+    with run_folder.claim(tmp_path, parsed()):
         pass
     before = contents(tmp_path)
     said = refusal(tmp_path, "--fwd=0.95", "--epochs=7")
@@ -75,7 +72,7 @@ def test_folder_that_is_no_run_is_refused(tmp_path):
 def test_what_a_kill_before_the_first_file_leaves_is_accepted(tmp_path):
     (tmp_path / ".lock").touch()
     (tmp_path / f"{files.TEMPORARY}-flags.cfg").write_text("--fw")
-    with run_folder.claim(tmp_path, settings()):
+    with run_folder.claim(tmp_path, parsed()):
         assert (tmp_path / "flags.cfg").is_file()
 
 
@@ -126,13 +123,13 @@ def test_folder_in_use_by_another_process_is_refused(tmp_path, root):
         assert "in use by another process" in refusal(tmp_path)
         process.kill()
     # The lock went with the process, however it ended.
-    with run_folder.claim(tmp_path, settings()):
+    with run_folder.claim(tmp_path, parsed()):
         pass
 
 
 def test_flagfile_of_a_run_that_lies_elsewhere_begins_no_other(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with run_folder.claim(tmp_path / "run", settings("--run_dir=run")):
+    with run_folder.claim(tmp_path / "run", parsed("--run_dir=run")):
         pass
     argv = ["train.py", "--flagfile=run/flags.cfg"]
     run_folder.check_flagfiles(argv, launch_flags.parse(argv))
@@ -199,7 +196,7 @@ def test_a_result_with_wrong_content_is_one_sentence(tmp_path, content, said):
 @pytest.mark.parametrize("name", ["x" * 300, "d/" * 3000])
 def test_a_folder_with_too_long_a_name_is_one_sentence(tmp_path, name):
     with pytest.raises(UserError, match="short enough for this file system") as caught:
-        run_folder.check(tmp_path / name, settings())
+        run_folder.check(tmp_path / name, parsed())
     assert len(str(caught.value)) < 200
     assert not list(tmp_path.iterdir())
 
@@ -208,19 +205,19 @@ def test_a_link_in_the_place_of_a_folder_of_the_run_is_refused(tmp_path):
     elsewhere = tmp_path / "elsewhere"
     (elsewhere / ".part").mkdir(parents=True)
     run = tmp_path / "run"
-    with run_folder.claim(run, settings()):
+    with run_folder.claim(run, parsed()):
         pass
     for name in ("topkast", "topkast/checkpoints", "topkast/events"):
         link = run / name
         link.parent.mkdir(exist_ok=True)
         link.symlink_to(elsewhere)
         with pytest.raises(UserError, match=f"symbolic link {link}"):
-            run_folder.check(run, settings())
+            run_folder.check(run, parsed())
         link.unlink()
-    run_folder.check(run, settings())
+    run_folder.check(run, parsed())
     # The folder of the run itself may lie on another disk.
     (tmp_path / "link").symlink_to(run)
-    run_folder.check(tmp_path / "link", settings())
+    run_folder.check(tmp_path / "link", parsed())
 
 
 def test_interrupted_writing_leaves_the_old_file(tmp_path):

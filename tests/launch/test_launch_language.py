@@ -10,12 +10,10 @@ import numpy as np
 import pytest
 
 from launch import evaluate
-from launch.config import flags as launch_flags
-from launch.config import resolve
 from launch.models import transformer_xl  # noqa: F401, registers the class
 from launch.support.errors import UserError
 from launch.tasks import task_of
-from tests.launch.runs import write_text
+from tests.launch.runs import settings, write_text
 
 STEPS = 14
 
@@ -44,10 +42,6 @@ def finished(launch, arguments, tmp_path_factory):
     ended = launch(*arguments, f"--run_dir={folder}")
     assert ended.returncode == 0, ended.stderr
     return folder, ended.stdout
-
-
-def settings(*asked):
-    return resolve.resolved(launch_flags.parse(["train.py", *asked]))
 
 
 def test_a_run_ends_with_its_figures(finished):

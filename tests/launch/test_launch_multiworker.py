@@ -13,15 +13,11 @@ import keras
 import pytest
 
 import topkast_tf as tk
-from launch import multiworker, train
-from launch.config import flags as launch_flags
-from launch.distribute import devices
 from launch.models import transformer_xl  # noqa: F401, registers the class
 from launch.run import training
-from launch.support.errors import UserError
 from launch.tasks import task_of
 from tests.launch import plain_model
-from tests.launch.runs import assert_close, rows, write_text
+from tests.launch.runs import assert_close, rows, settings, write_text
 
 SHORT = (
     *("--dataset=digits", "--model=plain", "--steps=12", "--batch_size=128"),
@@ -92,10 +88,7 @@ def undisturbed(request, start, tmp_path_factory):
 def alone(arguments, method, run_dir):
     """The result and the folder of the same run in this process."""
     plain_model.register()
-    asked = train.resolved(
-        launch_flags.parse(["train.py", *arguments, f"--run_dir={run_dir}"])
-    )
-    task = task_of(asked)
+    task = task_of(settings(*arguments, f"--run_dir={run_dir}"))
     task.load()
     return training.train(task, method), run_dir / method
 
@@ -249,118 +242,6 @@ def test_only_the_chief_writes(undisturbed):
     assert said.count("step 12/12") == 1
 
 
-# --- The script ----------------------------------------------------------------------
-
-
-def run(code, count=2, restarts=0):
-    return multiworker.run([sys.executable, "-c", code], count, restarts)
-
-
-INDEX = (
-    "import json, os, sys, time\n"
-    "i = json.loads(os.environ['TF_CONFIG'])['task']['index']\n"
-)
-
-
-def test_every_worker_finds_its_place_and_the_chief_is_heard(capfd):
-    code = INDEX + "print('out', i); print('err', i, file=sys.stderr)"
-    assert run(code, 3) == 0
-    said = capfd.readouterr()
-    assert said.out == "out 0\n"
-    chief, job, *others = sorted(said.err.splitlines())
-    assert job.startswith("job: 3 workers, processes ")
-    assert [chief, *others] == ["err 0", "worker 1: err 1", "worker 2: err 2"]
-
-
-def test_the_exit_code_is_the_chiefs(capfd):
-    assert run(INDEX + "sys.exit(7 * (i == 0)) if i == 0 else time.sleep(60)") == 7
-    assert "worker 0 was ended with code 7; giving up." in capfd.readouterr().err
-
-
-def test_bad_input_is_no_reason_to_start_again(capfd):
-    assert run(INDEX + "sys.exit(2)", restarts=3) == 2
-    assert "starting again" not in capfd.readouterr().err
-
-
-def test_a_dead_worker_stops_all_and_the_job_starts_again(capfd, tmp_path):
-    code = INDEX + (
-        f"first = {str(tmp_path)!r} + f'/{{i}}'\n"
-        "if not os.path.exists(first):\n"
-        "    open(first, 'w').close()\n"
-        "    if i == 1: os.kill(os.getpid(), 9)\n"
-        "    time.sleep(60)\n"
-    )
-    start = time.monotonic()
-    assert run(code, restarts=2) == 0
-    assert time.monotonic() - start < 30
-    said = capfd.readouterr().err
-    assert said.count("starting again from the last checkpoint") == 1
-    assert said.count("job: 2 workers") == 2
-
-
-def test_restarts_are_counted(capfd):
-    assert run("import os; os.kill(os.getpid(), 9)", restarts=2) == 128 + 9
-    said = capfd.readouterr().err
-    assert said.count("starting again") == 2 and said.count("giving up") == 1
-
-
-def job_of(root, worker):
-    """A process that runs a job of two workers, each with the same code."""
-    script = (
-        f"import sys; sys.path.insert(0, {str(root)!r})\n"
-        "from launch import multiworker\n"
-        f"sys.exit(multiworker.run([sys.executable, '-c', {worker!r}], 2, 3))"
-    )
-    return subprocess.Popen(
-        [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True
-    )
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_signals_reach_the_workers_and_the_chief_decides(root, number):
-    worker = INDEX + (
-        "import signal\n"
-        "def stop(*_): print('stopping', i, flush=True); sys.exit(40 + i)\n"
-        "for n in (signal.SIGTERM, signal.SIGINT): signal.signal(n, stop)\n"
-        "print('ready', flush=True); time.sleep(60)"
-    )
-    with job_of(root, worker) as job:
-        assert job.stdout.readline() == "ready\n"
-        time.sleep(0.5)  # the other one's turn
-        job.send_signal(number)
-        assert job.stdout.read() == "stopping 0\n"
-    assert job.returncode == 40
-
-
-@pytest.mark.parametrize(("first", "after"), [("3", "2"), ("-6", "-9"), ("3", "1")])
-def test_the_worker_that_failed_first_decides(capfd, first, after):
-    """Not the one that missed it, and was seen to fail before it."""
-    code = INDEX + (
-        "import signal\n"
-        "def end(code):\n"
-        "    os.kill(os.getpid(), -code) if code < 0 else sys.exit(code)\n"
-        f"end({first}) if i == 0 else (time.sleep(0.5), end({after}))"
-    )
-    expected = int(after) if int(after) > 0 else 128 - int(after)
-    assert run(code) == expected
-    said = capfd.readouterr().err
-    assert ("worker 1 was" in said) == (after != "2")
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="asks the kernel of Linux")
-def test_workers_end_when_the_script_is_killed(root):
-    worker = INDEX + (
-        "import signal\n"
-        "def stop(*_): print('stopping', i, flush=True); sys.exit(0)\n"
-        "signal.signal(signal.SIGTERM, stop)\n"
-        "print('ready', flush=True); time.sleep(60)"
-    )
-    with job_of(root, worker) as job:
-        assert job.stdout.readline() == "ready\n"
-        job.kill()
-        assert job.stdout.readline() == "stopping 0\n"
-
-
 @pytest.mark.slow
 def test_a_folder_in_use_is_one_sentence_of_each_worker(start, tmp_path):
     folder = tmp_path / "run"
@@ -374,54 +255,3 @@ def test_a_folder_in_use_is_one_sentence_of_each_worker(start, tmp_path):
     errors = [line for line in said.splitlines() if "error: " in line]
     assert errors[0].startswith(f"error: --run_dir={folder} is in use")
     assert all("another worker of the job" in line for line in errors[1:])
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [[], ["--workers=2"], ["--steps=3", "--", "--x"], ["--workers=0", "--", "-"]],
-)
-def test_what_the_script_refuses(capsys, arguments):
-    assert multiworker.main(["multiworker.py", *arguments]) == 2
-    said = capsys.readouterr().err
-    assert said.startswith("error: ") and said.count("\n") == 1
-
-
-def test_help_shows_how_it_is_called(capsys):
-    assert multiworker.main(["multiworker.py", "--help"]) == 0
-    assert "--workers=2 -- --flagfile=" in capsys.readouterr().out
-
-
-# --- TF_CONFIG -----------------------------------------------------------------------
-
-
-def parsed(*arguments):
-    return launch_flags.parse(["train.py", *arguments])
-
-
-def test_a_worker_is_what_tf_config_says(monkeypatch):
-    monkeypatch.setenv("TF_CONFIG", multiworker.cluster(["a:1", "b:1", "c:1"], 2))
-    assert devices.worker_of(parsed()) == (0, 1)
-    worker = devices.worker_of(parsed("--strategy=multiworker"))
-    assert worker == (2, 3) and not worker.is_chief
-
-
-@pytest.mark.parametrize(
-    ("config", "expected"),
-    [
-        (None, "in the environment"),
-        ("{", "Received: {"),
-        ('{"cluster": {"worker": ["a:1"]}}', "'task'"),
-        (multiworker.cluster(["a:1"], 1), "worker 1 is not one of 1"),
-        (
-            '{"cluster": {"chief": ["a:1"], "worker": ["b:1"]}, '
-            '"task": {"type": "worker", "index": 0}}',
-            "tasks of other types",
-        ),
-    ],
-)
-def test_a_tf_config_that_is_wrong(monkeypatch, config, expected):
-    monkeypatch.delenv("TF_CONFIG", raising=False)
-    if config is not None:
-        monkeypatch.setenv("TF_CONFIG", config)
-    with pytest.raises(UserError, match=expected):
-        devices.worker_of(parsed("--strategy=multiworker"))

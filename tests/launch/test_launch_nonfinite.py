@@ -8,19 +8,14 @@ import pytest
 import tensorflow as tf
 
 from launch import callbacks, train
-from launch.config import flags as launch_flags
-from launch.config import resolve
 from launch.run import gradient_guard, training
 from launch.storage import diagnosis
 from launch.support.errors import UserError
 from launch.tasks import task_of
+from tests.launch.runs import settings
 from topkast_tf import topkast_scope
 
 NAN, INF = float("nan"), float("inf")
-
-
-def settings(*arguments):
-    return resolve.resolved(launch_flags.parse(["train.py", *arguments]))
 
 
 def network(scope=None, jit=False):

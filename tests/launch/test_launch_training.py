@@ -18,12 +18,7 @@ from launch.run import sparsity, training
 from launch.run.stretches import stretches
 from launch.support.errors import UserError
 from launch.tasks import task_of
-from tests.launch.runs import rows
-
-
-def settings(*arguments):
-    return launch_train.resolved(launch_flags.parse(["train.py", *arguments]))
-
+from tests.launch.runs import rows, settings
 
 # --- Stretches -----------------------------------------------------------------------
 

@@ -1,0 +1,89 @@
+"""The flags and the TF_CONFIG of many devices: what fits together, what is refused."""
+
+import pytest
+
+from launch import multiworker
+from launch import train as launch_train
+from launch.distribute import devices, strategies
+from launch.support.errors import UserError
+from tests import zoo
+from tests.launch.runs import parsed, settings
+
+
+def test_a_worker_is_what_tf_config_says(monkeypatch):
+    monkeypatch.setenv("TF_CONFIG", multiworker.cluster(["a:1", "b:1", "c:1"], 2))
+    assert devices.worker_of(parsed()) == (0, 1)
+    worker = devices.worker_of(parsed("--strategy=multiworker"))
+    assert worker == (2, 3) and not worker.is_chief
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        (None, "in the environment"),
+        ("{", "Received: {"),
+        ('{"cluster": {"worker": ["a:1"]}}', "'task'"),
+        (multiworker.cluster(["a:1"], 1), "worker 1 is not one of 1"),
+        (
+            '{"cluster": {"chief": ["a:1"], "worker": ["b:1"]}, '
+            '"task": {"type": "worker", "index": 0}}',
+            "tasks of other types",
+        ),
+    ],
+)
+def test_a_tf_config_that_is_wrong(monkeypatch, config, expected):
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    if config is not None:
+        monkeypatch.setenv("TF_CONFIG", config)
+    with pytest.raises(UserError, match=expected):
+        devices.worker_of(parsed("--strategy=multiworker"))
+
+
+# --- Strategies ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (
+            ["--strategy=many"],
+            "one of none, mirrored, multiworker, tpu. Received: 'many'",
+        ),
+        (["--reduce=sparse"], "one of packed, dense. Received: 'sparse'"),
+        (["--devices=2"], "no --devices but with --strategy=mirrored"),
+        (["--strategy=mirrored", "--tpu=a"], "no --tpu but with --strategy=tpu"),
+        (
+            ["--strategy=mirrored", "--devices=3"],
+            "multiple of 3: workers x --devices x --accumulate. Received: --batch_size=128",
+        ),
+        (["--accumulate=5"], "multiple of 5"),
+        (
+            ["--strategy=mirrored", "--jit", "--nodeterministic"],
+            "no --jit with --strategy=mirrored",
+        ),
+    ],
+)
+def test_flags_that_do_not_fit_together(monkeypatch, arguments, expected):
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    with pytest.raises(UserError, match=expected):
+        settings(*arguments)
+
+
+def test_a_worker_without_a_cluster_is_one_sentence(monkeypatch):
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    with pytest.raises(UserError, match="Expected TF_CONFIG in the environment"):
+        launch_train.run(settings("--strategy=multiworker"))
+
+
+def test_devices_that_are_there_but_do_not_divide_the_batch(monkeypatch):
+    monkeypatch.setattr(strategies, "_mirrored", lambda count: zoo.two_devices())
+    with pytest.raises(UserError, match="a multiple of 2: 2 devices"):
+        strategies.start(settings("--strategy=mirrored", "--batch_size=63"))
+
+
+def test_a_tpu_that_is_not_there_is_one_sentence(launch, tmp_path):
+    ended = launch("--strategy=tpu", f"--run_dir={tmp_path}/run")
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("error: Expected a TPU with --strategy=tpu")
+    assert ended.stderr.count("\n") == 1
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,134 @@
+"""The script of a job: its workers, what they say, who decides its end."""
+
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from launch import multiworker
+
+
+def run(code, count=2, restarts=0):
+    return multiworker.run([sys.executable, "-c", code], count, restarts)
+
+
+INDEX = (
+    "import json, os, sys, time\n"
+    "i = json.loads(os.environ['TF_CONFIG'])['task']['index']\n"
+)
+
+
+def test_every_worker_finds_its_place_and_the_chief_is_heard(capfd):
+    code = INDEX + "print('out', i); print('err', i, file=sys.stderr)"
+    assert run(code, 3) == 0
+    said = capfd.readouterr()
+    assert said.out == "out 0\n"
+    chief, job, *others = sorted(said.err.splitlines())
+    assert job.startswith("job: 3 workers, processes ")
+    assert [chief, *others] == ["err 0", "worker 1: err 1", "worker 2: err 2"]
+
+
+def test_the_exit_code_is_the_chiefs(capfd):
+    assert run(INDEX + "sys.exit(7 * (i == 0)) if i == 0 else time.sleep(60)") == 7
+    assert "worker 0 was ended with code 7; giving up." in capfd.readouterr().err
+
+
+def test_bad_input_is_no_reason_to_start_again(capfd):
+    assert run(INDEX + "sys.exit(2)", restarts=3) == 2
+    assert "starting again" not in capfd.readouterr().err
+
+
+def test_a_dead_worker_stops_all_and_the_job_starts_again(capfd, tmp_path):
+    code = INDEX + (
+        f"first = {str(tmp_path)!r} + f'/{{i}}'\n"
+        "if not os.path.exists(first):\n"
+        "    open(first, 'w').close()\n"
+        "    if i == 1: os.kill(os.getpid(), 9)\n"
+        "    time.sleep(60)\n"
+    )
+    start = time.monotonic()
+    assert run(code, restarts=2) == 0
+    assert time.monotonic() - start < 30
+    said = capfd.readouterr().err
+    assert said.count("starting again from the last checkpoint") == 1
+    assert said.count("job: 2 workers") == 2
+
+
+def test_restarts_are_counted(capfd):
+    assert run("import os; os.kill(os.getpid(), 9)", restarts=2) == 128 + 9
+    said = capfd.readouterr().err
+    assert said.count("starting again") == 2 and said.count("giving up") == 1
+
+
+def job_of(root, worker):
+    """A process that runs a job of two workers, each with the same code."""
+    script = (
+        f"import sys; sys.path.insert(0, {str(root)!r})\n"
+        "from launch import multiworker\n"
+        f"sys.exit(multiworker.run([sys.executable, '-c', {worker!r}], 2, 3))"
+    )
+    return subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signals_reach_the_workers_and_the_chief_decides(root, number):
+    worker = INDEX + (
+        "import signal\n"
+        "def stop(*_): print('stopping', i, flush=True); sys.exit(40 + i)\n"
+        "for n in (signal.SIGTERM, signal.SIGINT): signal.signal(n, stop)\n"
+        "print('ready', flush=True); time.sleep(60)"
+    )
+    with job_of(root, worker) as job:
+        assert job.stdout.readline() == "ready\n"
+        time.sleep(0.5)  # the other one's turn
+        job.send_signal(number)
+        assert job.stdout.read() == "stopping 0\n"
+    assert job.returncode == 40
+
+
+@pytest.mark.parametrize(("first", "after"), [("3", "2"), ("-6", "-9"), ("3", "1")])
+def test_the_worker_that_failed_first_decides(capfd, first, after):
+    """Not the one that missed it, and was seen to fail before it."""
+    code = INDEX + (
+        "import signal\n"
+        "def end(code):\n"
+        "    os.kill(os.getpid(), -code) if code < 0 else sys.exit(code)\n"
+        f"end({first}) if i == 0 else (time.sleep(0.5), end({after}))"
+    )
+    expected = int(after) if int(after) > 0 else 128 - int(after)
+    assert run(code) == expected
+    said = capfd.readouterr().err
+    assert ("worker 1 was" in said) == (after != "2")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks the kernel of Linux")
+def test_workers_end_when_the_script_is_killed(root):
+    worker = INDEX + (
+        "import signal\n"
+        "def stop(*_): print('stopping', i, flush=True); sys.exit(0)\n"
+        "signal.signal(signal.SIGTERM, stop)\n"
+        "print('ready', flush=True); time.sleep(60)"
+    )
+    with job_of(root, worker) as job:
+        assert job.stdout.readline() == "ready\n"
+        job.kill()
+        assert job.stdout.readline() == "stopping 0\n"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["--workers=2"], ["--steps=3", "--", "--x"], ["--workers=0", "--", "-"]],
+)
+def test_what_the_script_refuses(capsys, arguments):
+    assert multiworker.main(["multiworker.py", *arguments]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and said.count("\n") == 1
+
+
+def test_help_shows_how_it_is_called(capsys):
+    assert multiworker.main(["multiworker.py", "--help"]) == 0
+    assert "--workers=2 -- --flagfile=" in capsys.readouterr().out
