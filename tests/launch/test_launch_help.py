@@ -5,6 +5,7 @@ import pytest
 from launch import evaluate
 from launch import train as launch_train
 from launch.config import flag_help, flag_table, plan_flags, sensitivity_flags
+from launch.config.flag import new_flags
 
 PROGRAMS = {
     "plan": (plan_flags.HEAD, plan_flags.GROUPS),
@@ -63,3 +64,9 @@ def test_the_nearest_name_is_given(main, argument, meant, capsys, tmp_path):
     folder = [str(tmp_path)] if main is evaluate.main else []
     assert main(["program.py", *folder, argument]) == 2
     assert meant in capsys.readouterr().err
+
+
+def test_every_flag_is_in_the_help():
+    said = flag_help.help_text()
+    for name in new_flags(flag_table.GROUPS):
+        assert f"--{name}" in said

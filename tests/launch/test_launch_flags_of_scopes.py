@@ -1,0 +1,177 @@
+"""What the scopes take, as the flags know it without TensorFlow."""
+
+import contextlib
+import dataclasses
+
+import pytest
+
+from launch.config import methods
+from launch.support.errors import UserError
+from tests.launch.runs import parsed
+
+
+def opened(*arguments, total_steps=None):
+    """The innermost scope that the flags of a method give, with a model in it."""
+    import keras
+
+    values = parsed(*arguments)
+    with contextlib.ExitStack() as scopes:
+        for scope in methods.METHODS[values.method].scopes(values, total_steps):
+            found = scopes.enter_context(scope)
+        model = keras.Sequential([keras.Input((9,)), keras.layers.Dense(8)])
+        model.add(keras.layers.Dense(4, name="logits"))
+    return found, model
+
+
+def test_scope_arguments_have_the_types_of_the_scope():
+    found, _ = opened(
+        "--block=4,2",
+        "--exempt=first",
+        '--distribution={"logits": [0.9, 0.8]}',
+        "--stop_exploring_at=50",
+        "--seed=3",
+    )
+    assert found.method.get_config() == {
+        "fwd": 0.9,
+        "bwd": 0.8,
+        "refresh_every": 1,
+        "exploration": 1e-4,
+        "exploration_norm": "l2",
+        "backward": "topk",
+        "stop_exploring_at": 50,
+        "block": (4, 2),
+        "block_reduce": "sum",
+    }
+    assert dataclasses.asdict(found.placement) == {
+        "distribution": {"logits": (0.9, 0.8)},
+        "exempt": ("first",),
+        "include": None,
+        "seed": 3,
+    }
+
+
+def test_swat_arguments_have_the_types_of_the_scope():
+    found, model = opened(
+        *("--method=swat", "--sparsity=0.8", "--forward_sparse="),
+        *("--backward_sparse=weights", "--freeze_at=9", "--distribution=erk"),
+    )
+    assert found.method.get_config() == {
+        "sparsity": 0.8,
+        "topk_period": 1,
+        "topk_period_of": "all",
+        "structured": None,
+        "momentum": False,
+        "updates": "dense",
+        "freeze_at": 9,
+        "forward": False,
+    }
+    assert found.placement.distribution == "erk"
+    assert model.layers[0]._topkast_rule.get_config() == {
+        "sparsity": 0.8,
+        "activations": None,
+        "topk_period": 1,
+        "topk_period_of": "all",
+        "forward": (),
+        "backward": ("weights",),
+        "activations_per": "batch",
+        "errors": 0.0,
+        "errors_per": "batch",
+        "storage": "dense",
+    }
+
+
+def test_rigl_gets_the_length_of_the_run():
+    found, _ = opened("--method=rigl", "--update_every=5", total_steps=200)
+    assert (found.method.schedule.last, found.method.anneal) == (150, "cosine")
+    found, _ = opened("--method=rigl", "--update_until=90", "--drop_noise=0")
+    assert (found.method.schedule.last, found.method.noise) == (90, 0.0)
+    found, _ = opened("--method=set")
+    assert found.method.schedule.last is None
+    with pytest.raises(UserError, match="Expected --steps, as --update_until=0.75"):
+        opened("--method=rigl")
+
+
+@pytest.mark.parametrize("name", ["static", "set", "rigl"])
+def test_each_argument_of_a_method_is_a_flag(name):
+    from topkast_tf.methods import METHODS
+
+    fields = {field.name for field in dataclasses.fields(METHODS[name])}
+    names = {n.removeprefix("drop_n") for n in methods.METHODS[name].flag_names}
+    names = {"noise" if n == "oise" else n for n in names}
+    assert fields - {"total_steps"} == names - {"distribution", "exempt", "include"}
+
+
+# --- Taken and refused alike ---------------------------------------------------------
+
+
+def scoped(*arguments):
+    """Whether the scope of the method takes the arguments that the flags give it."""
+    values = parsed(*arguments)
+    methods.METHODS[values.method].scopes(values, 1000)
+
+
+OF_SCOPES = [
+    (method, flag)
+    for group, method in (
+        (methods.TOPKAST, "topkast"),
+        (methods.SWAT, "swat"),
+        (methods.FIXED_SPARSITY, "rigl"),
+        ((methods.SPARSITY,), "static"),
+    )
+    for flag in group
+]
+
+
+@pytest.mark.parametrize(("method", "flag"), OF_SCOPES, ids=lambda x: str(x)[:30])
+def test_the_scopes_take_what_the_flags_take(method, flag):
+    base = ["--fwd=0.95"] if flag.name == "bwd" else ["--bwd=0"]
+    values = list(flag.choices)
+    if flag.name == "anneal":
+        base.append("--update_until=50")
+    if flag.range is not None:
+        values += [number for number in (0.0, 0.8, 0.95) if flag.range.holds(number)]
+    if flag.bounds:
+        values.append(flag.bounds["lower_bound"])
+    for value in values:
+        scoped(f"--method={method}", *base, f"--{flag.name}={value}")
+
+
+@pytest.mark.parametrize(
+    ("argument", "keyword", "value"),
+    [
+        ("--fwd=1", "fwd", 1.0),
+        ("--bwd=-0.1", "bwd", -0.1),
+        ("--refresh_every=0", "refresh_every", 0),
+        ("--stop_exploring_at=-1", "stop_exploring_at", -1),
+        ("--exploration=-1", "exploration", -1.0),
+        ("--exploration_norm=l3", "exploration_norm", "l3"),
+        ("--backward=all", "backward", "all"),
+        ("--block=0,1", "block", (0, 1)),
+        ("--block_reduce=mean", "block_reduce", "mean"),
+        ("--distribution=even", "distribution", "even"),
+    ],
+)
+def test_what_the_flags_refuse_the_scope_refuses(argument, keyword, value):
+    import topkast_tf
+
+    with pytest.raises(UserError):
+        parsed(argument)
+    with pytest.raises(ValueError):
+        topkast_tf.topkast_scope(**{"fwd": 0.9, "bwd": 0.8, keyword: value})
+
+
+def test_every_name_of_a_distribution_is_known_to_both():
+    import swat_tf  # noqa: F401
+    from topkast_tf.core.distributions import _NAMED
+    from topkast_tf.methods import METHODS
+
+    for name, method in METHODS.items():
+        known = {*(method.distributions or _NAMED), *method.own_distributions}
+        assert set(methods.METHODS[name].distributions) == known
+
+
+def test_every_method_of_the_library_is_one_of_the_launcher():
+    import swat_tf  # noqa: F401
+    from topkast_tf.methods import METHODS
+
+    assert set(methods.METHODS) == {*METHODS, "dense", "topkast_swat"}
