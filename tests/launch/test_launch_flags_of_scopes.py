@@ -162,11 +162,11 @@ def test_what_the_flags_refuse_the_scope_refuses(argument, keyword, value):
 
 def test_every_name_of_a_distribution_is_known_to_both():
     import swat_tf  # noqa: F401
-    from topkast_tf.core.distributions import _NAMED
+    from topkast_tf.core.distributions import NAMED
     from topkast_tf.methods import METHODS
 
     for name, method in METHODS.items():
-        known = {*(method.distributions or _NAMED), *method.own_distributions}
+        known = {*(method.distributions or NAMED), *method.own_distributions}
         assert set(methods.METHODS[name].distributions) == known
 
 

@@ -7,13 +7,13 @@ import tensorflow as tf
 
 import topkast_tf as tk
 from tests import zoo
-from topkast_tf.core import selection
+from topkast_tf.core.sets import FORWARD
 from topkast_tf.methods import SET, RigL, Selection, Static
 
 
 def selection_of(theta, active, gradient=None, seed=3):
     theta = tf.constant(theta, tf.float32)
-    codes = tf.constant(np.where(active, selection.FORWARD, 0), tf.uint8)
+    codes = tf.constant(np.where(active, FORWARD, 0), tf.uint8)
     kept = tf.constant(int(np.sum(active)))
     return Selection(
         theta,
@@ -30,7 +30,7 @@ def updated(method, weight, step=0):
     sets = method.update([weight], tf.constant(step, tf.int64))
     assert bool(sets.finite)
     [codes], [reset] = sets.codes, sets.resets
-    return codes.numpy() == selection.FORWARD, reset
+    return codes.numpy() == FORWARD, reset
 
 
 # Worked by hand.
@@ -139,7 +139,7 @@ def test_a_random_mask_is_uniform():
     for seed in range(400):
         weight = selection_of(np.ones(40), np.arange(40) < 10, seed=seed)
         [codes] = method.initial([weight]).codes
-        counts += codes.numpy() == selection.FORWARD
+        counts += codes.numpy() == FORWARD
     expected = 400 * 10 / 40
     # Of 39 degrees of freedom (less, as each mask has ten): 99.9 % lie below 72.
     assert np.sum((counts - expected) ** 2 / expected) < 72

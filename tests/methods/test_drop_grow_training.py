@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 import topkast_tf as tk
-from topkast_tf.core import selection
+from topkast_tf.core.keys import random_keys
 
 RATE, MOMENTUM = 0.05, 0.9
 
@@ -101,7 +101,7 @@ def test_training_is_that_of_the_definition(case, how):
 
         def drawn(step):
             seed = [weight.seed, step + 2 * 2**40]
-            return selection.random_keys(72, tf.constant(seed, tf.int64)).numpy()
+            return random_keys(72, tf.constant(seed, tf.int64)).numpy()
 
     changes = 0
     for x in data:
