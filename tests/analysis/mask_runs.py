@@ -6,7 +6,7 @@ import math
 import keras
 
 from topkast_tf import topkast_scope
-from topkast_tf.analysis.mask_dynamics import ALL
+from topkast_tf.analysis.mask_csv import ALL
 
 BATCH = 16
 

@@ -13,7 +13,9 @@ from hypothesis.extra import numpy as hnp
 from tests import zoo
 from tests.analysis.mask_runs import column, fit, rows_of, small_model
 from topkast_tf import sparse_weights, topkast_scope
-from topkast_tf.analysis.mask_dynamics import ALL, MaskDynamics, churn, reservoir_used
+from topkast_tf.analysis.mask_csv import ALL
+from topkast_tf.analysis.mask_dynamics import MaskDynamics
+from topkast_tf.analysis.mask_measures import churn, reservoir_used
 from topkast_tf.variables.weight import SparseWeight
 
 

@@ -5,7 +5,8 @@ import pytest
 
 from tests.analysis.mask_runs import fit, small_model
 from topkast_tf import topkast_scope
-from topkast_tf.analysis.mask_dynamics import COLUMNS, MaskDynamics
+from topkast_tf.analysis.mask_csv import COLUMNS
+from topkast_tf.analysis.mask_dynamics import MaskDynamics
 
 
 def test_without_a_csv_the_memory_is_in_the_log_dir(digits, tmp_path):

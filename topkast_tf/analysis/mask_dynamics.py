@@ -1,12 +1,10 @@
-"""How the sets move while a model trains: churn of A, and use of the reservoir.
+"""A callback that writes how the sets move while a model trains.
 
-Two pure functions on arrays, and a Keras callback that writes their values to a CSV and
-to TensorBoard. Whatever the callback remembers is in a file beside what it writes, so
-that a run that was interrupted goes on as if it had not been.
+Churn of A, use of the reservoir, sparsities and loss go to a CSV and to TensorBoard. The
+callback's memory is in a file next to them, so that an interrupted run goes on as if it
+had not been interrupted.
 """
 
-import csv as csv_format
-import io
 import math
 import os
 import pathlib
@@ -17,6 +15,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from topkast_tf.analysis.mask_csv import check_csv, csv_lines, header
 from topkast_tf.analysis.mask_history import (
     Measurement,
     Memory,
@@ -24,89 +23,12 @@ from topkast_tf.analysis.mask_history import (
     Sets,
     forward_bits,
     reservoir_bits,
-    unpacked,
 )
-from topkast_tf.core.sets import FORWARD, RESERVOIR
+from topkast_tf.analysis.mask_measures import MEASURES, measures_of, over_all
 from topkast_tf.variables.lookup import sparse_weights
 from topkast_tf.variables.weight import SparseWeight
 
-MEASURES = (
-    "churn",
-    "reservoir_used",
-    "forward_sparsity",
-    "backward_sparsity",
-    "exploration_loss",
-)
-COLUMNS = ("step", "since", "weight", *MEASURES)
-"""Columns of the CSV: a line for each weight at each measurement, and one for `ALL`."""
-ALL = "(all)"
 _TAG_OF_ALL = dict(zip(MEASURES, ("mean", "mean", "all", "all", "sum"), strict=True))
-
-
-def churn(before: np.ndarray, after: np.ndarray) -> float:
-    r"""The share of a set A that is no longer in it.
-
-    ``churn = |A \ A'| / |A|``, which is ``|A xor A'| / (2 |A|)`` when A and A' are of one
-    size. When they are not, entries that enter without another leaving do not count.
-
-    Args:
-      before: A, a boolean array of any shape, as `SparseWeight.forward_mask` gives it.
-      after: A', a boolean array of the same shape.
-
-    Returns:
-      A fraction in [0, 1]; NaN if A is empty.
-
-    Raises:
-      ValueError: if the shapes differ.
-
-    >>> churn(np.array([True, True, False]), np.array([True, False, True]))
-    0.5
-
-    Source: Top-KAST, figure 3a (there after 5,000 steps, and averaged over
-    the layers).
-    """
-    _check_shapes(before, after)
-    return _share(before, ~np.asarray(after, bool))
-
-
-def reservoir_used(initial_codes: np.ndarray, ever_forward: np.ndarray) -> float:
-    """The share of the initial reservoir C_0 that has ever been in A.
-
-    ``|C_0 and (A_1 or A_2 or ...)| / |C_0|``
-
-    Args:
-      initial_codes: set codes at the beginning, as `SparseWeight.codes` gives them: 0
-        for C, 1 for B without A, 2 for A; any shape.
-      ever_forward: boolean array of the same shape: which entries have been in A.
-
-    Returns:
-      A fraction in [0, 1]; NaN if C_0 is empty, as it is with ``bwd=0``.
-
-    Raises:
-      ValueError: if the shapes differ.
-
-    >>> reservoir_used(np.array([2, 1, 0, 0]), np.array([True, True, True, False]))
-    0.5
-
-    Source: Top-KAST, figures 3b and 3c.
-    """
-    _check_shapes(initial_codes, ever_forward)
-    return _share(np.asarray(initial_codes) == RESERVOIR, ever_forward)
-
-
-def _check_shapes(first: np.ndarray, second: np.ndarray) -> None:
-    if np.shape(first) != np.shape(second):
-        raise ValueError(
-            "Expected two arrays of the same shape. "
-            f"Received: shapes {np.shape(first)} and {np.shape(second)}"
-        )
-
-
-def _share(whole: np.ndarray, part: np.ndarray) -> float:
-    """The fraction of a set that is in another one; NaN of an empty set."""
-    whole = np.asarray(whole, bool)
-    size = np.count_nonzero(whole)
-    return float(np.count_nonzero(whole & part) / size) if size else math.nan
 
 
 class MaskDynamics(keras.callbacks.Callback):
@@ -198,7 +120,7 @@ class MaskDynamics(keras.callbacks.Callback):
         self._csv = None if csv is None else pathlib.Path(csv)
         if self._csv is not None:
             self._memory = Memory(self._csv.with_name(f"{self._csv.name}.sets"))
-            _check_csv(self._csv, self._memory.path.is_file())
+            check_csv(self._csv, self._memory.path.is_file())
         elif self._log_dir is not None and "://" not in self._log_dir:
             self._memory = Memory(pathlib.Path(self._log_dir) / "mask_dynamics.sets")
         else:
@@ -303,6 +225,9 @@ class MaskDynamics(keras.callbacks.Callback):
     def _identity(self) -> list:
         return [[weight.path, list(weight.shape)] for weight in self._weights]
 
+    def _paths(self) -> list[str]:
+        return [weight.path for weight in self._weights]
+
     def _next_due(self, step: int) -> int:
         return (step // self._every + 1) * self._every
 
@@ -314,17 +239,17 @@ class MaskDynamics(keras.callbacks.Callback):
             changes.append(before ^ forward_bits(codes))
             self._sets.change(index, changes[-1])
             bits = (before, self._sets.reservoir[index], self._sets.ever[index])
-            rows.append(_values(weight, codes, *bits))
+            rows.append(measures_of(weight, codes, *bits))
         if self._since is None:
             rows = [(math.nan, *row[1:]) for row in rows]
         sizes = [math.prod(weight.shape) for weight in self._weights]
-        values = np.array([*rows, _over_all(np.array(rows), sizes)])
+        values = np.array([*rows, over_all(np.array(rows), sizes)])
         measurement = Measurement(step, self._since, values, np.concatenate(changes))
         # The CSV can be made again from the memory, but not the other way round.
         self._memory.add(measurement)
         if self._csv is not None:
             with open(self._csv, "a", encoding="utf-8", newline="") as file:
-                file.write(self._csv_lines([measurement]))
+                file.write(csv_lines(self._paths(), [measurement]))
         self._write_summaries(measurement)
         self._since, self._due = step, self._next_due(step)
 
@@ -332,17 +257,8 @@ class MaskDynamics(keras.callbacks.Callback):
         if self._csv is not None:
             part = self._csv.with_name(f".part-{self._csv.name}")
             with open(part, "w", encoding="utf-8", newline="") as file:
-                file.write(_line(COLUMNS) + self._csv_lines(past))
+                file.write(header() + csv_lines(self._paths(), past))
             os.replace(part, self._csv)
-
-    def _csv_lines(self, past: Sequence[Measurement]) -> str:
-        names = [*(weight.path for weight in self._weights), ALL]
-        lines = []
-        for step, since, values, _ in past:
-            for name, row in zip(names, values, strict=True):
-                cells = ["" if math.isnan(value) else f"{value:.9g}" for value in row]
-                lines.append(_line([step, since, name, *cells]))  # None: an empty cell
-        return "".join(lines)
 
     def _write_summaries(self, measurement: Measurement) -> None:
         if self._writer is None:
@@ -357,65 +273,3 @@ class MaskDynamics(keras.callbacks.Callback):
                     if not math.isnan(value):
                         tf.summary.scalar(f"masks/{name}/{tag}", value)
         self._writer.flush()
-
-
-def _values(
-    weight: SparseWeight,
-    codes: np.ndarray,
-    before: np.ndarray,
-    reservoir: np.ndarray,
-    ever: np.ndarray,
-) -> tuple[float, ...]:
-    """The measures of one weight; the sets but for the codes are bits."""
-    forward = codes == FORWARD
-    return (
-        churn(unpacked(before, codes.shape), forward),
-        _share(unpacked(reservoir, codes.shape), unpacked(ever, codes.shape)),
-        1.0 - float(forward.mean()),
-        float((codes == RESERVOIR).mean()),
-        float(weight.penalty()),
-    )
-
-
-def _over_all(rows: np.ndarray, sizes: Sequence[int]) -> list[float]:
-    """The measures of the model, from those of its weights."""
-    churns, used, forward, backward, losses = rows.T
-    return [
-        _mean(churns),
-        _mean(used),
-        float(np.average(forward, weights=sizes)),
-        float(np.average(backward, weights=sizes)),
-        float(losses.sum()),
-    ]
-
-
-def _mean(values: np.ndarray) -> float:
-    defined = values[~np.isnan(values)]
-    return float(defined.mean()) if defined.size else math.nan
-
-
-def _line(cells: Sequence[Any]) -> str:
-    text = io.StringIO()
-    csv_format.writer(text, lineterminator="\n").writerow(cells)
-    return text.getvalue()
-
-
-def _check_csv(path: pathlib.Path, is_remembered: bool) -> None:
-    """Raises `ValueError` for a path that cannot be written to or a file of another kind.
-
-    Ours may be damaged where it can be made again from what is remembered.
-    """
-    if not path.parent.is_dir() or path.is_dir():
-        raise ValueError(
-            "`csv` must be the path of a file, in a folder that exists. "
-            f"Received: csv={str(path)!r}"
-        )
-    if not path.exists() or is_remembered:
-        return
-    with open(path, encoding="utf-8", errors="replace", newline="") as file:
-        columns = next(csv_format.reader(file), [])
-    if columns and tuple(columns) != COLUMNS:
-        raise OtherFiles(
-            f"Expected a `csv` with the columns {','.join(COLUMNS)}, or a new file. "
-            f"Received: csv={str(path)!r} with the columns {','.join(columns)}"
-        )
