@@ -49,10 +49,12 @@ def test_seed_generators():
 
 
 @LIBRARIES
-def test_state_list_name(library):
+def test_variable_lists(library):
     layer = library.layers.BatchNormalization()
     layer.build((None, 3))
-    assert len(getattr(layer, compat.state_list_name(layer))) == 2
+    trainable, other = (getattr(layer, name) for name in compat.variable_lists(layer))
+    assert [len(trainable), len(other)] == [2, 2]
+    assert all(v.trainable for v in trainable) and not any(v.trainable for v in other)
 
 
 @LIBRARIES

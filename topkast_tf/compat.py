@@ -38,10 +38,11 @@ def seed_generators(layer: Any) -> list[Any]:
     return list(getattr(layer, "_seed_generators", ()))
 
 
-def state_list_name(layer: Any) -> str:
-    """The attribute that holds a layer's own non-trainable variables."""
-    keras_3 = hasattr(layer, "_non_trainable_variables")
-    return "_non_trainable_variables" if keras_3 else "_non_trainable_weights"
+def variable_lists(layer: Any) -> tuple[str, str]:
+    """The attributes that list a layer's own trainable and non-trainable variables."""
+    if hasattr(layer, "_non_trainable_variables"):
+        return "_trainable_variables", "_non_trainable_variables"
+    return "_trainable_weights", "_non_trainable_weights"  # tf_keras
 
 
 def causal_padding(layer: Any, *inputs: Any) -> Any:

@@ -136,7 +136,7 @@ class _GraphWeight:
         )
         self.theta, self.codes = variable.read_value(), self.sets.read_value()
         density = tf.reduce_mean(tf.cast(tf.equal(self.codes, FORWARD), tf.float32))
-        penalty = self.method.penalty(self.theta, self.codes, density)
+        penalty = self.method.penalty(self.theta, self.codes, density, {})
         if penalty is not None:
             _v1.add_to_collection(_v1.GraphKeys.REGULARIZATION_LOSSES, penalty)
         return self._view(self.theta, self.codes)

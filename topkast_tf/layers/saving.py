@@ -16,7 +16,6 @@ from topkast_tf.layers.weight_lists import STATE_KEY
 from topkast_tf.layers.weights import (
     random_state,
     state_hidden,
-    state_list,
     state_of,
     weights_of,
     without_state,
@@ -44,9 +43,7 @@ def without_scope(config: dict) -> dict:
 
 def seen_dense(layer: Any) -> Any:
     """A layer as its dense class sees it, without the state of sparse weights."""
-    name = state_list(layer)
-    hidden = {name: without_state(layer, name)}
-    return seen_as(layer, dense_class(layer), **hidden)
+    return seen_as(layer, dense_class(layer), **without_state(layer))
 
 
 class SavesScope:
@@ -102,8 +99,7 @@ class SavesState:
     def save_own_variables(self, store):
         for weight in weights_of(self):
             weight.raise_if_faulty()
-        name = state_list(self)
-        seen = seen_as(self, type(self), **{name: without_state(self, name)})
+        seen = seen_as(self, type(self), **without_state(self))
         super(SavesState, seen).save_own_variables(store)
         for name, variable in state_of(self).items():
             store[STATE_KEY + name] = variable

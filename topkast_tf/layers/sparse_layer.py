@@ -166,11 +166,12 @@ class _SparseLayer(SavesScope, SavesState):
     def weights(self):
         # The sets are state, like a random seed: they are `variables` but not `weights`,
         # so that parameter counts and the order of weights in lists and files are those
-        # of the dense model. The legacy formats of tf_keras save only weights.
+        # of the dense model. The legacy formats of tf_keras save only weights. Only what
+        # the optimizer trains must be in `weights`, where it looks.
         found = super().weights
         if self._topkast_library.__name__ != "keras":
             return found
-        state = {id(made) for made in state_of(self).values()}
+        state = {id(made) for made in state_of(self).values() if not made.trainable}
         return [made for made in found if id(made) not in state]
 
     def add_weight(self, *args, **kwargs):

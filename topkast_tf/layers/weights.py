@@ -51,28 +51,26 @@ def random_state(layer: Any) -> dict[str, Any]:
     return {f"random_{i}": made.state for i, made in generators}
 
 
-def state_list(layer: Any) -> str:
-    """The name of the layer's attribute whose variables include its state."""
-    return compat.state_list_name(layer)
-
-
-def without_state(layer: Any, name: str) -> list[Any]:
-    """The variables in an attribute of a layer, `state_list`, that are not state."""
+def without_state(layer: Any) -> dict[str, list[Any]]:
+    """The attributes that list a layer's own variables, without its state."""
     state = {id(variable) for variable in state_of(layer).values()}
-    return [made for made in getattr(layer, name) if id(made) not in state]
+    return {
+        name: [made for made in getattr(layer, name) if id(made) not in state]
+        for name in compat.variable_lists(layer)
+    }
 
 
 @contextlib.contextmanager
 def state_hidden(layer: Any) -> Iterator[None]:
     """Within it, the layer's own variables exclude its state."""
-    name = state_list(layer)
-    own = getattr(layer, name)
-    everything = list(own)
-    own[:] = without_state(layer, name)
+    everything = {name: list(getattr(layer, name)) for name in without_state(layer)}
+    for name, own in without_state(layer).items():
+        getattr(layer, name)[:] = own
     try:
         yield
     finally:
-        own[:] = everything
+        for name, own in everything.items():
+            getattr(layer, name)[:] = own
 
 
 def consider_weight(
@@ -182,6 +180,12 @@ def _add_state(
             initializer="zeros",
             trainable=False,
             **placement,
+        )
+    for trained, (shape, initial) in weight.trained.items():
+        weight.auxiliary[trained] = add_weight(
+            name=f"{name}_{trained}",
+            shape=shape,
+            initializer=layer._topkast_library.initializers.Constant(initial),
         )
     for made, own in weight.state_variables().items():
         setattr(layer, made, own)

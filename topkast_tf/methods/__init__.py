@@ -1,6 +1,14 @@
 """The sparse-training methods, one file each, with a small base class and a registry."""
 
-from topkast_tf.methods.base import GRADIENT, MOMENTUM, Method, Reset, Selection, Sets
+from topkast_tf.methods.base import (
+    GRADIENT,
+    MOMENTUM,
+    Method,
+    Reset,
+    Selection,
+    Sets,
+    TrainedVariable,
+)
 from topkast_tf.methods.registry import METHODS, register
 from topkast_tf.methods.rigl import RigL
 from topkast_tf.methods.set import SET
@@ -19,5 +27,6 @@ __all__ = [
     "Sets",
     "Static",
     "TopKAST",
+    "TrainedVariable",
     "register",
 ]

@@ -8,7 +8,7 @@ receives arrays, and the caller stores what it returns.
 
 import abc
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, NamedTuple
 
 import tensorflow as tf
@@ -42,6 +42,8 @@ class Selection:
         Both inputs are None when sets are selected outside a step (`initial`,
         `reselect`).
       schedule: the weight's update schedule, see `Method.schedule_of`.
+      trained: values of the method's trained variables by name, see
+        `Method.trained_variables`.
     """
 
     theta: tf.Tensor
@@ -54,6 +56,19 @@ class Selection:
     gradient: tf.Tensor | None = None
     momentum: tf.Tensor | None = None
     schedule: RefreshSchedule | None = None
+    trained: Mapping[str, tf.Tensor] = dataclasses.field(default_factory=dict)
+
+
+class TrainedVariable(NamedTuple):
+    """A variable next to theta that the optimizer trains, such as a threshold.
+
+    Attributes:
+      shape: its shape.
+      initial: its initial value.
+    """
+
+    shape: tuple[int, ...]
+    initial: float
 
 
 class Reset(NamedTuple):
@@ -113,6 +128,9 @@ class Method(abc.ABC):
         figures are nominal.
       sparse_forward: whether a forward pass reads alpha; otherwise it reads theta, and
         only the backward pass uses the sets.
+      computes_alpha: whether the method computes alpha itself, as a differentiable
+        function (`alpha`). It needs dense updates: the gradient of theta is that of the
+        function.
       updates_between_refreshes: whether the sets also change between selections.
       requires_product_rule: whether a weight is sparsified only in layers whose product
         a product rule can compute (`topkast_tf.layers.product_rule`).
@@ -132,6 +150,7 @@ class Method(abc.ABC):
     dense_updates: bool = False
     varying_counts: bool = False
     sparse_forward: bool = True
+    computes_alpha: bool = False
     updates_between_refreshes: bool = False
     requires_product_rule: bool = False
     has_penalty: bool = False
@@ -216,8 +235,36 @@ class Method(abc.ABC):
         del threshold
         return step
 
+    def trained_variables(self, view: MatrixView) -> Mapping[str, TrainedVariable]:
+        """The variables that the optimizer trains next to a weight, by name.
+
+        Args:
+          view: the weight's 2-D view.
+        """
+        del view
+        return {}
+
+    def alpha(
+        self, theta: tf.Tensor, sets: tf.Tensor, trained: Mapping[str, tf.Tensor]
+    ) -> tf.Tensor:
+        """The forward value of a weight, differentiable in theta and the trained ones.
+
+        Called only if `computes_alpha` is true, and not for an exempt weight. Its zeros
+        must be those outside A: `update` selects A from the same inputs, after each step.
+
+        Args:
+          theta: the dense parameter.
+          sets: its set codes.
+          trained: values of the trained variables.
+        """
+        raise NotImplementedError
+
     def penalty(
-        self, theta: tf.Tensor, sets: tf.Tensor, density: tf.Tensor
+        self,
+        theta: tf.Tensor,
+        sets: tf.Tensor,
+        density: tf.Tensor,
+        trained: Mapping[str, tf.Tensor],
     ) -> tf.Tensor | None:
         """A weight's term of the loss, or None.
 
@@ -225,8 +272,9 @@ class Method(abc.ABC):
           theta: the dense parameter.
           sets: its set codes.
           density: scalar, its forward density D.
+          trained: values of the trained variables.
         """
-        del theta, sets, density
+        del theta, sets, density, trained
         return None
 
     def blocks(self, view: MatrixView) -> Blocks | None:

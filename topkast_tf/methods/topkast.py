@@ -1,7 +1,7 @@
 """Top-KAST: both sets are the largest entries by magnitude; B contains A."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import tensorflow as tf
@@ -99,8 +99,13 @@ class TopKAST(Method):
         return kept_forward, kept_backward if explores else kept_forward
 
     def penalty(
-        self, theta: tf.Tensor, sets: tf.Tensor, density: tf.Tensor
+        self,
+        theta: tf.Tensor,
+        sets: tf.Tensor,
+        density: tf.Tensor,
+        trained: Mapping[str, tf.Tensor],
     ) -> tf.Tensor | None:
+        del trained
         if not self.exploration:
             return None
         return exploration_loss(

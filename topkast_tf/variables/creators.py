@@ -73,6 +73,11 @@ def _consider(variable: Any, scope: SparsityScope) -> None:
             "it, or in TensorFlow 1 style by `topkast_getter`. Received: "
             f"{name}, which is being created in a graph"
         )
+    if weight.trained:
+        raise ValueError(
+            f"Expected a Keras layer, which can hold what {scope.method.name!r} trains "
+            f"next to a weight ({', '.join(weight.trained)}). Received: the variable {name}"
+        )
     weight.attach(theta=variable)
     theta = components(variable)[0].read_value()
     state = {

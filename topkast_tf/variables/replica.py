@@ -9,7 +9,7 @@ from topkast_tf.compat import raw_variable
 from topkast_tf.core.blocks import Blocks
 from topkast_tf.core.schedules import RefreshSchedule
 from topkast_tf.core.sets import FORWARD, chosen
-from topkast_tf.methods.base import GRADIENT, Method
+from topkast_tf.methods.base import GRADIENT, Method, TrainedVariable
 from topkast_tf.variables import hooks
 from topkast_tf.variables.components import components, local_component
 from topkast_tf.variables.counters import Counter
@@ -27,6 +27,7 @@ class Weight(Protocol):
     exempt: bool
     within_keras: bool
     auxiliary: Mapping[str, Any]
+    trained: Mapping[str, TrainedVariable]
 
     @property
     def variable(self) -> Any: ...
@@ -80,6 +81,13 @@ class WeightReplica:
         """An auxiliary variable of the weight, by name."""
         return components(raw_variable(self.weight.auxiliary[name]))[self.index]
 
+    def trained(self) -> dict[str, tf.Tensor]:
+        """The values of the method's trained variables, by name."""
+        return {
+            name: self.auxiliary_variable(name).read_value()
+            for name in self.weight.trained
+        }
+
     def reads_alpha(self) -> bool:
         """Whether a read returns alpha at this moment."""
         if hooks.in_update() or hooks.dense_reads_requested():
@@ -92,6 +100,8 @@ class WeightReplica:
         self.weight.prepare()
         sets = self.sets.read_value()
         method = self.weight.method
+        if method.computes_alpha and not self.weight.exempt:
+            return method.alpha(theta, sets, self.trained())
         if method.dense_updates or GRADIENT in method.inputs:
             # A method that uses the gradient outside B takes it from the optimizer's
             # call, where the optimizer's own input is then masked (`steps`).

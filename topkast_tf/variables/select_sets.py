@@ -98,6 +98,7 @@ def selections_of(
             threshold=threshold,
             sets=member.sets.read_value(),
             schedule=member.weight.schedule,
+            trained=member.trained(),
             **(observed or {}).get(id(member), NOTHING).inputs,
         )
         for member, kept_forward, kept_backward, seed, threshold in zip(

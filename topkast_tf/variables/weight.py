@@ -32,7 +32,8 @@ class SparseWeight(WeightState):
       schedule: when its sets are selected.
       fwd: its nominal forward sparsity.
       bwd: its nominal backward sparsity.
-      auxiliary: name -> variable, of those that a rule of its layer needs.
+      auxiliary: name -> variable, of those that its method or a rule of its layer needs.
+      trained: name -> description, of those of them that the optimizer trains.
       place: its place in the order in which the weights of its scope are made; None for
         one that counts from its first use on, before that.
       rule: how its layer computes its product (`topkast_tf.layers.products`), or None.
@@ -63,6 +64,7 @@ class SparseWeight(WeightState):
                 replica.read_theta(),
                 replica.sets.read_value(),
                 self.density(replica),
+                replica.trained(),
             )
         if value is not None:
             return value
@@ -75,6 +77,9 @@ class SparseWeight(WeightState):
 
     def effective(self) -> np.ndarray:
         """Alpha: what the forward pass computes with, as a NumPy array."""
+        if self.method.computes_alpha and not self.exempt:
+            self.prepare()
+            return self._numpy(lambda replica: replica.alpha(replica.read_theta()))
         theta = self.dense()
         if not self.method.sparse_forward:
             return theta

@@ -56,6 +56,7 @@ class WeightState:
         self._sets: Any = None
         self._counters: Any = None
         self.auxiliary: dict[str, Any] = {}
+        self.trained = method.trained_variables(view)
         self.rule: Any = None
         self.regularizer: Any = None
         self.penalty_regularizer: Any = None
@@ -166,6 +167,10 @@ class WeightState:
             kept_backward=tf.constant(self.kept_backward),
             seed=tf.constant(self.seed, tf.int64),
             blocks=self.blocks,
+            trained={
+                name: tf.fill(made.shape, made.initial)
+                for name, made in self.trained.items()
+            },
         )
         first = self.method.initial([selection])
         tf.debugging.Assert(first.finite, [f"{NAN_MESSAGE} {self.path}."])
@@ -265,9 +270,11 @@ class WeightState:
         self._set_counters(entries)
         with tf.init_scope():
             # Thresholds and averages of former steps.
-            for extra in self.auxiliary.values():
+            for name, extra in self.auxiliary.items():
+                trained = self.trained.get(name)
+                initial = trained.initial if trained else 0
                 for copy in components(raw_variable(extra)):
-                    copy.assign(tf.zeros_like(copy))
+                    copy.assign(tf.fill(copy.shape, tf.cast(initial, copy.dtype)))
         self._unverified = False
 
     def after_assignment(self, replica: WeightReplica) -> None:
