@@ -112,25 +112,43 @@ def assert_close(model, reference):
             assert abs(counts[0] - counts[1]) <= (one.method.budget == "global")
 
 
+class _Trained(dict):
+    """A method's model after one epoch, trained when it is first asked for."""
+
+    def __init__(self, digits, train):
+        self.digits, self.train = digits, train
+
+    def __missing__(self, method):
+        self[method] = self.train(method, *self.digits)
+        steps = {weight.step for weight in tk.sparse_weights(self[method])}
+        assert steps == {STEPS[method]}
+        return self[method]
+
+
+def train_without_xla(method, images, labels):
+    model = build(method)
+    before = state(model)[0]
+    train_by_fit(model, images, labels, jit_compile=False)
+    after = state(model)[0]
+    assert all(np.any(a != b) for a, b in zip(before, after, strict=True))
+    return model
+
+
 @pytest.fixture(scope="module")
 def references(digits):
     """Each method's model after one epoch of compiled `fit`, without XLA."""
-    trained = {}
-    for method in EXAMPLES:
-        trained[method] = build(method)
-        before = state(trained[method])[0]
-        train_by_fit(trained[method], *digits, jit_compile=False)
-        steps = {weight.step for weight in tk.sparse_weights(trained[method])}
-        assert steps == {STEPS[method]}
-        assert all(
-            np.any(a != b)
-            for a, b in zip(before, state(trained[method])[0], strict=True)
-        )
-    return trained
+    return _Trained(digits, train_without_xla)
 
 
-def test_every_method_has_an_example(references):
-    used = {w.method.name for m in references.values() for w in tk.sparse_weights(m)}
+@pytest.fixture(scope="module")
+def mirrored_references(digits):
+    """The same on two devices."""
+    return _Trained(digits, train_mirrored)
+
+
+def test_every_method_has_an_example():
+    models = map(build, EXAMPLES)
+    used = {w.method.name for model in models for w in tk.sparse_weights(model)}
     assert used == set(METHODS)
 
 
@@ -177,8 +195,8 @@ def test_mixed_precision(method, digits):
 
 
 @METHOD
-def test_mirrored_on_two_devices(method, digits, references):
-    model = train_mirrored(method, *digits)
+def test_mirrored_on_two_devices(method, references, mirrored_references):
+    model = mirrored_references[method]
     if method not in SELECTS_OVER_A_REPLICA:
         assert_close(model, references[method])
     for weight in tk.sparse_weights(model):
@@ -195,9 +213,7 @@ def test_save_and_load(method, digits, references, tmp_path):
     for ours, theirs in zip(state(model), state(loaded), strict=True):
         for one, other in zip(ours, theirs, strict=True):
             np.testing.assert_array_equal(one, other)
-    np.testing.assert_array_equal(
-        model.predict(digits[0], verbose=0), loaded.predict(digits[0], verbose=0)
-    )
+    np.testing.assert_array_equal(model(digits[0]), loaded(digits[0]))
 
 
 @pytest.mark.parametrize(
@@ -212,13 +228,14 @@ def test_save_and_load(method, digits, references, tmp_path):
         ),
     ],
 )
-def test_interrupted_and_resumed_equals_undisturbed(method, mirrored, digits, tmp_path):
+def test_interrupted_and_resumed_equals_undisturbed(
+    method, mirrored, digits, references, mirrored_references, tmp_path
+):
     (images, labels), half = digits, 128
+    undisturbed = (mirrored_references if mirrored else references)[method]
 
-    def run(model, *parts):
-        for part in parts:
-            train_by_fit(model, images[part], labels[part], jit_compile=False)
-        return state(model)
+    def run(model, part):
+        train_by_fit(model, images[part], labels[part])
 
     def make():
         strategy = tf.distribute.get_strategy()
@@ -229,14 +246,13 @@ def test_interrupted_and_resumed_equals_undisturbed(method, mirrored, digits, tm
             model.optimizer.build(model.trainable_variables)
         return model
 
-    first, second = slice(None, half), slice(half, None)
-    undisturbed = run(make(), first, second)
     interrupted = make()
-    run(interrupted, first)
+    run(interrupted, slice(None, half))
     interrupted.save_weights(tmp_path / "half.weights.h5")
     resumed = make()
     resumed.load_weights(tmp_path / "half.weights.h5")
-    for ours, theirs in zip(undisturbed, run(resumed, second), strict=True):
+    run(resumed, slice(half, None))
+    for ours, theirs in zip(state(undisturbed), state(resumed), strict=True):
         for one, other in zip(ours, theirs, strict=True):
             np.testing.assert_array_equal(one, other)
 
@@ -245,12 +261,7 @@ def test_interrupted_and_resumed_equals_undisturbed(method, mirrored, digits, tm
 def test_strip(method, digits, references):
     model = references[method]
     plain = tk.strip(model)
-    np.testing.assert_allclose(
-        plain.predict(digits[0], verbose=0),
-        model.predict(digits[0], verbose=0),
-        rtol=1e-4,
-        atol=1e-5,
-    )
+    np.testing.assert_allclose(plain(digits[0]), model(digits[0]), rtol=1e-4, atol=1e-5)
     kernels = [w.numpy() for w in plain.weights if w.name == "kernel"]
     for weight, kernel in zip(tk.sparse_weights(model), kernels, strict=True):
         np.testing.assert_array_equal(kernel != 0, weight.effective() != 0)
@@ -264,16 +275,10 @@ def test_subclassed_model_built_late(method, digits, tmp_path):
     assert [w.step for w in tk.sparse_weights(model)] == [STEPS[method]] * 2
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
-    np.testing.assert_array_equal(
-        model.predict(digits[0], verbose=0), loaded.predict(digits[0], verbose=0)
-    )
+    outputs = model(digits[0])
+    np.testing.assert_array_equal(outputs, loaded(digits[0]))
     plain = tk.strip(model)
-    np.testing.assert_allclose(
-        plain.predict(digits[0], verbose=0),
-        model.predict(digits[0], verbose=0),
-        rtol=1e-4,
-        atol=1e-5,
-    )
+    np.testing.assert_allclose(plain(digits[0]), outputs, rtol=1e-4, atol=1e-5)
 
 
 @METHOD

@@ -9,7 +9,7 @@ receives arrays, and the caller stores what it returns.
 import abc
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import tensorflow as tf
 
@@ -224,6 +224,19 @@ class Method(abc.ABC):
         """
         del units, step
         return None if self.updates_between_refreshes else (kept_forward, kept_backward)
+
+    @staticmethod
+    def was_updated(step: Any, threshold: Any) -> Any:
+        """Whether the update that replaces a step was made before this step.
+
+        A method with `replaces_step` returns ``step + 1`` as the threshold of an update;
+        the step itself follows in the next call.
+
+        Args:
+          step: optimizer steps taken, an integer or a tensor.
+          threshold: the threshold that the last update returned.
+        """
+        return threshold == step + 1
 
     def calls(self, step: int, threshold: int) -> int:
         """The number of optimizer calls up to a step, including replaced ones.

@@ -129,7 +129,9 @@ class SET(FixedSparsity):
     def calls(self, step: int, threshold: int) -> int:
         if not self.replaces_step:
             return step
-        return step + self.schedule.count_before(step) + (threshold == step + 1)
+        return (
+            step + self.schedule.count_before(step) + self.was_updated(step, threshold)
+        )
 
     def _update_one(
         self, weight: Selection, step: tf.Tensor

@@ -65,9 +65,11 @@ def update_in_place_of_step(
         members = [member for group in alike for member in group]
         before = tf.stack([member.counters.read_value() for member in members])
         steps = before[:, Counter.STEP]
-        # What the method has remembered as a threshold is the step after its update.
-        is_new = tf.not_equal(before[:, Counter.THRESHOLD], steps + 1)
-        due = is_new & (before[:, Counter.FROZEN] < 1) & _due(members, steps, observed)
+        method = members[0].weight.method
+        is_made = method.was_updated(steps, before[:, Counter.THRESHOLD])
+        due = (
+            ~is_made & (before[:, Counter.FROZEN] < 1) & _due(members, steps, observed)
+        )
         if complete is not None:
             due &= complete
         after, finite = _updated(alike, before, due, observed)

@@ -177,8 +177,8 @@ class SparseWeight(WeightState):
         step = int(counters[Counter.STEP])
         if not self.method.replaces_step:  # the update follows the step
             return bool(self.schedule.due(step + 1))
-        is_new = counters[Counter.THRESHOLD] != step + 1
-        return bool(is_new and self.schedule.due(step))
+        is_made = self.method.was_updated(step, counters[Counter.THRESHOLD])
+        return bool(not is_made and self.schedule.due(step))
 
     @property
     def calls(self) -> int:
