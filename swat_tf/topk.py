@@ -27,8 +27,8 @@ _LARGEST_FACTOR = 2**31
 def kept_of(size: Any, sparsity: float) -> Any:
     """The number of kept entries at a sparsity, also for a size known only at run time.
 
-    ``kept(n, s) = max(1, n - floor(s n))``, with s read as the decimal it prints as; 0 for
-    a Python size of 0.
+    ``kept(n, s) = max(1, n - floor(s n))``, with s read as the decimal it prints as; 0 of
+    0 entries.
 
     Args:
       size: a Python integer, or an integer scalar tensor below 2^31.
@@ -37,15 +37,16 @@ def kept_of(size: Any, sparsity: float) -> Any:
     Returns:
       An integer, or an int32 scalar.
 
-    >>> kept_of(100, 0.57), int(kept_of(tf.constant(100), 0.57))
-    (43, 43)
+    >>> [int(kept_of(size, 0.57)) for size in (100, tf.constant(100), tf.constant(0))]
+    [43, 43, 0]
     """
     if isinstance(size, int):
         return kept(size, sparsity) if size else 0
     decimal = _largest_fraction_up_to(Fraction(str(sparsity)))
     size = tf.cast(size, tf.int64)
     zeros = size * decimal.numerator // decimal.denominator
-    return tf.cast(tf.maximum(size - zeros, 1), tf.int32)
+    # 0 of no entries, as for a batch that is empty.
+    return tf.cast(tf.maximum(size - zeros, tf.minimum(size, 1)), tf.int32)
 
 
 def _largest_fraction_up_to(exact: Fraction) -> Fraction:

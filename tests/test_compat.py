@@ -190,6 +190,17 @@ def test_updates_that_a_strategy_hands_over():
     assert compat.merges_calls(strategy) is True
 
 
+def test_function_graph():
+    inner = tf.function(lambda x: x + 1)
+    outer = (
+        tf.function(lambda x: inner(x)).get_concrete_function(tf.constant(1.0)).graph
+    )
+    [call] = [op for op in outer.get_operations() if op.type == "PartitionedCall"]
+    found = compat.function_graph(outer, call.get_attr("f").name)
+    assert any(op.type == "AddV2" for op in found.get_operations())
+    assert compat.function_graph(outer, "no such function") is None
+
+
 def test_what_will_be_compiled():
     found = {}
     for jit in (False, True):

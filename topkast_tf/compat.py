@@ -180,6 +180,12 @@ def merges_calls(strategy: Any) -> bool:
     return bool(strategy.extended._use_merge_call())
 
 
+def function_graph(graph: tf.Graph, name: str) -> tf.Graph | None:
+    """The graph of a function that a graph knows by name, or None."""
+    found = graph._get_function(name)
+    return None if found is None else found.graph
+
+
 def is_compiled(graph: tf.Graph) -> bool:
     """Whether XLA will compile a graph that is being traced."""
     return control_flow_util.GraphOrParentsInXlaContext(graph)

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from topkast_tf import compat
 from topkast_tf.analysis.op_macs import PRODUCTS, size
 
 _FUNCTION_CALLS = ("PartitionedCall", "StatefulPartitionedCall")
@@ -100,11 +101,9 @@ class Frame:
         """The frame of a function that an operation of this graph calls."""
         frame: Frame | None = self
         while frame is not None:
-            # A private name: there is no public way from the name of a graph function
-            # to its graph.
-            found = frame.graph._get_function(function.name)
-            if found is not None:
-                return Frame(found.graph, args, self)
+            graph = compat.function_graph(frame.graph, function.name)
+            if graph is not None:
+                return Frame(graph, args, self)
             frame = frame.caller
         raise ValueError(f"Expected a function of the graph. Received: {function.name}")
 
