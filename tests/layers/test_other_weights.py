@@ -30,7 +30,8 @@ def sparse(scope=None, library=keras):
 
 
 def fit(model, optimizer="sgd"):
-    model.compile(optimizer, "mse")
+    if getattr(model, "optimizer", None) is None:  # else each fit would trace anew
+        model.compile(optimizer, "mse")
     model.fit(X, Y, batch_size=16, shuffle=False, verbose=0)
 
 
@@ -48,19 +49,33 @@ def is_new_beginning(model, dense):
 # tf_keras
 
 
+@pytest.fixture(scope="module")
+def once_trained():
+    model = sparse(library=pytest.importorskip("tf_keras"))
+    fit(model)
+    return model, model.get_weights()
+
+
+@pytest.fixture
+def old(once_trained):
+    """A model of tf_keras, the same for each test, as its training left it."""
+    model, weights = once_trained
+    model.set_weights(weights)
+    assert [weight.step for weight in sparse_weights(model)] == [2] * 3
+    return model
+
+
 @pytest.mark.parametrize("how", ["whole", "weights", "stripped", "by name"])
-def test_old_files_of_dense_models_of_tf_keras(how, tmp_path):
+def test_old_files_of_dense_models_of_tf_keras(how, old, tmp_path):
     tf_keras = pytest.importorskip("tf_keras")
     dense = three_layers(tf_keras)
     path = str(tmp_path / "dense.h5")
     if how == "stripped":
         dense = strip(sparse(library=tf_keras))
     (dense.save_weights if how in ("weights", "by name") else dense.save)(path)
-    model = sparse(library=tf_keras)
-    fit(model)
-    model.load_weights(path, by_name=how == "by name")
-    assert is_new_beginning(model, dense)
-    fit(model)
+    old.load_weights(path, by_name=how == "by name")
+    assert is_new_beginning(old, dense)
+    fit(old)
 
 
 def test_a_layer_that_an_old_file_does_not_fit_goes_on_as_it_is(tmp_path):
@@ -75,13 +90,11 @@ def test_a_layer_that_an_old_file_does_not_fit_goes_on_as_it_is(tmp_path):
     assert [weight.step for weight in sparse_weights(model)] == [0, 0, 2]
 
 
-def test_old_files_of_sparse_models_of_tf_keras_still_hold_the_sets(tmp_path):
-    tf_keras = pytest.importorskip("tf_keras")
-    model, other = (sparse(library=tf_keras) for _ in "ab")
-    fit(model)
-    model.save_weights(str(tmp_path / "sparse.h5"))
+def test_old_files_of_sparse_models_of_tf_keras_still_hold_the_sets(old, tmp_path):
+    other = sparse(library=pytest.importorskip("tf_keras"))
+    old.save_weights(str(tmp_path / "sparse.h5"))
     other.load_weights(str(tmp_path / "sparse.h5"))
-    for one, two in zip(sparse_weights(model), sparse_weights(other), strict=True):
+    for one, two in zip(sparse_weights(old), sparse_weights(other), strict=True):
         assert one.step == two.step == 2
         np.testing.assert_array_equal(one.codes(), two.codes())
 
@@ -186,7 +199,8 @@ def test_strip_keeps_what_a_recurrent_layer_remembers(kind, library):
         )
     x = np.random.default_rng(0).normal(size=(4, 3, 10)).astype("float32")
     model(x)
-    plain, again = strip(model), sparsify(strip(model), 0.8, 0.6)
+    plain = strip(model)
+    again = sparsify(plain, 0.8, 0.6)
     expected = np.array(model(x))
     np.testing.assert_allclose(plain(x), expected, atol=1e-6)
     np.testing.assert_allclose(again(x), expected, atol=1e-6)
