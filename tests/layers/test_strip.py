@@ -78,14 +78,14 @@ NUMERIC = {
 def numeric(make):
     inputs = keras.Input((8,))
     x = keras.ops.cast(make()(inputs), "float32")
-    return keras.Model(inputs, layers.Dense(3)(layers.Dense(8)(x)))
+    return keras.Model(inputs, layers.Dense(3)(x))
 
 
 def assert_strips(model, inputs):
     plain = tk.strip(model)
     np.testing.assert_allclose(
-        plain.predict(inputs, verbose=0),
-        model.predict(inputs, verbose=0),
+        plain.predict_on_batch(inputs),
+        model.predict_on_batch(inputs),
         rtol=1e-5,
         atol=1e-5,
     )
@@ -98,7 +98,7 @@ def test_state_and_code_of_layers(what):
     with tk.topkast_scope(0.5, 0.25):
         model = numeric(NUMERIC[what])
     model.compile("sgd", "mse")
-    model.fit(NUMBERS, np.ones((6, 3), np.float32), verbose=0)
+    model.train_on_batch(NUMBERS, np.ones((6, 3), np.float32))
     assert_strips(model, NUMBERS)
 
 
@@ -154,7 +154,7 @@ class Whole(layers.Layer):
 def test_parts_of_a_layer_need_no_configuration():
     with tk.topkast_scope(0.5, 0.25):
         model = numeric(Whole)
-    assert len(tk.sparse_weights(model)) == 3
+    assert len(tk.sparse_weights(model)) == 2
     assert_strips(model, NUMBERS)
 
 
@@ -170,7 +170,7 @@ def test_vocabularies(make, inputs, tmp_path):
     plain.save(tmp_path / "plain.keras")
     again = keras.models.load_model(tmp_path / "plain.keras")
     np.testing.assert_array_equal(
-        again.predict(inputs, verbose=0), plain.predict(inputs, verbose=0)
+        again.predict_on_batch(inputs), plain.predict_on_batch(inputs)
     )
 
 
