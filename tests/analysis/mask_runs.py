@@ -1,6 +1,7 @@
 """Runs with mask dynamics: a small model, its fits, and the CSV that they write."""
 
 import csv
+import functools
 import math
 
 import keras
@@ -29,6 +30,32 @@ def small_model(seed=0, jit_compile=False, **compiled):
         jit_compile=jit_compile,
         **compiled,
     )
+    return model
+
+
+@functools.cache
+def _compiled(which):
+    model = small_model()
+    model.optimizer.build(model.trainable_variables)
+    return model, [variable.numpy() for variable in model.optimizer.variables]
+
+
+@functools.cache
+def _weights(seed):
+    return small_model(seed).get_weights()
+
+
+def as_new(which=0, seed=0):
+    """A model, compiled once, in the state in which `small_model` makes it.
+
+    Each compiled model traces its step anew. A run that goes on where another has ended
+    takes another `which`, as it would be in another process.
+    """
+    model, optimizer = _compiled(which)
+    model.set_weights(_weights(seed))
+    for variable, value in zip(model.optimizer.variables, optimizer, strict=True):
+        variable.assign(value)
+    keras.utils.set_random_seed(seed)
     return model
 
 

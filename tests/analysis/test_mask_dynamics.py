@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from tests import zoo
-from tests.analysis.mask_runs import column, fit, rows_of, small_model
+from tests.analysis.mask_runs import as_new, column, fit, rows_of, small_model
 from topkast_tf import sparse_weights, topkast_scope
 from topkast_tf.analysis.mask_csv import ALL
 from topkast_tf.analysis.mask_dynamics import MaskDynamics
@@ -134,7 +134,7 @@ class Watcher(keras.callbacks.Callback):
 @pytest.mark.parametrize("jit_compile", [True, False])
 def test_a_fit_against_every_step_of_it(digits, tmp_path, jit_compile):
     path = tmp_path / "masks.csv"
-    model = small_model(jit_compile=jit_compile)
+    model = small_model(jit_compile=True) if jit_compile else as_new()
     watcher = Watcher()
     fit(model, digits, MaskDynamics(csv=path, every=5), watcher, epochs=2)
     rows = rows_of(path)
@@ -171,7 +171,7 @@ def test_a_fit_against_every_step_of_it(digits, tmp_path, jit_compile):
 
 
 def test_the_exploration_loss_is_what_the_model_adds(digits, tmp_path):
-    model = small_model()
+    model = as_new()
     fit(model, digits, MaskDynamics(csv=tmp_path / "masks.csv", every=12))
     last = column(rows_of(tmp_path / "masks.csv"), "exploration_loss")[-1]
     assert last > 0
@@ -179,7 +179,7 @@ def test_the_exploration_loss_is_what_the_model_adds(digits, tmp_path):
 
 
 def test_tensorboard_has_what_the_csv_has(digits, tmp_path):
-    model = small_model()
+    model = as_new()
     dynamics = MaskDynamics(tmp_path / "events", tmp_path / "masks.csv", every=4)
     fit(model, digits, dynamics)
     [events] = (tmp_path / "events").iterdir()
@@ -279,7 +279,7 @@ def test_on_two_mirrored_devices(digits, tmp_path):
 
 
 def test_the_step_is_not_asked_for_at_every_batch(digits, tmp_path, monkeypatch):
-    asked = []
+    model, asked = as_new(), []
     calls = SparseWeight.calls
 
     def counting(self):
@@ -287,7 +287,6 @@ def test_the_step_is_not_asked_for_at_every_batch(digits, tmp_path, monkeypatch)
         return calls.fget(self)
 
     monkeypatch.setattr(SparseWeight, "calls", property(counting))
-    model = small_model()
     fit(model, digits, MaskDynamics(csv=tmp_path / "masks.csv", every=6), epochs=2)
     times = 1 + 4  # the beginning, and the measurements
     assert len(asked) == times * len(sparse_weights(model))

@@ -3,7 +3,7 @@
 import keras
 import pytest
 
-from tests.analysis.mask_runs import fit, small_model
+from tests.analysis.mask_runs import as_new, fit
 from topkast_tf import topkast_scope
 from topkast_tf.analysis.mask_csv import COLUMNS
 from topkast_tf.analysis.mask_dynamics import MaskDynamics
@@ -11,10 +11,10 @@ from topkast_tf.analysis.mask_dynamics import MaskDynamics
 
 def test_without_a_csv_the_memory_is_in_the_log_dir(digits, tmp_path):
     log_dir = tmp_path / "made" / "here"
-    fit(small_model(), digits, MaskDynamics(log_dir))
+    fit(as_new(), digits, MaskDynamics(log_dir))
     assert (log_dir / "mask_dynamics.sets").exists()
     with pytest.raises(ValueError, match="another `log_dir` for a new run. Received"):
-        fit(small_model(seed=1), digits, MaskDynamics(log_dir))
+        fit(as_new(1, seed=1), digits, MaskDynamics(log_dir))
 
 
 @pytest.mark.parametrize("every", [0, -1, 1.5, True, "10"])
@@ -48,7 +48,7 @@ def test_a_csv_with_other_columns_is_an_error_and_kept(tmp_path):
 
 def test_a_damaged_csv_is_made_again_from_its_memory(digits, tmp_path):
     path = tmp_path / "masks.csv"
-    model = small_model()
+    model = as_new()
     fit(model, digits, MaskDynamics(csv=path, every=5))
     whole = path.read_bytes()
     path.write_bytes(b"\xff\xfe" + whole[40:])
@@ -64,7 +64,7 @@ def test_a_csv_without_its_memory_is_an_error_and_kept(digits, tmp_path):
     text = ",".join(COLUMNS) + "\n5,0,(all),0.1,0,0.8,0.5,1.0\n"
     path.write_text(text)
     with pytest.raises(ValueError, match=r"masks.csv.sets beside .* Received: csv="):
-        fit(small_model(), digits, MaskDynamics(csv=path))
+        fit(as_new(), digits, MaskDynamics(csv=path))
     assert path.read_text() == text
 
 
@@ -80,10 +80,10 @@ def test_a_model_with_nothing_sparse_is_an_error(digits, tmp_path):
 
 def test_the_files_of_another_run_are_refused_and_kept(digits, tmp_path):
     path, memory = tmp_path / "masks.csv", tmp_path / "masks.csv.sets"
-    fit(small_model(), digits, MaskDynamics(csv=path, every=5))
+    fit(as_new(), digits, MaskDynamics(csv=path, every=5))
     files = path.read_bytes(), memory.read_bytes()
     with pytest.raises(ValueError, match="at step 0 has other sets"):
-        fit(small_model(seed=1), digits, MaskDynamics(csv=path, every=5))
+        fit(as_new(1, seed=1), digits, MaskDynamics(csv=path, every=5))
     with topkast_scope(fwd=0.5, bwd=0.5):
         other = keras.Sequential(
             [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)]
@@ -96,8 +96,8 @@ def test_the_files_of_another_run_are_refused_and_kept(digits, tmp_path):
 
 def test_a_damaged_memory_is_an_error(digits, tmp_path):
     path, memory = tmp_path / "masks.csv", tmp_path / "masks.csv.sets"
-    fit(small_model(), digits, MaskDynamics(csv=path, every=5))
+    fit(as_new(), digits, MaskDynamics(csv=path, every=5))
     memory.write_bytes(b"something else")
     with pytest.raises(ValueError, match="`MaskDynamics` wrote. Delete.* Received: "):
-        fit(small_model(), digits, MaskDynamics(csv=path, every=5))
+        fit(as_new(), digits, MaskDynamics(csv=path, every=5))
     assert memory.read_bytes() == b"something else"

@@ -3,7 +3,14 @@
 import keras
 import pytest
 
-from tests.analysis.mask_runs import BATCH, column, fit, rows_of, small_model
+from tests.analysis.mask_runs import (
+    BATCH,
+    as_new,
+    column,
+    fit,
+    rows_of,
+    small_model,
+)
 from topkast_tf.analysis.mask_dynamics import MaskDynamics
 
 
@@ -24,7 +31,7 @@ class Interrupt(keras.callbacks.Callback):
 def undisturbed(digits, tmp_path_factory):
     """The CSV of three epochs that nothing interrupted."""
     path = tmp_path_factory.mktemp("undisturbed") / "masks.csv"
-    fit(small_model(), digits, MaskDynamics(csv=path, every=5), epochs=3)
+    fit(as_new(), digits, MaskDynamics(csv=path, every=5), epochs=3)
     return path.read_bytes()
 
 
@@ -33,7 +40,8 @@ def interrupted(digits, folder, after, backup_first=False):
     dynamics = MaskDynamics(csv=folder / "masks.csv", every=5)
     backup = keras.callbacks.BackupAndRestore(folder / "backup")
     callbacks = [backup, dynamics] if backup_first else [dynamics, backup]
-    fit(small_model(), digits, *callbacks, Interrupt(after), epochs=3)
+    model = as_new(0 if after > 0 else 1)
+    fit(model, digits, *callbacks, Interrupt(after), epochs=3)
 
 
 @pytest.mark.parametrize(
@@ -60,23 +68,24 @@ def test_a_checkpoint_made_before_the_measurement_of_its_step(digits, tmp_path):
 
     path = tmp_path / "masks.csv"
     model = small_model(optimizer=keras.optimizers.SGD(0.1))
+    new = model.get_weights()
     with pytest.raises(KeyboardInterrupt):
         fit(model, digits, Save(), MaskDynamics(csv=path, every=5))
     assert column(rows_of(path), "step") == [0, 5]
-    model = small_model(optimizer=keras.optimizers.SGD(0.1), seed=1)
-    model.load_weights(tmp_path / "at_10.weights.h5")
+    other = small_model(optimizer=keras.optimizers.SGD(0.1), seed=1)
+    other.load_weights(tmp_path / "at_10.weights.h5")
     images, labels = digits
     resumed = (images[10 * BATCH :], labels[10 * BATCH :])
-    fit(model, resumed, MaskDynamics(csv=path, every=5), batches=2)
+    fit(other, resumed, MaskDynamics(csv=path, every=5), batches=2)
     whole = tmp_path / "whole.csv"
-    model = small_model(optimizer=keras.optimizers.SGD(0.1))
+    model.set_weights(new)
     fit(model, digits, MaskDynamics(csv=whole, every=5))
     assert path.read_bytes() == whole.read_bytes()
 
 
 def test_several_fits_go_on(digits, undisturbed, tmp_path):
     path = tmp_path / "masks.csv"
-    model = small_model()
+    model = as_new()
     dynamics = MaskDynamics(csv=path, every=5)
     for _ in range(3):
         fit(model, digits, dynamics)
