@@ -10,15 +10,10 @@ from tests import zoo
 
 # The others take long to compile, by Keras itself, or are much like one of these.
 _QUICK = (zoo.sequential, zoo.shared, zoo.attention, zoo.Subclassed)
-BUILDERS = pytest.mark.parametrize("builder", zoo.KERNELS, ids=lambda b: b.__name__)
-TRAINED = pytest.mark.parametrize(
-    "builder",
-    [
-        pytest.param(builder, marks=[] if builder in _QUICK else [pytest.mark.slow])
-        for builder in zoo.KERNELS
-    ],
-    ids=lambda b: b.__name__,
-)
+_TRAINED = [
+    pytest.param(builder, marks=[] if builder in _QUICK else [pytest.mark.slow])
+    for builder in zoo.KERNELS
+]
 
 
 def sparse(builder, **kwargs):
@@ -26,11 +21,17 @@ def sparse(builder, **kwargs):
         return builder()
 
 
-@BUILDERS
-def test_outputs_are_those_of_a_dense_model_with_the_alphas(builder):
-    inputs = zoo.images(builder)
+@pytest.fixture(scope="module", params=zoo.KERNELS, ids=lambda b: b.__name__)
+def built(request):
+    """Builder, inputs, sparse model and its outputs, which tests only read."""
+    keras.utils.set_random_seed(0)
+    builder, inputs = request.param, zoo.images(request.param)
     model = sparse(builder)
-    eager = model(inputs).numpy()
+    return builder, inputs, model, model(inputs).numpy()
+
+
+def test_outputs_are_those_of_a_dense_model_with_the_alphas(built):
+    builder, inputs, model, eager = built
     assert len(tk.sparse_weights(model)) == zoo.KERNELS[builder]
     expected = zoo.dense_twin(builder, model, inputs)(inputs).numpy()
     assert np.any(expected)
@@ -40,12 +41,8 @@ def test_outputs_are_those_of_a_dense_model_with_the_alphas(builder):
     )
 
 
-@BUILDERS
-def test_reads_outside_a_forward_pass_are_dense(builder):
-    inputs = zoo.images(builder)
-    model = sparse(builder)
-    model(inputs)
-    for weight in tk.sparse_weights(model):
+def test_reads_outside_a_forward_pass_are_dense(built):
+    for weight in tk.sparse_weights(built[2]):
         theta = tf.convert_to_tensor(weight.variable).numpy()
         np.testing.assert_array_equal(theta, weight.dense())
         # Inside, only A is used; outside the reservoir keeps its initial values.
@@ -53,33 +50,52 @@ def test_reads_outside_a_forward_pass_are_dense(builder):
         assert np.count_nonzero(theta) > np.count_nonzero(weight.effective())
 
 
-@TRAINED
-def test_training_moves_b_and_leaves_c_bit_for_bit(builder):
-    inputs, labels = zoo.images(builder), zoo.labels()
+def test_stripped_model_is_plain_and_computes_the_same(built):
+    _, inputs, model, expected = built
+    plain = tk.strip(model)
+    np.testing.assert_allclose(plain(inputs).numpy(), expected, rtol=1e-5, atol=1e-6)
+    assert tk.sparse_weights(plain) == []
+    assert not any(v.name.endswith(("_sets", "_clock")) for v in plain.weights)
+    assert "topkast" not in str(keras.saving.serialize_keras_object(plain))
+
+
+def seen(model):
+    weights = tk.sparse_weights(model)
+    return {w.path: (w.dense(), w.backward_mask(), w.step) for w in weights}
+
+
+@pytest.fixture(scope="module", params=_TRAINED, ids=lambda b: b.__name__)
+def trained(request):
+    """Builder, model, and what it was before and after training; tests only read it."""
+    keras.utils.set_random_seed(0)
+    builder, inputs = request.param, zoo.images(request.param)
     model = sparse(builder, refresh_every=100)
     model.compile(
         keras.optimizers.AdamW(0.01, weight_decay=0.1),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
     )
     model(inputs)
-    before = {w.path: w.dense() for w in tk.sparse_weights(model)}
-    masks = {w.path: w.backward_mask() for w in tk.sparse_weights(model)}
-    model.fit(inputs, labels, batch_size=4, epochs=2, verbose=0)
-    for weight in tk.sparse_weights(model):
-        assert weight.step == 4
-        after, mask = weight.dense(), masks[weight.path]
-        np.testing.assert_array_equal(weight.backward_mask(), mask)
-        changed = after.view(np.int32) != before[weight.path].view(np.int32)
-        assert not np.any(changed & ~mask), weight.path
-        assert np.all(changed[mask]), weight.path  # weight decay reaches all of B
+    before = seen(model)
+    model.fit(inputs, zoo.labels(), batch_size=4, epochs=2, verbose=0)
+    after = seen(model)
+    tk.refresh(model)  # a file holds sets that are not those of the beginning
+    return builder, model, before, after
 
 
-@TRAINED
-def test_saved_model_comes_back_the_same(builder, tmp_path):
-    inputs, labels = zoo.images(builder), zoo.labels()
-    model = sparse(builder)
-    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    model.fit(inputs, labels, verbose=0)
+def test_training_moves_b_and_leaves_c_bit_for_bit(trained):
+    _, _, before, after = trained
+    for path, (old, mask, _) in before.items():
+        new, mask_after, step = after[path]
+        assert step == 4
+        np.testing.assert_array_equal(mask_after, mask)
+        changed = new.view(np.int32) != old.view(np.int32)
+        assert not np.any(changed & ~mask), path
+        assert np.all(changed[mask]), path  # weight decay reaches all of B
+
+
+def test_saved_model_comes_back_the_same(trained, tmp_path):
+    builder, model, *_ = trained
+    inputs = zoo.images(builder)
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
     np.testing.assert_array_equal(
@@ -91,15 +107,3 @@ def test_saved_model_comes_back_the_same(builder, tmp_path):
         np.testing.assert_array_equal(one.codes(), other.codes())
         np.testing.assert_array_equal(one.dense(), other.dense())
         assert (one.fwd, one.bwd, one.step) == (other.fwd, other.bwd, other.step)
-
-
-@BUILDERS
-def test_stripped_model_is_plain_and_computes_the_same(builder, tmp_path):
-    inputs = zoo.images(builder)
-    model = sparse(builder)
-    expected = model(inputs).numpy()
-    plain = tk.strip(model)
-    np.testing.assert_allclose(plain(inputs).numpy(), expected, rtol=1e-5, atol=1e-6)
-    assert tk.sparse_weights(plain) == []
-    assert not any(v.name.endswith(("_sets", "_clock")) for v in plain.weights)
-    assert "topkast" not in str(keras.saving.serialize_keras_object(plain))
