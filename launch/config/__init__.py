@@ -1,1 +1,1 @@
-"""The flags of the programs: which there are, what they may be, what follows from them."""
+"""The flags of the programs: their definitions, checks and defaults."""

@@ -1,6 +1,6 @@
-"""Flags that exclude each other: the later one on the command line counts.
+"""Mutually exclusive flags: the later one on the command line wins.
 
-A flagfile stands for the flags in it, at the place where it is named.
+A flagfile is read as if its flags were on the command line at its place.
 """
 
 from collections.abc import Iterable, Sequence
@@ -8,18 +8,18 @@ from collections.abc import Iterable, Sequence
 from absl import flags
 
 PAIRS = (("epochs", "steps"),)
-"""Two names for one thing; where both are set, the second one counts."""
+"""Two flags for the same quantity; if both are set, the second one wins."""
 
 
 def settle(values: flags.FlagValues, words: Iterable[str]) -> list[str]:
-    """Takes back each flag that a later one excludes: it has its default again.
+    """Resets each flag that a later one excludes to its default.
 
     Args:
       values: the parsed flags.
-      words: of the command line, flagfiles expanded.
+      words: the words of the command line, with flagfiles expanded.
 
     Returns:
-      A sentence on each flag that was given and does not count.
+      A sentence for each flag that was given and has no effect.
 
     >>> from launch.config.flag import new_flags
     >>> from launch.config.flag_table import GROUPS
@@ -49,7 +49,7 @@ def settle(values: flags.FlagValues, words: Iterable[str]) -> list[str]:
 
 
 def ignored_flags(values: flags.FlagValues) -> set[str]:
-    """The flags whose value does not count, because the other of a pair is set."""
+    """The flags whose value has no effect because the other of a pair is set."""
     return {
         first
         for first, second in PAIRS
@@ -58,7 +58,7 @@ def ignored_flags(values: flags.FlagValues) -> set[str]:
 
 
 def expanded(argv: Sequence[str]) -> list[str]:
-    """The arguments of a command line, with the flagfiles' in their places.
+    """The arguments of a command line, with those of the flagfiles in their place.
 
     Args:
       argv: the program's name, then its arguments.

@@ -1,4 +1,4 @@
-"""What a flag is, and what several programs do with flags."""
+"""The description of a flag, and what several programs do with flags."""
 
 import difflib
 from collections.abc import Callable, Sequence
@@ -8,7 +8,7 @@ from absl import flags
 
 from launch.support.errors import UserError
 
-# TensorFlow counts steps, and what is made of them, in numbers below this.
+# TensorFlow counts steps, and quantities derived from them, below this number.
 _TOO_LARGE = 2**31
 
 
@@ -16,8 +16,8 @@ class Range(NamedTuple):
     """The numbers that a flag may have.
 
     Attributes:
-      words: after "Expected --flag to be".
-      holds: whether a number is one of them.
+      words: the text after "Expected --flag to be".
+      holds: whether a number is in the range.
     """
 
     words: str
@@ -29,17 +29,22 @@ SHARE = Range("in [0, 1)", lambda number: 0 <= number < 1)
 FACTOR = Range("in (0, 1)", lambda number: 0 < number < 1)
 ABOVE_0 = Range("above 0", lambda number: 0 < number < _INFINITY)
 NOT_NEGATIVE = Range("at least 0", lambda number: 0 <= number < _INFINITY)
-# A hundred times as wide, a ResNet-20 has ten thousand times its parameters.
+# At 100 times the width, a ResNet-20 has 10,000 times the parameters.
 WIDTH = Range("above 0 and at most 100", lambda number: 0 < number <= 100)
 
 
 class Flag(NamedTuple):
-    """One flag: the suffix of an absl `DEFINE_` function and its arguments.
+    """One flag, with everything that is checked of its value alone.
 
     Attributes:
-      bounds: what else absl is told.
-      choices: the words that it, or each item of a list, may be; empty: any.
-      range: the numbers that a float may be; None: any.
+      kind: the suffix of the absl `DEFINE_` function.
+      bounds: further arguments of that function.
+      choices: the allowed values of a string or of each item of a list; empty: any.
+      range: the allowed numbers of a float; None: any.
+      data: the kind of data that it applies to, `image` or `text`; empty: both.
+      only_with: (flag, value) without which it has no effect; None: it always has.
+      affects_result: whether the run computes something else with another value; if
+        not, the flag says where files are, or how much is printed or kept.
     """
 
     kind: str
@@ -49,29 +54,35 @@ class Flag(NamedTuple):
     bounds: dict[str, Any] = {}
     choices: tuple[str, ...] = ()
     range: Range | None = None
+    data: str = ""
+    only_with: tuple[str, str] | None = None
+    affects_result: bool = True
 
 
-Groups = tuple[tuple[str, tuple[Flag, ...]], ...]
-"""Titles of the help, each with its flags."""
+Group = tuple[str, tuple[Flag, ...]]
+"""A title in the help, and its flags."""
+Groups = tuple[Group, ...]
 
 AT_LEAST_0 = {"lower_bound": 0}
 AT_LEAST_1 = {"lower_bound": 1}
 
 
+def flags_in(groups: Groups) -> list[Flag]:
+    """The flags of all groups, in their order."""
+    return [flag for _, group in groups for flag in group]
+
+
 def new_flags(groups: Groups) -> flags.FlagValues:
-    """The flags of a launcher with their defaults, nothing parsed yet."""
+    """The flags of a program with their defaults, before parsing."""
     values = flags.FlagValues()
-    for _, group in groups:
-        for flag in group:
-            define = getattr(flags, f"DEFINE_{flag.kind}")
-            define(
-                flag.name, flag.default, flag.help, flag_values=values, **flag.bounds
-            )
+    for flag in flags_in(groups):
+        define = getattr(flags, f"DEFINE_{flag.kind}")
+        define(flag.name, flag.default, flag.help, flag_values=values, **flag.bounds)
     return values
 
 
 def nearest(given: str, names: Sequence[str]) -> str:
-    """What to add to a message about an unknown name: the one that was meant, if any.
+    """The end of a message about an unknown name: the nearest known one, if any.
 
     >>> nearest("rigel", ["rigl", "set"]), nearest("x", ["rigl"])
     ('; did you mean rigl?', '')
@@ -81,10 +92,10 @@ def nearest(given: str, names: Sequence[str]) -> str:
 
 
 def whole_numbers(values: flags.FlagValues, name: str) -> tuple[int, ...]:
-    """A list flag as whole numbers; none if it is not set.
+    """A list flag as integers; empty if it is not set.
 
     Raises:
-      UserError: for an item that is no such number, or too large.
+      UserError: for an item that is not an integer or is too large.
     """
     given = values[name].value or ()
     try:

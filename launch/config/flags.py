@@ -1,7 +1,7 @@
-"""The flags of `launch/train.py`: their checks, and their form as a flagfile.
+"""The flags of `launch/train.py`: parsing, checks, and the flags as a flagfile.
 
-absl parses them, on a `FlagValues` of our own: the flags of other libraries neither
-show in the help nor hide a misspelt one.
+absl parses them into a separate `FlagValues`, so that flags of other libraries neither
+appear in the help nor hide a misspelt name.
 """
 
 import difflib
@@ -17,32 +17,31 @@ from launch.config.flag import (
     Flag,
     Groups,
     check_size,
+    flags_in,
     nearest,
     new_flags,
     whole_numbers,
 )
 from launch.config.flag_table import GROUPS
+from launch.config.methods.base import distribution_of
 from launch.support.errors import UserError
-
-# Where a run lies, how much it says and how much it keeps do not change what it computes.
-PLACE_FLAGS = frozenset(
-    {"run_dir", "data_dir", "text_cache", "verbose", "keep_checkpoints"}
-)
 
 
 def parse(argv: Sequence[str], groups: Groups = GROUPS) -> flags.FlagValues:
-    """Parses a command line, flagfiles included, and checks what stands alone.
+    """Parses a command line, flagfiles included, and checks the values.
+
+    Checks that need the data set or the model are in `launch.config.resolve`.
 
     Args:
       argv: the program's name, then its arguments.
-      groups: the flags there are.
+      groups: the known flags.
 
     Returns:
       The flags, each an attribute.
 
     Raises:
-      UserError: an unknown flag (with the nearest name, and the flagfile and line it
-        stands on), a wrong value, or an argument that is not a flag.
+      UserError: for an unknown flag (with the nearest name, and the flagfile and line
+        that it is on), a wrong value, or an argument that is not a flag.
     """
     values, rest = known(argv, groups)
     if rest:
@@ -54,11 +53,11 @@ def parse(argv: Sequence[str], groups: Groups = GROUPS) -> flags.FlagValues:
 
 
 def overruled(argv: Sequence[str], groups: Groups = GROUPS) -> list[str]:
-    """A sentence on each flag of a command line that a later one takes the place of.
+    """A sentence for each flag of a command line that a later one overrules.
 
     Args:
-      argv: as for `parse`, which has accepted it.
-      groups: the flags there are.
+      argv: a command line that `parse` has accepted.
+      groups: the known flags.
     """
     values = new_flags(groups)
     values(list(argv))
@@ -66,17 +65,17 @@ def overruled(argv: Sequence[str], groups: Groups = GROUPS) -> list[str]:
 
 
 def known(argv: Sequence[str], groups: Groups) -> tuple[flags.FlagValues, list[str]]:
-    """Parses a command line of any program of the launcher; the values as they are.
+    """Parses a command line and checks each value by itself.
 
     Args:
       argv: the program's name, then its arguments.
-      groups: the flags there are.
+      groups: the known flags.
 
     Returns:
-      The flags, and the arguments that are none.
+      The flags, and the arguments that are not flags.
 
     Raises:
-      UserError: an unknown flag, or a value of another type or out of its range.
+      UserError: for an unknown flag, or a value of the wrong type or out of range.
     """
     values = new_flags(groups)
     try:
@@ -87,14 +86,13 @@ def known(argv: Sequence[str], groups: Groups) -> tuple[flags.FlagValues, list[s
     except (flags.Error, ValueError) as error:
         said = " ".join(str(error).split()).removeprefix("ERROR:: ")
         raise UserError(said) from None
-    for _, group in groups:
-        for flag in group:
-            _check_value(flag, values[flag.name].value)
+    for flag in flags_in(groups):
+        _check_value(flag, values[flag.name].value)
     return values, rest
 
 
 def to_text(values: flags.FlagValues, groups: Groups = GROUPS) -> str:
-    """The flags as a flagfile, one a line, in the order of the help."""
+    """The flags as a flagfile, one per line, in the order of the help."""
     lines = []
     ignored = exclusive.ignored_flags(values)
     for title, group in groups:
@@ -111,27 +109,24 @@ def to_text(values: flags.FlagValues, groups: Groups = GROUPS) -> str:
 def differences(
     ours: flags.FlagValues, theirs: flags.FlagValues, groups: Groups = GROUPS
 ) -> list[tuple[str, Any, Any]]:
-    """(name, ours, theirs) of each flag on which two runs differ.
+    """(name, ours, theirs) of each flag in which two runs differ.
 
-    Where a run lies, how much it prints and how much it keeps (`PLACE_FLAGS`) do not
-    count.
+    Flags that do not affect the result are ignored.
     """
     return [
         (flag.name, ours[flag.name].value, theirs[flag.name].value)
-        for _, group in groups
-        for flag in group
-        if flag.name not in PLACE_FLAGS
-        and ours[flag.name].value != theirs[flag.name].value
+        for flag in flags_in(groups)
+        if flag.affects_result and ours[flag.name].value != theirs[flag.name].value
     ]
 
 
 def drop_steps(values: flags.FlagValues) -> tuple[int, ...]:
-    """`--lr_drop_steps` as numbers."""
+    """`--lr_drop_steps` as integers."""
     return whole_numbers(values, "lr_drop_steps")
 
 
 def _check_value(flag: Flag, value: Any) -> None:
-    """Raises `UserError` for a value that is out of the range of its flag."""
+    """Raises `UserError` for a value that the flag does not allow."""
     if value is None:
         return
     if flag.kind == "integer":
@@ -149,7 +144,7 @@ def _check_value(flag: Flag, value: Any) -> None:
 
 
 def _check_together(values: flags.FlagValues) -> None:
-    """Raises `UserError` for values that do not fit together, or are no such lists."""
+    """Raises `UserError` for flags that contradict each other, and malformed lists."""
     steps = drop_steps(values)
     if list(steps) != sorted(set(steps)) or any(step < 1 for step in steps):
         raise UserError(
@@ -169,7 +164,9 @@ def _check_together(values: flags.FlagValues) -> None:
         for pattern in (values[name].value if name in values else None) or ():
             _check_pattern(name, pattern)
     if "distribution" in values:
-        _check_sparsities(values)
+        _check_distribution(values)
+        methods.METHODS[values.method].check(values)
+        _check_block(values)
 
 
 def _check_pattern(name: str, pattern: str) -> None:
@@ -182,30 +179,28 @@ def _check_pattern(name: str, pattern: str) -> None:
         ) from None
 
 
-def _check_sparsities(values: flags.FlagValues) -> None:
-    distribution, method = (
-        methods.distribution_of(values),
-        methods.METHODS[values.method],
-    )
-    known = method.distributions
-    if isinstance(distribution, str) and known and distribution not in known:
-        having = [
-            n for n, m in methods.METHODS.items() if distribution in m.distributions
-        ]
-        raise UserError(
-            f"Expected --distribution={distribution} with one of the methods "
-            f"{', '.join(having)}. Received: --method={values.method}"
-        )
+def _check_distribution(values: flags.FlagValues) -> None:
+    distribution = distribution_of(values)
     if isinstance(distribution, dict):
         for pattern, asked in distribution.items():
             _check_pattern("distribution", pattern)
             _check_pair(f"--distribution of {pattern!r}", asked)
-    if "bwd" in method.flag_names and values.bwd > values.fwd:
+        return
+    if distribution not in methods.DISTRIBUTIONS:
         raise UserError(
-            "Expected --bwd to be at most --fwd: sparsities are fractions of zeros, and "
-            "the backward set contains the forward set. "
-            f"Received: --fwd={values.fwd}, --bwd={values.bwd}"
+            f"Expected --distribution to be one of {', '.join(methods.DISTRIBUTIONS)}, "
+            f"or a JSON mapping. Received: {distribution!r}"
+            + nearest(distribution.lower(), methods.DISTRIBUTIONS)
         )
+    having = methods.methods_with(distribution)
+    if methods.METHODS[values.method].distributions and values.method not in having:
+        raise UserError(
+            f"Expected --distribution={distribution} with one of the methods "
+            f"{', '.join(having)}. Received: --method={values.method}"
+        )
+
+
+def _check_block(values: flags.FlagValues) -> None:
     block = whole_numbers(values, "block") or (1, 1)
     if len(block) != 2 or min(block) < 1:
         raise UserError(
@@ -226,7 +221,7 @@ def _check_pair(name: str, asked: Any) -> None:
 
 
 def _unknown(name: str, arguments: Sequence[str], groups: Groups) -> str:
-    names = [flag.name for _, group in groups for flag in group] + ["flagfile"]
+    names = [flag.name for flag in flags_in(groups)] + ["flagfile"]
     stem = name[2:] if name.startswith("no") and name[2:] in names else name
     near = difflib.get_close_matches(stem, names, n=1, cutoff=0.5)
     meant = f"; did you mean --{near[0]}?" if near else "; --help lists them."
@@ -234,7 +229,7 @@ def _unknown(name: str, arguments: Sequence[str], groups: Groups) -> str:
 
 
 def _place(name: str, arguments: Sequence[str]) -> str:
-    """ " (FILE, line N)" where a flagfile of the command line holds the flag."""
+    """ " (FILE, line N)" if a flagfile of the command line holds the flag."""
     pattern = re.compile(rf"\s*--?{re.escape(name)}(=|\s|$)")
     files = flagfiles(arguments)
     seen = set()
@@ -253,14 +248,14 @@ def _place(name: str, arguments: Sequence[str]) -> str:
 
 
 def flagfiles(arguments: Sequence[str]) -> list[pathlib.Path]:
-    """The flagfiles that a command line names, without those that they name."""
+    """The flagfiles that a command line names, without nested ones."""
     joined = [a.partition("=")[2] for a in arguments if re.match("--?flagfile=", a)]
-    apart = [
+    separate = [
         arguments[i + 1]
         for i, a in enumerate(arguments[:-1])
         if a in ("--flagfile", "-flagfile")
     ]
-    return [_path(name) for name in joined + apart]
+    return [_path(name) for name in joined + separate]
 
 
 def _path(name: str) -> pathlib.Path:

@@ -1,42 +1,35 @@
-"""The flags of `launch/plan.py`: those of training, the network's sizes, the devices."""
+"""The flags of `launch/plan.py`: training, the sizes of the network, the devices."""
 
 from collections.abc import Sequence
 
 from absl import flags
 
-from launch import data
 from launch.config import flag_table, resolve, sensitivity_flags
 from launch.config import flags as launch_flags
-from launch.config.flag import ABOVE_0, AT_LEAST_1, Flag, Groups
+from launch.config.flag import ABOVE_0, AT_LEAST_1, Flag, Groups, flags_in
 from launch.support.errors import UserError
 
-_TEXT_SIZES = ("vocabulary", "layers", "d_model", "heads", "d_head", "d_inner")
-_IMAGE_SIZES = ("image_size", "classes")
+
+def _size(name: str, text: str, kind: str) -> Flag:
+    return Flag("integer", name, None, text, AT_LEAST_1, data=kind)
+
 
 PLAN: Groups = (
     (
-        "Another size than the named model's",
+        "Sizes other than those of the named model",
         (
-            Flag("integer", "layers", None, "blocks of a Transformer-XL", AT_LEAST_1),
-            Flag("integer", "d_model", None, "width of its states; even", AT_LEAST_1),
-            Flag("integer", "heads", None, "its attention heads", AT_LEAST_1),
-            Flag("integer", "d_head", None, "width of a head", AT_LEAST_1),
-            Flag("integer", "d_inner", None, "width of its feed-forward", AT_LEAST_1),
-            Flag(
-                "integer",
-                "vocabulary",
-                None,
-                "different tokens; default those of the text",
-                AT_LEAST_1,
-            ),
-            Flag(
-                "integer",
+            _size("layers", "blocks of a Transformer-XL", "text"),
+            _size("d_model", "width of its hidden states; even", "text"),
+            _size("heads", "its attention heads", "text"),
+            _size("d_head", "width of a head", "text"),
+            _size("d_inner", "width of its feed-forward layer", "text"),
+            _size("vocabulary", "distinct tokens; default those of the text", "text"),
+            _size(
                 "image_size",
-                None,
                 "height and width of images; default by data set",
-                AT_LEAST_1,
+                "image",
             ),
-            Flag("integer", "classes", None, "default by data set", AT_LEAST_1),
+            _size("classes", "default by data set", "image"),
         ),
     ),
     (
@@ -54,80 +47,82 @@ PLAN: Groups = (
                 "float",
                 "device_memory",
                 None,
-                "of one device, in GB (10^9 bytes)",
+                "memory of one device, in GB (10^9 bytes)",
                 range=ABOVE_0,
             ),
             Flag(
                 "float",
                 "device_flops",
                 None,
-                "FLOP a second of one device",
+                "FLOP per second of one device",
                 range=ABOVE_0,
             ),
             Flag(
                 "float",
                 "device_bandwidth",
                 None,
-                "bytes a second between a device and its memory",
+                "bytes per second between a device and its memory",
                 range=ABOVE_0,
             ),
             Flag(
                 "float",
                 "network_bandwidth",
                 None,
-                "bytes a second that a device sends to others",
+                "bytes per second that a device sends to others",
                 range=ABOVE_0,
             ),
         ),
     ),
-    ("The output", (Flag("boolean", "json", False, "for machines"),)),
+    ("The output", (Flag("boolean", "json", False, "print the plan as JSON"),)),
 )
 GROUPS: Groups = (*PLAN, *flag_table.GROUPS)
 STUDY_GROUPS: Groups = (*PLAN, *sensitivity_flags.GROUPS)
-_STUDY_ONLY = ("studies", "sparsities", "ablation_sparsities", "periods", "seeds")
+_STUDY_ONLY = {flag.name for flag in flags_in(sensitivity_flags.GROUPS)} - {
+    flag.name for flag in flags_in(flag_table.GROUPS)
+}
 
 HEAD = """\
-Says what a run of launch/train.py will cost, before it is started: parameters,
+Computes the cost of a run of launch/train.py before it starts: parameters,
 FLOPs, memory, bytes between workers, time. No weight is allocated, and no data
-need be there.
+is needed.
 
   # any flagfile
   python launch/plan.py \\
       --flagfile=launch/flagfiles/topkast_imagenet/resnet50_90_80.cfg
 
-  # on eight devices of 16 GB, 100 TFLOP/s and 900 GB/s that send 12.5 GB/s:
-  # how long does it take, and does it fit?
+  # time and memory on eight devices of 16 GB, 100 TFLOP/s and 900 GB/s that
+  # send 12.5 GB/s
   python launch/plan.py \\
       --flagfile=launch/flagfiles/topkast_imagenet/resnet50_90_80.cfg \\
       --replicas=8 --device_memory=16 --device_flops=100e12 \\
       --device_bandwidth=900e9 --network_bandwidth=12.5e9
 
-  # a language model of twenty billion parameters that nobody has trained yet
+  # a language model of twenty billion parameters
   python launch/plan.py --dataset=bytes --vocabulary=50000 --layers=44 \\
       --d_model=6144 --heads=64 --d_head=96 --d_inner=24576 \\
       --segment_length=1024 --memory_length=1024 --batch_size=64 \\
       --steps=100000 --fwd=0.9 --bwd=0.8 --device_memory=80
 
-Memory and time have three columns: the dense twin; as it runs here, with dense
-tensors and masks; and as truly sparse storage would need it, which no program
-here has. FLOPs are counted: a multiply and an add are two, only products count.
-Sparsities are fractions of zeros. The flags of launch/sensitivity.py are taken
-too.
+Memory and time have three columns: the dense twin; this implementation, with
+dense tensors and masks; and truly sparse storage, which is not implemented
+here. FLOPs are counted, not measured: a multiply and an add are two, only
+products count. Sparsities are fractions of zeros. The flags of
+launch/sensitivity.py are accepted too.
 """
 
 
 def is_study(argv: Sequence[str]) -> bool:
-    """Whether a command line, flagfiles included, is one of `launch/sensitivity.py`."""
+    """Whether a command line, flagfiles included, is for `launch/sensitivity.py`."""
     try:
         words = flags.FlagValues().read_flags_from_files(list(argv))
     except flags.Error:
-        return False  # parsing says what is wrong
+        return False  # parsing reports the mistake
     names = {word.lstrip("-").partition("=")[0] for word in words if word[:1] == "-"}
     return not names.isdisjoint(_STUDY_ONLY)
 
 
 def overruled(argv: Sequence[str]) -> list[str]:
-    """As `launch.config.flags.overruled`, of a command line that `parse` has accepted."""
+    """As `launch.config.flags.overruled`, for a command line that `parse` accepted."""
     groups = STUDY_GROUPS if is_study(argv) else GROUPS
     return launch_flags.overruled(argv, groups)
 
@@ -137,12 +132,12 @@ def parse(argv: Sequence[str]) -> flags.FlagValues:
 
     Raises:
       UserError: as `launch.config.flags.parse` and `launch.config.resolve.resolved`, and
-        for a flag of the plan that is out of range or about the other kind of data.
+        for a flag of the plan that is out of range or applies to other data.
     """
     if is_study(argv):
         from launch import sensitivity
 
-        # Both checks of a study: of its own flags, and of all together.
+        # Both checks of a study: its own flags, and all flags together.
         values = sensitivity_flags.checked(launch_flags.parse(argv, STUDY_GROUPS))
         settings = sensitivity.resolved(values)
     else:
@@ -150,15 +145,8 @@ def parse(argv: Sequence[str]) -> flags.FlagValues:
     devices = settings.devices if "devices" in settings else None
     if devices is not None and settings.replicas not in (None, devices):
         raise UserError(
-            "Expected --replicas, which says how many devices there would be, without "
-            f"--devices. Received: --replicas={settings.replicas}, "
-            f"--devices={devices}"
+            "Expected --replicas, the number of devices of the plan, without --devices. "
+            f"Received: --replicas={settings.replicas}, --devices={devices}"
         )
-    is_text = data.find(settings.dataset).kind == "text"
-    for name in _IMAGE_SIZES if is_text else _TEXT_SIZES:
-        if settings[name].value is not None:
-            raise UserError(
-                f"Expected no --{name} for --dataset={settings.dataset}, as it speaks of "
-                f"{'images' if is_text else 'text'}. Received: {settings[name].value}"
-            )
+    resolve.check_data(settings, PLAN)
     return settings

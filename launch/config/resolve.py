@@ -1,12 +1,13 @@
-"""Defaults that depend on other flags, and what can be wrong between them.
+"""Defaults that depend on other flags, and the checks of flags together.
 
-Nothing here imports TensorFlow: a mistake is reported before the seconds that costs.
+Nothing here imports TensorFlow, so that a mistake is reported before its slow import.
 """
 
 from absl import flags
 
 from launch import data, models
-from launch.config import methods
+from launch.config import flag_table, methods
+from launch.config.flag import Groups, flags_in
 from launch.data.source import Source
 from launch.data.text import TextSource
 from launch.distribute import devices
@@ -17,25 +18,20 @@ from launch.support.errors import UserError
 # absl's types do not know that flags are set as attributes.
 
 _TEXT_MODEL = "txl_small"
-_IMAGES_ONLY = ("train_examples", "label_smoothing", "width")
 _LEARNING_RATES = {"sgd": 0.1, "adam": 2.5e-4}
-_TEXT_ONLY = (
-    *("segment_length", "memory_length", "evaluation_segment", "evaluation_memory"),
-    *("evaluation_batch", "dropout", "attention_dropout", "sparse_embeddings"),
-)
 
 
 def resolved(settings: flags.FlagValues) -> flags.FlagValues:
-    """Fills in the defaults that depend on other flags and checks them together.
+    """Fills in the defaults that depend on other flags and checks the flags together.
 
     Raises:
-      UserError: for a name that is not registered, or flags that exclude each other.
+      UserError: for a name that is not registered, or flags that contradict each other.
     """
     source = data.find(settings.dataset)
+    check_data(settings, flag_table.GROUPS)
     if isinstance(source, TextSource):
         _text(settings)
     else:
-        _expect_default(settings, _TEXT_ONLY, "images", "text")
         of_images(settings, source)
     devices.check(settings)
     settings.run_dir = settings.run_dir or "-".join(
@@ -45,48 +41,68 @@ def resolved(settings: flags.FlagValues) -> flags.FlagValues:
 
 
 def without_effect(settings: flags.FlagValues) -> dict[str, list[str]]:
-    """The flags that are given and speak of what another flag has not chosen.
+    """The given flags that have no effect because of another flag's value.
 
-    No mistake, as methods that are compared share a flagfile. A dense run has none of
-    the sparse methods'.
+    They are no mistake: runs that are compared share a flagfile. For the same reason, a
+    dense run may be given the flags of any sparse method.
 
     Args:
       settings: the resolved flags.
 
     Returns:
-      {choice, such as `method=swat`: the flags without effect there}.
+      {cause, such as `method=swat`: the flags without effect there}.
     """
-    of_others = sorted(methods.without_effect(settings.method))
-    if settings.method == "dense":
-        of_others = []  # a baseline takes the flagfile of what it is compared with
-    found = {f"method={settings.method}": of_others}
-    if settings.lr_schedule != "steps":
-        found[f"lr_schedule={settings.lr_schedule}"] = ["lr_drop_steps", "lr_drop"]
-    if settings.optimizer != "sgd":
-        found[f"optimizer={settings.optimizer}"] = ["momentum", "nesterov"]
+    found: dict[str, list[str]] = {}
+    if settings.method != "dense":
+        of_others = sorted(methods.without_effect(settings.method))
+        found[f"method={settings.method}"] = of_others
+    for flag in flags_in(flag_table.GROUPS):
+        if flag.only_with is None:
+            continue
+        other, needed = flag.only_with
+        value = settings[other].value
+        if value != needed:
+            found.setdefault(f"{other}={value}", []).append(flag.name)
     given = {
-        choice: [n for n in names if settings[n].value != settings[n].default]
-        for choice, names in found.items()
+        cause: [n for n in names if _is_given(settings, n)]
+        for cause, names in found.items()
     }
-    return {choice: names for choice, names in given.items() if names}
+    return {cause: names for cause, names in given.items() if names}
 
 
 def of_images(settings: flags.FlagValues, source: Source) -> None:
-    """Fills in and checks what concerns images, for any program that trains on them."""
+    """Fills in and checks the flags of images, for any program that trains on them."""
     settings.model = settings.model or source.model
     models.find(settings.model)
     _optimizer(settings, "sgd")
     settings.train_examples = settings.train_examples or source.train_examples
     if settings.train_examples > source.train_examples:
         raise UserError(
-            f"Expected --train_examples of at most {source.train_examples}, all that "
-            f"{source.name} has. Received: {settings.train_examples}"
+            f"Expected --train_examples of at most {source.train_examples}, the size of "
+            f"{source.name}. Received: {settings.train_examples}"
         )
     if settings.batch_size > settings.train_examples:
         raise UserError(
             "Expected --batch_size of at most the number of training examples, "
             f"{settings.train_examples}. Received: {settings.batch_size}"
         )
+
+
+def check_data(settings: flags.FlagValues, groups: Groups) -> None:
+    """Raises `UserError` for a given flag that applies to another kind of data.
+
+    Args:
+      settings: the flags, with the name of the data set.
+      groups: the flags to check.
+    """
+    kind = data.find(settings.dataset).kind
+    for flag in flags_in(groups):
+        applies = flag.data in ("", kind) or not flag.affects_result
+        if not applies and _is_given(settings, flag.name):
+            raise UserError(
+                f"Expected no --{flag.name} for --dataset={settings.dataset}: it applies "
+                f"to {flag.data} data only. Received: {settings[flag.name].value}"
+            )
 
 
 def _text(settings: flags.FlagValues) -> None:
@@ -98,13 +114,12 @@ def _text(settings: flags.FlagValues) -> None:
             f"Received: {settings.model!r}"
         )
     _optimizer(settings, "adam")
-    _expect_default(settings, _IMAGES_ONLY, "text", "images")
     if settings.sparse_embeddings and (
         settings.include or "fwd" not in methods.METHODS[settings.method].flag_names
     ):
         raise UserError(
-            "Expected --sparse_embeddings with Top-KAST and without --include, whose "
-            f"place it takes. Received: --method={settings.method}, "
+            "Expected --sparse_embeddings with Top-KAST and without --include, which it "
+            f"replaces. Received: --method={settings.method}, "
             f"--include={settings.include}"
         )
 
@@ -115,12 +130,5 @@ def _optimizer(settings: flags.FlagValues, default: str) -> None:
         settings.learning_rate = _LEARNING_RATES[settings.optimizer]
 
 
-def _expect_default(
-    settings: flags.FlagValues, names: tuple[str, ...], of: str, about: str
-) -> None:
-    for name in names:
-        if settings[name].value != settings[name].default:
-            raise UserError(
-                f"Expected no --{name} for {of}, as it speaks of {about}. "
-                f"Received: {settings[name].value}"
-            )
+def _is_given(settings: flags.FlagValues, name: str) -> bool:
+    return settings[name].value != settings[name].default

@@ -1,10 +1,12 @@
-"""The flags of `launch/sensitivity.py`: those of training, and which runs to make."""
+"""The flags of `launch/sensitivity.py`: training, and the runs of the study."""
 
 from absl import flags
 
-from launch.config import flag_table
 from launch.config import flags as launch_flags
+from launch.config.data_flags import TRAINED
 from launch.config.flag import AT_LEAST_1, Flag, Groups
+from launch.config.learning_flags import LENGTH
+from launch.config.run_flags import RUN
 from launch.studies.runs import STUDIES
 from launch.support.errors import UserError
 
@@ -20,24 +22,26 @@ _STUDY: tuple[Flag, ...] = (
         "list",
         "studies",
         list(STUDIES),
-        "which ones, of " + ", ".join(STUDIES),
+        "any of " + ", ".join(STUDIES),
         choices=tuple(STUDIES),
     ),
     Flag(
         "list",
         "sparsities",
         ["0.5", "0.6", "0.7", "0.8", "0.9"],
-        "of the figures, fractions of zeros",
+        "fractions of zeros in the figures",
     ),
-    Flag("list", "ablation_sparsities", ["0.9"], "of the ablations"),
-    Flag("list", "freeze_at", ["1"], "steps from which `freeze` keeps what is active"),
-    Flag("list", "periods", ["10", "100"], "steps a threshold serves for, in `period`"),
-    Flag("list", "seeds", ["0", "1", "2"], "of weights and batches"),
+    Flag("list", "ablation_sparsities", ["0.9"], "those in the ablations"),
+    Flag(
+        "list", "freeze_at", ["1"], "steps at which `freeze` fixes the active weights"
+    ),
+    Flag("list", "periods", ["10", "100"], "steps between thresholds in `period`"),
+    Flag("list", "seeds", ["0", "1", "2"], "seeds of weights and batches"),
     Flag(
         "integer",
         "topk_period",
         1,
-        "steps a threshold serves for, elsewhere",
+        "steps between thresholds in the other studies",
         AT_LEAST_1,
     ),
     Flag(
@@ -50,31 +54,31 @@ GROUPS: Groups = (
     ("The study", _STUDY),
     *(
         (title, tuple(flag for flag in group if flag.name not in _LEFT_OUT))
-        for title, group in (flag_table.TRAINED, flag_table.LENGTH, flag_table.RUN)
+        for title, group in (TRAINED, LENGTH, RUN)
     ),
 )
 
 HEAD = """\
-Trains one network many times to see what sparsity harms where (Figures 1 and 2
-of the SWAT paper, and its ablations), and draws the accuracies with their range
-over seeds.
+Trains one network many times, to see which sparse operands cost accuracy in
+which pass (Figures 1 and 2 of the SWAT paper, and its ablations), and plots the
+accuracies with their range over seeds.
 
-  # on the bundled digits, some minutes
+  # on the bundled digits, a few minutes
   python launch/sensitivity.py \\
       --flagfile=launch/flagfiles/sensitivity_digits.cfg
 
-  # on CIFAR-10 that tensorflow-datasets has prepared in DIR
+  # on CIFAR-10, prepared by tensorflow-datasets in DIR
   python launch/sensitivity.py --data_dir=DIR \\
       --flagfile=launch/flagfiles/sensitivity_cifar10.cfg
 
-  # only two studies, one seed, on a network of one's choice
+  # only two studies, one seed, on another network
   python launch/sensitivity.py --dataset=digits --model=resnet20 --epochs=5 \\
       --studies=dense,backward_errors --seeds=0 --run_dir=runs/errors
 
-results.csv in the run's folder gets a line after each run, with its seed and
-the arguments of its scope; the same command goes on after the last one.
-figures.png and ablations.png are drawn from it: a run that has diverged, whose
-accuracy is nan, is a cross there, and in no mean.
+After each run, results.csv in the folder gets a line with its seed and the
+arguments of its scope; the same command resumes after the last one. figures.png
+and ablations.png are plotted from it: a run that has diverged has the accuracy
+nan; it is plotted as a cross and left out of the means.
 """
 
 
@@ -82,7 +86,7 @@ def numbers(values: flags.FlagValues, name: str, kind: type) -> list:
     """A list flag as numbers.
 
     Raises:
-      UserError: for an item that is no such number.
+      UserError: for an item that is not such a number.
     """
     given: list[str] = values[name].value or []
     try:
@@ -106,7 +110,7 @@ def parse(argv: list[str]) -> flags.FlagValues:
 
 
 def checked(values: flags.FlagValues) -> flags.FlagValues:
-    """The parsed flags of a study, with what they say of it checked.
+    """Checks the parsed flags of a study, and returns them.
 
     Raises:
       UserError: as `parse`.

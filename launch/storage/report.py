@@ -11,8 +11,8 @@ from absl import flags
 
 from launch import data
 from launch.config import exclusive, methods
-from launch.config import flags as launch_flags
-from launch.config.flag_table import GROUPS, TEXT
+from launch.config.flag import flags_in
+from launch.config.flag_table import GROUPS
 from launch.storage.run_folder import FLAGS_FILE
 from launch.support import files, terminal
 from launch.tasks.metrics import TaskMetrics
@@ -155,23 +155,22 @@ def write_results(
 
 
 def arguments(settings: flags.FlagValues, method: str) -> dict[str, str]:
-    """The flags that a method was trained with, as text; empty where they do not count.
+    """The flags that a method was trained with, as text; empty if without effect.
 
     Args:
       settings: the resolved flags.
       method: one of the run, such as its dense twin.
     """
     without_effect = methods.without_effect(method) | exclusive.ignored_flags(settings)
+    every = flags_in(GROUPS)
     if data.find(settings.dataset).kind != "text":
-        without_effect |= {flag.name for flag in TEXT[1]}
-    left_out = launch_flags.PLACE_FLAGS | {"method", "compare_dense"}
+        without_effect |= {flag.name for flag in every if flag.data == "text"}
     return {
         flag.name: ""
         if flag.name in without_effect
         else _cell(settings[flag.name].value)
-        for _, group in GROUPS
-        for flag in group
-        if flag.name not in left_out
+        for flag in every
+        if flag.affects_result and flag.name not in ("method", "compare_dense")
     }
 
 

@@ -42,8 +42,8 @@ _LOCK_FILE = ".lock"
 _DATA_FILE = "data.digest"
 _RESULT_FILE = "result.json"
 _LINKS_REFUSED = ("", "checkpoints", "checkpoints/.part", "events", "events/dynamics")
-# The longest that is written in a run's folder.
-_LONGEST = "topkast_swat/checkpoints/.part/.part-step-0000000000.keras"
+# The longest path in the folder of a run.
+_LONGEST = f"{max(METHODS, key=len)}/checkpoints/.part/.part-step-0000000000.keras"
 _COLUMNS = (
     *("forward_sparsity", "backward_sparsity", "forward_sparsity_network"),
     *("backward_sparsity_network", "parameters", "kept_parameters", "inference_flops"),

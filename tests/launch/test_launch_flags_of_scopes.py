@@ -111,14 +111,8 @@ def scoped(*arguments):
 
 
 OF_SCOPES = [
-    (method, flag)
-    for group, method in (
-        (methods.TOPKAST, "topkast"),
-        (methods.SWAT, "swat"),
-        (methods.FIXED_SPARSITY, "rigl"),
-        ((methods.SPARSITY,), "static"),
-    )
-    for flag in group
+    *((m, flag) for m in methods.METHODS for flag in methods.METHODS[m].flags),
+    *(("static", flag) for flag in methods.COMMON if flag.name == "sparsity"),
 ]
 
 

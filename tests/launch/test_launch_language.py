@@ -166,7 +166,7 @@ def test_evaluate_runs_as_a_program(root):
 @pytest.mark.parametrize(
     ("asked", "expected"),
     [
-        (["--width=0.5"], "no --width for text"),
+        (["--width=0.5"], "no --width for --dataset=python"),
         (["--model=resnet8"], "to be one of enwik8_base"),
         (["--sparse_embeddings", "--method=swat"], "with Top-KAST"),
         (["--sparse_embeddings", "--include=x"], "without --include"),
@@ -178,7 +178,7 @@ def test_flags_that_do_not_fit_a_text(asked, expected):
 
 
 def test_flags_of_text_do_not_fit_images():
-    with pytest.raises(UserError, match="no --memory_length for images"):
+    with pytest.raises(UserError, match="no --memory_length for --dataset=digits"):
         settings("--dataset=digits", "--memory_length=3")
 
 

@@ -73,7 +73,7 @@ def test_unwritable_run_folder(launch, tmp_path):
             "bytes, wikitext103, wikitext2, words. Received: 'mnist'",
         ),
         ("--model=vgg", "one of resnet8, resnet20, resnet32, resnet56,"),
-        ("--train_examples=1438", "at most 1437, all that digits has. Received: 1438"),
+        ("--train_examples=1438", "at most 1437, the size of digits. Received: 1438"),
         ("--batch_size=1438", "training examples, 1437. Received: 1438"),
     ],
 )

@@ -1,0 +1,120 @@
+"""What a method of a run is, and what methods have in common.
+
+TensorFlow is imported when a scope is made, not before.
+"""
+
+import contextlib
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from absl import flags
+
+from launch.config.flag import Flag, Groups
+from launch.support.errors import UserError
+
+Scope = contextlib.AbstractContextManager
+Scopes = Callable[[flags.FlagValues, int | None], Sequence[Scope]]
+
+LAYERWISE = ("uniform", "er", "erk")
+"""Distributions that fix the sparsity of each layer in advance."""
+PLACEMENT = ("distribution", "exempt", "include")
+
+
+@dataclasses.dataclass(frozen=True)
+class RunMethod:
+    """How a run is made sparse.
+
+    Attributes:
+      about: the method in a few words.
+      scopes: maps the flags and the number of optimizer steps of the run (None if it is
+        unknown) to the scopes in which the model is built, outermost first.
+      groups: the method's own flags, by title in the help. Methods may share a group.
+      common: names of the flags of all methods that apply to this one.
+      distributions: the names that --distribution may have.
+      check: raises `UserError` for flags of the method that contradict each other.
+      has_penalty: whether it may add an exploration loss.
+      sparse_activations: whether the backward pass keeps sparse activations.
+    """
+
+    about: str
+    scopes: Scopes
+    groups: Groups = ()
+    common: tuple[str, ...] = ("sparsity", *PLACEMENT)
+    distributions: tuple[str, ...] = LAYERWISE
+    check: Callable[[flags.FlagValues], None] = lambda values: None
+    has_penalty: bool = False
+    sparse_activations: bool = False
+
+    @property
+    def flags(self) -> tuple[Flag, ...]:
+        """The flags of its groups."""
+        return tuple(flag for _, group in self.groups for flag in group)
+
+    @property
+    def flag_names(self) -> frozenset[str]:
+        """The flags that apply to it, besides those that apply to every run."""
+        return frozenset((*self.common, *(flag.name for flag in self.flags)))
+
+
+def sparse_scope(
+    name: str, settings: flags.FlagValues, arguments: dict[str, Any]
+) -> Scope:
+    """The `topkast_tf.sparse_scope` of a method.
+
+    Args:
+      name: of the method.
+      settings: the resolved flags.
+      arguments: of the method; None leaves its own default.
+    """
+    import topkast_tf
+
+    given = {key: value for key, value in arguments.items() if value is not None}
+    return topkast_tf.sparse_scope(
+        name, sparsity=settings.sparsity, **given, **placement(settings)
+    )
+
+
+def placement(settings: flags.FlagValues) -> dict[str, Any]:
+    """The scope arguments that say which weights are sparse, and how sparse.
+
+    Only their form is checked here; the scopes check the values.
+    """
+    return {
+        "distribution": distribution_of(settings),
+        "exempt": tuple(settings.exempt),
+        "include": _include(settings),
+        "seed": settings.seed,
+    }
+
+
+def distribution_of(settings: flags.FlagValues) -> Any:
+    """`--distribution` as the scopes take it: a name or a mapping.
+
+    Raises:
+      UserError: for text that begins like a JSON mapping and is none.
+    """
+    given = settings.distribution
+    if not given.lstrip().startswith("{"):
+        return given
+    try:
+        mapping = json.loads(given)
+    except ValueError as error:
+        raise UserError(
+            "Expected --distribution to be a name or a JSON mapping such as "
+            f'{{"stage1/.*": 0.8}} ({error}). Received: {given}'
+        ) from None
+    return {
+        pattern: tuple(asked) if isinstance(asked, list) else asked
+        for pattern, asked in mapping.items()
+    }
+
+
+def _include(settings: flags.FlagValues) -> tuple[str, ...] | None:
+    if not settings.sparse_embeddings:
+        return tuple(settings.include) if settings.include else None
+    # Imported here because it imports TensorFlow.
+    from launch.models.transformer_xl_counts import sparse_patterns
+
+    return sparse_patterns(sparse_embeddings=True)

@@ -1,0 +1,90 @@
+"""The methods that a run may have, by name, and the flags that they bring.
+
+A new method is a file of its own here and an entry in `METHODS`, besides the method
+itself in `topkast_tf.methods`.
+"""
+
+from launch.config.flag import SHARE, Flag, Groups
+from launch.config.methods import dense, rigl, static, swat, topkast, topkast_swat
+from launch.config.methods import set as set_
+from launch.config.methods.base import RunMethod
+
+METHODS: dict[str, RunMethod] = {
+    "dense": dense.METHOD,
+    "topkast": topkast.METHOD,
+    "swat": swat.METHOD,
+    "topkast_swat": topkast_swat.METHOD,
+    "static": static.METHOD,
+    "set": set_.METHOD,
+    "rigl": rigl.METHOD,
+}
+"""Name, as `--method` has it -> the method."""
+
+DISTRIBUTIONS = tuple(
+    dict.fromkeys(name for each in METHODS.values() for name in each.distributions)
+)
+"""The names that --distribution may have, of any method."""
+
+
+def methods_with(distribution: str) -> list[str]:
+    """The methods that may have a distribution of this name."""
+    return [n for n, each in METHODS.items() if distribution in each.distributions]
+
+
+def without_effect(method: str) -> set[str]:
+    """The flags of other methods, which do not apply to this one."""
+    every = {name for each in METHODS.values() for name in each.flag_names}
+    return every - METHODS[method].flag_names
+
+
+def _distribution_help() -> str:
+    sparse = [name for name, each in METHODS.items() if each.distributions]
+    shown = []
+    for name in DISTRIBUTIONS:
+        having = methods_with(name)
+        shown.append(name if having == sparse else f"{name} ({', '.join(having)})")
+    return f"{', '.join(shown)}, or a JSON mapping of regex to sparsity"
+
+
+COMMON = (
+    Flag(
+        "string",
+        "method",
+        "topkast",
+        "; ".join(f"{name}: {each.about}" for name, each in METHODS.items()),
+        choices=tuple(METHODS),
+    ),
+    Flag(
+        "boolean",
+        "compare_dense",
+        False,
+        "first train the dense twin: same seed, same steps, same batches",
+    ),
+    Flag(
+        "float",
+        "sparsity",
+        0.9,
+        "of the weights (SWAT: and activations), a fraction of zeros; Top-KAST has "
+        "--fwd",
+        range=SHARE,
+    ),
+    Flag("string", "distribution", "uniform", _distribution_help()),
+    Flag(
+        "list",
+        "exempt",
+        [],
+        "weights left dense: first, last, regexes on their paths",
+    ),
+    Flag("list", "include", None, "only these weights are made sparse"),
+)
+
+
+def _groups() -> Groups:
+    """The flags of all methods, each group once."""
+    found: list = [("How it is made sparse", COMMON)]
+    for method in METHODS.values():
+        found += [group for group in method.groups if group not in found]
+    return tuple(found)
+
+
+GROUPS = _groups()

@@ -1,0 +1,107 @@
+"""SET: an update drops the smallest active weights and grows others at random."""
+
+from typing import Any
+
+from absl import flags
+
+from launch.config.flag import (
+    ABOVE_0,
+    AT_LEAST_0,
+    AT_LEAST_1,
+    FACTOR,
+    SHARE,
+    Flag,
+    Groups,
+)
+from launch.config.methods import static
+from launch.config.methods.base import RunMethod, Scope, Scopes, sparse_scope
+from launch.support.errors import UserError
+
+GROUP = (
+    "SET, RigL",
+    (
+        Flag(
+            "float",
+            "drop_fraction",
+            0.3,
+            "of the active weights that an update of SET or RigL replaces, at first",
+            range=FACTOR,
+        ),
+        Flag("integer", "update_every", 100, "steps between two updates", AT_LEAST_1),
+        Flag("integer", "update_from", 0, "the first step with an update", AT_LEAST_0),
+        Flag(
+            "float",
+            "update_until",
+            None,
+            "the last one: a step, or below 1 a share of the run; default set: the "
+            "end, rigl: 0.75",
+            range=ABOVE_0,
+        ),
+        Flag(
+            "string",
+            "anneal",
+            None,
+            "how the drop fraction ends: constant, cosine or exponential_K; default "
+            "set: constant, rigl: cosine",
+        ),
+        Flag(
+            "string",
+            "drop",
+            "magnitude",
+            "the smallest of all; or signs: of the positive and of the negative ones",
+            choices=("magnitude", "signs"),
+        ),
+        Flag(
+            "string",
+            "grow_init",
+            "zeros",
+            "new weights: zeros, random_normal_D, random_uniform_D; rigl: "
+            "grad_scale_D, grad_sign_D",
+        ),
+        Flag(
+            "float",
+            "drop_noise",
+            1e-5,
+            "deviation of what is added to magnitudes, to break ties",
+            range=SHARE,
+        ),
+    ),
+)
+
+
+def scopes_of(name: str, groups: Groups) -> Scopes:
+    """The scopes of a method that updates its mask during training.
+
+    Args:
+      name: of the method.
+      groups: its flags, which have the names of its arguments (`drop_noise`: `noise`).
+    """
+    names = [flag.name for _, group in groups for flag in group]
+
+    def scopes(settings: flags.FlagValues, total_steps: int | None) -> list[Scope]:
+        arguments: dict[str, Any] = {n: settings[n].value for n in names}
+        until = arguments["update_until"]
+        if until is not None and until >= 1:
+            arguments["update_until"] = int(until)
+        arguments["noise"] = arguments.pop("drop_noise")
+        _check_length(name, until, total_steps)
+        arguments["total_steps"] = total_steps
+        return [sparse_scope(name, settings, arguments)]
+
+    return scopes
+
+
+def _check_length(name: str, until: float | None, total_steps: int | None) -> None:
+    from topkast_tf.methods import METHODS
+
+    default = METHODS[name].update_until  # type: ignore[attr-defined]
+    until = default if until is None else until
+    if total_steps is None and until is not None and until < 1:
+        raise UserError(
+            f"Expected --steps, as --update_until={until} is a share of the run. "
+            "Received: a run whose length in steps is not known"
+        )
+
+
+_GROUPS = (static.GROUP, GROUP)
+METHOD = RunMethod("SET", scopes_of("set", _GROUPS), groups=_GROUPS)

@@ -1,0 +1,26 @@
+"""A mask that stays as it was first drawn."""
+
+from absl import flags
+
+from launch.config.flag import Flag
+from launch.config.methods.base import RunMethod, Scope, sparse_scope
+
+GROUP = (
+    "Static masks, SET, RigL",
+    (
+        Flag(
+            "string",
+            "first_mask",
+            "random",
+            "random; or magnitude: the largest weights",
+            choices=("random", "magnitude"),
+        ),
+    ),
+)
+
+
+def _scopes(settings: flags.FlagValues, total_steps: int | None) -> list[Scope]:
+    return [sparse_scope("static", settings, {"first_mask": settings.first_mask})]
+
+
+METHOD = RunMethod("a mask that stays", _scopes, groups=(GROUP,))

@@ -1,0 +1,95 @@
+"""Top-KAST: sparse forward and backward sets, both of them of the largest weights."""
+
+from typing import Any
+
+from absl import flags
+
+from launch.config.flag import (
+    AT_LEAST_0,
+    AT_LEAST_1,
+    NOT_NEGATIVE,
+    SHARE,
+    Flag,
+    whole_numbers,
+)
+from launch.config.methods.base import (
+    LAYERWISE,
+    PLACEMENT,
+    RunMethod,
+    Scope,
+    placement,
+)
+from launch.support.errors import UserError
+
+FLAGS = (
+    Flag("float", "fwd", 0.9, "forward sparsity, a fraction of zeros", range=SHARE),
+    Flag("float", "bwd", 0.8, "backward sparsity, at most --fwd", range=SHARE),
+    Flag(
+        "integer",
+        "refresh_every",
+        1,
+        "steps between two selections of the sets",
+        bounds=AT_LEAST_1,
+    ),
+    Flag(
+        "float",
+        "exploration",
+        1e-4,
+        "coefficient of the exploration loss, the weight decay of sparse kernels",
+        range=NOT_NEGATIVE,
+    ),
+    Flag(
+        "string",
+        "exploration_norm",
+        "l2",
+        "l2 (squared), or l1, the form that the paper prints",
+        choices=("l2", "l1"),
+    ),
+    Flag("string", "backward", "topk", "topk or random", choices=("topk", "random")),
+    Flag(
+        "integer",
+        "stop_exploring_at",
+        None,
+        "step from which the backward set is the forward set",
+        bounds=AT_LEAST_0,
+    ),
+    Flag("list", "block", None, "rows,cols of the blocks that are selected"),
+    Flag(
+        "string",
+        "block_reduce",
+        "sum",
+        "score of a block: sum or max",
+        choices=("sum", "max"),
+    ),
+)
+GROUP = ("Top-KAST", FLAGS)
+
+
+def check(values: flags.FlagValues) -> None:
+    """Raises `UserError` for a backward sparsity above the forward sparsity."""
+    if values.bwd > values.fwd:
+        raise UserError(
+            "Expected --bwd to be at most --fwd: sparsities are fractions of zeros, and "
+            "the backward set contains the forward set. "
+            f"Received: --fwd={values.fwd}, --bwd={values.bwd}"
+        )
+
+
+def scopes(settings: flags.FlagValues, total_steps: int | None) -> list[Scope]:
+    """The scope of Top-KAST; its arguments do not depend on the length of the run."""
+    from topkast_tf import topkast_scope
+
+    arguments: dict[str, Any] = {flag.name: settings[flag.name].value for flag in FLAGS}
+    arguments["block"] = whole_numbers(settings, "block") or None
+    return [topkast_scope(**arguments, **placement(settings))]
+
+
+METHOD = RunMethod(
+    "Top-KAST",
+    scopes,
+    groups=(GROUP,),
+    common=PLACEMENT,
+    distributions=(*LAYERWISE, "global"),
+    check=check,
+    has_penalty=True,
+)
