@@ -111,18 +111,18 @@ def _train(
         import tensorflow as tf
 
         from launch.distribute import strategies
-        from launch.run import training
+        from launch.run import building, failures, training
 
         if settings.deterministic:
             tf.config.experimental.enable_op_determinism()
         strategies.start(settings)
         # What the scope refuses must not leave a folder behind.
         task = task_of(settings)
-        with training.memory_named():
-            training.build(task, settings.method)
+        with failures.memory_named():
+            building.build(task, settings.method)
     worker = devices.worker_of(settings)
     with (
-        training.memory_named(),
+        failures.memory_named(),
         strategies.losses_named(settings),
         strategies.claimed(run_dir, settings),
     ):

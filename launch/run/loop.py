@@ -57,7 +57,7 @@ class Loop:
         rounds: int,
         round_steps: int,
         callbacks: Sequence[keras.callbacks.Callback],
-    ) -> None:
+    ) -> dict[str, float]:
         """Trains rounds of equal length, with an evaluation after each.
 
         As `fit` with `initial_epoch=first_round`, `epochs=first_round + rounds`,
@@ -69,7 +69,10 @@ class Loop:
           first_round: number of the first round.
           rounds: how many.
           round_steps: steps in each.
-          callbacks: of Keras.
+          callbacks: Keras callbacks.
+
+        Returns:
+          The logs of the last round; those of its evaluation begin with `val_`.
         """
         model = self._model
         last = first_round + rounds
@@ -103,6 +106,7 @@ class Loop:
                 break
         model.optimizer.finalize_variable_values(model.trainable_weights)
         callback_list.on_train_end(logs)
+        return logs
 
     def _compiled(self, step: Callable[[Any], dict]) -> Callable[[Any], dict]:
         compiled = tf.function(

@@ -3,7 +3,28 @@
 import math
 from collections.abc import Callable, Sequence
 
+from absl import flags
+
+from launch.config.flags import drop_steps
+
 Schedule = Callable[[int], float]
+
+
+def schedule_of(settings: flags.FlagValues, total_steps: int) -> Schedule:
+    """The learning-rate schedule that the flags describe.
+
+    Args:
+      settings: the resolved flags.
+      total_steps: length of the run in optimizer steps.
+    """
+    return learning_rate(
+        settings.lr_schedule,
+        settings.learning_rate,
+        total_steps,
+        warmup_steps=settings.warmup_steps,
+        drop_steps=drop_steps(settings),
+        drop=settings.lr_drop,
+    )
 
 
 def learning_rate(

@@ -1,4 +1,4 @@
-"""What trains a stretch of a run: Keras's `fit` where it serves, otherwise our loop."""
+"""Trains a stretch of a run: with Keras's `fit` if it can, otherwise with a loop here."""
 
 import abc
 import functools
@@ -12,15 +12,15 @@ from launch.tasks.base import Task
 
 
 class Trainer(abc.ABC):
-    """Trains a model on a task, and tells callbacks what it does as Keras's `fit` does.
+    """Trains a model on a task, with the callback protocol of Keras's `fit`.
 
     Args:
       model: compiled, built under its strategy.
       task: with its data loaded.
-      callbacks: of Keras.
+      callbacks: Keras callbacks.
 
     Attributes:
-      callback_list: the callbacks, to be told what happens outside of `fit`.
+      callback_list: the callbacks, for events outside of `fit`.
     """
 
     def __init__(
@@ -35,29 +35,32 @@ class Trainer(abc.ABC):
         self.callback_list = keras.callbacks.CallbackList(self._callbacks, model=model)
 
     @abc.abstractmethod
-    def fit(self, stretch: Stretch, first_round: int) -> None:
+    def fit(self, stretch: Stretch, first_round: int) -> dict[str, float]:
         """Trains a stretch, with an evaluation after each round.
 
         Args:
-          stretch: which steps.
+          stretch: the steps to take.
           first_round: number of its first round in the run.
+
+        Returns:
+          The logs of the last round; those of its evaluation begin with `val_`.
         """
 
     @abc.abstractmethod
     def evaluate(self) -> dict[str, float]:
-        """The figures of an evaluation alone."""
+        """Evaluates without training, and returns the metrics."""
 
 
 class KerasTrainer(Trainer):
-    """Keras's own `fit`: one device."""
+    """Keras's own `fit`, for one device."""
 
     def __init__(self, *args):
         super().__init__(*args)
         self._test = self._task.evaluation_batches()
 
-    def fit(self, stretch: Stretch, first_round: int) -> None:
+    def fit(self, stretch: Stretch, first_round: int) -> dict[str, float]:
         steps = stretch.round_steps * stretch.rounds
-        self._model.fit(
+        history = self._model.fit(
             self._task.training_batches(stretch.first_step, steps),
             validation_data=self._test,
             initial_epoch=first_round,
@@ -67,6 +70,7 @@ class KerasTrainer(Trainer):
             callbacks=self._callbacks,
             verbose=0,
         )
+        return {name: values[-1] for name, values in history.history.items()}
 
     def evaluate(self) -> dict[str, float]:
         return self._model.evaluate(
@@ -75,16 +79,16 @@ class KerasTrainer(Trainer):
 
 
 class LoopTrainer(Trainer):
-    """A loop around `strategy.run`: many devices, or a batch in parts."""
+    """A loop around `strategy.run`, for several devices or a batch in parts."""
 
     def __init__(self, *args):
         super().__init__(*args)
         settings = self._task.settings
         self._loop = Loop(self._model, settings.accumulate, settings.reduce == "packed")
 
-    def fit(self, stretch: Stretch, first_round: int) -> None:
+    def fit(self, stretch: Stretch, first_round: int) -> dict[str, float]:
         steps = stretch.round_steps * stretch.rounds
-        self._loop.fit(
+        return self._loop.fit(
             functools.partial(self._task.training_batches, stretch.first_step, steps),
             self._task.evaluation_batches,
             first_round=first_round,
@@ -100,7 +104,9 @@ class LoopTrainer(Trainer):
 def trainer_of(
     model: keras.Model, task: Task, callbacks: Sequence[keras.callbacks.Callback]
 ) -> Trainer:
-    """The trainer that the flags of a task ask for."""
+    """The trainer for the devices of a task, as its flags describe them."""
     settings = task.settings
-    alone = settings.strategy == "none" and settings.accumulate == 1
-    return (KerasTrainer if alone else LoopTrainer)(model, task, callbacks)
+    is_single = "strategy" not in settings or (
+        settings.strategy == "none" and settings.accumulate == 1
+    )
+    return (KerasTrainer if is_single else LoopTrainer)(model, task, callbacks)

@@ -1,22 +1,18 @@
-"""Trains one method of a run, from wherever it stands."""
+"""Trains one method of a run, resuming from its last checkpoint if there is one."""
 
-import contextlib
+import dataclasses
 import pathlib
-import re
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 import keras
-import tensorflow as tf
 
-import topkast_tf
 from launch import callbacks
 from launch.config import flags as launch_flags
 from launch.distribute import devices, replicas, strategies
-from launch.run import sparsity, trainers
-from launch.run.optimizers import optimizer_of
-from launch.run.schedules import learning_rate
+from launch.run import failures, sparsity, trainers
+from launch.run.building import add_weight_decay, build
+from launch.run.schedules import schedule_of
 from launch.run.stretches import stretches
 from launch.storage import checkpoints, diagnosis, run_folder
 from launch.support import files, terminal
@@ -26,87 +22,12 @@ from launch.tasks.base import Task
 from launch.tasks.metrics import Items
 from topkast_tf import gradients as reduction
 from topkast_tf.analysis.mask_history import OtherFiles
-from topkast_tf.layers.weights import of_alpha
-from topkast_tf.methods import GRADIENT
 
 MODEL_FILE = "model.keras"
 
 
-@contextlib.contextmanager
-def memory_named() -> Iterator[None]:
-    """Turns what TensorFlow raises when memory runs out into a `UserError`."""
-    try:
-        yield
-    except tf.errors.ResourceExhaustedError as error:
-        wanted = re.search(r"tensor with shape(\[[\d,]*\])", error.message)
-        raise UserError(
-            "there is not enough memory"
-            + (f" for a tensor of shape {wanted[1]}" if wanted else "")
-            + ": take a smaller --batch_size, a larger --accumulate or a smaller model "
-            "(launch/plan.py says what a run needs)."
-        ) from error
-
-
-def build(task: Task, method: str) -> keras.Model:
-    """A compiled model, made from the seed: the same initial weights for any method.
-
-    Raises:
-      UserError: if the sparse scope refuses its arguments.
-    """
-    scope = sparsity.scope(method, task.settings, task.total_steps)
-    return compiled(task, scope, task.settings.seed)
-
-
-def compiled(
-    task: Task, scope: contextlib.AbstractContextManager, seed: int
-) -> keras.Model:
-    """The model of a task, built in a scope, made from a seed."""
-    settings = task.settings
-    keras.utils.set_random_seed(seed)
-    policy = keras.config.dtype_policy()
-    if "mixed_precision" in settings and settings.mixed_precision:
-        keras.config.set_dtype_policy("mixed_bfloat16")
-    try:
-        with scope:
-            model = task.build()
-    finally:
-        keras.config.set_dtype_policy(policy)
-    task.compile(model, optimizer_of(settings))
-    return model
-
-
-def add_weight_decay(
-    model: keras.Model, weight_decay: float, of: str = "kernels"
-) -> None:
-    """Adds weight_decay / 2 * sum(w ** 2) to the loss, for each kernel.
-
-    The gradient is weight_decay * w, as in He et al., and the same that Top-KAST's
-    exploration loss gives to a kernel's forward set: that loss is the decay of such
-    kernels, so they get no second one. SWAT's are decayed whole, active or not; of
-    methods that look at the gradient (RigL) what is active.
-
-    Args:
-      model: a built model; the penalty is not saved with it.
-      weight_decay: at least 0.
-      of: `kernels`; `all`: biases and norms are decayed too.
-    """
-    if not weight_decay:
-        return
-    decayed = sparsity.decays_itself(model)
-    sparse = {weight.path: weight for weight in topkast_tf.sparse_weights(model)}
-    for variable in model.trainable_variables:
-        of_kind = of == "all" or len(variable.shape) > 1
-        if of_kind and variable.path not in decayed:
-            # Keras's L2(l) is l * sum(w ** 2), without the half.
-            penalty = keras.regularizers.L2(weight_decay / 2)
-            weight = sparse.get(variable.path)
-            if weight is not None and GRADIENT in weight.method.inputs:
-                penalty = of_alpha(penalty, weight)
-            variable.regularizer = penalty
-
-
 def train(task: Task, method: str) -> dict[str, Any]:
-    """Trains one method to its end, from its last checkpoint if there is one.
+    """Trains one method to the end of its run, from its last checkpoint if there is one.
 
     Args:
       task: what to learn, with its data loaded.
@@ -130,6 +51,27 @@ def train(task: Task, method: str) -> dict[str, Any]:
         raise UserError(str(error)) from error
 
 
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    """The training of one method in this process.
+
+    Attributes:
+      task: what to learn, with its data loaded.
+      method: its name.
+      folder: where this process writes.
+      is_chief: whether this process reports and writes to the folder of the run.
+      model: built or restored.
+      recorder: writes metrics and checkpoints.
+    """
+
+    task: Task
+    method: str
+    folder: pathlib.Path
+    is_chief: bool
+    model: keras.Model
+    recorder: callbacks.Recorder
+
+
 def _train(
     task: Task,
     method: str,
@@ -138,98 +80,30 @@ def _train(
 ) -> dict[str, Any]:
     settings = task.settings
     is_chief = devices.worker_of(settings).is_chief
-    total = task.total_steps
-    per_round = settings.evaluate_every or task.steps_per_epoch
-
     model, state = _start(task, method, is_chief)
     add_weight_decay(model, settings.weight_decay, settings.decay)
-    recorder = callbacks.Recorder(
-        folder,
-        state,
-        metrics_of(settings).metrics,
-        epoch_steps=task.steps_per_epoch,
-        round_steps=per_round,
-        total_steps=total,
-        checkpoint_steps=settings.checkpoint_steps,
-        keep_checkpoints=settings.keep_checkpoints,
-    )
+    recorder = _recorder(task, folder, state)
     # A kill may have come between a checkpoint and the table that is made from it.
     recorder.write_metrics()
-    schedule = learning_rate(
-        settings.lr_schedule,
-        settings.learning_rate,
-        total,
-        warmup_steps=settings.warmup_steps,
-        drop_steps=launch_flags.drop_steps(settings),
-        drop=settings.lr_drop,
-    )
-    done = callbacks.steps_taken(model)
-    events = callbacks.Events(folder, recorder, launch_flags.to_text(settings), done)
+    run = _Run(task, method, folder, is_chief, model, recorder)
     stop = callbacks.StopOnNaN()
-    items = Items(f"{metrics_of(settings).unit}s", task.units_a_step)
-    called_back += [
-        *task.callbacks(),
-        callbacks.LearningRate(schedule),
-        stop,
-        *sparsity.callbacks_of(model, folder, settings.dynamics_every),
-        recorder,
-        events,
-    ]
-    if is_chief:
-        called_back.append(
-            callbacks.Progress(method, total, recorder, items, sys.stdout)
-        )
-    called_back.append(callbacks.StopWhenAsked(recorder))
+    called_back += _callbacks(run, stop)
     trainer = trainers.trainer_of(model, task, called_back)
     if recorder.unevaluated is not None:
         _evaluate_round(trainer, recorder.unevaluated)
-    for stretch in stretches(done, total, per_round):
-        try:
-            trainer.fit(stretch, stretch.first_step // per_round)
-        except tf.errors.DataLossError as error:
-            reason = error.message.splitlines()[0]
-            raise UserError(
-                f"the data at --data_dir={settings.data_dir} is damaged ({reason}): put "
-                "back a copy of it, and the same command goes on from the last checkpoint."
-            ) from error
-        except (FloatingPointError, ValueError, tf.errors.OpError) as error:
-            if not diverged(error):
-                raise
-            recorder.settle()
-            raise diagnosis.stopped(
-                method,
-                stop.step,
-                "weights were not finite" if sparsity.met_nan(error) else str(error),
-                diagnosis.findings(
-                    model, lambda: next(iter(task.training_batches(stop.step - 1, 1)))
-                ),
-                folder / "checkpoints",
-            ) from error
-    return _finish(folder, model, method, task, recorder)
-
-
-def _evaluate_round(
-    trainer: trainers.Trainer, training_metrics: dict[str, float]
-) -> None:
-    """Ends a round whose evaluation was interrupted."""
-    trainer.callback_list.on_train_begin()
-    logs = dict(training_metrics)
-    found = trainer.evaluate()
-    logs |= {f"val_{name}": value for name, value in found.items()}
-    trainer.callback_list.on_epoch_end(0, logs)
-    trainer.callback_list.on_train_end()
-
-
-def diverged(error: Exception) -> bool:
-    """Whether an error says that weights or loss are no longer finite."""
-    # A selection that meets NaN fails in the graph or, where that was compiled, later in
-    # Python. Every other error of these types is not the user's.
-    return isinstance(error, FloatingPointError) or sparsity.met_nan(error)
+    try:
+        with failures.damaged_data_named(settings.data_dir):
+            _fit(run, trainer)
+    except failures.Diverged as error:
+        recorder.settle()
+        raise _stopped(run, stop.step, str(error)) from error
+    return _finish(run)
 
 
 def _start(
     task: Task, method: str, is_chief: bool
 ) -> tuple[keras.Model, dict[str, Any]]:
+    """The restored or new model, under its strategy, and the state of the run."""
     strategy = strategies.start(task.settings)
     # All workers read what the chief has written.
     folder = pathlib.Path(task.settings.run_dir) / method / "checkpoints"
@@ -253,7 +127,7 @@ def _start(
 
 
 def _exchange(model: keras.Model, method: str) -> str:
-    """A line on what the replicas of a model tell each other."""
+    """A line on the gradients that the replicas of a model exchange."""
     sizes = reduction.bytes_reduced(model)
     return (
         f"{method}: {replicas.count_of(model)} replicas, gradients of "
@@ -262,18 +136,87 @@ def _exchange(model: keras.Model, method: str) -> str:
     )
 
 
-def _finish(
-    folder: pathlib.Path,
-    model: keras.Model,
-    method: str,
-    task: Task,
-    recorder: callbacks.Recorder,
-) -> dict[str, Any]:
+def _recorder(
+    task: Task, folder: pathlib.Path, state: dict[str, Any]
+) -> callbacks.Recorder:
+    settings = task.settings
+    return callbacks.Recorder(
+        folder,
+        state,
+        metrics_of(settings).metrics,
+        epoch_steps=task.steps_per_epoch,
+        round_steps=task.round_steps,
+        total_steps=task.total_steps,
+        checkpoint_steps=settings.checkpoint_steps,
+        keep_checkpoints=settings.keep_checkpoints,
+    )
+
+
+def _callbacks(run: _Run, stop: callbacks.StopOnNaN) -> list[keras.callbacks.Callback]:
+    """The callbacks of a run, in the order in which they are called."""
+    task, settings, recorder = run.task, run.task.settings, run.recorder
+    done = callbacks.steps_taken(run.model)
+    flags_text = launch_flags.to_text(settings)
+    # Before `MaskDynamics`, which opens files in the folder that `Events` tidies up.
+    events = callbacks.Events(run.folder, recorder, flags_text, done)
+    found = [
+        *task.callbacks(),
+        callbacks.LearningRate(schedule_of(settings, task.total_steps)),
+        stop,
+        *sparsity.callbacks_of(run.model, run.folder, settings.dynamics_every),
+        recorder,
+        events,
+    ]
+    if run.is_chief:
+        items = Items(f"{metrics_of(settings).unit}s", task.units_a_step)
+        found.append(
+            callbacks.Progress(
+                run.method, task.total_steps, recorder, items, sys.stdout
+            )
+        )
+    return [*found, callbacks.StopWhenAsked(recorder)]
+
+
+def _evaluate_round(
+    trainer: trainers.Trainer, training_metrics: dict[str, float]
+) -> None:
+    """Completes a round whose evaluation was interrupted."""
+    trainer.callback_list.on_train_begin()
+    logs = dict(training_metrics)
+    found = trainer.evaluate()
+    logs |= {f"val_{name}": value for name, value in found.items()}
+    trainer.callback_list.on_epoch_end(0, logs)
+    trainer.callback_list.on_train_end()
+
+
+def _fit(run: _Run, trainer: trainers.Trainer) -> None:
+    """Trains the remaining steps."""
+    done, task = callbacks.steps_taken(run.model), run.task
+    for stretch in stretches(done, task.total_steps, task.round_steps):
+        with failures.divergence_named():
+            trainer.fit(stretch, stretch.first_step // task.round_steps)
+
+
+def _stopped(run: _Run, step: int, cause: str) -> UserError:
+    """The report on a run that has diverged at a step, counted from 1."""
+    return diagnosis.stopped(
+        run.method,
+        step,
+        cause,
+        diagnosis.findings(
+            run.model, lambda: next(iter(run.task.training_batches(step - 1, 1)))
+        ),
+        run.folder / "checkpoints",
+    )
+
+
+def _finish(run: _Run) -> dict[str, Any]:
     """Writes the trained model and the result of a method."""
-    last = recorder.rows[-1]
+    task, model = run.task, run.model
+    last = run.recorder.rows[-1]
     counts = sparsity.counted(model, task.flops(model))
     result = {
-        "method": method,
+        "method": run.method,
         **last,
         **counts,
         "training_flops_total": (
@@ -285,8 +228,8 @@ def _finish(
         result["replicas"] = replicas.count_of(model)
         result["gradient_bytes_packed"] = sizes.packed
         result["gradient_bytes_dense"] = sizes.dense
-    with files.replacing(folder / MODEL_FILE) as part:
+    with files.replacing(run.folder / MODEL_FILE) as part:
         sparsity.plain(model).save(part)
     # Last, because its presence says that everything else is there.
-    run_folder.write_result(folder, result)
+    run_folder.write_result(run.folder, result)
     return result

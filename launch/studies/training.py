@@ -9,29 +9,31 @@ from typing import Any
 from absl import flags
 
 from launch import data
-from launch.config import flags as launch_flags
 from launch.studies.results import arguments
 from launch.studies.runs import Run
 from launch.support.errors import UserError
-from launch.tasks import task_of
+
+# TensorFlow is imported by the functions that need it: `launch/sensitivity.py` reports
+# mistakes in the flags before.
 
 
 def check_scopes(runs: Sequence[Run], settings: flags.FlagValues) -> None:
-    """Builds one network of each sparse study, before hours are spent on the others.
+    """Builds one network of each sparse study before the first run starts.
 
     Raises:
-      UserError: for what the scope says of the flags, such as an --exempt that matches
-        no weight.
+      UserError: for flags that the scope refuses, such as an --exempt that matches no
+        weight.
     """
     import keras
 
-    from launch.run import training
+    from launch.run import building
+    from launch.tasks.image import ImageTask
 
     first = {one.study: one for one in reversed(runs) if one.study != "dense"}
     for one in first.values():
         keras.utils.clear_session()
         try:
-            training.compiled(task_of(settings), scope_of(one, settings), one.seed)
+            building.compiled(ImageTask(settings, one.seed), scope_of(one, settings))
         except ValueError as error:
             raise UserError(f"{error} (study {one.study!r})") from error
 
@@ -39,7 +41,7 @@ def check_scopes(runs: Sequence[Run], settings: flags.FlagValues) -> None:
 def scope_of(
     one: Run, settings: flags.FlagValues, total_steps: int | None = None
 ) -> Any:
-    """The scope in which the network of one run is built, however long that is."""
+    """The scope in which the network of one run is built; any length of run has it."""
     del total_steps
     from swat_tf import swat_scope
 
@@ -59,77 +61,54 @@ def train(
     """Trains one run from its beginning to its end.
 
     Args:
-      one: which.
+      one: the run.
       settings: the resolved flags.
-      images: to learn from, and to be tested on.
-      show: is told after each step how many are done, of how many.
+      images: the training and test images.
+      show: called after each step with the number of steps taken and of all steps.
 
     Returns:
-      A row of the results. A run that has diverged has no accuracy and no loss: NaN.
+      A row of the results. The accuracy and the losses of a run that has diverged are
+      NaN.
     """
     import keras
-    import tensorflow as tf
 
     from launch.callbacks import LearningRate, StopOnNaN
-    from launch.data import pipeline
-    from launch.run import training
-    from launch.run.schedules import learning_rate
+    from launch.run import building, failures
+    from launch.run.schedules import schedule_of
+    from launch.run.stretches import Stretch
+    from launch.run.trainers import trainer_of
+    from launch.tasks.image import ImageTask
     from swat_tf.report import densities
 
     start = time.monotonic()
     keras.utils.clear_session()
-    steps = settings.steps or settings.epochs * pipeline.steps_per_epoch(
-        settings.train_examples, settings.batch_size
-    )
-    model = training.compiled(task_of(settings), scope_of(one, settings), one.seed)
-    training.add_weight_decay(model, settings.weight_decay, settings.decay)
-    schedule = learning_rate(
-        settings.lr_schedule,
-        settings.learning_rate,
-        steps,
-        warmup_steps=settings.warmup_steps,
-        drop_steps=launch_flags.drop_steps(settings),
-        drop=settings.lr_drop,
-    )
-    batches = pipeline.training_batches(
-        images,
-        batch_size=settings.batch_size,
-        seed=one.seed,
-        first_step=0,
-        steps=steps,
-    )
+    task = ImageTask(settings, one.seed, images)
+    steps = task.total_steps
+    model = building.compiled(task, scope_of(one, settings))
+    building.add_weight_decay(model, settings.weight_decay, settings.decay)
     progress = keras.callbacks.LambdaCallback(
         on_train_batch_end=lambda batch, logs: show(batch + 1, steps)
     )
-    try:
-        history = model.fit(
-            batches,
-            steps_per_epoch=steps,
-            callbacks=[LearningRate(schedule), StopOnNaN(), progress],
-            shuffle=False,
-            verbose=0,
-        )
-        train_loss = history.history["cross_entropy"][-1]
-    except (FloatingPointError, ValueError, tf.errors.OpError) as error:
-        if not training.diverged(error):
-            raise
-        train_loss = math.nan
-    test = {"accuracy": math.nan, "cross_entropy": math.nan}
+    rate = LearningRate(schedule_of(settings, steps))
+    trainer = trainer_of(model, task, [rate, StopOnNaN(), progress])
+    logs: dict[str, float] = {}
     weight_density = activation_density = math.nan
-    if math.isfinite(train_loss):
-        test = model.evaluate(
-            pipeline.evaluation_batches(images), return_dict=True, verbose=0
-        )
+    with contextlib.suppress(failures.Diverged), failures.divergence_named():
+        logs = trainer.fit(Stretch(0, steps, 1), first_round=0)
+    has_diverged = not math.isfinite(logs.get("cross_entropy", math.nan))
+    if has_diverged:
+        logs = {}
+    else:
         weight_density, activation_density = densities(model)
     return {
         **vars(one),
         "steps": steps,
-        "test_accuracy": test["accuracy"],
-        "test_loss": test["cross_entropy"],
-        "train_loss": train_loss,
+        "test_accuracy": logs.get("val_accuracy", math.nan),
+        "test_loss": logs.get("val_cross_entropy", math.nan),
+        "train_loss": logs.get("cross_entropy", math.nan),
         "weight_density": weight_density,
         "activation_density": activation_density,
-        "diverged": int(not math.isfinite(train_loss)),
+        "diverged": int(has_diverged),
         "seconds": round(time.monotonic() - start, 1),
         **arguments(one, settings),
     }

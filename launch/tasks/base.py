@@ -1,4 +1,4 @@
-"""What a task is: a model and its data."""
+"""The interface of a task: a model and its data."""
 
 import abc
 
@@ -10,21 +10,27 @@ from topkast_tf.analysis.flops import FlopReport, count_flops
 
 
 class Task(abc.ABC):
-    """A model and its data, as the flags ask for them.
+    """A model and its data, as the flags describe them.
 
     Nothing is read before `load`.
 
+    Args:
+      settings: the resolved flags.
+      seed: of weights and batches; default --seed.
+
     Attributes:
       settings: the resolved flags.
+      seed: of weights and batches.
     """
 
-    def __init__(self, settings: flags.FlagValues):
+    def __init__(self, settings: flags.FlagValues, seed: int | None = None):
         self.settings = settings
+        self.seed: int = settings.seed if seed is None else seed
 
     @property
     @abc.abstractmethod
     def steps_per_epoch(self) -> int:
-        """Optimizer steps in which every training example is seen once."""
+        """Optimizer steps of one pass over the training examples."""
 
     @property
     def total_steps(self) -> int:
@@ -32,9 +38,14 @@ class Task(abc.ABC):
         return self.settings.steps or self.settings.epochs * self.steps_per_epoch
 
     @property
+    def round_steps(self) -> int:
+        """Steps from one evaluation to the next."""
+        return self.settings.evaluate_every or self.steps_per_epoch
+
+    @property
     @abc.abstractmethod
     def units_a_step(self) -> int:
-        """How many units a step trains on; `TaskMetrics.unit` says what they are."""
+        """Units that a step trains on; `TaskMetrics.unit` names them."""
 
     @abc.abstractmethod
     def load(self) -> None:
@@ -47,15 +58,15 @@ class Task(abc.ABC):
     @property
     @abc.abstractmethod
     def data_digest(self) -> str:
-        """A name for the data that was loaded, which other data does not have."""
+        """A digest that identifies the loaded data."""
 
     @abc.abstractmethod
     def build(self) -> keras.Model:
-        """The model, built and not compiled, in whatever scope is active."""
+        """The model, built in the active scope and not compiled."""
 
     @abc.abstractmethod
     def compile(self, model: keras.Model, optimizer: keras.Optimizer) -> None:
-        """Compiles a model with the loss, and the metrics that its figures need."""
+        """Compiles a model with the loss and the metrics of the task."""
 
     @abc.abstractmethod
     def training_batches(
@@ -66,15 +77,15 @@ class Task(abc.ABC):
         Args:
           first_step: step of the first batch.
           steps: number of batches.
-          shard: (index of a worker, number of workers), to get its rows only.
+          shard: (index of a worker, number of workers); only its rows are returned.
         """
 
     @abc.abstractmethod
     def evaluation_batches(self, shard: tuple[int, int] = (0, 1)) -> tf.data.Dataset:
-        """All test data, in its order.
+        """All test data, in order.
 
         Args:
-          shard: (index of a worker, number of workers), to get its rows only.
+          shard: (index of a worker, number of workers); only its rows are returned.
         """
 
     def flops(self, model: keras.Model) -> FlopReport:
@@ -82,5 +93,5 @@ class Task(abc.ABC):
         return count_flops(model)
 
     def callbacks(self) -> list[keras.callbacks.Callback]:
-        """What `fit` needs beside the launcher's own callbacks."""
+        """The callbacks that the task adds to those of the launcher."""
         return []

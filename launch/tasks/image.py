@@ -2,6 +2,7 @@
 
 import keras
 import tensorflow as tf
+from absl import flags
 
 from launch import data, models
 from launch.data import pipeline
@@ -11,7 +12,22 @@ _TOP = 5
 
 
 class ImageTask(Task):
-    """Images in, one of a few classes out: cross-entropy, with label smoothing."""
+    """Classification by cross-entropy, with label smoothing.
+
+    Args:
+      settings: the resolved flags.
+      seed: of weights and batches; default --seed.
+      images: data that was loaded before; default: `load` reads it.
+    """
+
+    def __init__(
+        self,
+        settings: flags.FlagValues,
+        seed: int | None = None,
+        images: data.ImageData | data.ImageStream | None = None,
+    ):
+        super().__init__(settings, seed)
+        self._images = images
 
     @property
     def steps_per_epoch(self) -> int:
@@ -60,7 +76,7 @@ class ImageTask(Task):
         return pipeline.training_batches(
             self._images,
             batch_size=self.settings.batch_size,
-            seed=self.settings.seed,
+            seed=self.seed,
             first_step=first_step,
             steps=steps,
             shard=shard,

@@ -14,7 +14,7 @@ import tensorflow as tf
 import topkast_tf as tk
 from launch import train as launch_train
 from launch.config import flags as launch_flags
-from launch.run import sparsity, training
+from launch.run import failures, sparsity, training
 from launch.run.stretches import stretches
 from launch.support.errors import UserError
 from launch.tasks import task_of
@@ -264,7 +264,7 @@ def test_memory_that_runs_out_is_one_sentence():
         pytest.raises(
             UserError, match=r"for a tensor of shape \[3,3,1,16000\]: take a"
         ),
-        training.memory_named(),
+        failures.memory_named(),
     ):
         raise tf.errors.ResourceExhaustedError(None, None, message)
 
