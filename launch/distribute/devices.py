@@ -1,10 +1,11 @@
-"""Which devices a run asks for, and what can be wrong with that.
+"""The flags of the devices, checked together, and the index of this worker.
 
-Nothing here imports TensorFlow: a mistake is reported before the seconds that costs.
+Nothing here imports TensorFlow, so that a mistake is reported before its slow import.
 """
 
 import json
 import os
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from absl import flags
@@ -15,11 +16,11 @@ CLUSTER = "TF_CONFIG"
 
 
 class Worker(NamedTuple):
-    """This process among those of a job.
+    """The place of this process in a job.
 
     Attributes:
-      index: its number; 0 is the chief, the only one that writes to the run's folder.
-      count: how many workers there are.
+      index: index of the worker; 0 is the chief, which alone writes to the run's folder.
+      count: number of workers.
     """
 
     index: int = 0
@@ -27,12 +28,12 @@ class Worker(NamedTuple):
 
     @property
     def is_chief(self) -> bool:
-        """Whether it is the one that writes and speaks."""
+        """Whether this worker writes the files and the messages of the run."""
         return self.index == 0
 
 
 def worker_of(settings: flags.FlagValues) -> Worker:
-    """This process among the workers; the only one but under --strategy=multiworker.
+    """The place of this process; it is the only one unless --strategy=multiworker.
 
     Raises:
       UserError: if TF_CONFIG is needed and missing, or does not name this worker.
@@ -59,7 +60,7 @@ def worker_of(settings: flags.FlagValues) -> Worker:
 
 
 def workers_named(settings: flags.FlagValues) -> int:
-    """How many workers TF_CONFIG names, if it matters and is there; otherwise 1."""
+    """The number of workers in TF_CONFIG; 1 if it is not set or does not apply."""
     is_set = bool(os.environ.get(CLUSTER))
     return worker_of(settings).count if is_set else 1
 
@@ -74,13 +75,31 @@ def _worker(config: dict[str, Any]) -> Worker:
     return Worker(index, count)
 
 
+def cluster(addresses: Sequence[str], index: int) -> str:
+    """TF_CONFIG of one worker.
+
+    Args:
+      addresses: HOST:PORT of each worker, the chief first.
+      index: index of the worker.
+
+    >>> cluster(["a:1", "b:1"], 1)
+    '{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 1}}'
+    """
+    return json.dumps(
+        {
+            "cluster": {"worker": list(addresses)},
+            "task": {"type": "worker", "index": index},
+        }
+    )
+
+
 def check(settings: flags.FlagValues) -> None:
-    """Raises `UserError` for flags of devices that do not fit together."""
+    """Raises `UserError` for flags of devices that contradict each other."""
     strategy = settings.strategy
     for name, of in (("devices", "mirrored"), ("tpu", "tpu")):
         if settings[name].value is not None and strategy != of:
             raise UserError(
-                f"Expected no --{name} but with --strategy={of}. "
+                f"Expected --{name} only with --strategy={of}. "
                 f"Received: --{name}={settings[name].value}, --strategy={strategy}"
             )
     if settings.jit and strategy in ("mirrored", "multiworker"):
