@@ -1,4 +1,4 @@
-"""The command line that evaluates what a run has trained."""
+"""The command line that evaluates the models of a run."""
 
 import pathlib
 import sys
@@ -29,47 +29,48 @@ GROUPS: Groups = (
                 "list",
                 "memory",
                 [],
-                "of text: states remembered, one evaluation for each; default as trained",
+                "of text: lengths of the memory in states, one evaluation for each; "
+                "default as in training",
             ),
             Flag(
                 "string",
                 "checkpoint",
                 "last",
                 "last, or best: that of the best evaluation during training",
+                choices=("last", "best"),
             ),
             Flag("boolean", "stripped", False, "the stripped model.keras of the run"),
             Flag(
                 "string",
                 "data_dir",
                 None,
-                "where the data lies now; default as in training",
+                "the present folder of the data; default as in training",
             ),
             Flag("boolean", "verbose", False, "do not silence TensorFlow"),
         ),
     ),
 )
 
-_CHECKPOINTS = ("last", "best")
-
 HEAD = """\
-Evaluates what a run of launch/train.py has trained, every method in its folder.
+Evaluates the models of a run of launch/train.py, every method in its folder.
 
   # on test data
   python launch/evaluate.py runs/quickstart
 
-  # the weights of the best evaluation during training, and not the last ones
+  # the weights of the best evaluation during training, not the last ones
   python launch/evaluate.py runs/quickstart --checkpoint=best
 
-  # the model that `strip` has made, which needs no scope
+  # the stripped model, which needs no scope
   python launch/evaluate.py runs/quickstart --stripped
 
-  # a language model that remembers more than in training
+  # a language model with a longer memory than in training
   python launch/evaluate.py runs/quickstart_text --memory=0,64,128,256
 
-Nothing is written. An image model is judged by accuracy and cross-entropy, a
-language model by bits per byte (of bytes), perplexity and loss in nats (nll),
-means over all tokens, without penalties; each token is predicted once. With
---memory=N each token sees the N before it; with --memory=0, itself alone.
+Nothing is written. The metrics of an image model are accuracy and
+cross-entropy, those of a language model are bits per byte (for bytes),
+perplexity and loss in nats (nll): means over all tokens, without penalties.
+Each token is predicted once. With --memory=N each token sees the N before it;
+with --memory=0, only itself.
 """
 
 
@@ -103,11 +104,11 @@ def run(run_dir: pathlib.Path, asked: flags.FlagValues) -> str:
       asked: the flags of this program.
 
     Returns:
-      A table, a line for each method and memory.
+      A table, with a line for each method and memory.
 
     Raises:
-      UserError: for a folder without a run, or without a trained model, and for
-        other data than that of the run.
+      UserError: for a folder without a run or without a trained model, and for data
+        other than that of the run.
     """
     path = run_dir / run_folder.FLAGS_FILE
     if not path.is_file():
@@ -125,7 +126,7 @@ def run(run_dir: pathlib.Path, asked: flags.FlagValues) -> str:
         from launch.tasks import metrics_of, task_of
 
         task = task_of(settings)
-        tf.config.list_logical_devices()  # what it logs of them, too, is not shown
+        tf.config.list_logical_devices()  # so that its log messages are hidden, too
     batches = _batches(task, asked.part, is_text)
     run_folder.check_data(run_dir, task.data_digest, first=False)
     metrics = [f for f in metrics_of(settings).metrics if f.log.startswith("val_")]
@@ -163,7 +164,7 @@ def _parse(argv: Sequence[str]) -> tuple[pathlib.Path, flags.FlagValues]:
 
 
 def _check(settings: flags.FlagValues, asked: flags.FlagValues) -> bool:
-    """Whether it is a text that the run was trained on."""
+    """Checks the flags of this program; returns whether the run is trained on text."""
     from launch import data
 
     source = data.find(settings.dataset)
@@ -182,14 +183,9 @@ def _check(settings: flags.FlagValues, asked: flags.FlagValues) -> bool:
             "Expected --memory to be whole numbers with commas between them. "
             f"Received: {','.join(asked.memory)}"
         )
-    if asked.checkpoint not in _CHECKPOINTS:
-        raise UserError(
-            f"Expected --checkpoint to be one of {', '.join(_CHECKPOINTS)}. "
-            f"Received: {asked.checkpoint!r}"
-        )
     if asked.checkpoint == "best" and asked.stripped:
         raise UserError(
-            "Expected --stripped without --checkpoint, as it is made of the last weights. "
+            "Expected --stripped without --checkpoint, as it has the last weights. "
             "Received: --checkpoint=best"
         )
     source.check(settings.data_dir)
@@ -204,7 +200,7 @@ def _batches(task: Any, part: str, is_text: bool) -> Any:
 def _models(
     run_dir: pathlib.Path, asked: flags.FlagValues
 ) -> Iterator[tuple[str, Any]]:
-    """(method, model) of what has been trained."""
+    """(method, model) of each trained model."""
     import keras
 
     from launch.run.training import MODEL_FILE

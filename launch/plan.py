@@ -1,4 +1,4 @@
-"""The command line that says what a run will cost, before it is started."""
+"""The command line that computes the cost of a run before it starts."""
 
 import functools
 import json
@@ -43,7 +43,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def run(settings: flags.FlagValues) -> str:
-    """Plans what the flags ask for.
+    """Plans the run or the study that the flags describe.
 
     Args:
       settings: from `plan_flags.parse`.
@@ -52,7 +52,7 @@ def run(settings: flags.FlagValues) -> str:
       Tables, or JSON.
 
     Raises:
-      UserError: if a figure that is needed cannot be known, or the scope refuses its
+      UserError: if a necessary size cannot be determined, or the scope refuses its
         arguments.
     """
     with quiet_start(settings.verbose):

@@ -1,4 +1,4 @@
-"""The command line of the sensitivity study: what sparsity harms in which pass."""
+"""The command line of the sensitivity study: the accuracy cost of sparsity per pass."""
 
 import pathlib
 import sys
@@ -49,13 +49,13 @@ def main(argv: Sequence[str]) -> int:
         terminal.error(error)
         return BAD_INPUT
     except KeyboardInterrupt:
-        print("interrupted: the same command goes on after the last run.")
+        print("interrupted: the same command resumes after the last run.")
         return _INTERRUPTED
     return 0
 
 
 def resolved(settings: flags.FlagValues) -> flags.FlagValues:
-    """Fills in the defaults that depend on other flags and checks them together."""
+    """Fills in the defaults that depend on other flags and checks the flags together."""
     source = data.find(settings.dataset, "image")
     resolve.of_images(settings, source)
     settings.run_dir = (
@@ -65,7 +65,7 @@ def resolved(settings: flags.FlagValues) -> flags.FlagValues:
 
 
 def planned(settings: flags.FlagValues) -> list[studies.Run]:
-    """All runs that the flags ask for."""
+    """All runs of the study that the flags describe."""
     return list(
         studies.runs(
             settings.studies,
@@ -81,7 +81,7 @@ def planned(settings: flags.FlagValues) -> list[studies.Run]:
 
 
 def run(settings: flags.FlagValues) -> None:
-    """Makes the runs that are missing, then draws what there is."""
+    """Trains the missing runs, then plots all results."""
     folder = pathlib.Path(settings.run_dir)
     run_folder.check(folder, settings, study_flags.GROUPS)
     source = data.find(settings.dataset, "image")
@@ -93,7 +93,7 @@ def run(settings: flags.FlagValues) -> None:
 
         if settings.deterministic:
             tf.config.experimental.enable_op_determinism()
-        tf.config.list_logical_devices()  # what it logs of them, too, is not shown
+        tf.config.list_logical_devices()  # so that its log messages are hidden, too
     results = folder / RESULTS_FILE
     if not results.is_file():
         check_scopes(planned(settings), settings)  # before the folder keeps the flags
@@ -106,7 +106,7 @@ def run(settings: flags.FlagValues) -> None:
         rows = read(results)
         print(sensitivity_plot.table(rows))
         for path in sensitivity_plot.draw(rows, folder):
-            print(f"drawn: {path}")
+            print(f"plotted: {path}")
 
 
 def _make(
@@ -115,7 +115,7 @@ def _make(
     images: data.ImageData,
     results: pathlib.Path,
 ) -> None:
-    """Makes runs, one after the other, and prints a line for each."""
+    """Trains the runs one after another, and prints a line for each."""
     status = terminal.Status(sys.stdout)
     begin = time.monotonic()
     for number, one in enumerate(missing, start=1):

@@ -1,4 +1,4 @@
-"""The command line that trains a model on real images or text, dense or sparse."""
+"""The command line that trains a model on images or text, dense or sparse."""
 
 import pathlib
 import sys
@@ -30,8 +30,8 @@ def main(argv: Sequence[str]) -> int:
 
     Returns:
       The exit code: 0; 2 for a mistake that one sentence on stderr explains; 130 after
-      Ctrl-C and 143 after SIGTERM, both with a checkpoint of the last step; 3 where
-      another worker of the job is gone.
+      Ctrl-C and 143 after SIGTERM, both with a checkpoint of the last step; 3 if another
+      worker of the job is lost.
     """
     help_text = flag_help.asked_for_help(argv)
     if help_text:
@@ -54,16 +54,15 @@ def main(argv: Sequence[str]) -> int:
     except BrokenPipeError:
         terminal.stop_writing()
         terminal.error(
-            "nobody reads the output any more: the same command goes on from the last "
+            "the reader of the output is gone: the same command resumes from the last "
             "checkpoint."
         )
         return BAD_INPUT
     except OSError as error:
-        # A full disk, a permission, a file that is gone: nothing here can mend it, and
-        # every file was either replaced as a whole or left as it was.
+        # A full disk, a missing permission, a deleted file: the user must fix it. Every
+        # file was either replaced completely or left unchanged.
         terminal.error(
-            f"{error}: once that is mended, the same command goes on from the last "
-            "checkpoint."
+            f"{error}: fix that, and the same command resumes from the last checkpoint."
         )
         return BAD_INPUT
     except interrupts.Interrupted as asked:
@@ -73,10 +72,10 @@ def main(argv: Sequence[str]) -> int:
 
 
 def run(settings: flags.FlagValues) -> None:
-    """Trains what the flags ask for and prints the table; goes on where it stopped.
+    """Trains the methods that the flags name, or resumes them, and prints the table.
 
-    Everything that can be wrong is looked for before TensorFlow is imported, and
-    before anything is written.
+    Mistakes are reported, if possible, before TensorFlow is imported and before anything
+    is written.
 
     Args:
       settings: the resolved flags.
@@ -116,7 +115,7 @@ def _train(
         if settings.deterministic:
             tf.config.experimental.enable_op_determinism()
         strategies.start(settings)
-        # What the scope refuses must not leave a folder behind.
+        # Before the folder is created: the scope may refuse its arguments.
         task = task_of(settings)
         with failures.memory_named():
             building.build(task, settings.method)

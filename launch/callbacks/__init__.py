@@ -1,4 +1,4 @@
-"""What happens at each step and round of `fit`: rate, record, checkpoint, progress."""
+"""The callbacks of a run: learning rate, records, checkpoints, progress."""
 
 from launch.callbacks.evaluation_bar import EvaluationBar
 from launch.callbacks.events import Events

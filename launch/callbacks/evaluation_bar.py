@@ -1,4 +1,4 @@
-"""The progress of an evaluation that takes long."""
+"""The progress of a long evaluation."""
 
 import time
 from typing import TextIO
@@ -9,21 +9,21 @@ from launch.support import terminal
 
 
 class EvaluationBar(keras.callbacks.Callback):
-    """Shows the batches of `evaluate` as they are done.
+    """Shows how many batches `evaluate` has completed.
 
-    On a terminal a bar, which goes when it is full; elsewhere a line when this is made,
-    every ten seconds, and when the evaluation ends.
+    On a terminal it is a bar, which is removed at the end. Elsewhere it is a line at
+    construction, every ten seconds, and at the end of the evaluation.
 
     Args:
       name: what is evaluated.
-      out: where to write.
+      out: the stream to write to.
     """
 
     def __init__(self, name: str, out: TextIO):
         super().__init__()
         self._name = name
         self._out = out
-        # Before `evaluate`, which may compile for long.
+        # Before `evaluate`, whose compilation may take long.
         self._status = terminal.Status(out)
         self._status.draw(f"{name}: begins")
 

@@ -1,4 +1,4 @@
-"""What TensorBoard shows of a run: its metrics, its sets, its flags."""
+"""The TensorBoard events of a run: its metrics, its sets, its flags."""
 
 import pathlib
 import re
@@ -28,19 +28,19 @@ _TAGS = {
 
 
 class Events(keras.callbacks.Callback):
-    """Writes each round's row of metrics, pictures of the sets, and once the flags.
+    """Writes the metrics and pictures of the sets after each round, and the flags once.
 
-    The scalars are made from the recorder's rows. When a run goes on, events of steps
-    after its checkpoint are taken away, and rows without events get theirs: TensorBoard
-    shows each once. The pictures are of the first few sparse weights, with a legend (see
-    `mask_image`).
+    The scalars are the recorder's rows. When a run resumes, events of steps after its
+    checkpoint are removed, and rows without events are written, so that TensorBoard
+    shows each row once. The pictures show the first few sparse weights, with a legend
+    (see `mask_image`).
 
     Args:
-      folder: of the method; gets events/.
-      recorder: whose rows are written; must come before this in the callbacks.
+      folder: folder of the method; events/ is written in it.
+      recorder: the source of the rows; must precede this callback.
       flags: the resolved flags as text.
-      step: where the run stands; nobody may be writing events yet.
-      images: of how many weights.
+      step: steps that the run has taken. No other events may be written before.
+      images: number of weights in pictures.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Events(keras.callbacks.Callback):
     ):
         super().__init__()
         self._folder = folder / EVENTS_FOLDER
-        # Before anybody, `MaskDynamics` too, has a file open there.
+        # Before any callback, such as `MaskDynamics`, opens a file there.
         event_files.go_back(self._folder / DYNAMICS_FOLDER, step)
         self._there = event_files.go_back(self._folder, step)
         self._recorder = recorder
@@ -62,7 +62,7 @@ class Events(keras.callbacks.Callback):
         self._writer: Any = None
 
     def on_train_begin(self, logs=None):
-        if self._writer is None:  # `fit` may be called for each stretch of a run
+        if self._writer is None:  # `fit` is called for each stretch of a run
             self._begin()
 
     def on_epoch_end(self, epoch, logs=None):
@@ -101,10 +101,10 @@ class Events(keras.callbacks.Callback):
 
 
 def _tag(column: str) -> str:
-    """What a column is called there: its group, then which one of it.
+    """The tag of a column: its group, then its name in the group.
 
-    TensorBoard puts what stands before a slash together, and the groups in the order of
-    the alphabet: accuracy, or bits per byte, comes first.
+    TensorBoard groups tags by the text before the slash and sorts the groups
+    alphabetically, so that accuracy, or bits per byte, comes first.
 
     >>> _tag("test_accuracy"), _tag("forward_sparsity"), _tag("seconds")
     ('accuracy/test', 'sparsity/forward', 'run/seconds')

@@ -1,4 +1,4 @@
-"""A picture of the sets of a weight, and its legend. Pure."""
+"""A picture of the sets of a weight, and its legend. Pure functions."""
 
 import numpy as np
 
@@ -7,14 +7,14 @@ from topkast_tf.core.sets import FORWARD, RESERVOIR
 SIDE = 256
 _OUTSIDE, _BACKWARD, _FORWARD = (236, 236, 236), (255, 176, 0), (0, 90, 181)
 LEGEND = (
-    "Inputs down, outputs across. Blue: A, the forward set. Amber: B \\ A, updated and "
-    "zero in the forward pass. Grey: C, the reservoir, neither used nor updated. A pixel "
-    "of a weight above 256 x 256 is the mean colour of its entries."
+    "Rows are inputs, columns are outputs. Blue: A, the forward set. Amber: B \\ A, "
+    "updated but zero in the forward pass. Grey: C, the reservoir, neither used nor "
+    "updated. In weights above 256 x 256, a pixel is the mean colour of its entries."
 )
-"""What the colours of the pictures mean, in Markdown."""
+"""The meaning of the colours, in Markdown."""
 _WHITE, _INK = 255, 70
 _LINE, _SWATCH, _GAP, _DOT = 22, 14, 4, 2
-# Letters of 5 x 7 dots, a row a number.
+# Letters of 5 x 7 dots, one number per row.
 _LETTERS = {
     "A": (0b01110, 0b10001, 0b10001, 0b11111, 0b10001, 0b10001, 0b10001),
     "B": (0b11110, 0b10001, 0b10001, 0b11110, 0b10001, 0b10001, 0b11110),
@@ -26,13 +26,13 @@ _LETTERS = {
 def mask_image(codes: np.ndarray, side: int = SIDE) -> np.ndarray:
     """The sets of a weight as colours.
 
-    The weight is seen as inputs x outputs, all but its last axis in the rows. Blue is A,
-    amber what is in B only, grey the rest. Where it is larger than the picture, a pixel
-    is the mean colour of the entries it stands for, each of them in one pixel.
+    The weight is viewed as a matrix of inputs x outputs, whose columns are its last axis.
+    Blue is A, amber is in B only, grey is the rest. If the weight is larger than the
+    picture, a pixel is the mean colour of its entries; each entry is in one pixel.
 
     Args:
-      codes: as `SparseWeight.codes` gives them: 0 outside, 1 in B only, 2 in A; any shape.
-      side: rows and columns at most.
+      codes: from `SparseWeight.codes`: 0 outside, 1 in B only, 2 in A; any shape.
+      side: maximum number of rows and columns.
 
     Returns:
       uint8 [rows, columns, 3].
@@ -59,13 +59,13 @@ def mask_image(codes: np.ndarray, side: int = SIDE) -> np.ndarray:
 
 
 def with_legend(picture: np.ndarray, side: int = SIDE) -> np.ndarray:
-    """A picture of sets with a line below that says which colour is which set.
+    """A picture of sets above a line that names the set of each colour.
 
-    A small picture is enlarged, by a whole number, so that its entries can be seen.
+    A small picture is enlarged by an integer factor, so that its entries are visible.
 
     Args:
-      picture: as `mask_image` gives it.
-      side: rows and columns that it is enlarged to, at most.
+      picture: from `mask_image`.
+      side: maximum number of rows and columns after enlarging.
 
     Returns:
       uint8 [rows, columns, 3].
@@ -107,7 +107,7 @@ def _letter(name: str) -> np.ndarray:
 
 
 def _edges(length: int, side: int) -> np.ndarray:
-    """Where each of at most `side` pixels begins."""
+    """The first index of each of at most `side` pixels."""
     pixels = min(length, side)
     return np.arange(pixels) * length // pixels
 

@@ -1,4 +1,4 @@
-"""The end of a run whose loss or gradient is no longer finite."""
+"""Ends a run whose loss or gradient is no longer finite."""
 
 import math
 
@@ -9,10 +9,10 @@ from launch.run import gradient_guard
 
 
 class NotFinite(FloatingPointError):
-    """A step has met what is not finite.
+    """A step has produced a non-finite value.
 
     Attributes:
-      step: which one, counted from 1 over the whole run.
+      step: the step, counted from 1 over the whole run.
     """
 
     def __init__(self, what: str, step: int):
@@ -21,15 +21,15 @@ class NotFinite(FloatingPointError):
 
 
 class StopOnNaN(keras.callbacks.Callback):
-    """Ends a run at the very step whose loss or gradient is not finite.
+    """Ends a run at the first step whose loss or gradient is not finite.
 
-    Keras reads the losses of a step whenever a callback listens to steps; one scalar is
-    read beside. The gradient is kept away from the weights (see `gradient_guard`), so
-    that they are still those with which it happened. It comes before the callback that
-    writes checkpoints: none is written after such a step.
+    Keras reads the losses of each step if a callback listens to steps; one more scalar is
+    read here. The weights do not get such a gradient (see `gradient_guard`), so that they
+    remain those that produced it. This callback must precede the one that writes
+    checkpoints, so that none is written after such a step.
 
     Attributes:
-      step: the step under way, counted from 1 over the whole run.
+      step: the current step, counted from 1 over the whole run.
 
     Raises:
       NotFinite: after such a step.
@@ -40,7 +40,7 @@ class StopOnNaN(keras.callbacks.Callback):
         self.step = 0
 
     def on_train_begin(self, logs=None):
-        # `fit` compiles the step later, when it takes the first one.
+        # `fit` compiles the training function later, in the first step.
         self._unusable = gradient_guard.guard(self.model)
         self._counted = int(self._unusable.numpy())
         self.step = steps_taken(self.model)
@@ -49,9 +49,9 @@ class StopOnNaN(keras.callbacks.Callback):
         self.step += 1
 
     def on_train_batch_end(self, batch, logs=None):
-        # Read first: with several workers that is an operation that all take part in.
+        # Read first, because with several workers this is a collective operation.
         unusable = int(self._unusable.numpy()) != self._counted
-        # The mean over the round so far: not finite from the bad step on.
+        # The mean over the round so far, which is not finite from the bad step on.
         if not math.isfinite(logs["loss"]):
             raise NotFinite(f"the loss is {logs['loss']}", self.step)
         if unusable:

@@ -1,4 +1,4 @@
-"""What a person sees of a run under way."""
+"""The progress of a run, on a terminal or in lines."""
 
 from collections.abc import Sequence
 from typing import Any, TextIO
@@ -13,19 +13,19 @@ from launch.tasks.metrics import Items, Metric
 
 
 class Progress(keras.callbacks.Callback):
-    """A progress bar on a terminal, and one line a round there and elsewhere.
+    """A progress bar on a terminal, and one line per round.
 
-    The bar has the running means of the round, which Keras has read already, and is
-    drawn at most four times a second. Where nothing can be written over (a pipe, a
-    file, a dumb terminal) there are the lines alone. Both have as much in them as fits
-    the terminal, elsewhere 100 columns; metrics.csv has all of it.
+    The bar shows the running means of the round, which Keras has already read. It is
+    drawn at most four times per second. If text cannot be overwritten (a pipe, a file, a
+    dumb terminal), there are only the lines. Both are cut to the width of the terminal,
+    elsewhere to 100 columns; metrics.csv has everything.
 
     Args:
       name: what is being trained.
       total_steps: length of the run.
-      recorder: whose last row is shown; must come before this in the callbacks.
+      recorder: the source of the rows; must precede this callback.
       items: what a step trains on.
-      out: where to write.
+      out: the stream to write to.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Progress(keras.callbacks.Callback):
             self.close()
 
     def close(self) -> None:
-        """Takes the bar away, whatever has ended the run; may be called again."""
+        """Removes the bar, however the run has ended; may be called again."""
         if self._bar is not None:
             self._bar.clear()
             self._bar = None
@@ -94,7 +94,7 @@ class Progress(keras.callbacks.Callback):
     def _line(self, row: dict[str, Any]) -> str:
         width = len(str(self._total))
         headline, loss, *others = _shown(row, self._recorder.metrics)
-        # Each with its rank, in the order in which they stand.
+        # (rank, text), in the order in which they are printed.
         parts = [
             (0, f"{self._name:7}  step {row['step']:{width}}/{self._total}"),
             (6, f"epoch {row['epoch']:g}"),
@@ -131,7 +131,7 @@ class Progress(keras.callbacks.Callback):
 
 
 def _running(logs: dict[str, float], metrics: Sequence[Metric]) -> list[str]:
-    """The loss on training data, and what the run is judged by on the same."""
+    """The loss and the headline metric on training data."""
     loss = next(metric for metric in metrics if metric.column == "train_loss")
     return [
         f"{metric.column.partition('_')[2]} {metric.shown(value)}"
@@ -141,9 +141,9 @@ def _running(logs: dict[str, float], metrics: Sequence[Metric]) -> list[str]:
 
 
 def _shown(row: dict[str, Any], metrics: Sequence[Metric]) -> list[str]:
-    """Each figure, the headline and the loss first, that on training data in brackets.
+    """Each metric, headline and loss first, with that on training data in brackets.
 
-    The first says of which part it is, and the first in brackets that it is of training.
+    Only the first metric names its part, and only the first bracket says `train`.
     """
     train = {f.column: f.shown(row[f.column]) for f in metrics if "val_" not in f.log}
     tested = [metric for metric in metrics if metric.column not in train]

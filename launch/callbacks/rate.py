@@ -7,9 +7,9 @@ from launch.run.schedules import Schedule
 
 
 class LearningRate(keras.callbacks.Callback):
-    """Sets the learning rate of each step to what the schedule says.
+    """Sets the learning rate of each step from a schedule.
 
-    The optimizer holds a plain number, so a checkpoint loads without the launcher.
+    The optimizer holds a plain number, so that checkpoints load without the launcher.
 
     Args:
       schedule: learning rate as a function of the step.

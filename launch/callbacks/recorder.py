@@ -1,4 +1,4 @@
-"""The record of a run: a row of metrics and a checkpoint after each round."""
+"""The records of a run: a row of metrics and a checkpoint after each round."""
 
 import contextlib
 import pathlib
@@ -25,35 +25,35 @@ METRICS_FILE = "metrics.csv"
 class Recorder(keras.callbacks.Callback):
     """Writes a row of metrics and a checkpoint after each round.
 
-    A round is what lies between two evaluations, an epoch of the data or the steps that
-    were asked for; Keras calls it an epoch.
+    A round is the training between two evaluations: an epoch of the data, or the number
+    of steps in the flags. Keras calls it an epoch.
 
-    The checkpoint holds all rows so far, and metrics.csv is made from them: the two
-    cannot tell different stories, whenever the process dies.
+    The checkpoint holds all rows so far, and metrics.csv is made from them, so that the
+    two agree whenever the process dies.
 
-    Both are written in a thread of their own, of the model as it was at that step, while
-    training goes on. Where the one before is still being written it is waited for. A
-    failure is raised in the next step; training ends when all is written.
+    Both are written in a separate thread, from a snapshot of the model, while training
+    continues. A checkpoint waits for the previous one to be written. A failure is raised
+    in the next step. Training ends after everything is written.
 
-    The losses among the figures are without label smoothing and penalties, so that they
-    can be compared; `objective` is what was minimised, penalties included. Training
-    figures and `objective` are means over the round while the weights change.
-    `exploration_loss` is Top-KAST's penalty at the end of the round, which Keras counts in
-    its `loss` and `val_loss`. `epoch` is how often the data has been seen. `seconds` is
-    wall time, evaluation included.
+    The losses in a row exclude label smoothing and penalties, so that they can be
+    compared; `objective` is the minimised loss, including penalties. Training metrics and
+    `objective` are means over the round while the weights change. `exploration_loss` is
+    Top-KAST's penalty at the end of the round, which Keras includes in its `loss` and
+    `val_loss`. `epoch` is the number of passes over the data. `seconds` is wall time,
+    including evaluation.
 
     Args:
-      folder: of this method; gets metrics.csv and checkpoints/.
-      state: as a checkpoint holds it; empty for a new run. `rows`: what was recorded.
-        `metrics`: the running means of a round that is under way. `unevaluated`: the
-        training figures of a round whose evaluation is still to be made. `best`: step
-        and headline figure of the best evaluation. `seconds`: wall time so far.
-      metrics: the figures of the task, the headline first.
-      epoch_steps: steps in which all the data is seen once.
+      folder: folder of this method, for metrics.csv and checkpoints/.
+      state: the state in a checkpoint; empty for a new run. `rows`: the recorded rows.
+        `metrics`: the running means of an incomplete round. `unevaluated`: the training
+        metrics of a round that has not been evaluated. `best`: step and headline metric
+        of the best evaluation. `seconds`: wall time so far.
+      metrics: the metrics of the task, the headline first.
+      epoch_steps: steps of one pass over the data.
       round_steps: steps in a full round.
       total_steps: steps of the whole run, which may cut the last round short.
       checkpoint_steps: also checkpoint after every N steps; 0: never.
-      keep_checkpoints: how many of the newest to keep, beside the best.
+      keep_checkpoints: number of the newest to keep, in addition to the best.
 
     Raises:
       UserError: in training, if a checkpoint could not be written.
@@ -89,7 +89,7 @@ class Recorder(keras.callbacks.Callback):
 
     @property
     def seconds(self) -> float:
-        """Wall time of this run, what was spent before a resume included."""
+        """Wall time of this run, including the time before it was resumed."""
         return self._before + time.monotonic() - self._start
 
     def on_train_end(self, logs=None):
@@ -97,7 +97,7 @@ class Recorder(keras.callbacks.Callback):
 
     def on_train_batch_begin(self, batch, logs=None):
         # Before the step, which may add to the sums more than once. Keras's own step adds
-        # once, but makes these sums only then: there it is the same sum afterwards.
+        # once, but creates the sums only then; restoring them later gives the same sum.
         under_way = self._under_way
         if under_way and len(self.model.metrics_variables) == len(under_way):
             self._restore_totals()
@@ -114,7 +114,7 @@ class Recorder(keras.callbacks.Callback):
             self._write(step, metrics=replicas.running_totals(self.model))
 
     def on_test_begin(self, logs=None):
-        # Evaluation has the same sums and counts, and begins by clearing them.
+        # Evaluation uses the same sums and counts, and begins by clearing them.
         if self.unevaluated is None:
             self.unevaluated = self._training_metrics()
 
@@ -141,10 +141,10 @@ class Recorder(keras.callbacks.Callback):
         self._write(step)
 
     def save(self) -> None:
-        """Has a checkpoint of the last step on the disk before it returns.
+        """Writes a checkpoint of the last step and waits for it.
 
-        Within a round it holds the running means; between the last step of a round and
-        its evaluation, and during that, the training figures.
+        Within a round it holds the running means. From the last step of a round to the
+        end of its evaluation it holds the training metrics.
         """
         step = steps_taken(self.model)
         if self._saved_step != step:
@@ -156,12 +156,12 @@ class Recorder(keras.callbacks.Callback):
         self._writer.wait()
 
     def settle(self) -> None:
-        """Waits until nothing is being written; a failure to write is not raised."""
+        """Waits for all writing to end; does not raise a failure to write."""
         with contextlib.suppress(Exception):
             self._writer.wait()
 
     def write_metrics(self) -> None:
-        """Writes metrics.csv as a whole: one row a round."""
+        """Writes or replaces metrics.csv, with one row per round."""
         self._write_table(self.rows)
 
     def _write_table(self, rows: Sequence[dict[str, Any]]) -> None:
@@ -186,7 +186,7 @@ class Recorder(keras.callbacks.Callback):
         rows = list(self.rows)
         state |= {"rows": rows, "best": self._best, "seconds": self.seconds}
         diagnosis.check_finite(self.model)
-        # Before the memory of a second snapshot is taken.
+        # Before a second snapshot takes memory.
         self._writer.wait()
         replicas.prepare_to_save(self.model)
         taken = snapshot(self.model)
@@ -203,11 +203,11 @@ class Recorder(keras.callbacks.Callback):
         except OSError as error:
             raise UserError(
                 f"the checkpoint of step {step} could not be written to {folder} "
-                f"({error.strerror or error}): once that is mended, the same command "
-                "goes on from the last checkpoint."
+                f"({error.strerror or error}): fix that, and the same command resumes "
+                "from the last checkpoint."
             ) from error
 
 
 def _shortest(number: float) -> float:
-    """A number with four decimals, or none where it is whole."""
+    """A number with four decimals, or an integer if it is whole."""
     return int(number) if number.is_integer() else round(number, 4)

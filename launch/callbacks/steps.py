@@ -1,4 +1,4 @@
-"""Where a run stands."""
+"""The number of steps that a run has taken."""
 
 import weakref
 from collections.abc import MutableMapping
@@ -9,9 +9,9 @@ import topkast_tf
 
 
 def steps_taken(model: keras.Model) -> int:
-    """Steps since the beginning of the run, each of one batch; survives a resume.
+    """Steps since the beginning of the run, one per batch; a resumed run continues them.
 
-    Those of the optimizer, and the updates of masks that took the place of one (RigL).
+    They are the steps of the optimizer and the mask updates that replaced one (RigL).
     """
     if model not in _replacing:
         found = topkast_tf.sparse_weights(model)
@@ -23,4 +23,4 @@ def steps_taken(model: keras.Model) -> int:
 _replacing: MutableMapping[keras.Model, list[topkast_tf.SparseWeight]] = (
     weakref.WeakKeyDictionary()
 )
-"""Model -> one of its weights whose updates replace steps, if it has any."""
+"""Model -> one of its weights whose mask updates replace steps, if there are any."""

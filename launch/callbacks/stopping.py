@@ -1,4 +1,4 @@
-"""The end of a run before its time."""
+"""Ends a run early, when a signal asks for it."""
 
 import contextlib
 from collections.abc import Iterator
@@ -12,16 +12,16 @@ from launch.support import interrupts
 
 
 class StopWhenAsked(keras.callbacks.Callback):
-    """Ends the run after the step under way, with a checkpoint of it, on a signal.
+    """On a signal, ends the run after the current step and writes a checkpoint.
 
-    During an evaluation it ends after the batch under way; the evaluation is made anew
-    when the run goes on.
+    During an evaluation it ends after the current batch; a resumed run repeats the
+    evaluation.
 
-    Of several workers all end after the same step, though each gets its signal at a moment
-    of its own.
+    Several workers all end after the same step, although they receive their signals at
+    different times.
 
     Args:
-      recorder: what writes the checkpoint; must come before this in the callbacks.
+      recorder: writes the checkpoint; must precede this callback.
 
     Raises:
       Interrupted: when `launch.support.interrupts` has noted a signal.
@@ -45,7 +45,7 @@ class StopWhenAsked(keras.callbacks.Callback):
 
     def on_train_end(self, logs=None):
         interrupts.defer(False)
-        # Training may have failed: what there is to save has been saved before.
+        # Training may have failed; everything that can be saved was saved before.
         number = interrupts.requested()
         if number is not None:
             raise interrupts.Interrupted(number, steps_taken(self.model))
@@ -59,20 +59,20 @@ class StopWhenAsked(keras.callbacks.Callback):
 
 @contextlib.contextmanager
 def ended() -> Iterator[list[keras.callbacks.Callback]]:
-    """Tells callbacks that training is over where an exception ends it.
+    """Calls `on_train_end` of callbacks if an exception ends training.
 
-    Keras tells them only when it ends as planned; but a bar is to be closed before an
-    error is shown, and files are to be whole.
+    Keras calls it only after normal training. But a bar must be closed before an error is
+    shown, and files must be complete.
 
     Yields:
-      An empty list for the callbacks.
+      An empty list, to be filled with the callbacks.
     """
     called_back: list[keras.callbacks.Callback] = []
     try:
         yield called_back
     except BaseException:
         for each in called_back:
-            # What ended training is what is to be told.
+            # Only the exception that ended training is reported.
             with contextlib.suppress(Exception, KeyboardInterrupt):
                 each.on_train_end()
         raise

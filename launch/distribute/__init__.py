@@ -1,1 +1,1 @@
-"""Many devices: which, how they share a step, and what differs between them."""
+"""Several devices: their flags, their strategy, and the state of each replica."""

@@ -1,16 +1,17 @@
-"""What differs from replica to replica, and how a checkpoint holds it nevertheless.
+"""The state that differs between replicas, and how a checkpoint holds it.
 
-Weights, sets and optimizer are the same on all replicas. Each has its own running
+Weights, sets and optimizer are the same on all replicas. Each replica has its own running
 metrics, statistics of batch normalisation, memory of a text, and random state of dropout.
-A checkpoint is one file, and a resumed run must equal the undisturbed one bit for bit. So
+A checkpoint is one file, and a resumed run must be bitwise the same as an uninterrupted
+one. Therefore
 
-* metrics and statistics are made equal on all replicas when a checkpoint is taken, by the
-  run that takes it as by the one that goes on from it; statistics before an evaluation
-  too, so that all replicas evaluate one model;
-* memories are brought together in the file, each under the number of its replica;
-* random states follow from that of the first replica and the replica's number.
+* metrics and statistics are made equal on all replicas when a checkpoint is taken, both
+  in the run that takes it and in the one that resumes from it. Statistics are made equal
+  before an evaluation, too, so that all replicas evaluate one model;
+* memories are gathered into the file, each under the number of its replica;
+* random states are derived from that of the first replica and the replica's number.
 
-Where a value is read that all replicas share in, all workers of a job must call.
+All workers of a job must call the functions that read values of all replicas.
 """
 
 import functools
@@ -30,7 +31,7 @@ _GOLDEN = 0x9E3779B9  # 2^32 over the golden ratio: multiples of it lie far apar
 
 
 def count_of(model: keras.Model) -> int:
-    """How many replicas train the model, over all workers."""
+    """The number of replicas that train the model, over all workers."""
     return model.distribute_strategy.num_replicas_in_sync
 
 
@@ -42,10 +43,10 @@ def first_replica(strategy: tf.distribute.Strategy) -> int:
 
 
 def part_seeds(model: keras.Model) -> None:
-    """Gives the random numbers of each replica a seed of its own, from the first one's.
+    """Derives a separate random seed for each replica from that of the first one.
 
-    Otherwise dropout would drop the same units of the first example of each replica, of
-    the second, and so on. To be called when a model has been built or restored.
+    Otherwise dropout would drop the same units in the first example of each replica, in
+    the second, and so on. Must be called after a model is built or restored.
     """
     if count_of(model) == 1:
         return
@@ -60,9 +61,9 @@ def part_seeds(model: keras.Model) -> None:
 
 
 def running_totals(model: keras.Model) -> list[float]:
-    """The sums and counts of the metrics over all replicas, which then share them evenly.
+    """The sums and counts of the metrics over all replicas, then divided evenly among them.
 
-    Exact as JSON numbers, because they are float32.
+    They are exact as JSON numbers, because they are float32.
     """
     totals = [float(variable.numpy()) for variable in model.metrics_variables]
     count = count_of(model)
@@ -74,7 +75,7 @@ def running_totals(model: keras.Model) -> list[float]:
 
 
 def add_totals(model: keras.Model, totals: list[float]) -> None:
-    """Adds sums and counts to those of the metrics, each replica its even share."""
+    """Adds sums and counts to those of the metrics, divided evenly among the replicas."""
     count = count_of(model)
     for variable, total in zip(model.metrics_variables, totals, strict=True):
         for component in components(raw_variable(variable)):
@@ -82,9 +83,9 @@ def add_totals(model: keras.Model, totals: list[float]) -> None:
 
 
 def prepare_to_save(model: keras.Model) -> None:
-    """What is to be done just before the values of a model are read for a checkpoint.
+    """Prepares a model for a snapshot of its values.
 
-    Statistics become the mean over the replicas on each; memories are brought together.
+    Each replica gets the mean of the statistics over the replicas; memories are gathered.
     """
     if count_of(model) == 1:
         return
@@ -95,10 +96,10 @@ def prepare_to_save(model: keras.Model) -> None:
 
 
 def average_statistics(model: keras.Model) -> None:
-    """Gives each replica the mean of what layers have counted on all of them.
+    """Gives each replica the mean of the statistics of layers over all replicas.
 
-    These are the moving mean and variance of batch normalisation, which Keras lets each
-    replica update for itself, and of which it would save those of the first one.
+    These are the moving mean and variance of batch normalisation. Keras updates them on
+    each replica separately, and would save those of the first one.
     """
     if count_of(model) == 1:
         return
@@ -111,8 +112,8 @@ _averagers: MutableMapping[keras.Model, Callable[[], Any]] = weakref.WeakKeyDict
 
 
 def _averager(model: keras.Model) -> Callable[[], Any]:
-    # State that belongs to sparse weights says how it is aggregated, and is the same on
-    # all replicas; random states are no floating numbers.
+    # The state of sparse weights has another aggregation and is the same on all replicas.
+    # Random states are integers.
     raw = [raw_variable(variable) for variable in model.non_trainable_variables]
     counted = [
         variable
@@ -136,7 +137,7 @@ def _averager(model: keras.Model) -> Callable[[], Any]:
 
 
 def _own_copy(variable: Any) -> tf.Variable:
-    """A replica's copy of a variable, where the replica calls."""
+    """The copy of a variable on the replica that calls this."""
     replica = tf.distribute.get_replica_context()
     copies = components(variable)
     number = int(tf.get_static_value(replica.replica_id_in_sync_group))
@@ -146,11 +147,11 @@ def _own_copy(variable: Any) -> tf.Variable:
 def gathered(
     strategy: tf.distribute.Strategy, variables: Sequence[Any]
 ) -> list[list[np.ndarray]]:
-    """The value of each variable on each replica, over all workers, in their order.
+    """The value of each variable on each replica of all workers, in order.
 
     Args:
-      strategy: under which they were made.
-      variables: what differs from replica to replica, each of one shape on all.
+      strategy: the strategy under which they were made.
+      variables: variables that differ between replicas, of the same shape on all.
     """
 
     def own():
@@ -165,10 +166,10 @@ def gathered(
 
 
 def agreed(model: keras.Model, number: int | None) -> int | None:
-    """The largest number that any worker has, or None if none has one.
+    """The largest number of any worker, or None if no worker has one.
 
-    So that all workers do the same at the same step, such as to end because one of them
-    has been asked to. With one worker it is what that has.
+    With it, all workers act at the same step, for example end because one of them has
+    received a signal. With one worker the number is returned unchanged.
     """
     strategy = model.distribute_strategy
     if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
@@ -178,19 +179,19 @@ def agreed(model: keras.Model, number: int | None) -> int | None:
 
 
 def check_same_step(strategy: tf.distribute.Strategy, step: int) -> None:
-    """Raises `UserError` unless all workers go on from the same step."""
+    """Raises `UserError` unless all workers resume from the same step."""
     if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
         return
     found = _of_all_workers(strategy, step).tolist()
     if len(set(found)) > 1:
         raise UserError(
-            "Expected all workers to see the same --run_dir, on a file system that they "
-            f"share, and to go on from one checkpoint. Received: steps {found}"
+            "Expected all workers to see the same --run_dir, on a shared file system, and "
+            f"to resume from the same checkpoint. Received: steps {found}"
         )
 
 
 def _of_all_workers(strategy: tf.distribute.Strategy, number: int) -> np.ndarray:
-    """A number of each replica, over all workers, where this worker has this one."""
+    """The numbers of the replicas of all workers; `number` is that of this worker."""
     found = _gatherer(strategy)(tf.constant(number, tf.int64))
     return strategy.experimental_local_results(found)[0].numpy()
 

@@ -1,4 +1,4 @@
-"""The `tf.distribute` strategy that the flags ask for, started once a process."""
+"""The `tf.distribute` strategy that the flags name, started once per process."""
 
 import contextlib
 import functools
@@ -19,17 +19,17 @@ _VIRTUAL = 2
 
 
 def start(settings: flags.FlagValues) -> tf.distribute.Strategy:
-    """The strategy of the flags; TensorFlow's default one for a single device.
+    """The strategy that the flags name; TensorFlow's default for a single device.
 
-    To be called before anything is computed: TensorFlow fixes its devices then. There is
-    one strategy of a kind in a process, however often this is called.
+    Must be called before anything is computed, because TensorFlow then fixes its devices.
+    Later calls return the same strategy.
 
     Args:
       settings: the resolved flags.
 
     Raises:
-      UserError: if there are not the devices that are asked for, or the batch cannot be
-        divided evenly among them.
+      UserError: if the devices do not exist, or the batch cannot be divided evenly among
+        them.
     """
     if "strategy" not in settings or settings.strategy == "none":
         return tf.distribute.get_strategy()
@@ -66,7 +66,7 @@ def _mirrored(count: int | None) -> tf.distribute.Strategy:
 
 
 def _divide_cpu(count: int) -> None:
-    """Makes a number of virtual devices of the CPU, which must not have been used yet."""
+    """Splits the CPU, which must not have been used yet, into virtual devices."""
     [cpu, *_] = tf.config.list_physical_devices("CPU")
     present = tf.config.get_logical_device_configuration(cpu) or []
     if len(present) < count:
@@ -79,7 +79,7 @@ def _divide_cpu(count: int) -> None:
 def _multiworker() -> tf.distribute.Strategy:
     handler = signal.getsignal(signal.SIGTERM)
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
-    # TensorFlow puts a handler of its own there, which only notes the signal.
+    # TensorFlow installs its own handler, which only records the signal.
     if handler is not None and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, handler)
     return strategy
@@ -102,7 +102,7 @@ def _tpu(name: str) -> tf.distribute.Strategy:
 
 @contextlib.contextmanager
 def claimed(run_dir: pathlib.Path, settings: flags.FlagValues) -> Iterator[None]:
-    """As `run_folder.claim`, by the chief for all workers of the job."""
+    """As `run_folder.claim`, which only the chief of the job calls."""
     if not devices.worker_of(settings).is_chief:
         yield
         return
@@ -112,7 +112,7 @@ def claimed(run_dir: pathlib.Path, settings: flags.FlagValues) -> Iterator[None]
 
 @contextlib.contextmanager
 def losses_named(settings: flags.FlagValues) -> Iterator[None]:
-    """Turns what TensorFlow raises when another worker is gone into `WorkerLost`."""
+    """Turns TensorFlow's error for a lost worker into `WorkerLost`."""
     try:
         yield
     except tf.errors.OpError as error:
@@ -122,17 +122,16 @@ def losses_named(settings: flags.FlagValues) -> Iterator[None]:
             raise
         raise WorkerLost(
             "another worker of the job cannot be reached any more "
-            f"({type(error).__name__}): see what it has said."
+            f"({type(error).__name__}): see its own output."
         ) from error
 
 
 @contextlib.contextmanager
 def folder_of(settings: flags.FlagValues, method: str) -> Iterator[pathlib.Path]:
-    """Where this process writes what it has to say of a method.
+    """The folder in which this process writes the files of a method.
 
-    The chief writes to the run's folder. The other workers do all that it does, because
-    to read some variables is an operation that all take part in; what they write goes to
-    a folder that is thrown away.
+    The chief writes to the folder of the run. The other workers do the same work, because
+    reading some variables is a collective operation, but write to a temporary folder.
     """
     if devices.worker_of(settings).is_chief:
         folder = pathlib.Path(settings.run_dir) / method

@@ -1,1 +1,1 @@
-"""Training: what a run does, step by step."""
+"""Training: the model, its steps, its loop, its failures."""

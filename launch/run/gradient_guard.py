@@ -1,8 +1,7 @@
-"""Keeps gradients that are not finite away from the weights, and counts them.
+"""Replaces non-finite gradients by zeros before they reach the weights, and counts them.
 
-One such gradient makes NaN of a weight, and the next step of all weights: afterwards
-nobody can tell where it began. So the optimizer is given zeros in its place, and the
-weights stay those with which it happened.
+One such gradient makes a weight NaN, and the next step all weights; the origin could no
+longer be found. With zeros in its place, the weights remain those that produced it.
 """
 
 import math
@@ -22,20 +21,20 @@ def guard(model: keras.Model) -> tf.Variable:
 
         finite = isfinite(sum(g ** 2));  g = g if finite else 0
 
-    On a good step nothing changes, not a bit of it (but that XLA, which fuses the steps
-    of another program, may round otherwise). On a bad one momentum still moves the
-    weights. Under a strategy each replica looks at its own gradients, before they
-    are summed.
+    A step with finite gradients is bitwise unchanged (except under XLA, which fuses the
+    larger program differently and may round differently). In a bad step momentum still
+    moves the weights. Under a strategy each replica checks its own gradients, before
+    they are summed.
 
-    Departs from `isfinite` of each entry in what is above about 1e19, whose square
-    overflows float32: such a gradient counts as not finite. One pass tells it.
+    Departs from `isfinite` of each entry for entries above about 1e19, whose square
+    overflows float32: such a gradient counts as not finite. This needs only one pass.
 
     Args:
-      model: compiled, with an optimizer that has `apply`, and not traced yet: a compiled
-        training step stays as it is.
+      model: compiled, with an optimizer that has `apply`. Its training step must not have
+        been traced, because a traced step would not change.
 
     Returns:
-      A scalar that counts the steps (of each replica) with such a gradient.
+      A scalar that counts the steps (of each replica) with a non-finite gradient.
 
     >>> model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
     >>> model.compile(keras.optimizers.SGD(1.0))
@@ -66,24 +65,24 @@ def guard(model: keras.Model) -> tf.Variable:
         counter.assign_add(tf.cast(tf.logical_not(finite), tf.int64))
         return apply(_or_zeros(finite, grads), trainable_variables)
 
-    # Past `__setattr__`, which would save the counter with the optimizer.
+    # Not through `__setattr__`, which would save the counter with the optimizer.
     vars(optimizer)["apply"] = guarded
     vars(optimizer)[_COUNTER] = counter
     return counter
 
 
 def all_finite(gradients: Sequence[Any]) -> tf.Tensor:
-    """Whether the sum of squares of all gradients is finite; None is left out."""
+    """Whether the sum of squares of all gradients is finite; None is skipped."""
     squares = [tf.nn.l2_loss(_values(g)) for g in gradients if g is not None]
     return tf.math.is_finite(tf.add_n([tf.cast(s, tf.float32) for s in squares]))
 
 
 def marked(gradients: Sequence[Any], loss: tf.Tensor) -> list[Any]:
-    """The gradients, one of them all NaN where the loss is not finite.
+    """The gradients, with one of them set to NaN if the loss is not finite.
 
-    So all replicas learn of it with the sum of the gradients, which the guard sees, and
-    stop at the same step, also where the gradient of such a loss is finite. The smallest
-    gradient takes the mark, which is the least to go through.
+    The guard sees the sum of the gradients. So all replicas stop at the same step, even
+    if the gradient of a non-finite loss is finite. The smallest gradient is used, because
+    it costs the least.
     """
     dense = [
         i

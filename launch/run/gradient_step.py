@@ -1,9 +1,9 @@
-"""One optimizer step of a replica, in parts if asked, with gradients summed in between.
+"""One optimizer step of a replica, with its gradients summed before they are applied.
 
-Keras's own step hands the gradient of a replica to the optimizer, which clips it and then
-sums over the replicas. Here it is summed first, of the entries that matter alone, so that
-`--clip_norm` is of the gradient of the whole batch; and it may come from several parts
-of a batch, computed one after another.
+Keras's own step passes the gradient of a replica to the optimizer, which clips it and
+then sums over the replicas. Here it is summed first, only over the entries that are
+updated, so that `--clip_norm` applies to the gradient of the whole batch. The gradient
+may be computed from several parts of a batch, one after another.
 """
 
 from collections.abc import Callable
@@ -18,22 +18,22 @@ from topkast_tf import gradients as reduction
 
 
 def train_step(model: keras.Model, parts: int, packed: bool) -> Callable[[Any], dict]:
-    """A step that does what `model.train_step` does, as a function of a replica's data.
+    """A training step like `model.train_step`, as a function of a replica's data.
 
-    With the rows of the replica cut into P parts of one size,
+    The rows of the replica are split into P equal parts::
 
-        g = 1/P sum_p grad loss(part p), then summed over the replicas, then clipped.
+        g = 1/P sum_p grad loss(part p), then summed over the replicas, then clipped
 
-    The sum over replicas is that of the whole batch because Keras divides the loss of
-    each by their number.
+    The sum over replicas is the gradient of the whole batch because Keras divides the
+    loss of each replica by their number.
 
     Args:
       model: compiled; its optimizer is changed by `reduction.leave_reduced`.
-      parts: P, which divides the rows of a replica.
+      parts: P, which must divide the rows of a replica.
       packed: whether only the entries of the backward sets are exchanged.
 
     Returns:
-      The function, from a batch as `fit` takes it to the metrics so far.
+      A function from a batch, as `fit` takes it, to the metrics so far.
     """
     reduction.leave_reduced(model.optimizer)
 
@@ -41,7 +41,7 @@ def train_step(model: keras.Model, parts: int, packed: bool) -> Callable[[Any], 
         of = model.trainable_variables
         total, logs = None, {}
         for index in range(parts):
-            # One after the other, or the memory of all is needed at once.
+            # Sequentially, or all parts would need memory at the same time.
             with tf.control_dependencies(_present(total)), part_of_batch(index):
                 gradients, logs = _gradients(model, _part(data, index, parts), of)
             total = gradients if total is None else _sums(total, gradients)
@@ -64,7 +64,7 @@ def _gradients(model: keras.Model, data: Any, of: list) -> tuple[list, dict]:
     # The loss is divided by the number of replicas, the metric is a mean over them.
     replicas = tf.distribute.get_strategy().num_replicas_in_sync
     mean = loss * replicas if replicas > 1 else loss
-    # The tracker of Keras; a model may show one of its own in the place of it.
+    # The tracker of Keras, which the model may have replaced by its own.
     known = keras.Model.metrics.fget(model)
     tracker = next(metric for metric in known if metric.name == "loss")
     tracker.update_state(mean, sample_weight=tf.shape(tf.nest.flatten(x)[0])[0])
@@ -72,7 +72,7 @@ def _gradients(model: keras.Model, data: Any, of: list) -> tuple[list, dict]:
 
 
 def _part(data: Any, index: int, parts: int) -> Any:
-    """The rows of one part, those before it and after it left out."""
+    """The rows of one part."""
     if parts == 1:
         return data
     return tf.nest.map_structure(lambda x: tf.split(x, parts)[index], data)

@@ -1,10 +1,10 @@
-"""A loop around `strategy.run` where Keras's `fit` does not serve.
+"""A training loop around `strategy.run`, for cases that Keras's `fit` does not support.
 
-Keras 3's `fit` fails under MultiWorkerMirroredStrategy: to build the model it hands the
+Keras 3's `fit` fails under MultiWorkerMirroredStrategy: to build the model it passes the
 batch of a worker (a `PerReplica`) to an operation, and it reduces the metrics of a step,
-which are scalars, along their first axis. Nor can anything be done to a gradient between
-`fit`'s backward pass and the optimizer. This loop calls the same callbacks at the same
-moments with the same logs, so that they cannot tell the difference.
+which are scalars, along their first axis. It also gives no access to a gradient between
+the backward pass and the optimizer. This loop calls the same callbacks as `fit`, at the
+same times and with the same logs.
 """
 
 import functools
@@ -22,7 +22,7 @@ from topkast_tf.methods import GRADIENT
 from topkast_tf.variables.lookup import sparse_weights
 
 Batches = Callable[[tuple[int, int]], tf.data.Dataset]
-"""The rows of one shard, (index, number of shards), of the batches."""
+"""Maps a shard, (index, number of shards), to its rows of the batches."""
 
 
 class Loop:
@@ -30,7 +30,7 @@ class Loop:
 
     Args:
       model: compiled, built in the scope of its strategy, or without one.
-      accumulate: parts that a batch is computed in; divides a replica's rows.
+      accumulate: number of parts of a batch; must divide the rows of a replica.
       packed: whether replicas exchange only the entries of the backward sets.
     """
 
@@ -64,11 +64,11 @@ class Loop:
         `steps_per_epoch=round_steps` and `validation_data`.
 
         Args:
-          batches: the training batches, `rounds * round_steps` of them.
+          batches: the `rounds * round_steps` training batches.
           evaluation: the batches to evaluate on.
           first_round: number of the first round.
-          rounds: how many.
-          round_steps: steps in each.
+          rounds: number of rounds.
+          round_steps: steps per round.
           callbacks: Keras callbacks.
 
         Returns:
@@ -135,12 +135,12 @@ class Loop:
         return found
 
     def _results(self) -> dict[str, float]:
-        """The metrics over all replicas of all workers, which must all ask."""
+        """The metrics over all replicas of all workers, which must all call this."""
         found = self._model.get_metrics_result()
         return {name: float(value) for name, value in found.items()}
 
     def _on_replicas(self, step: Callable[[Any], dict], data: Any) -> dict:
-        """Runs a step on each replica; gives the mean of the metrics of those here."""
+        """Runs a step on each replica; returns the mean of the metrics on this worker."""
         results = self._strategy.run(step, args=(data,))
         return {
             name: tf.reduce_mean(
@@ -150,7 +150,7 @@ class Loop:
         }
 
     def _distributed(self, batches: Batches, static: bool) -> Any:
-        """The batches as each replica gets them: rows that follow one another."""
+        """The batches, with contiguous rows for each replica."""
         if self._strategy is tf.distribute.get_strategy():  # none
             return batches((0, 1))
 
@@ -161,7 +161,7 @@ class Loop:
                 return rows.flat_map(functools.partial(shares, here))
             if here > 1:
                 rows = rows.map(functools.partial(_cut, here)).unbatch()
-            # Without an end, which the workers would agree on before each step.
+            # Endless, because workers agree on the end of finite data before each step.
             return rows.repeat()
 
         return self._strategy.distribute_datasets_from_function(own)
@@ -172,14 +172,14 @@ class Loop:
         """The metrics of the model on all batches, as Keras's `evaluate` gives them.
 
         Args:
-          batches: what to evaluate on.
-          called: the callbacks that are told of it.
+          batches: the batches to evaluate on.
+          called: the callbacks to call.
         """
         self._build(batches)
         return self._evaluate(self._distributed(batches, static=False), called)
 
     def _build(self, batches: Batches) -> None:
-        """Makes the variables of metrics and optimizer, which a replica cannot do."""
+        """Creates the variables of metrics and optimizer, which a replica cannot."""
         if self._is_built:
             return
         self._is_built = True
@@ -199,11 +199,11 @@ class Loop:
             outputs = tf.nest.map_structure(
                 lambda t: tf.zeros(t.shape, t.dtype), model.compute_output_spec(inputs)
             )
-            # What is assigned in this scope is forgotten; what is made in it stays.
+            # Assignments in this scope are discarded; new variables remain.
             with keras.StatelessScope():
                 model.compute_metrics(x, y, outputs, weights)
 
 
 def _cut(parts: int, *batch: tf.Tensor) -> tuple[tf.Tensor, ...]:
-    """Each tensor with its rows in a number of parts, along a new first axis."""
+    """Each tensor with its rows split into parts, along a new first axis."""
     return tuple(tf.stack(tf.split(x, parts)) for x in batch)

@@ -50,9 +50,9 @@ def learning_rate(
       name: `constant`, `cosine` or `steps`.
       peak: the highest rate, above 0.
       total_steps: length of the run in optimizer steps, at least 1.
-      warmup_steps: steps until the warm-up has reached its factor 1; 0: none.
-      drop_steps: for `steps`, the steps from which a lower rate holds; none given
-        means total_steps / 2 and 3 * total_steps / 4, the proportions of He et al.
+      warmup_steps: steps until the warm-up factor reaches 1; 0: no warm-up.
+      drop_steps: for `steps`, the steps at which the rate drops; default
+        total_steps / 2 and 3 * total_steps / 4, the proportions of He et al.
       drop: the factor of each drop.
 
     Returns:

@@ -1,4 +1,4 @@
-"""What the launcher asks of `topkast_tf`: a scope, the achieved sets, the counts."""
+"""What the launcher uses of `topkast_tf`: scopes, achieved sparsities, counts."""
 
 import contextlib
 import pathlib
@@ -19,15 +19,15 @@ from topkast_tf.variables.select_sets import NAN_MESSAGE
 def scope(
     method: str, settings: flags.FlagValues, total_steps: int | None = None
 ) -> Iterator[None]:
-    """The scope in which the model of a method is built; none for `dense`.
+    """The scope in which the model of a method is built; empty for `dense`.
 
     Args:
       method: its name.
       settings: the resolved flags.
-      total_steps: optimizer steps of the run; None where they are not known.
+      total_steps: optimizer steps of the run; None if unknown.
 
     Raises:
-      UserError: what the scope has to say about its arguments.
+      UserError: for arguments that the scope refuses.
     """
     try:
         with contextlib.ExitStack() as scopes:
@@ -44,7 +44,7 @@ def sparse_paths(model: keras.Model) -> set[str]:
 
 
 def decays_itself(model: keras.Model) -> set[str]:
-    """The paths of the weights whose method adds a decay of its own to the loss."""
+    """The paths of the weights whose method adds its own decay to the loss."""
     return {
         weight.path
         for weight in topkast_tf.sparse_weights(model)
@@ -55,8 +55,8 @@ def decays_itself(model: keras.Model) -> set[str]:
 def achieved(summary: topkast_tf.analysis.summary.Summary) -> tuple[float, float]:
     """Forward and backward sparsity over all sparsified weights together.
 
-    Zeros in the forward set, and entries outside the backward set, over the number of
-    entries; (0, 0) for a dense model.
+    They are the fractions of entries outside the forward and the backward set; (0, 0)
+    for a dense model.
     """
     if not summary.rows:
         return 0.0, 0.0
@@ -64,9 +64,9 @@ def achieved(summary: topkast_tf.analysis.summary.Summary) -> tuple[float, float
 
 
 def exploration_loss(model: keras.Model) -> float:
-    """What Top-KAST adds to the loss of a model as it is now; 0 without Top-KAST.
+    """Top-KAST's penalty for the current weights of a model; 0 without Top-KAST.
 
-    Keras counts it in the `loss` of training and in `val_loss` too.
+    Keras includes it in the training `loss` and in `val_loss`.
     """
     return float(sum(weight.penalty() for weight in topkast_tf.sparse_weights(model)))
 
@@ -89,8 +89,8 @@ def callbacks_of(
 def counted(model: keras.Model, cost: flops.FlopReport) -> dict[str, Any]:
     """Parameters, achieved sparsities and counted FLOPs, for the results.
 
-    `parameters` are the trainable ones, biases and norms included, and the sparsities
-    of the whole network are over all of these. FLOPs are per unit, as `cost` is.
+    `parameters` are all trainable ones, including biases and norms; the sparsities of
+    the whole network are fractions of these. FLOPs are per unit, as in `cost`.
     """
     summary = topkast_tf.summary(model)
     forward, backward = achieved(summary)
@@ -110,10 +110,10 @@ def counted(model: keras.Model, cost: flops.FlopReport) -> dict[str, Any]:
 
 
 def met_nan(error: Exception) -> bool:
-    """Whether an error is that of a selection of the sets that met a NaN."""
+    """Whether an error comes from a selection of the sets that met a NaN."""
     return NAN_MESSAGE in str(error)
 
 
 def plain(model: keras.Model) -> keras.Model:
-    """The model as one that loads without `topkast_tf`, with zeros in its kernels."""
+    """A model that loads without `topkast_tf`, with the zeros in its kernels."""
     return topkast_tf.strip(model) if sparse_paths(model) else model

@@ -1,15 +1,15 @@
-"""A run cut into pieces that one call of `fit` can train."""
+"""Splits a run into stretches that one call of `fit` can train."""
 
 from typing import NamedTuple
 
 
 class Stretch(NamedTuple):
-    """Rounds of equal length that one call of `fit` trains, each an epoch to Keras.
+    """Rounds of equal length, trained by one call of `fit`; Keras calls them epochs.
 
     Args:
       first_step: step of the first batch.
-      round_steps: batches in each of the rounds.
-      rounds: how many.
+      round_steps: batches per round.
+      rounds: number of rounds.
     """
 
     first_step: int
@@ -18,10 +18,10 @@ class Stretch(NamedTuple):
 
 
 def stretches(done: int, total: int, per_round: int) -> list[Stretch]:
-    """Cuts the steps that are left into stretches.
+    """Splits the remaining steps into stretches.
 
-    Whole rounds, before them the rest of a round that was interrupted, after them the
-    round that the end of the run cuts short.
+    They are the rest of an interrupted round, the full rounds, and a last round that the
+    end of the run cuts short.
 
     Args:
       done: steps already taken.

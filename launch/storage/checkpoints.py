@@ -1,13 +1,13 @@
-"""Checkpoints: whole or not there, and noticed when they are damaged.
+"""Checkpoints, written atomically, with detection of damage.
 
     checkpoints/step-00000120.keras   the newest ones, by step
                 best.keras            that of the best evaluation
-                .part/                what is being written
+                .part/                incomplete files
 
-A checkpoint is an ordinary `.keras` file, model and optimizer, with two members more:
-the state of the run, and where the random numbers of dropout are, which Keras itself
-does not save. One file, so that they cannot come from different moments.
-Anyone can open it with `keras.models.load_model` (after `import topkast_tf`).
+A checkpoint is an ordinary `.keras` file of model and optimizer with two more members:
+the state of the run, and the state of the random numbers of dropout, which Keras itself
+does not save. They share one file so that they belong to the same step.
+`keras.models.load_model` opens it (after `import topkast_tf`).
 """
 
 import contextlib
@@ -40,7 +40,7 @@ def save(
     state: dict[str, Any],
     kept: int = KEPT,
 ) -> pathlib.Path:
-    """Writes a checkpoint of a model as it is now; arguments as for `write`."""
+    """Writes a checkpoint of the present model; arguments as for `write`."""
     return write(folder, snapshot(model), step, state, kept)
 
 
@@ -53,19 +53,19 @@ def write(
 ) -> pathlib.Path:
     """Writes `FOLDER/step-N.keras`, then removes all but the newest.
 
-    It may run in another thread than the one that trains. Whenever it fails or dies,
-    every checkpoint that there was before is whole, and there.
+    It may run in another thread than training. If it fails or the process dies, all
+    previous checkpoints remain complete.
 
     Args:
-      folder: where the checkpoints of the run lie; made if it is missing.
+      folder: the folder of the checkpoints; created if it is missing.
       taken: the model at that step.
       step: optimizer steps taken.
-      state: what else the run needs to go on, as JSON can hold it. If its `best` names
-        this step, the checkpoint is kept as `best.keras` too.
-      kept: how many to keep, by step; at least 1.
+      state: the other state that the run needs to resume; must be valid JSON. If its
+        `best` is this step, the checkpoint is also kept as `best.keras`.
+      kept: number of checkpoints to keep, newest first; at least 1.
 
     Returns:
-      The path that was written.
+      The path of the checkpoint.
 
     Raises:
       OSError: if it cannot be written.
@@ -86,14 +86,14 @@ def write(
 
 
 def mend_best(folder: pathlib.Path, state: dict[str, Any]) -> None:
-    """Makes `best.keras` the checkpoint that a state calls the best.
+    """Makes `best.keras` the checkpoint that a state names as the best.
 
-    A kill may have come between the checkpoint and that. Nothing happens if it is
-    already, or if the checkpoint is no longer there under its own name.
+    A kill may have prevented this after the checkpoint was written. Nothing happens if it
+    is done already, or if the checkpoint no longer exists under its own name.
 
     Args:
-      folder: where the checkpoints lie.
-      state: of the newest checkpoint.
+      folder: the folder of the checkpoints.
+      state: the state of the newest checkpoint.
     """
     if not state.get("best"):
         return
@@ -104,30 +104,29 @@ def mend_best(folder: pathlib.Path, state: dict[str, Any]) -> None:
     with _replacing(best) as part:
         try:
             os.link(path, part)
-        except OSError:  # not every file system has a second name for a file
+        except OSError:  # not every file system has hard links
             shutil.copyfile(path, part)
 
 
 def clear_unfinished(folder: pathlib.Path) -> None:
-    """Removes what a killed process was writing; only for the process of the run."""
+    """Removes incomplete files; must be called in the folder of this process only."""
     shutil.rmtree(folder / files.TEMPORARY, ignore_errors=True)
 
 
 def restore(
     folder: pathlib.Path,
 ) -> tuple[keras.Model, dict[str, Any], list[str]] | None:
-    """Reads the newest checkpoint that is whole.
+    """Reads the newest undamaged checkpoint.
 
-    A damaged one is passed over for the one before it: training is deterministic, so
-    going back costs time and changes nothing.
+    Damaged ones are skipped. Training is deterministic, so an older checkpoint costs time
+    but does not change the result.
 
     Returns:
-      The compiled model, the state, and a sentence on each file that was passed over;
-      None if there is no checkpoint.
+      The compiled model, the state, and a sentence on each skipped file; None if there is
+      no checkpoint.
 
     Raises:
-      UserError: if there are checkpoints and none is whole, or if a whole one cannot
-        be loaded.
+      UserError: if all checkpoints are damaged, or if an undamaged one cannot be loaded.
     """
     damaged: list[str] = []
     for path in _newest_first(folder):
@@ -138,8 +137,8 @@ def restore(
         return *_loaded(path), damaged
     if damaged:
         raise UserError(
-            f"{'; '.join(damaged)}, and there is no other: put back a copy of it, or "
-            "delete it to train this model from the start."
+            f"{'; '.join(damaged)}, and there is no other: restore a copy of it, or delete "
+            "it to train this model from the start."
         )
     return None
 
@@ -171,8 +170,8 @@ def newest(folder: pathlib.Path) -> pathlib.Path | None:
 
 @contextlib.contextmanager
 def _replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """As `files.replacing`, in a folder apart, for `clear_unfinished` to remove."""
-    # Keras puts a temporary file of its own beside what it writes, if that is large.
+    """As `files.replacing`, in a separate folder, which `clear_unfinished` removes."""
+    # For a large file, Keras puts its own temporary file in the same folder.
     parts = path.parent / files.TEMPORARY
     parts.mkdir(parents=True, exist_ok=True)
     try:
@@ -193,12 +192,12 @@ def _loaded(path: pathlib.Path) -> tuple[keras.Model, dict[str, Any]]:
     except (ValueError, TypeError, KeyError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error) else repr(error)
         raise UserError(
-            f"checkpoint {path} is whole but cannot be loaded ({reason}): use the "
+            f"checkpoint {path} is undamaged but cannot be loaded ({reason}): use the "
             "versions of keras and topkast_tf that wrote it, or another --run_dir."
         ) from error
     with zipfile.ZipFile(path) as archive:
         state = json.loads(archive.read(STATE_MEMBER))
-        # Files from before there were models with dropout have no such member.
+        # Files of older versions, without dropout, have no such member.
         if SEEDS_MEMBER in archive.namelist():
             seeds = json.loads(archive.read(SEEDS_MEMBER))
             for variable, value in zip(_seeds(model), seeds, strict=True):
@@ -207,7 +206,7 @@ def _loaded(path: pathlib.Path) -> tuple[keras.Model, dict[str, Any]]:
 
 
 def _best_step(path: pathlib.Path) -> int | None:
-    """The step that the state of `best.keras` says it is of."""
+    """The step in the state of `best.keras`."""
     with contextlib.suppress(OSError, zipfile.BadZipFile, KeyError, ValueError):
         with zipfile.ZipFile(path) as archive:
             best = json.loads(archive.read(STATE_MEMBER)).get("best")
@@ -218,7 +217,7 @@ def _best_step(path: pathlib.Path) -> int | None:
 def _seeds(model: keras.Model) -> list[keras.Variable]:
     """The states of the model's random number generators, in the order of its layers.
 
-    Each is a pair, the seed and how often it was used.
+    Each is a pair of the seed and the number of its uses.
     """
     return [
         variable
@@ -228,7 +227,7 @@ def _seeds(model: keras.Model) -> list[keras.Variable]:
 
 
 def _fault(path: pathlib.Path) -> str | None:
-    """Why a checkpoint cannot be used, or None: every byte is read and checked."""
+    """Why a checkpoint cannot be used, or None; reads and checks every byte."""
     try:
         with zipfile.ZipFile(path) as archive:
             broken = archive.testzip()

@@ -1,4 +1,4 @@
-"""Where a model is not finite: its weights, its gradients, its batch."""
+"""Finds the non-finite values of a model: in its weights, its gradients, its batch."""
 
 import pathlib
 from collections.abc import Callable, Iterable, Sequence
@@ -18,8 +18,8 @@ class Bad(NamedTuple):
 
     Attributes:
       path: its name.
-      count: how many entries are not finite.
-      size: of how many.
+      count: number of entries that are not finite.
+      size: number of entries.
     """
 
     path: str
@@ -28,17 +28,17 @@ class Bad(NamedTuple):
 
 
 class Findings(NamedTuple):
-    """What is not finite, and what kind of thing that is."""
+    """The tensors that are not finite, and a sentence on their kind."""
 
     what: str
     bad: Sequence[Bad]
 
 
 def check_finite(model: keras.Model) -> None:
-    """Asked before a checkpoint is written, so that none holds what is not finite.
+    """Checks a model before a checkpoint, so that no checkpoint has non-finite values.
 
     Raises:
-      FloatingPointError: if a weight, a statistic or a slot of the optimizer is not.
+      FloatingPointError: if a weight, a statistic or an optimizer slot is not finite.
     """
     bad = _bad_variables(_all_variables(model))
     if bad:
@@ -51,7 +51,7 @@ def weights(model: keras.Model) -> list[Bad]:
 
 
 def state(model: keras.Model) -> list[Bad]:
-    """What is not finite among statistics, memories and the optimizer's slots."""
+    """The statistics, memories and optimizer slots that are not finite."""
     trainable = {id(variable) for variable in model.trainable_variables}
     return _bad_variables(v for v in _all_variables(model) if id(v) not in trainable)
 
@@ -59,12 +59,12 @@ def state(model: keras.Model) -> list[Bad]:
 def gradients(model: keras.Model, batch: Any) -> list[Bad]:
     """The weights whose gradients on a batch are not finite, the last layer first.
 
-    One forward and one backward pass: the first of the list is where the backward pass
-    met it first.
+    It takes one forward and one backward pass. The first weight of the list is the first
+    one in the backward pass.
 
     Args:
-      model: compiled; its statistics and its memory move on by a step.
-      batch: what `fit` was given: (inputs, targets) or with weights as a third.
+      model: compiled; its statistics and its memory advance by one step.
+      batch: a batch of `fit`: (inputs, targets) or (inputs, targets, weights).
     """
     x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
 
@@ -96,14 +96,14 @@ def inputs(batch: Any) -> list[Bad]:
 
 
 def findings(model: keras.Model, batch: Callable[[], Any]) -> Findings:
-    """What is not finite: the nearest to the cause that can still be told.
+    """The non-finite values that are closest to the cause.
 
-    Weights that are bad make bad gradients, and a bad batch does too, so gradients are
-    computed only where both are finite.
+    Non-finite weights or a non-finite batch cause non-finite gradients, so gradients are
+    computed only if both are finite.
 
     Args:
-      model: as the bad step has left it.
-      batch: gives that step's batch.
+      model: the model after the bad step.
+      batch: returns the batch of that step.
     """
     found = weights(model)
     if found:
@@ -139,14 +139,14 @@ def stopped(
     found: Findings,
     folder: pathlib.Path,
 ) -> UserError:
-    """What a person is told of a run that cannot go on.
+    """The error that reports a run that has diverged.
 
     Args:
-      name: what was trained.
-      step: the bad one, counted from 1.
-      cause: what was noticed.
-      found: what is not finite.
-      folder: of the run's checkpoints, which are all finite.
+      name: the name of the method.
+      step: the bad step, counted from 1.
+      cause: the non-finite value that was detected first.
+      found: the tensors that are not finite.
+      folder: the folder of the checkpoints, which are all finite.
     """
     width = max((len(bad.path) for bad in found.bad[:SHOWN]), default=0)
     lines = [f"{name} training stopped at step {step}: {cause}.", found.what]
@@ -185,7 +185,7 @@ def _bad_variables(variables: Iterable[keras.Variable]) -> list[Bad]:
 
 
 def _not_finite(value: Any) -> tf.Tensor:
-    """How many entries are NaN or infinite."""
+    """The number of entries that are NaN or infinite."""
     if isinstance(value, tf.IndexedSlices):
         value = value.values
     return tf.math.count_nonzero(tf.logical_not(tf.math.is_finite(value)))

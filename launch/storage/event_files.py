@@ -1,7 +1,7 @@
-"""TensorBoard's files, brought back to where a run stands when it goes on.
+"""Rewinds TensorBoard's files to the step from which a run resumes.
 
-A killed run may have written events of steps that it will take again, or have a
-checkpoint whose events it did not come to write. TensorBoard would show the first twice.
+A killed run may have written events of steps that it will repeat, which TensorBoard would
+show twice. Or it may have written a checkpoint but not yet its events.
 """
 
 import os
@@ -15,22 +15,23 @@ _JOINED = "events.out.tfevents.{:010d}.joined.v2"
 
 
 def go_back(folder: pathlib.Path, step: int) -> set[tuple[str, int]]:
-    """Leaves the events up to a step, each once, in one file.
+    """Keeps the events up to a step, each once, in one file.
 
-    A kill at any moment loses nothing: the old files go when the new one is whole.
+    A kill at any moment loses nothing: the old files are removed after the new one is
+    complete.
 
     Args:
-      folder: of the events; may be missing. Nobody may be writing there.
-      step: the last that counts.
+      folder: the folder of the events; may be missing. Nothing may be writing there.
+      step: the last step to keep.
 
     Returns:
-      (tag, step) of the events that there are now.
+      (tag, step) of the events that were kept.
     """
     old = sorted(folder.glob(_PATTERN))
     kept: dict[tuple[str, int], bytes] = {}
     for record, event in _events(old):
         tags = [value.tag for value in event.summary.value]
-        # TensorFlow writes one value an event.
+        # TensorFlow writes one value per event.
         if tags and event.step <= step:
             kept.setdefault((tags[0], event.step), record)
     if old:
@@ -39,8 +40,8 @@ def go_back(folder: pathlib.Path, step: int) -> set[tuple[str, int]]:
             version = tf.compat.v1.Event(file_version="brain.Event:2")
             for record in (version.SerializeToString(), *kept.values()):
                 writer.write(record)
-        # TensorBoard reads files in the order of their names: by their time, the oldest
-        # of them that are joined here.
+        # TensorBoard reads files in the order of their names, which begin with a time:
+        # here that of the oldest of the joined files.
         first = int(old[0].name.split(".")[3])
         joined = folder / _JOINED.format(first)
         os.replace(part, joined)
@@ -59,5 +60,5 @@ def _events(
             try:
                 record = next(records).numpy()
             except (StopIteration, tf.errors.DataLossError):
-                break  # a kill has cut the last event short
+                break  # a kill has truncated the last event
             yield record, tf.compat.v1.Event.FromString(record)

@@ -1,4 +1,4 @@
-"""The table at the end of a run, and the same figures as CSV."""
+"""The table at the end of a run, and the same values as CSV."""
 
 import os
 import pathlib
@@ -23,17 +23,17 @@ _EVALUATE = pathlib.Path(__file__).resolve().parents[1] / "evaluate.py"
 
 _NOTE = """\
 Sparsity is simulated: dense kernels are multiplied by masks, so the seconds are
-those of masked training and no gain in speed. FLOPs are counted, not measured:
-a multiply and an add are two, products only, at the achieved sparsities. Figures
-are of the last epoch, one seed."""
+those of masked training and no speed-up. FLOPs are counted, not measured: a
+multiply and an add are two, only products count, at the achieved sparsities.
+Metrics are those of the last epoch, one seed."""
 
 
 def table(results: Sequence[dict[str, Any]], task_metrics: TaskMetrics) -> str:
     """A text table with a column for each method.
 
     Args:
-      results: what `training.train` returned for each method, the dense one first.
-      task_metrics: by which figures.
+      results: the results of `training.train`, that of the dense method first.
+      task_metrics: the metrics of the task.
     """
     rows: list[tuple[str, list[str]]] = [("", [r["method"] for r in results])]
 
@@ -67,7 +67,7 @@ def table(results: Sequence[dict[str, Any]], task_metrics: TaskMetrics) -> str:
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of cells as text: the first column to the left, a line under the first row.
+    """Rows of cells as text, the first column left-aligned, the first row underlined.
 
     >>> print(aligned([("run", "a"), ("x", "10")]))
     run   a
@@ -92,13 +92,13 @@ def text(
     task_metrics: TaskMetrics,
     out: TextIO = sys.stdout,
 ) -> str:
-    """The table, how to read it, where the files lie, and what to do with them.
+    """The table, a note on how to read it, the paths of the files, the next commands.
 
     Args:
       run_dir: the folder of the run.
       results: as for `table`.
-      task_metrics: by which figures.
-      out: where it will be written; a terminal gets the heads in bold.
+      task_metrics: the metrics of the task.
+      out: the stream that it is for; on a terminal the header is bold.
     """
     head, *rows = table(results, task_metrics).splitlines()
     here = shortest(run_dir)
@@ -117,7 +117,7 @@ def text(
 
 
 def shortest(path: pathlib.Path) -> pathlib.Path:
-    """A path as seen from the working directory, if it lies below it.
+    """A path relative to the working directory, if it is below it.
 
     >>> shortest(pathlib.Path.cwd() / "runs" / "try").as_posix()
     'runs/try'
@@ -129,7 +129,7 @@ def shortest(path: pathlib.Path) -> pathlib.Path:
 
 
 def quoted(path: pathlib.Path) -> str:
-    """A path as a shell reads it.
+    """A path quoted for a shell.
 
     >>> quoted(pathlib.Path("my runs/a"))
     "'my runs/a'"
@@ -140,10 +140,10 @@ def quoted(path: pathlib.Path) -> str:
 def write_results(
     run_dir: pathlib.Path, results: Sequence[dict[str, Any]], settings: flags.FlagValues
 ) -> None:
-    """Writes RUN_DIR/results.csv, a line for each method: its figures, then its flags.
+    """Writes RUN_DIR/results.csv, a line for each method: its metrics, then its flags.
 
-    A line holds all that sets a run apart, so that the files of many runs are one table.
-    `learning_rate` is the flag there, the highest one.
+    A line identifies its run completely, so that the files of many runs form one table.
+    `learning_rate` is the flag, which is the highest rate.
 
     Args:
       run_dir: the folder of the run.
@@ -159,7 +159,7 @@ def arguments(settings: flags.FlagValues, method: str) -> dict[str, str]:
 
     Args:
       settings: the resolved flags.
-      method: one of the run, such as its dense twin.
+      method: a method of the run, such as its dense twin.
     """
     without_effect = methods.without_effect(method) | exclusive.ignored_flags(settings)
     every = flags_in(GROUPS)

@@ -1,12 +1,12 @@
-"""The folder of a run: whose it is, and who may write to it.
+"""The folder of a run: which run it belongs to, and which process may write to it.
 
-    RUN_DIR/flags.cfg       the resolved flags; --flagfile=RUN_DIR/flags.cfg goes on
-            data.digest     a name for the data, which is not to change
-            results.csv     one line for each method that is finished
+    RUN_DIR/flags.cfg       the resolved flags; --flagfile=RUN_DIR/flags.cfg resumes
+            data.digest     a digest of the data, which must not change
+            results.csv     one line for each finished method
             METHOD/         metrics.csv, events, checkpoints, model.keras
 
-A folder belongs to the flags it was made with. It is resumed with the same flags,
-refused with others, and never overwritten.
+A folder belongs to the flags that it was created with. The same flags resume the run;
+other flags are refused. A folder is never overwritten.
 """
 
 import contextlib
@@ -30,10 +30,11 @@ from launch.tasks.metrics import Metric
 
 try:
     import fcntl
-except ImportError:  # Windows: two processes in one folder go unnoticed there.
+except ImportError:  # Windows, where a second process in a folder is not detected.
     fcntl = None
 
 FLAGS_FILE = "flags.cfg"
+# Part of the format: a flagfile that begins with it belongs to a run.
 _HEAD = (
     "# The resolved flags of this run, written by the launcher.\n"
     "# --flagfile=<this file> goes on with it, or shows its table once finished.\n"
@@ -50,22 +51,22 @@ _COLUMNS = (
     *("inference_flops_ratio", "training_flops_total", "training_flops_ratio"),
     *("step", "seconds"),
 )
-"""What a result has of numbers, beside the figures of its task."""
+"""The numbers in a result, in addition to the metrics of its task."""
 
 
 def check(
     run_dir: pathlib.Path, ours: flags.FlagValues, groups: Groups = GROUPS
 ) -> None:
-    """Raises `UserError` unless a run with these flags may start or go on here.
+    """Raises `UserError` unless a run with these flags may start or resume here.
 
-    Looks only: nothing is created. A folder is accepted if it does not exist and can
-    be made, is empty, or holds a run with the same flags. It may be a symbolic link, but
-    none of the folders in it: old checkpoints and events are removed there.
+    Nothing is created. A folder is accepted if it does not exist and can be created, is
+    empty, or holds a run with the same flags. It may be a symbolic link, but the folders
+    in it may not, because old checkpoints and events are removed there.
 
     Args:
       run_dir: the folder.
-      ours: the resolved flags of the run that wants it.
-      groups: the flags there are.
+      ours: the resolved flags of the run.
+      groups: the known flags.
     """
     _check_length(run_dir)
     parent = run_dir
@@ -73,7 +74,7 @@ def check(
         parent = parent.parent
     if not parent.is_dir():
         raise UserError(
-            f"--run_dir={run_dir} cannot be made, because {parent} is not a folder: "
+            f"--run_dir={run_dir} cannot be created, because {parent} is not a folder: "
             "choose another --run_dir."
         )
     if not os.access(parent, os.W_OK | os.X_OK):
@@ -97,17 +98,17 @@ def check(
 def claim(
     run_dir: pathlib.Path, ours: flags.FlagValues, groups: Groups = GROUPS
 ) -> Iterator[None]:
-    """Makes the folder this process's own for the time of the block.
+    """Locks the folder for this process within the block.
 
-    The folder is created if need be and the flags are written to it if it is new.
+    A folder that does not exist is created, and the flags are written to a new folder.
 
     Args:
       run_dir: the folder.
       ours: the resolved flags of the run.
-      groups: the flags there are.
+      groups: the known flags.
 
     Raises:
-      UserError: as `check`, or if another process has the folder.
+      UserError: as `check`, or if another process uses the folder.
     """
     check(run_dir, ours, groups)
     try:
@@ -120,7 +121,7 @@ def claim(
         ) from None
     with lock:
         _lock(lock, run_dir)
-        # Whoever had the folder until now may have made it a run of its own.
+        # Another process may have started a run here in the meantime.
         check(run_dir, ours, groups)
         if not (run_dir / FLAGS_FILE).is_file():
             files.write_text(run_dir / FLAGS_FILE, _flags_text(ours, groups))
@@ -128,12 +129,12 @@ def claim(
 
 
 def check_data(run_dir: pathlib.Path, digest: str, first: bool) -> None:
-    """Raises `UserError` for other data than that which the run was trained on.
+    """Raises `UserError` if the run was trained on other data.
 
     Args:
       run_dir: the folder.
-      digest: of the data that is there now.
-      first: whether to note it where nothing is noted yet.
+      digest: digest of the present data.
+      first: whether to record it if no digest is recorded yet.
     """
     path = run_dir / _DATA_FILE
     if path.is_file():
@@ -148,10 +149,10 @@ def check_data(run_dir: pathlib.Path, digest: str, first: bool) -> None:
 
 
 def check_flagfiles(argv: Sequence[str], settings: flags.FlagValues) -> None:
-    """Raises `UserError` for the flagfile of a run that would begin another one.
+    """Raises `UserError` for the flagfile of a run that would start another one.
 
-    So it would where the run has been moved, or is named from another folder, and the
-    file's own --run_dir is not where it lies.
+    This happens if the run was moved, or if --run_dir in the file is relative to another
+    working directory, so that it is not the folder of the file.
 
     Args:
       argv: the program's name, then its arguments.
@@ -163,24 +164,24 @@ def check_flagfiles(argv: Sequence[str], settings: flags.FlagValues) -> None:
         is_of_a_run = path.is_file() and path.read_text().startswith(_HEAD)
         if is_of_a_run and not _is_same(path.parent, settings.run_dir):
             raise UserError(
-                f"Expected --run_dir={path.parent} beside --flagfile={path}, to go on with "
-                "the run that lies there, or another --run_dir for a new one. Received: "
-                f"none, and the file says --run_dir={settings.run_dir}"
+                f"Expected --run_dir={path.parent} with --flagfile={path}, to resume the "
+                "run in that folder, or another --run_dir for a new one. Received: none, "
+                f"and the file says --run_dir={settings.run_dir}"
             )
 
 
 def finished(
     run_dir: pathlib.Path, method: str, metrics: Sequence[Metric] = ()
 ) -> dict[str, Any] | None:
-    """The result of a method that was trained to its end, or None.
+    """The result of a method that has been trained to its end, or None.
 
     Args:
       run_dir: the folder.
-      method: whose.
-      metrics: of the task, which a result has.
+      method: the name of the method.
+      metrics: the metrics of the task, which a result must hold.
 
     Raises:
-      UserError: if the file is damaged, or holds something else.
+      UserError: if the file is damaged, or is not such a result.
     """
     path = run_dir / method / _RESULT_FILE
     if not path.is_file():
@@ -190,7 +191,7 @@ def finished(
         _check_result(result, method, [metric.column for metric in metrics])
     except ValueError as error:
         raise UserError(
-            f"{path} is damaged ({error}): remove it, and the same command makes it again "
+            f"{path} is damaged ({error}): remove it, and the same command writes it again "
             "from the last checkpoint."
         ) from None
     return result
@@ -198,7 +199,7 @@ def finished(
 
 def _check_result(result: Any, method: str, metrics: Sequence[str]) -> None:
     if not isinstance(result, dict):
-        raise ValueError(f"it holds no object but {json.dumps(result):.40}")
+        raise ValueError(f"it holds {json.dumps(result):.40}, not an object")
     if result.get("method") != method:
         raise ValueError(f"its method is {result.get('method')!r:.40}, not {method!r}")
     for name in (*metrics, *_COLUMNS):
@@ -211,7 +212,7 @@ def flags_of(run_dir: pathlib.Path, groups: Groups = GROUPS) -> flags.FlagValues
     """The flags of the run in a folder.
 
     Raises:
-      UserError: if the file is damaged, or of another version.
+      UserError: if the file is damaged, or from another version.
     """
     path = run_dir / FLAGS_FILE
     try:
@@ -224,11 +225,11 @@ def flags_of(run_dir: pathlib.Path, groups: Groups = GROUPS) -> flags.FlagValues
 
 
 def write_result(folder: pathlib.Path, result: dict[str, Any]) -> None:
-    """Marks a method as finished; written last, when all else is there.
+    """Marks a method as finished; must be called last, after all other files.
 
     Args:
-      folder: of the method.
-      result: what the table at the end shows, as JSON can hold it.
+      folder: folder of the method.
+      result: the values of the table at the end, which must be valid JSON.
     """
     files.write_text(folder / _RESULT_FILE, json.dumps(result, indent=2) + "\n")
 
@@ -242,7 +243,7 @@ def _check_length(run_dir: pathlib.Path) -> None:
                 "Expected a --run_dir short enough for this file system, with the names "
                 f"of the files in it. Received: one of {len(str(run_dir))} characters"
             ) from None
-        # Whatever else is wrong with it is said where it is needed.
+        # Other errors are reported when the folder is used.
 
 
 def _check_links(run_dir: pathlib.Path) -> None:
@@ -251,9 +252,9 @@ def _check_links(run_dir: pathlib.Path) -> None:
             path = run_dir / method / name
             if path.is_symlink():
                 raise UserError(
-                    f"Expected the folders of a run to lie in it, as files are removed "
-                    f"there. Received: the symbolic link {path}; put the folder itself in "
-                    "its place, or let all of --run_dir be a link"
+                    "Expected no symbolic links in the folder of a run, because files are "
+                    f"removed there. Received: the symbolic link {path}; replace it by the "
+                    "folder itself, or make --run_dir the link"
                 )
 
 
@@ -268,7 +269,7 @@ def _lock(lock, run_dir: pathlib.Path) -> None:
             "or choose another --run_dir."
         ) from None
     except OSError:
-        # Some network file systems have no locks; the run is not worse off than there.
+        # Some network file systems have no locks; the run continues without one.
         return
 
 
@@ -282,7 +283,7 @@ def _check_same(run_dir: pathlib.Path, ours: flags.FlagValues, groups: Groups) -
         )
         raise UserError(
             f"--run_dir={run_dir} belongs to a run with other flags ({shown}): choose "
-            "another --run_dir, or the same flags to go on with that run."
+            "another --run_dir, or the same flags to resume that run."
         )
 
 
@@ -295,5 +296,5 @@ def _is_same(folder: pathlib.Path, other: str) -> bool:
 
 
 def _is_ours(path: pathlib.Path) -> bool:
-    """What a run that was killed before it had written its flags leaves behind."""
+    """Whether a file was left by a run that was killed before it wrote its flags."""
     return path.name == _LOCK_FILE or path.name.startswith(files.TEMPORARY)

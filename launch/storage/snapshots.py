@@ -1,4 +1,4 @@
-"""A model as it was at one moment, to be saved later while training goes on."""
+"""A snapshot of a model, to be saved while training continues."""
 
 import contextlib
 import functools
@@ -15,27 +15,27 @@ from topkast_tf.compat import layers_within
 
 @runtime_checkable
 class HasOwnState(Protocol):
-    """A layer that saves state which is in no Keras variable.
+    """A layer that saves state outside of Keras variables.
 
-    `own_state` is called in the thread that trains, `saving` in the one that saves.
+    `own_state` is called in the training thread, `saving` in the thread that saves.
     """
 
     def own_state(self) -> Mapping[str, tf.Tensor]:
-        """What it would save now."""
+        """The state that it would save now."""
 
     def saving(
         self, state: Mapping[str, tf.Tensor]
     ) -> contextlib.AbstractContextManager:
-        """Within it, in this thread, the layer saves `state` and not what it holds."""
+        """Within it, in this thread, the layer saves `state` and not its present state."""
 
 
 class Snapshot(NamedTuple):
-    """The values of everything in a model that changes while it trains.
+    """The values of everything in a model that training changes.
 
     Attributes:
-      model: the model that they are of.
+      model: the model.
       values: (variable, value) of all variables of model, optimizer and metrics.
-      own: (layer, state) of the layers that keep state elsewhere.
+      own: (layer, state) of the layers that hold other state.
     """
 
     model: keras.Model
@@ -44,9 +44,9 @@ class Snapshot(NamedTuple):
 
     @contextlib.contextmanager
     def in_force(self) -> Iterator[keras.Model]:
-        """Within it, in this thread alone, the model reads as it was then.
+        """Within it, in this thread only, the model has the values of the snapshot.
 
-        Other threads read and write the variables meanwhile.
+        Other threads read and write the variables in the meantime.
 
         Yields:
           The model.
@@ -68,12 +68,11 @@ class Snapshot(NamedTuple):
 def snapshot(model: keras.Model) -> Snapshot:
     """Takes the values of a compiled model, in the thread that trains it.
 
-    That is nearly free: TensorFlow hands out the buffer of a variable, and the next
-    update of the variable writes to another one. So it costs the memory of the
-    variables, until it has been saved.
+    This takes almost no time: TensorFlow returns the buffer of a variable, and the next
+    update writes to a new one. It costs the memory of the variables until it is saved.
 
-    Under a strategy every worker takes it, as reading a variable may be a step that they
-    take together; one of them saves it.
+    Under a strategy every worker must take it, because reading a variable may be a
+    collective operation; one worker saves it.
 
     Args:
       model: a compiled model that has taken a step.
@@ -98,7 +97,7 @@ def snapshot(model: keras.Model) -> Snapshot:
 def can_be_saved_apart() -> bool:
     """Whether this Keras saves a model within a `keras.StatelessScope`.
 
-    Where it does not, a snapshot is to be saved at once, before training goes on.
+    If it does not, a snapshot must be saved before training continues.
     """
     model = keras.Sequential([keras.Input((1,)), keras.layers.Activation("linear")])
     model.compile("sgd", "mse")
@@ -112,12 +111,12 @@ def can_be_saved_apart() -> bool:
 
 
 def _skip_ordinary_attributes() -> None:
-    """Has Keras find out, for this thread, which attributes it need not look into.
+    """Makes Keras cache, for this thread, the attributes that it need not save.
 
-    It does so by making a layer, an optimizer and so on, and an optimizer has variables,
-    which may not be made within a `StatelessScope`. It means to remember what it found,
-    which has no public name; Keras 3.15 reads another name than it writes, and so makes
-    them anew for each layer, which takes longer than all the rest of saving.
+    Keras finds them by creating a layer, an optimizer and so on. An optimizer has
+    variables, which may not be created within a `StatelessScope`. The cache has no public
+    name. Keras 3.15 reads a different name than it writes, and therefore creates these
+    objects again for each layer, which takes longer than the rest of saving.
     """
     with contextlib.suppress(ImportError, AttributeError, ValueError):
         from keras.src.backend.common import global_state
@@ -138,7 +137,7 @@ def _skip_ordinary_attributes() -> None:
 
 
 class _Then(keras.StatelessScope):
-    """A scope that has a value for each variable; one without would be of another time."""
+    """A scope that raises for a variable without a value, instead of the present value."""
 
     def get_current_value(self, variable: keras.Variable) -> Any:
         value = super().get_current_value(variable)

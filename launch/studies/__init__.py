@@ -1,1 +1,1 @@
-"""The sensitivity study: its runs and its pictures."""
+"""The sensitivity study: its runs, its results, its plots."""

@@ -35,7 +35,7 @@ def _of(rows: Sequence[dict], **asked: Any) -> list[float]:
 
 
 def _lost(rows: Sequence[dict], **asked: Any) -> str:
-    """How many runs have diverged, of how many; empty: none."""
+    """The number of diverged runs and of all runs; empty if none has diverged."""
     every = _matching(rows, **asked)
     lost = len(_matching(every, diverged=1))
     return f"{lost} of {len(every)}" if lost else ""
@@ -49,7 +49,7 @@ _FIGURES = (_mean, min, max)
 
 
 def _settings(rows: Sequence[dict]) -> list[tuple]:
-    """(study, sparsity, value) of all rows, each once, in their order."""
+    """The distinct (study, sparsity, value) of all rows, in order."""
     found = dict.fromkeys((r["study"], r["sparsity"], r["value"]) for r in rows)
     return list(found)
 
@@ -58,7 +58,7 @@ def table(rows: Sequence[dict]) -> str:
     """Mean and range over seeds of each setting, as text.
 
     Args:
-      rows: as `launch.studies.results.read` gives them.
+      rows: from `launch.studies.results.read`.
     """
     heads = ("study", "sparsity", "seeds", "mean", "lowest", "highest")
     lost_too = bool(_matching(rows, diverged=1))
@@ -78,17 +78,17 @@ def table(rows: Sequence[dict]) -> str:
 
 
 def draw(rows: Sequence[dict], folder: pathlib.Path) -> list[pathlib.Path]:
-    """Draws what there is; lines are means over seeds, bands reach from lowest to highest.
+    """Plots the results; lines are means over seeds, bands the range over seeds.
 
-    Runs that have diverged have no accuracy: they are in no mean, and a cross at the lower
-    or left edge says how many of the seeds they are. Where all have, the line has a gap.
+    Runs that have diverged have no accuracy and are left out of the means. A cross at the
+    lower or left edge gives their number. If all runs have diverged, the line has a gap.
 
     Args:
-      rows: as `launch.studies.results.read` gives them.
-      folder: gets figures.png and ablations.png.
+      rows: from `launch.studies.results.read`.
+      folder: the folder for figures.png and ablations.png.
 
     Returns:
-      The files that were drawn.
+      The files that were written.
     """
     import matplotlib
 
@@ -103,7 +103,7 @@ def draw(rows: Sequence[dict], folder: pathlib.Path) -> list[pathlib.Path]:
             for number, study in enumerate(studies):
                 _band(axes, rows, study, number)
             dense = _of(rows, study="dense")
-            if dense:  # those that have not diverged
+            if dense:  # empty if all have diverged
                 axes.axhline(_mean(dense), color="grey", ls="--", label="dense")
                 axes.axhspan(min(dense), max(dense), color="grey", alpha=0.15)
             axes.set_title(title, fontsize=10)
@@ -156,7 +156,7 @@ def _band(axes: Any, rows: Sequence[dict], study: str, number: int) -> None:
     for sparsity in sparsities:
         lost = _lost(rows, study=study, sparsity=sparsity)
         if lost:
-            # Those of one sparsity one above the other.
+            # Crosses at the same sparsity are stacked.
             height = 0.04 + 0.07 * number
             transform = axes.get_xaxis_transform()
             _cross(axes, 100 * sparsity, height, lost, transform, line.get_color())
@@ -165,7 +165,7 @@ def _band(axes: Any, rows: Sequence[dict], study: str, number: int) -> None:
 def _cross(
     axes: Any, x: float, y: float, lost: str, transform: Any, colour: str
 ) -> None:
-    """A cross in the place of runs that have diverged."""
+    """Plots a cross for runs that have diverged."""
     axes.plot(x, y, "x", color=colour, ms=7, mew=2, transform=transform, clip_on=False)
     is_right = transform == axes.get_yaxis_transform()
     axes.annotate(

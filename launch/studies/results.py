@@ -1,4 +1,4 @@
-"""The results of a study: a line for each run, in one CSV that is only added to."""
+"""The results of a study: one CSV with a line for each run, which only grows."""
 
 import csv
 import pathlib
@@ -20,7 +20,7 @@ ARGUMENTS = (
     *("lr_schedule", "weight_decay", "exempt", "topk_period", "forward", "backward"),
     *("errors", "errors_per", "updates", "freeze_at"),
 )
-"""What sets the runs of several studies apart; older files do not have it."""
+"""The columns that identify a run among several studies; older files lack them."""
 COLUMNS = (*MEASURED, *ARGUMENTS)
 
 
@@ -40,7 +40,7 @@ _OF_SCOPE = (
 
 
 def arguments(one: Run, settings: flags.FlagValues) -> dict[str, str]:
-    """`ARGUMENTS` of a run, as text; what the scope takes by default is empty."""
+    """`ARGUMENTS` of a run, as text; empty for the defaults of the scope."""
     scope = one.scope_arguments(settings.topk_period, settings.errors_per) or {}
     asked = {**scope, "exempt": settings.exempt} if scope else {}
     given = {name: settings[name].value for name in ARGUMENTS if name not in _OF_SCOPE}
@@ -57,13 +57,13 @@ def _cell(value: Any) -> str:
 
 
 def read(path: pathlib.Path) -> list[dict[str, Any]]:
-    """The rows of a results file; a line that a kill cut short is left out."""
+    """The rows of a results file, without a line that a kill has truncated."""
     if not path.is_file():
         return []
     with open(path, newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
         last = (reader.fieldnames or ["seconds"])[-1]
-        # An argument may be empty; a line that was cut short has no such cell.
+        # An argument may be empty; a truncated line lacks the cell.
         rows = [row for row in reader if row[last] is not None and row["seconds"]]
     return [
         {name: _KINDS.get(name, float)(row.get(name, "")) for name in COLUMNS}
@@ -72,10 +72,10 @@ def read(path: pathlib.Path) -> list[dict[str, Any]]:
 
 
 def append(path: pathlib.Path, row: dict[str, Any]) -> None:
-    """Adds a row to a results file, which is replaced as a whole."""
+    """Adds a row to a results file, which is replaced atomically."""
     files.write_text(path, files.csv_text([*read(path), row]))
 
 
 def key_of(row: dict[str, Any]) -> tuple:
-    """What sets the runs of one study apart."""
+    """The values that identify a run within one study."""
     return row["study"], float(row["sparsity"]), int(row["value"]), int(row["seed"])

@@ -1,9 +1,9 @@
-"""The runs of the sensitivity study: which scope each one is trained in.
+"""The runs of the sensitivity study, and the scope of each.
 
-Figures 1 and 2 of the SWAT paper isolate one pass: what is sparse in the forward pass
-while the backward pass is dense, and the other way round. Its ablations compare SWAT
-with masked updates, with active weights that stay the same ones from some step on, and
-with thresholds that serve for longer.
+Figures 1 and 2 of the SWAT paper isolate one pass: sparse operands in the forward pass
+with a dense backward pass, and vice versa. Its ablations compare SWAT with masked
+updates, with active weights that are fixed from some step on, and with thresholds that
+are updated less often.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ STUDIES: dict[str, dict[str, Any]] = {
     "freeze": {},
     "period": {},
 }
-"""Each study and what it asks of `swat_scope`, beside a sparsity."""
+"""Study -> its arguments of `swat_scope`, without the sparsity."""
 
 FIGURES = (
     "forward_weights",
@@ -38,10 +38,10 @@ class Run:
 
     Attributes:
       study: its name, a key of `STUDIES`.
-      sparsity: of what the study makes sparse; 0 for the dense run.
-      value: the step from which `freeze` keeps the active weights, the steps for which a
-        threshold serves in `period`; otherwise 0.
-      seed: of weights and batches.
+      sparsity: sparsity of the operands of the study; 0 for the dense run.
+      value: for `freeze`, the step from which the active weights are fixed; for `period`,
+        the steps between thresholds; otherwise 0.
+      seed: seed of weights and batches.
     """
 
     study: str
@@ -53,8 +53,8 @@ class Run:
         """The arguments of `swat_scope`, or None for the dense run.
 
         Args:
-          period: steps for which a threshold serves, where the study does not say.
-          errors_per: over what error gradients are selected.
+          period: steps between thresholds, unless the study sets it.
+          errors_per: the unit over which error gradients are selected.
         """
         if self.study == "dense":
             return None
@@ -77,15 +77,15 @@ def runs(
     periods: Sequence[int],
     seeds: Sequence[int],
 ) -> Iterator[Run]:
-    """All runs, one seed after the other, so that a part of them is a study already.
+    """All runs, ordered by seed, so that the runs of the first seed are a full study.
 
     Args:
-      studies: which ones, keys of `STUDIES`.
-      sparsities: of the figures.
-      ablation_sparsities: of the ablations.
-      freeze_at: steps for `freeze`.
-      periods: steps for `period`.
-      seeds: of weights and batches.
+      studies: the studies, keys of `STUDIES`.
+      sparsities: the sparsities in the figures.
+      ablation_sparsities: the sparsities in the ablations.
+      freeze_at: the steps for `freeze`.
+      periods: the steps for `period`.
+      seeds: the seeds of weights and batches.
 
     >>> [run.value for run in runs(["period"], sparsities=[], ablation_sparsities=[0.9],
     ...     freeze_at=[], periods=[10, 100], seeds=[0])]

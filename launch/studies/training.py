@@ -13,8 +13,8 @@ from launch.studies.results import arguments
 from launch.studies.runs import Run
 from launch.support.errors import UserError
 
-# TensorFlow is imported by the functions that need it: `launch/sensitivity.py` reports
-# mistakes in the flags before.
+# The functions import TensorFlow themselves, after `launch/sensitivity.py` has reported
+# mistakes in the flags.
 
 
 def check_scopes(runs: Sequence[Run], settings: flags.FlagValues) -> None:
@@ -41,7 +41,7 @@ def check_scopes(runs: Sequence[Run], settings: flags.FlagValues) -> None:
 def scope_of(
     one: Run, settings: flags.FlagValues, total_steps: int | None = None
 ) -> Any:
-    """The scope in which the network of one run is built; any length of run has it."""
+    """The scope in which the network of one run is built, for any length of the run."""
     del total_steps
     from swat_tf import swat_scope
 

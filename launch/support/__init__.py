@@ -1,1 +1,1 @@
-"""What every program here uses: files, the terminal, signals, errors."""
+"""Utilities of all programs: files, the terminal, signals, errors."""

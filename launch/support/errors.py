@@ -1,4 +1,4 @@
-"""What separates a mistake of the user's, or a job's loss, from a fault of ours."""
+"""Exceptions for mistakes of the user and for lost workers, and their exit codes."""
 
 # Exit codes of the programs.
 BAD_INPUT = 2
@@ -6,16 +6,15 @@ LOST_WORKER = 3
 
 
 class UserError(Exception):
-    """A mistake that one sentence explains, with what to do about it.
+    """A mistake of the user; the message is one sentence that says what to do.
 
-    `train.py` prints it as `error: <sentence>` and ends with exit code 2, without a
-    traceback. Anything else that is raised is a fault of the program and keeps its
-    traceback.
+    `train.py` prints it as `error: <sentence>` and exits with code 2, without a
+    traceback. Any other exception is a fault of the program and keeps its traceback.
     """
 
 
 class WorkerLost(Exception):
-    """Another worker of the job cannot be reached any more; it says itself why.
+    """Another worker of the job cannot be reached; its own output says why.
 
-    `train.py` prints it as one sentence and ends with exit code 3.
+    `train.py` prints it as one sentence and exits with code 3.
     """

@@ -1,4 +1,4 @@
-"""Writing files so that a kill at any moment leaves either the old one or the new."""
+"""Writes files atomically: a kill at any moment leaves either the old or the new file."""
 
 import contextlib
 import csv
@@ -15,11 +15,11 @@ TEMPORARY = ".part"
 def replacing(
     path: pathlib.Path, within: pathlib.Path | None = None
 ) -> Iterator[pathlib.Path]:
-    """Gives a temporary path beside `path`, which takes its place once it is whole.
+    """Gives a temporary path next to `path`, which replaces it when the block ends.
 
-    The data reaches the disk before the name does, so that a power cut leaves no empty
-    file under the final name, and the name has reached it when the block is over, so
-    that an older file may go. If the block raises, `path` stays as it was.
+    The data is synced to the disk before the file is renamed, so that a power cut leaves
+    no empty file under the final name. The name is synced before the function returns,
+    so that older files may be removed. If the block raises, `path` is unchanged.
 
     Args:
       path: the file to write or replace.
@@ -29,7 +29,7 @@ def replacing(
       The path to write to; it has the suffix of `path`.
     """
     part = (within or path.parent) / f"{TEMPORARY}-{path.name}"
-    part.unlink(missing_ok=True)  # what a kill has left
+    part.unlink(missing_ok=True)  # left by a killed process
     try:
         yield part
         with open(part, "rb+") as file:
@@ -41,7 +41,7 @@ def replacing(
 
 
 def _sync_names(folder: pathlib.Path) -> None:
-    """Brings the names in a folder to the disk, where the system can."""
+    """Syncs the names in a folder to the disk, if the system can."""
     # Windows opens no folders, and some network file systems do not sync them.
     with contextlib.suppress(OSError):
         opened = os.open(folder, os.O_RDONLY)
@@ -52,13 +52,13 @@ def _sync_names(folder: pathlib.Path) -> None:
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
-    """Writes or replaces a text file as a whole."""
+    """Writes or replaces a text file atomically."""
     with replacing(path) as part:
         part.write_text(text, encoding="utf-8")
 
 
 def csv_text(rows: Sequence[dict[str, Any]]) -> str:
-    """Rows as CSV, with every column that one of them has; empty where one has it not.
+    """Rows as CSV with the columns of all rows; a cell that a row lacks is empty.
 
     >>> csv_text([{"a": 1}, {"a": 2, "b": 3}])
     'a,b\\n1,\\n2,3\\n'

@@ -1,8 +1,8 @@
-"""SIGTERM and Ctrl-C: a run that is asked to end does so between two steps.
+"""SIGTERM and Ctrl-C: a run ends between two steps.
 
-The handlers are there only within `handled`, which `train.py` enters. While a model
-trains (`defer`) a signal is noted, for a callback to find after the step under way. At
-any other time there is nothing to save and it raises at once.
+The handlers are installed only within `handled`, which `train.py` enters. While a model
+trains (`defer`), a signal is recorded, and a callback reads it after the current step. At
+any other time there is nothing to save, and the signal raises at once.
 """
 
 import contextlib
@@ -19,8 +19,8 @@ class Interrupted(KeyboardInterrupt):
     """A signal has ended the run.
 
     Args:
-      number: of the signal.
-      step: the step that the last checkpoint is of, if training was under way.
+      number: number of the signal.
+      step: step of the last checkpoint, if the model was being trained.
     """
 
     def __init__(self, number: int, step: int | None = None):
@@ -30,13 +30,13 @@ class Interrupted(KeyboardInterrupt):
 
     @property
     def exit_code(self) -> int:
-        """What a shell calls it: 130 for Ctrl-C, 143 for SIGTERM."""
+        """The exit code as a shell reports it: 130 for Ctrl-C, 143 for SIGTERM."""
         return 128 + self.number
 
     def __str__(self) -> str:
         if self.step is None:
-            return "interrupted: the same command goes on from the last checkpoint."
-        return f"interrupted at step {self.step}: the same command goes on from there."
+            return "interrupted: the same command resumes from the last checkpoint."
+        return f"interrupted at step {self.step}: the same command resumes from there."
 
 
 class _State:
@@ -49,10 +49,10 @@ _state = _State()
 
 @contextlib.contextmanager
 def handled() -> Iterator[None]:
-    """Within it SIGTERM and Ctrl-C end the run, and a second Ctrl-C the process.
+    """Within it, SIGTERM and Ctrl-C end the run, and a second Ctrl-C ends the process.
 
-    Elsewhere than in the main thread, which alone may handle signals, it does nothing.
-    What was there before is put back.
+    It does nothing outside the main thread, which alone may handle signals. The previous
+    handlers are restored at the end.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -69,23 +69,23 @@ def handled() -> Iterator[None]:
 
 
 def defer(deferred: bool) -> None:
-    """Whether somebody looks at `requested` after each step."""
+    """Sets whether `requested` is checked after each step."""
     _state.deferred = deferred
 
 
 def requested() -> int | None:
-    """The signal that has asked the run to end, or None."""
+    """The signal that the run has received, or None."""
     return _state.number
 
 
 def _note(number: int, frame: object) -> None:
     first, _state.number = _state.number is None, number
-    # Python would handle a second one only after the step under way, which may be long.
+    # Python would handle a second one only after the current step, which may take long.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     if not _state.deferred:
         raise Interrupted(number)
     if first and sys.stderr.isatty():
-        # Past Python's buffers, in the midst of whose use this may come.
+        # Not through Python's buffers, which may be in use when the signal arrives.
         os.write(
             sys.stderr.fileno(),
             b"\ninterrupted: saving after this step; Ctrl-C again quits at once, with "

@@ -1,14 +1,14 @@
-"""How fast a run goes, and how long it will take."""
+"""The speed of a run, and the time that remains."""
 
 import time
 
 
 class Pace:
-    """Steps and time of a run; the step that TensorFlow compiles does not count.
+    """Steps and time of a run, without the first step, which TensorFlow compiles.
 
     Args:
       total: steps of the whole run.
-      clock: gives seconds.
+      clock: a function that returns seconds.
     """
 
     def __init__(self, total: int, clock=time.monotonic):
@@ -22,7 +22,7 @@ class Pace:
     def round_begins(self, done: int) -> None:
         """A round of training begins, after an evaluation or at the start."""
         self._done = done
-        # The first round of all begins to count when its first step is over.
+        # The first round is timed from the end of its first step.
         self._round = None if self._first is None else (done, self._clock())
 
     def step(self) -> None:
@@ -40,7 +40,7 @@ class Pace:
 
     @property
     def steps_a_second(self) -> float | None:
-        """Of this round's training, without evaluation; None: not known yet."""
+        """Training speed in this round, without evaluation; None if not yet known."""
         if self._round is None or self._done == self._round[0]:
             return None
         elapsed = self._latest - self._round[1]
@@ -48,7 +48,10 @@ class Pace:
 
     @property
     def seconds_left(self) -> float | None:
-        """By the mean since the first step, evaluations and checkpoints included."""
+        """The time that remains, from the mean time per step since the first step.
+
+        Evaluations and checkpoints are included. None if not yet known.
+        """
         if self._first is None or self._done == self._first[0]:
             return None
         each = (self._clock() - self._first[1]) / (self._done - self._first[0])

@@ -1,4 +1,4 @@
-"""Imports TensorFlow without what its C++ side writes to the terminal."""
+"""Imports TensorFlow without the messages of its C++ code."""
 
 import contextlib
 import os
@@ -11,16 +11,15 @@ from launch.support.errors import UserError
 
 @contextlib.contextmanager
 def quiet_start(verbose: bool = False) -> Iterator[None]:
-    """Hides what native libraries write to stderr while they are loaded.
+    """Hides the messages that native libraries write to stderr while they are loaded.
 
-    TensorFlow logs before its log level counts ("All log messages before
-    absl::InitializeLog() ..."), so the variable alone does not silence it. The file
-    descriptor is diverted for the time of the block and what was written is shown
-    again if the block raises, so that no cause of an error is lost; a `UserError` says
-    it all by itself.
+    TensorFlow logs before it reads its log level ("All log messages before
+    absl::InitializeLog() ..."), so the environment variable alone does not silence it.
+    The file descriptor is redirected within the block. If the block raises, the messages
+    are shown, so that the cause of an error is not lost. A `UserError` needs none.
 
     Args:
-      verbose: leave everything as it is.
+      verbose: hide nothing.
     """
     if verbose:
         yield

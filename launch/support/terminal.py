@@ -1,4 +1,4 @@
-"""What a terminal can show. Nothing here imports TensorFlow."""
+"""Output to a terminal: bars, styles, messages. Nothing here imports TensorFlow."""
 
 import os
 import sys
@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TextIO
 
 COLUMNS = 100
-"""Of a line that goes to a pipe or a file."""
+"""The width of a line in a pipe or a file."""
 DRAW_SECONDS = 0.25
 LINE_SECONDS = 10.0
 _CODES = {"bold": 1, "dim": 2, "red": 31, "yellow": 33}
@@ -15,17 +15,17 @@ _close: Callable[[], None] | None = None
 
 
 def moves(out: TextIO) -> bool:
-    """Whether a line that has been written can be written over: a bar may be drawn."""
+    """Whether a line can be overwritten, so that a bar can be drawn."""
     return out.isatty() and os.environ.get("TERM") != "dumb"
 
 
 def colours(out: TextIO) -> bool:
-    """Whether colours are shown and wanted: see https://no-color.org."""
+    """Whether to use colours: see https://no-color.org."""
     return moves(out) and not os.environ.get("NO_COLOR")
 
 
 def columns(out: TextIO) -> int:
-    """How long a line may be: the width of the terminal as it is now, else `COLUMNS`."""
+    """The maximum width of a line: that of the terminal at this time, else `COLUMNS`."""
     if not out.isatty():
         return COLUMNS
     try:
@@ -35,11 +35,11 @@ def columns(out: TextIO) -> int:
 
 
 def fitted(parts: Sequence[tuple[int, str]], most: int) -> str:
-    """A line of those parts that fit, the most important ones, two blanks between them.
+    """A line of the most important parts that fit, separated by two spaces.
 
     Args:
-      parts: (rank, text) in the order in which they stand; 0 is the most important.
-      most: columns.
+      parts: (rank, text) in the order of the line; rank 0 is the most important.
+      most: maximum number of columns.
 
     >>> fitted([(0, "step 3"), (2, "epoch 1"), (1, "accuracy 50%")], 24)
     'step 3  accuracy 50%'
@@ -55,14 +55,14 @@ def fitted(parts: Sequence[tuple[int, str]], most: int) -> str:
 
 
 class Status:
-    """A line that says where the work stands, written over on a terminal.
+    """A status line, which is overwritten on a terminal.
 
-    Elsewhere there is a new line now and then. A terminal that has become narrower since
-    the line was drawn has broken it into several, which all go.
+    Elsewhere a new line is written from time to time. If the terminal has become narrower
+    since the line was drawn, the line wraps, and all its rows are removed.
 
     Args:
-      out: where to write.
-      lines: whether to write lines where nothing can be written over.
+      out: the stream to write to.
+      lines: whether to write lines if they cannot be overwritten.
     """
 
     def __init__(self, out: TextIO, lines: bool = True):
@@ -80,12 +80,12 @@ class Status:
         return shown and time.monotonic() - self._last >= self._every
 
     def draw(self, *parts: str) -> None:
-        """Draws the line, due or not: as many of the parts, from the first, as fit."""
+        """Draws the line, due or not, with the first of the parts that fit."""
         if not (self._moves or self._lines):
             return
         self._last = time.monotonic()
         most = columns(self._out)
-        # In the last column some terminals begin a new line.
+        # Some terminals wrap after the last column.
         text = fitted(list(enumerate(p for p in parts if p)), most - self._moves)
         if self._moves:
             self._out.write(self._away() + text)
@@ -95,7 +95,7 @@ class Status:
         self._out.flush()
 
     def clear(self) -> None:
-        """Takes the line away, for something else to be written."""
+        """Removes the line, so that something else can be written."""
         if self._length:
             self._out.write(self._away())
             self._out.flush()
@@ -120,12 +120,12 @@ def bar(share: float, out: TextIO) -> str:
 
 
 def styled(text: str, style: str, out: TextIO) -> str:
-    """The text in a style, where `out` shows colours, otherwise as it is.
+    """The text in a style if `out` shows colours, otherwise unchanged.
 
     Args:
-      text: of one line.
+      text: text of one line.
       style: bold, dim, red or yellow.
-      out: where it will be written.
+      out: the stream that it is for.
 
     >>> import io
     >>> styled("plain", "red", io.StringIO())
@@ -135,28 +135,28 @@ def styled(text: str, style: str, out: TextIO) -> str:
 
 
 def before_messages(close: Callable[[], None] | None) -> None:
-    """Has a bar that is drawn closed before a message is printed; None: there is none."""
+    """Sets the function that closes the bar before a message is printed; None: no bar."""
     global _close
     _close = close
 
 
 def error(sentence: object) -> None:
-    """Prints what has ended the program to stderr."""
+    """Prints to stderr an error that ends the program."""
     _message(f"{styled('error:', 'red', sys.stderr)} {sentence}")
 
 
 def warning(sentence: object) -> None:
-    """Prints to stderr what a person should know, though the program goes on."""
+    """Prints to stderr a warning, after which the program continues."""
     _message(f"{styled('warning:', 'yellow', sys.stderr)} {sentence}")
 
 
 def note(sentence: object) -> None:
-    """Prints to stderr what is neither."""
+    """Prints to stderr a message that is neither an error nor a warning."""
     _message(str(sentence))
 
 
 def show(text: str) -> None:
-    """Prints what was asked for to stdout; a reader that has seen enough is no error."""
+    """Prints the output of the program; a reader that closes the pipe is not an error."""
     try:
         print(text, flush=True)
     except BrokenPipeError:
@@ -164,7 +164,7 @@ def show(text: str) -> None:
 
 
 def stop_writing() -> None:
-    """Sends the rest of stdout nowhere, or Python fails when it ends, writing it out."""
+    """Discards the rest of stdout, which Python could not flush at exit."""
     with open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), sys.stdout.fileno())
 

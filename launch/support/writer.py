@@ -1,14 +1,13 @@
-"""Work that is done beside training, in a thread of its own."""
+"""Work in a background thread, while training continues."""
 
 from collections.abc import Callable
 from concurrent import futures
 
 
 class BackgroundWriter:
-    """Runs one job at a time in one thread, so that whoever asks for it goes on.
+    """Runs one job at a time in one background thread.
 
-    What a job raises is raised again in the thread that asked for it, when that next
-    asks for anything, once.
+    An exception of a job is raised again, once, by the next call of a method.
 
     >>> writer, written = BackgroundWriter(), []
     >>> writer.start(lambda: written.append(1))
@@ -22,23 +21,23 @@ class BackgroundWriter:
         self._under_way: futures.Future | None = None
 
     def start(self, job: Callable[[], object]) -> None:
-        """Begins a job; waits for the one before it, if that is not done yet.
+        """Starts a job, after the previous one has ended.
 
-        So no more than two of them hold memory, and they end in their order.
+        So jobs end in order, and at most two of them hold memory.
 
         Raises:
-          Exception: what the job before it has raised; this one is not begun then.
+          Exception: the exception of the previous job; the new one is not started then.
         """
         self.wait()
         self._under_way = self._pool.submit(job)
 
     def check(self) -> None:
-        """Raises what a job that is done has raised; waits for nothing."""
+        """Raises the exception of a job that has ended; does not wait."""
         if self._under_way is not None and self._under_way.done():
             self.wait()
 
     def wait(self) -> None:
-        """Waits until nothing is under way, and raises what the job has raised."""
+        """Waits for the job to end, and raises its exception."""
         under_way, self._under_way = self._under_way, None
         if under_way is not None:
             under_way.result()

@@ -1,6 +1,6 @@
-"""What the launcher can learn: images or text, chosen by the data set.
+"""The tasks of the launcher: images or text, chosen by the data set.
 
-Nothing here imports TensorFlow before a task is asked for.
+Nothing here imports TensorFlow before a task is made.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ __all__ = ["metrics_of", "task_of"]
 
 
 def metrics_of(settings: flags.FlagValues) -> TaskMetrics:
-    """The figures of a run, and what its FLOPs are counted for."""
+    """The metrics of a run, and the unit of its FLOPs."""
     return METRICS[data.find(settings.dataset).unit]
 
 
 def task_of(settings: flags.FlagValues) -> Task:
-    """The task of a run's flags.
+    """The task that the flags describe.
 
     Raises:
       UserError: for a data set that is not registered.

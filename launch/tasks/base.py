@@ -89,7 +89,7 @@ class Task(abc.ABC):
         """
 
     def flops(self, model: keras.Model) -> FlopReport:
-        """The FLOPs of one unit, counted, dense and at the model's sparsities."""
+        """The counted FLOPs of one unit, dense and at the model's sparsities."""
         return count_flops(model)
 
     def callbacks(self) -> list[keras.callbacks.Callback]:

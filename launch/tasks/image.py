@@ -17,7 +17,7 @@ class ImageTask(Task):
     Args:
       settings: the resolved flags.
       seed: of weights and batches; default --seed.
-      images: data that was loaded before; default: `load` reads it.
+      images: loaded images; if None, `load` reads them.
     """
 
     def __init__(

@@ -31,7 +31,7 @@ OVERRIDES = {
     "dropout": "dropout",
     "attention_dropout": "attention_dropout",
 }
-"""Flag -> field of the configuration that it takes the place of."""
+"""Flag -> field of the configuration that it replaces."""
 
 
 def config_of(
@@ -39,14 +39,14 @@ def config_of(
     vocabulary: int,
     overrides: Mapping[str, str] = OVERRIDES,
 ) -> TransformerXLConfig:
-    """The configuration that the flags name, with what they say otherwise.
+    """The named configuration, with the fields that other flags replace.
 
     Cutoffs of the adaptive softmax beyond the vocabulary are left out.
 
     Args:
       settings: the resolved flags.
-      vocabulary: different tokens of the text.
-      overrides: flag -> field that it takes the place of, where it is given.
+      vocabulary: number of distinct tokens of the text.
+      overrides: flag -> field that it replaces, if the flag is given.
 
     Raises:
       UserError: for a size out of range.
@@ -66,17 +66,17 @@ def config_of(
 
 
 class LanguageTask(Task):
-    """A Transformer-XL on a text, segment after segment; its loss is in nats a token."""
+    """A Transformer-XL on consecutive segments of a text; loss in nats per token."""
 
     @functools.cached_property
     def text(self) -> TextData:
-        """The text; read when it is first asked for, as the vocabulary is its own."""
+        """The text; read at first use, because it determines the vocabulary."""
         settings = self.settings
         return data.find(settings.dataset).load(settings.data_dir, settings.text_cache)
 
     @functools.cached_property
     def config(self) -> TransformerXLConfig:
-        """The named configuration, with what the flags say otherwise and the text."""
+        """The configuration that the flags and the vocabulary of the text determine."""
         return config_of(self.settings, self.text.vocabulary_size)
 
     @property
@@ -117,10 +117,10 @@ class LanguageTask(Task):
     def evaluation_batches(
         self, shard: tuple[int, int] = (0, 1), part: str = "valid"
     ) -> tf.data.Dataset:
-        """All of a part of the text, each token predicted once.
+        """A whole part of the text, each token predicted once.
 
         Args:
-          shard: (index of a worker, number of workers), to get its rows only.
+          shard: (index of a worker, number of workers); only its rows are returned.
           part: `valid` or `test`.
         """
         return segments.evaluation_segments(
@@ -141,7 +141,7 @@ class LanguageTask(Task):
 
 
 class _ForgetAtEpoch(keras.callbacks.Callback):
-    """Clears the training memory where the text begins again; not where a run resumes."""
+    """Clears the training memory when the text restarts, but not when a run resumes."""
 
     def __init__(self, steps_per_epoch: int):
         super().__init__()

@@ -8,12 +8,12 @@ class Metric(NamedTuple):
     """One metric of a run.
 
     Attributes:
-      column: its name in metrics.csv and results.csv; `train_`, `valid_` or `test_`
-        and what is measured on that part.
-      log: what Keras calls it in the logs of an epoch.
+      column: its name in metrics.csv and results.csv: `train_`, `valid_` or `test_`,
+        then the quantity measured on that part.
+      log: its name in Keras's logs of an epoch.
       label: its name in the table at the end.
-      shown: the figure as text.
-      higher_is_better: as for an accuracy; not for a loss.
+      shown: formats a value as text.
+      higher_is_better: True for an accuracy, False for a loss.
 
     >>> loss = Metric("test_loss", "val_loss", "test loss", decimals)
     >>> loss.is_better(0.5, than=1.0), loss.is_better(0.5, than=0.5)
@@ -27,7 +27,7 @@ class Metric(NamedTuple):
     higher_is_better: bool = False
 
     def is_better(self, value: float, than: float) -> bool:
-        """Whether one value of the figure is better than another, not as good."""
+        """Whether a value is strictly better than another."""
         return value > than if self.higher_is_better else value < than
 
 
@@ -50,11 +50,11 @@ def decimals(number: float) -> str:
 
 
 class Items(NamedTuple):
-    """What a step trains on.
+    """The items that a step trains on.
 
     Attributes:
-      name: in the plural, such as `images`.
-      a_step: how many of them.
+      name: plural noun, such as `images`.
+      a_step: number per step.
     """
 
     name: str
@@ -65,9 +65,9 @@ class TaskMetrics(NamedTuple):
     """The metrics of a kind of data.
 
     Attributes:
-      unit: what FLOPs are counted for.
-      metrics: of each epoch, the headline first.
-      loads: what the saved model needs to be loaded.
+      unit: the unit of FLOPs and of speed.
+      metrics: the metrics of each epoch, the headline first.
+      loads: the requirement for loading the saved model.
     """
 
     unit: str
@@ -107,4 +107,4 @@ METRICS: dict[str, TaskMetrics] = {
     ),
     "word": TaskMetrics("token", (_PERPLEXITY, *_TEXT_LOSSES), _TEXT_LOADS),
 }
-"""By the unit of the data set."""
+"""Unit of the data set -> its metrics."""

@@ -145,7 +145,7 @@ def test_whole_file_that_cannot_be_loaded_says_so(tmp_path, model):
     with zipfile.ZipFile(path, "w") as archive:
         for name, content in members.items():
             archive.writestr(name, content)
-    with pytest.raises(UserError, match="is whole but cannot be loaded"):
+    with pytest.raises(UserError, match="is undamaged but cannot be loaded"):
         checkpoints.restore(tmp_path)
 
 

@@ -135,7 +135,7 @@ def test_flagfile_of_a_run_that_lies_elsewhere_begins_no_other(tmp_path, monkeyp
     run_folder.check_flagfiles(argv, launch_flags.parse(argv))
     (tmp_path / "run").rename(tmp_path / "moved")
     argv = ["train.py", "--flagfile", "moved/flags.cfg"]
-    with pytest.raises(UserError, match="Expected --run_dir=moved beside"):
+    with pytest.raises(UserError, match="Expected --run_dir=moved with"):
         run_folder.check_flagfiles(argv, launch_flags.parse(argv))
     argv.append("--run_dir=another")
     run_folder.check_flagfiles(argv, launch_flags.parse(argv))
@@ -172,8 +172,8 @@ def test_result_marks_a_method_as_finished(tmp_path):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ([], "no object"),
-        ("x" * 1000, "no object"),
+        ([], "not an object"),
+        ("x" * 1000, "not an object"),
         ({}, "its method is None"),
         ({**WHOLE, "method": "topkast"}, "its method is 'topkast', not 'dense'"),
         ({**WHOLE, "parameters": "many"}, "its parameters is 'many', not a number"),

@@ -58,7 +58,7 @@ def test_signal_within_a_step_saves_that_step(tmp_path, capsys, monkeypatch):
             sent_at(patched, number, begin, time, callbacks.LearningRate)
             assert run(tmp_path / "run") == code
         assert last_line(capsys) == (
-            f"interrupted at step {step}: the same command goes on from there."
+            f"interrupted at step {step}: the same command resumes from there."
         )
         found = state(tmp_path / "run", step)
         # Loss, and what the figures need, of the round that is under way.
@@ -96,7 +96,7 @@ def test_signal_before_training_ends_at_once(tmp_path, capsys, monkeypatch):
     sent_at(monkeypatch, signal.SIGTERM, "load", 1, ImageTask)
     assert run(tmp_path / "run") == 143
     assert last_line(capsys) == (
-        "interrupted: the same command goes on from the last checkpoint."
+        "interrupted: the same command resumes from the last checkpoint."
     )
 
 
@@ -154,7 +154,7 @@ def test_full_disk_is_one_sentence_and_the_same_command_goes_on(
     folder = tmp_path / "run" / "dense" / "checkpoints"
     assert last_line(capsys) == (
         f"error: the checkpoint of step 2 could not be written to {folder} (File too "
-        "large): once that is mended, the same command goes on from the last "
+        "large): fix that, and the same command resumes from the last "
         "checkpoint."
     )
     assert [path.name for path in folder.iterdir()] == ["step-00000001.keras"]

@@ -62,7 +62,7 @@ def test_missing_data_fails_within_a_second_and_leaves_nothing(launch, tmp_path)
 def test_unwritable_run_folder(launch, tmp_path):
     (tmp_path / "taken").touch()
     said = error(launch, f"--run_dir={tmp_path}/taken/run")
-    assert "cannot be made" in said and "choose another --run_dir" in said
+    assert "cannot be created" in said and "choose another --run_dir" in said
 
 
 @pytest.mark.parametrize(

@@ -216,7 +216,7 @@ def test_run_that_is_asked_to_end_goes_on_as_if_it_had_not_been(
         said = process.stderr.read()
     assert process.returncode == 128 + signal.SIGTERM
     found = re.fullmatch(
-        r"interrupted at step (\d+): the same command goes on from there\.\n", said
+        r"interrupted at step (\d+): the same command resumes from there\.\n", said
     )
     assert found, said
     assert not (folder / method / "result.json").exists()
