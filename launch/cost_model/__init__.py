@@ -1,1 +1,1 @@
-"""What a run will cost, by formulas and shapes: no weight is ever allocated."""
+"""The cost of a run, from formulas and shapes; no weight is allocated."""

@@ -1,4 +1,4 @@
-"""What a step costs: FLOPs, bytes between workers, time by a roofline."""
+"""The cost of a step: FLOPs, bytes between workers, time by a roofline model."""
 
 import dataclasses
 
@@ -10,13 +10,13 @@ from topkast_tf.analysis.flops import FlopReport, FlopRow
 
 @dataclasses.dataclass(frozen=True)
 class Device:
-    """What a device can do; None: not known.
+    """The speed and memory of a device; None if unknown.
 
     Attributes:
-      flops: FLOP a second.
-      bandwidth: bytes a second between it and its memory.
-      network: bytes a second that it sends to other devices.
-      memory: bytes.
+      flops: FLOP per second.
+      bandwidth: bytes per second between the device and its memory.
+      network: bytes per second that it sends to other devices.
+      memory: bytes of memory.
     """
 
     flops: float | None = None
@@ -26,13 +26,13 @@ class Device:
 
 
 def flops_a_step(network: Network, batch: int, *, explores: bool = True) -> FlopReport:
-    """FLOPs of a step, by the same rows as `topkast_tf.count_flops`.
+    """FLOPs of a step, in the same rows as `topkast_tf.count_flops`.
 
-    There they are those of an example; here each row's multiply-adds are of the batch.
+    There the multiply-adds of a row are for one example, here for the batch.
 
     Args:
-      network: what is trained.
-      batch: examples a step.
+      network: the network.
+      batch: examples per step.
       explores: whether B is larger than A; False from `--stop_exploring_at` on.
     """
     forward = network.forward_pass
@@ -64,14 +64,14 @@ def _row(parameter: Parameter, macs: int, explores: bool) -> FlopRow:
 
 @dataclasses.dataclass(frozen=True)
 class Exchange:
-    """Bytes that go between devices, and between a device and its host.
+    """Bytes that are sent between devices, and between a device and its host.
 
     Attributes:
       dense: gradients of all weights.
-      packed: gradients of the entries of B, values only, as every worker knows B.
-      workers: devices that add up their gradients.
-      refresh: bytes to and from the host at each selection of the sets, if theta is
-        there: the values of B, their positions, and B's values back.
+      packed: gradients of the entries of B, without positions, as all workers know B.
+      workers: devices that sum their gradients.
+      refresh: bytes to and from the host at each selection of the sets, if theta is on
+        the host: the values of B to the host; positions and values of the new B back.
     """
 
     dense: int
@@ -85,14 +85,14 @@ class Exchange:
         Args:
           form: `dense`, `here` or `sparse`.
 
-        Source: the ring all-reduce, than which no other sends less.
+        Source: the ring all-reduce, which sends the least possible.
         """
         gradients = self.packed if form == "sparse" else self.dense
         return 2 * (self.workers - 1) / self.workers * gradients
 
 
 def exchange_of(network: Network, workers: int) -> Exchange:
-    """What workers exchange in a step."""
+    """The bytes that workers exchange in a step."""
     refresh = 0
     for each in network.parameters:
         if each.is_sparse and each.on_host:
@@ -108,13 +108,13 @@ def exchange_of(network: Network, workers: int) -> Exchange:
 
 @dataclasses.dataclass(frozen=True)
 class StepTime:
-    """Seconds of a step: the longer of compute and memory, and communication.
+    """Seconds of a step: the maximum of compute and memory, plus communication.
 
     Attributes:
-      case: what is assumed of the device.
-      compute: seconds of its FLOPs.
-      memory: seconds of its memory's traffic.
-      network: seconds of the exchange with other workers; None: not known.
+      case: the assumption about the device.
+      compute: seconds for the FLOPs.
+      memory: seconds for the memory traffic.
+      network: seconds for the exchange with other workers; None if unknown.
     """
 
     case: str
@@ -124,7 +124,7 @@ class StepTime:
 
     @property
     def total(self) -> float:
-        """Of a step; without the network where that is not known."""
+        """Seconds of a step, without the network if that is unknown."""
         return max(self.compute, self.memory) + (self.network or 0.0)
 
 
@@ -133,11 +133,11 @@ CASES = {
     "here": "sparse, the device gains nothing",
     "sparse": "sparse, the device gains fully",
 }
-"""Storage form -> what is assumed of a device.
+"""Storage form -> the assumption about the device.
 
-One that gains nothing computes every product dense on the tensors and masks as they are
-here, and sends dense gradients. One that gains fully needs `1 - s` of the time and has
-truly sparse storage, and sends gradients packed to B.
+A device that gains nothing computes dense products on dense tensors and masks, as this
+implementation does, and sends dense gradients. A device that gains fully takes `1 - s` of
+the time, has truly sparse storage, and sends gradients packed to B.
 """
 
 
@@ -148,20 +148,20 @@ def step_times(
     exchange: Exchange,
     device: Device,
 ) -> list[StepTime]:
-    """The time of a step in each of `CASES`, as a roofline.
+    """The time of a step in each of `CASES`, by a roofline model.
 
     ``max(FLOPs / rate, bytes / bandwidth) + sent / network bandwidth``
 
-    Bytes: everything that memory holds but working memory is written once and read
-    once, and the products read the weights twice more. A lower bound: nothing is said of
-    how well the device is used, nor of the selection of the sets.
+    Everything in memory except working memory is written once and read once, and the
+    products read the weights twice more. This is a lower bound: it assumes full
+    utilisation and ignores the selection of the sets.
 
     Args:
-      network: what is trained.
-      flops: of a step on one device.
-      memory: of one device.
-      exchange: between all.
-      device: with `flops` and `bandwidth`.
+      network: the network.
+      flops: FLOPs of a step on one device.
+      memory: memory of one device.
+      exchange: the exchange between all devices.
+      device: the device; the result is empty without its `flops` and `bandwidth`.
     """
     if device.flops is None or device.bandwidth is None:
         return []

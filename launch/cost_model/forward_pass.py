@@ -1,18 +1,18 @@
-"""What a training step multiplies and what it keeps for its backward pass."""
+"""The products of a training step, and the tensors kept for its backward pass."""
 
 import dataclasses
 from collections.abc import Mapping
 
 RELU = "relu"
-"""Reader of a tensor: the gradient of the ReLU whose output it is."""
+"""Reader of a tensor: the gradient of the ReLU that computed it."""
 
 OTHER = "other"
-"""Reader of a tensor: any gradient but that of a weight's product or of a ReLU."""
+"""Reader of a tensor: any gradient other than that of a weight's product or a ReLU."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Amount:
-    """A number that grows with the batch: `each` for an example, and `once`.
+    """A number that grows with the batch: `each` per example, plus `once`.
 
     >>> Amount(each=3, once=10).of(4)
     22
@@ -34,10 +34,10 @@ class Kept:
     """One tensor of the forward pass that the backward pass reads.
 
     Attributes:
-      entries: how many it has.
-      itemsize: bytes of one.
-      readers: who reads it: paths of the weights whose products it goes into, `RELU`,
-        `OTHER`.
+      entries: number of entries.
+      itemsize: bytes per entry.
+      readers: the gradients that read it: paths of the weights that it is multiplied
+        with, `RELU`, `OTHER`.
     """
 
     entries: Amount
@@ -51,10 +51,10 @@ class ForwardPass:
 
     Attributes:
       macs: weight path -> dense multiply-adds.
-      activation_macs: those of products of activations with each other.
-      kept: what the backward pass reads.
+      activation_macs: multiply-adds of products between activations.
+      kept: the tensors that the backward pass reads.
       inputs: bytes of a batch and its labels.
-      carried: bytes that stay from one step to the next, such as a memory of segments.
+      carried: bytes kept from one step to the next, such as a memory of segments.
     """
 
     macs: Mapping[str, Amount]

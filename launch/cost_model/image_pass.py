@@ -1,4 +1,4 @@
-"""The forward pass of an image model, read from its Keras graph."""
+"""The forward pass of an image model, from its Keras graph."""
 
 import math
 
@@ -21,19 +21,19 @@ _KEEPS_NOTHING = (
 
 
 def image_pass(model: keras.Model, compute_itemsize: int = _FLOAT32) -> ForwardPass:
-    """What a training step of an image model multiplies and keeps.
+    """The products of an image model, and the tensors kept for its backward pass.
 
-    As TensorFlow differentiates Keras's layers: a convolution or dense layer keeps its
-    input, a ReLU its output, a batch norm its input in float32, a max pool both, dropout
-    one byte an entry; a tensor that several keep is there once. Vectors of the length
-    of the channels are left out.
+    It follows TensorFlow's gradients of Keras's layers: a convolution or dense layer
+    keeps its input, a ReLU its output, a batch norm its input in float32, a max pool
+    both, dropout one byte per entry. A tensor that several layers keep counts once.
+    Vectors with one entry per channel are ignored.
 
     Args:
       model: a Functional model, with or without values.
-      compute_itemsize: bytes of an entry of an activation.
+      compute_itemsize: bytes per entry of an activation.
 
     Raises:
-      ValueError: for a layer of another kind.
+      ValueError: for an unknown kind of layer.
     """
     found: dict[tuple[int, int], tuple[int, list[str]]] = {}
 
@@ -68,7 +68,7 @@ def image_pass(model: keras.Model, compute_itemsize: int = _FLOAT32) -> ForwardP
         for (_, itemsize), (entries, readers) in found.items()
     ]
     classes = model.output_shape[-1]
-    kept.append(Kept(Amount(2 * classes), _FLOAT32))  # of the loss
+    kept.append(Kept(Amount(2 * classes), _FLOAT32))  # for the loss
     pixels = math.prod(model.input_shape[1:])
     inputs = Amount(_FLOAT32 * (pixels + classes))
     return ForwardPass(macs, Amount(), (*kept, *masks), inputs)

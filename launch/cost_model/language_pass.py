@@ -1,4 +1,4 @@
-"""The forward pass of a Transformer-XL, by its settings alone."""
+"""The forward pass of a Transformer-XL, from its configuration."""
 
 import math
 
@@ -13,20 +13,20 @@ _EMBEDDING = "core/embedding"
 def language_pass(
     config: TransformerXLConfig, name: str, compute_itemsize: int = _FLOAT32
 ) -> ForwardPass:
-    """What a training step of a Transformer-XL multiplies and keeps.
+    """The products of a Transformer-XL, and the tensors kept for its backward pass.
 
-    For each block, with L tokens of a segment and K = L + memory length keys, n = heads
-    * d_head: products L d n (query, output), K d n (key, value; position once a batch),
-    2 L d d_inner, and 3 L K n of activations. The softmax counts, each tail of an
-    adaptive one for `tail_share` of the tokens. Look-ups in tables are not products.
+    With L tokens per segment, K = L + memory length keys and n = heads * d_head, a block
+    has these products: L d n (query, output), K d n (key, value; position once per
+    batch), 2 L d d_inner, and 3 L K n between activations. The softmax is included, each
+    tail of an adaptive one for `tail_share` of the tokens. Table look-ups are not
+    products.
 
     Args:
-      config: the model's settings; its lengths of training count.
-      name: the model's name, with which the paths of its weights begin.
-      compute_itemsize: bytes of an entry of an activation; softmaxes and norms take
-        four.
+      config: the configuration of the model, of which the training lengths are used.
+      name: the name of the model, with which the paths of its weights begin.
+      compute_itemsize: bytes per entry of an activation; softmaxes and norms take four.
 
-    Source: as `launch.models.transformer_xl`; counted as `topkast_tf.count_flops` counts.
+    Source: as `launch.models.transformer_xl`; counted as in `topkast_tf.count_flops`.
     """
     macs: dict[str, Amount] = {}
     kept: list[Kept] = []
@@ -54,9 +54,9 @@ def language_pass(
 
 
 def tail_share(start: int, end: int, vocabulary: int) -> float:
-    """The share of a text's tokens with ids from `start` to before `end`.
+    """The share of tokens of a text with ids in [`start`, `end`).
 
-    Ids are ranks by frequency, and the r-th word is taken to occur in proportion to
+    Ids are ranks by frequency, and the frequency of rank r is assumed proportional to
     1 / r: ``(ln(end + 1) - ln(start + 1)) / ln(vocabulary + 1)``.
 
     >>> tail_share(0, 100, 100)
@@ -64,7 +64,7 @@ def tail_share(start: int, end: int, vocabulary: int) -> float:
     >>> round(tail_share(200_000, 267_735, 267_735), 3)
     0.023
 
-    Source: Zipf's law. It gives rare words somewhat more than texts do.
+    Source: Zipf's law, which overestimates rare words slightly.
     """
     return math.log((end + 1) / (start + 1)) / math.log(vocabulary + 1)
 
@@ -114,7 +114,7 @@ def _block(config, prefix, macs, kept, itemsize) -> None:
         keep(scores)
     keep(tokens * width, f"{attention}output/kernel")
     drop(tokens * model)
-    keep(tokens * (2 * model + 3), size=_FLOAT32)  # of the norm
+    keep(tokens * (2 * model + 3), size=_FLOAT32)  # for the norm
     keep(tokens * model, f"{prefix}inner/kernel")
     if config.dropout:
         keep(tokens * inner, RELU)

@@ -1,17 +1,17 @@
 """Memory of a training step, item by item, in three forms of storage.
 
-`dense` is the dense twin. `here` is how this library runs: dense tensors and masks, all
-on the accelerator. `sparse` is what truly sparse storage would need:
+`dense` is the dense twin. `here` is this implementation: dense tensors and masks, all on
+the accelerator. `sparse` is truly sparse storage:
 
-- Top-KAST keeps theta on the host, where it also selects the sets, as the paper proposes
-  where it speaks of the implementation. The accelerator has the values of B, their
-  positions, one bit for each that says whether it is in A, and gradients and optimizer
-  slots of B only. A slot begins at zero when its entry enters B.
+- Top-KAST keeps theta on the host and selects the sets there, as the paper proposes in
+  its notes on implementation. The accelerator has the values of B, their positions, one
+  bit for each that says whether it is in A, and gradients and optimizer slots of B only.
+  A slot starts at zero when its entry enters B.
 - SWAT updates every weight, so theta, gradients and slots stay dense on the accelerator,
-  with one bit a weight for A (of masked updates the gradients are those of A). What the
-  backward pass keeps of a sparse product's input is packed, and a ReLU keeps one bit.
-- Positions are one bit for each entry of the weight, or four bytes (eight above 2^31
-  entries) for each that is kept, whichever is less.
+  with one bit per weight for A (with masked updates only A has gradients). The input of a
+  sparse product that is kept for the backward pass is packed; a ReLU keeps one bit.
+- Positions take one bit for each entry of the weight, or four bytes (eight above 2^31
+  entries) for each kept entry, whichever is less.
 """
 
 import dataclasses
@@ -25,10 +25,10 @@ FLOAT32 = 4
 FORMS = ("dense", "here", "sparse")
 GRAPH = "graph of the step"
 WORKING_TENSORS = 3
-"""Tensors of the largest operation that live beside all else: two operands, a result."""
+"""Temporary tensors of the largest operation: two operands and a result."""
 
-# What TensorFlow 2.21 takes for the graph of a step, as benchmarks/plan_memory.py has
-# measured it: of any network, for each weight with a product, for each with sets.
+# Memory of the graph of a step in TensorFlow 2.21, measured by benchmarks/plan_memory.py:
+# of any network, of each weight with a product, of each weight with sets.
 _GRAPH, _GRAPH_A_PRODUCT, _GRAPH_A_SPARSE_WEIGHT = 16 << 20, 4 << 20, 7 << 20
 
 
@@ -37,8 +37,8 @@ class Item:
     """Bytes of one kind, in the three forms of storage.
 
     Attributes:
-      name: what they hold.
-      dense, here, sparse: bytes; see the module.
+      name: what they are used for.
+      dense, here, sparse: bytes in each form; see the module.
     """
 
     name: str
@@ -71,15 +71,15 @@ class Memory:
 
 @dataclasses.dataclass(frozen=True)
 class Storage:
-    """What of a run's settings decides its memory, beside the network.
+    """The settings of a run that determine its memory, in addition to the network.
 
     Attributes:
-      slots: optimizer slots of a weight, such as a momentum.
-      compute_itemsize: bytes of an entry of what it computes with.
+      slots: optimizer slots per weight, such as a momentum.
+      compute_itemsize: bytes per entry in the compute dtype.
       keeps_penalty: whether a weighted copy of theta is kept for the exploration loss.
-      packed: whether SWAT's activations are packed, as it runs here.
+      packed: whether SWAT's activations are packed in this implementation.
       replaces_relu: whether there is a SWAT scope, which may pack ReLUs too.
-      parts: that a device computes its batch in, one after the other.
+      parts: parts of a device's batch, computed one after another.
     """
 
     slots: int
@@ -94,8 +94,8 @@ def memory_of(network: Network, storage: Storage, batch: int) -> Memory:
     """The memory of a device that trains on a batch.
 
     Args:
-      network: what is trained.
-      storage: how.
+      network: the network.
+      storage: the settings that determine the memory.
       batch: examples on this device.
     """
     parameters, forward = network.parameters, network.forward_pass
@@ -104,7 +104,7 @@ def memory_of(network: Network, storage: Storage, batch: int) -> Memory:
     reached = FLOAT32 * sum(each.backward for each in parameters)
     rows = batch // storage.parts
     activations = [activation_bytes(network, storage, rows, form) for form in FORMS]
-    # A part's own gradients, and their sum.
+    # The gradients of a part, and their sum.
     summands = 1 if storage.parts == 1 else 2
     inputs = forward.inputs.of(batch)
     carried = forward.carried.of(batch)
@@ -148,7 +148,7 @@ def memory_of(network: Network, storage: Storage, batch: int) -> Memory:
 
 
 def activation_bytes(network: Network, storage: Storage, batch: int, form: str) -> int:
-    """Bytes of activations that wait for the backward pass."""
+    """Bytes of the activations that are kept for the backward pass."""
     inputs = {
         each.path: each.saved_activations
         for each in network.parameters
@@ -178,17 +178,17 @@ def _kept_bytes(
             found += kept_of(entries, masked[reader]) * kept.itemsize
             found += -(-entries // 8)
         else:
-            found += entries * (kept.itemsize + 1)  # and the mask, until it is counted
+            found += entries * (kept.itemsize + 1)  # with the mask, until it is counted
     return found
 
 
 def _leaves_theta(parameter: Parameter) -> bool:
-    """Whether truly sparse storage leaves theta to the host."""
+    """Whether truly sparse storage keeps theta on the host."""
     return parameter.is_sparse and parameter.on_host
 
 
 def _on_device(parameter: Parameter) -> int:
-    """Entries that truly sparse storage has on the accelerator."""
+    """Entries on the accelerator in truly sparse storage."""
     return parameter.backward if _leaves_theta(parameter) else parameter.size
 
 
@@ -201,7 +201,7 @@ def _position_bytes(parameter: Parameter) -> int:
 
 
 def positions(size: int, kept: int) -> int:
-    """Bytes that say which entries of a weight are kept; 0 if all are.
+    """Bytes of the positions of the kept entries of a weight; 0 if all are kept.
 
     >>> positions(1000, 10), positions(1000, 500), positions(1000, 1000)
     (40, 125, 0)
@@ -217,12 +217,12 @@ def _copies(
     dense: bool = False,
     of: str = "size",
 ) -> int:
-    """Bytes of the copies of weights that are kept from forward to backward pass."""
+    """Bytes of the copies of weights that are kept for the backward pass."""
     found = 0
     for each in parameters:
         if each.kind == VECTORS:
             continue
-        # Embedding and softmax read their table each for itself.
+        # Embedding and softmax each read their own copy of the table.
         reads = 2 if each.kind == EMBEDDINGS else 1
         is_cast = storage.compute_itemsize != FLOAT32
         if is_cast or (each.reads_alpha and each.has_sets and not dense):

@@ -1,4 +1,4 @@
-"""The network and the method of a run, what its costs depend on."""
+"""The network of a run with its method, from which the costs are computed."""
 
 import contextlib
 import dataclasses
@@ -30,16 +30,16 @@ _OVERRIDES = {**OVERRIDES, **{name: name for name in SIZES}}
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """A network that is planned, with its method.
+    """A network with its method.
 
     Attributes:
-      name: of the model.
+      name: name of the model.
       parameters: its trainable weights.
-      forward_pass: in training.
-      statistics_bytes: of variables that are neither trained nor the method's.
-      steps_per_epoch: how many steps see all training examples once; None: not known.
-      data_bytes: of training data that is held in the host's memory.
-      unit: what the batch counts.
+      forward_pass: its forward pass in training.
+      statistics_bytes: bytes of variables that are neither trained nor the method's.
+      steps_per_epoch: steps of one pass over the training examples; None if unknown.
+      data_bytes: bytes of training data in the memory of the host.
+      unit: the unit of the batch size.
     """
 
     name: str
@@ -52,19 +52,19 @@ class Network:
 
 
 Scope = Callable[[int | None], contextlib.AbstractContextManager]
-"""From the steps of the run, None where they are not known, to the method's scope."""
+"""Maps the steps of the run, None if unknown, to the scope of the method."""
 
 
 def network_of(settings: flags.FlagValues, scope: Scope) -> Network:
-    """The network that the flags ask for, without a value for any weight.
+    """The network that the flags describe, with no values of its weights.
 
     Args:
-      settings: the resolved flags, those of the plan among them.
+      settings: the resolved flags, including those of the plan.
       scope: opens the scope of the method.
 
     Raises:
-      UserError: what the scope or the model say of the flags, and for a text whose
-        vocabulary cannot be known.
+      UserError: for flags that the scope or the model refuse, and for a text whose
+        vocabulary cannot be determined.
     """
     if data.find(settings.dataset).kind == "text":
         return _language(settings, scope)
@@ -72,11 +72,11 @@ def network_of(settings: flags.FlagValues, scope: Scope) -> Network:
 
 
 def total_steps(settings: flags.FlagValues, an_epoch: int | None) -> int | None:
-    """The steps of a run, or None where the length of an epoch is not known.
+    """The steps of a run, or None if the length of an epoch is unknown.
 
     Args:
       settings: the resolved flags.
-      an_epoch: steps in which all data is seen once, or None.
+      an_epoch: steps of one pass over the data, or None.
     """
     if settings.steps:
         return settings.steps
@@ -84,7 +84,7 @@ def total_steps(settings: flags.FlagValues, an_epoch: int | None) -> int | None:
 
 
 def compute_itemsize(settings: flags.FlagValues) -> int:
-    """Bytes of an entry of what a run computes with."""
+    """Bytes per entry in the compute dtype of a run."""
     mixed = "mixed_precision" in settings and settings.mixed_precision
     return 2 if mixed else 4
 
@@ -131,7 +131,7 @@ def _language(settings: flags.FlagValues, scope: Scope) -> Network:
 
 
 def _measured(model: keras.Model) -> dict[str, Any]:
-    """Its parameters, and the bytes of what is neither trained nor the method's."""
+    """Its parameters, and the bytes of variables neither trained nor the method's."""
     parameters = tuple(parameters_of(model))
     every = sum(variable_bytes(variable) for variable in model.non_trainable_variables)
     method = sum(each.set_bytes + each.state_bytes for each in parameters)

@@ -1,4 +1,4 @@
-"""The parameters of a network that is built without being allocated."""
+"""The parameters of a network that is built without allocating its weights."""
 
 import contextlib
 import dataclasses
@@ -28,20 +28,20 @@ class Parameter:
     Attributes:
       path: its path in the model.
       kind: one of `KINDS`.
-      size: its entries.
-      forward: entries of A, `size` if it is dense.
-      backward: entries of B, `size` if all are updated.
-      has_sets: whether the method keeps sets beside it (also one that `exempt="last"`
-        leaves whole).
-      is_sparse: whether a forward or a backward pass leaves entries out.
+      size: number of entries.
+      forward: entries in A; `size` if it is dense.
+      backward: entries in B; `size` if all are updated.
+      has_sets: whether the method stores sets for it, even if `exempt="last"` leaves it
+        dense.
+      is_sparse: whether the forward or the backward pass omits entries.
       reads_alpha: whether the forward pass reads a masked copy.
       dense_updates: whether every entry is updated.
-      on_host: whether its method lets theta stay on the host, as only B is updated.
-      products: sparsities of its three products, where they do not follow from the sets.
+      on_host: whether theta may stay on the host, because only B is updated.
+      products: sparsities of its three products, if they do not follow from the sets.
       saved_activations: sparsity of the input that is kept for its gradient; 0: dense.
-      saves_masked: whether that input is kept as a copy of its own.
+      saves_masked: whether that input is kept as a separate copy.
       set_bytes: bytes of its set codes.
-      state_bytes: bytes of what else the method keeps beside it.
+      state_bytes: bytes of the other state of the method for this weight.
     """
 
     path: str
@@ -73,7 +73,7 @@ class Parameter:
 
 @contextlib.contextmanager
 def unallocated() -> Iterator[None]:
-    """While it is open, Keras variables have shapes and no values.
+    """Within it, Keras variables have shapes but no values.
 
     >>> with unallocated():
     ...     layer = keras.layers.Dense(10**9)
@@ -85,28 +85,28 @@ def unallocated() -> Iterator[None]:
         with keras.StatelessScope(initialize_variables=False):
             yield
     finally:
-        # Keras keeps a list of what it would give values later.
+        # Keras keeps a list of the variables to initialise later.
         keras.utils.clear_session(free_memory=False)
 
 
 def built(
     build: Callable[[], keras.Model], scope: contextlib.AbstractContextManager
 ) -> keras.Model:
-    """A model that is built in a scope and has no values.
+    """A model without values, built in a scope.
 
     Args:
-      build: makes it.
-      scope: of the method.
+      build: builds the model.
+      scope: the scope of the method.
     """
     with unallocated(), scope:
         return build()
 
 
 def parameters_of(model: keras.Model) -> list[Parameter]:
-    """The trainable weights of a model, with what its scope has planned for each.
+    """The trainable weights of a model, with the counts that its scope has planned.
 
-    The counts are those that the scope itself has planned. Of a selection that depends
-    on the weights (`global`; blocks at the edge of a kernel) they are nominal.
+    The counts are nominal if the selection depends on the values of the weights
+    (`global`; blocks at the edge of a kernel).
 
     Args:
       model: built, with or without values.
@@ -133,7 +133,7 @@ def parameters_of(model: keras.Model) -> list[Parameter]:
 
 
 def kind_of(variable: Any) -> str:
-    """The kind of a weight, by its name and shape."""
+    """The kind of a weight, from its name and shape."""
     name, rank = variable.path.split("/")[-1], len(variable.shape)
     if "embedding" in name or "embeddings" in name:
         return EMBEDDINGS
@@ -144,7 +144,7 @@ def kind_of(variable: Any) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class _Sets:
-    """What a product rule asks of a weight, of one that has no sets yet."""
+    """The attributes of a weight that a product rule reads, without sets."""
 
     forward_sparsity: float
     backward_sparsity: float
@@ -195,18 +195,18 @@ def _planned(variable: Any, weight: SparseWeight) -> Parameter:
 
 
 def _entries(weight: SparseWeight, units: int) -> int:
-    """Entries of a number of units; on average, where blocks at an edge are smaller."""
+    """Entries in a number of units; an average if blocks at an edge are smaller."""
     size = math.prod(weight.shape)
     return max(1, round(size * units / weight.units))
 
 
 def variable_bytes(variable: Any) -> int:
-    """Bytes of a variable, which need not have a value."""
+    """Bytes of a variable, with or without a value."""
     return math.prod(variable.shape) * itemsize(variable.dtype)
 
 
 def itemsize(dtype: str) -> int:
-    """Bytes of an entry.
+    """Bytes per entry.
 
     >>> itemsize("bfloat16"), itemsize("int64")
     (2, 8)
@@ -215,5 +215,5 @@ def itemsize(dtype: str) -> int:
 
 
 def kept_of(entries: int, sparsity: float) -> int:
-    """As `distributions.kept`, and 0 of none."""
+    """As `distributions.kept`, but 0 of 0 entries."""
     return kept(entries, sparsity) if entries else 0

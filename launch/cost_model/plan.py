@@ -1,4 +1,4 @@
-"""The plan of one run: everything that is known of its cost, in numbers."""
+"""The plan of one run: all its costs as numbers."""
 
 import dataclasses
 from typing import Any
@@ -33,21 +33,21 @@ _GIGABYTE = 10**9
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What a run will cost.
+    """The cost of a run.
 
     Attributes:
-      network: what is trained.
-      method: its name.
-      batch: examples a step, of all devices.
-      devices: how many, each with an equal part of the batch.
-      steps: of the whole run.
-      flops: of a step on all devices.
+      network: the network.
+      method: name of the method.
+      batch: examples per step, over all devices.
+      devices: number of devices, each with an equal part of the batch.
+      steps: steps of the whole run.
+      flops: FLOPs of a step on all devices.
       flops_in_all: (dense, sparse) FLOPs of the run.
-      memory: of one device and its host.
-      exchange: between workers.
-      times: of a step, in each case; empty where the device is not known.
-      fits: form of storage -> what is to be said about the device's memory.
-      notes: sentences about what is not exact.
+      memory: memory of one device and its host.
+      exchange: the exchange between workers.
+      times: seconds of a step in each case; empty if the device is unknown.
+      fits: form of storage -> whether it fits into the memory of the device.
+      notes: sentences about approximations.
     """
 
     network: Network
@@ -65,7 +65,7 @@ class Plan:
     notes: tuple[str, ...]
 
     def counts(self) -> list[tuple[str, int, int, int]]:
-        """(kind, dense parameters, those in A, those in B) of each kind there is."""
+        """(kind, dense parameters, those in A, those in B) of each kind present."""
         found = []
         for kind in KINDS:
             of_kind = [p for p in self.network.parameters if p.kind == kind]
@@ -78,20 +78,20 @@ class Plan:
         return found
 
     def in_all(self) -> tuple[int, int, int]:
-        """Dense parameters, those in A, those in B."""
+        """Dense parameters, those in A, those in B, over all kinds."""
         columns = list(zip(*(row[1:] for row in self.counts()), strict=True))
         return tuple(map(sum, columns))
 
 
 @dataclasses.dataclass(frozen=True)
 class Fit:
-    """Whether what one device holds fits into its memory.
+    """Whether a run fits into the memory of its devices.
 
     Attributes:
-      fits: on as many devices as are asked for.
-      devices: the least number of devices on which it does, the batch divided evenly
-        among them; None: on none.
-      least: bytes of a device that has one example of the batch, and all of the weights.
+      fits: whether it fits on the given number of devices.
+      devices: the smallest number of devices on which it fits, with the batch divided
+        evenly; None if it fits on no number.
+      least: bytes of a device with one example of the batch and all weights.
     """
 
     fits: bool
@@ -103,12 +103,12 @@ def plan_of(settings: flags.FlagValues, method: str, scope: Scope) -> Plan:
     """Plans a run.
 
     Args:
-      settings: the resolved flags, those of the plan among them.
+      settings: the resolved flags, including those of the plan.
       method: `dense` or a sparse method.
-      scope: opens its scope.
+      scope: opens the scope of the method.
 
     Raises:
-      UserError: if a figure that is needed cannot be known, or flags contradict.
+      UserError: if a necessary size cannot be determined, or flags contradict each other.
     """
     batch, devices = settings.batch_size, _replicas(settings)
     storage = _storage(settings, method)
@@ -159,8 +159,8 @@ def _steps(settings: flags.FlagValues, network: Network) -> int:
     total = total_steps(settings, network.steps_per_epoch)
     if total is None:
         raise UserError(
-            "Expected --steps, as the length of an epoch is that of the text, which is "
-            "not there. Received: --epochs alone"
+            "Expected --steps, as the length of an epoch depends on the text, which was "
+            "not given. Received: only --epochs"
         )
     return total
 
@@ -223,21 +223,21 @@ def _notes(settings: flags.FlagValues, method: str, network: Network, device: De
     distribution = settings.distribution if "distribution" in settings else ""
     if distribution in ("global", "momentum") and method != "dense":
         yield (
-            f"How --distribution={distribution} spreads the sparsity follows from the "
-            "weights as they are trained; it is taken as even."
+            f"--distribution={distribution} depends on the trained weights; a uniform "
+            "distribution is assumed."
         )
     if settings.dataset in PUBLISHED and not settings.vocabulary:
         size = PUBLISHED[settings.dataset]
         yield (
-            f"The text is not read: {size.vocabulary:,} different tokens, as published; "
-            "--vocabulary says otherwise."
+            f"The text is not read: {size.vocabulary:,} distinct tokens, as published; "
+            "change it with --vocabulary."
         )
     if any("cluster_embeddings" in p.path for p in network.parameters):
         yield (
-            "Which tokens reach the tails of the adaptive softmax is taken from Zipf's "
-            "law."
+            "The share of tokens in the tails of the adaptive softmax is estimated by "
+            "Zipf's law."
         )
     if "jit" in settings and settings.jit:
         yield "XLA may keep fewer activations than are counted here."
     if _replicas(settings) > 1 and device.flops and device.network is None:
-        yield "Time leaves out what workers exchange: give --network_bandwidth."
+        yield "Time excludes the exchange between workers: give --network_bandwidth."

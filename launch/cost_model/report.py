@@ -1,4 +1,4 @@
-"""A plan as text and as numbers for machines."""
+"""A plan as text and as JSON."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""The plan of a sensitivity study: many runs of one network."""
+"""The plan of a sensitivity study, which trains one network many times."""
 
 import dataclasses
 import functools
@@ -16,13 +16,13 @@ from launch.support.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """The runs of a study that differ in their seed only.
+    """The runs of a study that have the same cost.
 
     Attributes:
       study: its name.
-      sparsity: of what it makes sparse.
-      runs: how many.
-      plan: of one of them.
+      sparsity: sparsity of its operands.
+      runs: number of runs.
+      plan: the plan of one run.
     """
 
     study: str
@@ -38,7 +38,7 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class StudyPlan:
-    """What a study will cost.
+    """The cost of a study.
 
     Attributes:
       rows: a row for each study and sparsity.
@@ -82,7 +82,7 @@ def study_of(settings: flags.FlagValues) -> StudyPlan:
     """Plans every run of a study.
 
     Raises:
-      UserError: what the scope says of the flags.
+      UserError: for flags that the scope refuses.
     """
     found: dict[tuple[str, float], list] = {}
     for one in sensitivity.planned(settings):

@@ -1,4 +1,4 @@
-"""How large a text and its vocabulary are, also where the text is not there."""
+"""The sizes of texts and their vocabularies, even without the text."""
 
 import dataclasses
 import tempfile
@@ -15,10 +15,9 @@ class TextSize:
     """The size of a text.
 
     Attributes:
-      vocabulary: number of different tokens.
-      train_tokens: tokens of its training part; None: not known.
-      bytes_in_memory: bytes that its training part takes in memory; 0 where it is read
-        from a file.
+      vocabulary: number of distinct tokens.
+      train_tokens: tokens of its training part; None if unknown.
+      bytes_in_memory: bytes of its training part in memory; 0 if it is read from a file.
     """
 
     vocabulary: int
@@ -26,7 +25,7 @@ class TextSize:
     bytes_in_memory: int = 0
 
     def steps_per_epoch(self, batch_size: int, length: int) -> int | None:
-        """As `segments.steps_per_epoch`; None if the tokens are not known."""
+        """As `segments.steps_per_epoch`; None if the number of tokens is unknown."""
         if self.train_tokens is None:
             return None
         return steps_per_epoch(self.train_tokens, batch_size, length)
@@ -38,22 +37,22 @@ PUBLISHED = {
     "wikitext103": TextSize(267_735, 103_227_021),
     "wikitext2": TextSize(33_278, 2_088_628),
 }
-"""Sizes that follow from the published split and the vocabulary of the training part.
+"""Sizes from the published split and the vocabulary of the training part.
 
 Source: Mahoney 2006, Merity et al. 2017 and Dai et al. 2019 (ends of lines are tokens).
 """
 
-_BYTES = 256  # there are no more, and a text in which some do not occur has few less
+_BYTES = 256  # an upper bound, which most texts nearly reach
 
 
 def text_size(settings: flags.FlagValues) -> TextSize:
-    """The size of the text that the flags name; `--vocabulary` counts before it.
+    """The size of the text that the flags name; `--vocabulary` overrides its own.
 
-    Published texts are not looked at. Others are read, which takes as long as it does,
-    unless the flags say all that is to be known.
+    The sizes of published texts are known. Other texts are read, which may take long,
+    unless the flags give the sizes.
 
     Raises:
-      UserError: if neither the flags nor a file tell the vocabulary.
+      UserError: if neither the flags nor a file determine the vocabulary.
     """
     found = PUBLISHED.get(settings.dataset)
     if found is None:
@@ -73,11 +72,11 @@ def _read(settings: flags.FlagValues) -> TextSize:
     if needs_file and not settings.data_dir:
         raise UserError(
             f"Expected --vocabulary, the number of different tokens, or --data_dir with "
-            f"the text, for --dataset={source.name}, whose vocabulary is that of your "
+            f"the text, for --dataset={source.name}, whose vocabulary depends on the "
             "text. Received: neither"
         )
     source.check(settings.data_dir)
-    # Encoded aside: a plan leaves no file behind.
+    # Encoded in a temporary folder: a plan leaves no files.
     with tempfile.TemporaryDirectory() as cache:
         text = source.load(settings.data_dir, cache)
         in_memory = 0 if needs_file else text.train.nbytes

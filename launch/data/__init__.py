@@ -1,7 +1,7 @@
 """The data sets that the launcher can train on, by name.
 
-Nothing here imports TensorFlow: a missing data set is reported before the seconds
-that its import costs.
+Nothing here imports TensorFlow, so that a missing data set is reported before its slow
+import.
 """
 
 from launch.data import (
@@ -45,11 +45,11 @@ def find(name: str, kind: str | None = None) -> Source | TextSource:
     """The source of a name.
 
     Args:
-      name: what `--dataset` calls it.
-      kind: `image` or `text`, what the caller can train on; None: either.
+      name: the value of `--dataset`.
+      kind: `image` or `text`, the kind that the caller can train on; None: either.
 
     Raises:
-      UserError: for a name that is not registered, or is one of another kind.
+      UserError: for a name that is not registered or of another kind.
     """
     names = [n for n, source in DATASETS.items() if kind in (None, source.kind)]
     if name not in names:

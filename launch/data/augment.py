@@ -1,4 +1,4 @@
-"""Crops, flips and normalisation: what is done, apart from what is drawn at random."""
+"""Crops, flips and normalisation, as functions of given random numbers or seeds."""
 
 from collections.abc import Sequence
 
@@ -12,14 +12,14 @@ _ATTEMPTS = 10
 
 
 def crop(images: tf.Tensor, offsets: tf.Tensor, padding: int) -> tf.Tensor:
-    """Shifts each image inside a border of zeros and keeps its size.
+    """Shifts each image within a border of zeros, and keeps its size.
 
     out[b, y, x] = padded[b, y + offsets[b, 0], x + offsets[b, 1]]
 
     Args:
       images: [batch, height, width, channels], any dtype.
-      offsets: [batch, 2] integers from 0 to 2 * padding: down, right. `padding` is
-        the image as it was.
+      offsets: [batch, 2] integers from 0 to 2 * padding: down, right. At `padding` the
+        image is unchanged.
       padding: pixels of zeros on each side.
 
     Returns:
@@ -62,8 +62,8 @@ def normalise(
 
     Args:
       images: [..., channels], any dtype.
-      scale: the highest value a pixel can have.
-      mean, std: for each channel, of pixels divided by `scale`.
+      scale: maximum value of a pixel.
+      mean, std: per channel, of pixels divided by `scale`.
     """
     mean = np.asarray(mean, "float32")
     std = np.asarray(std, "float32")
@@ -76,14 +76,14 @@ def random_box(height: tf.Tensor, width: tf.Tensor, seed: tf.Tensor) -> tf.Tenso
     area ~ U(0.08, 1) * height * width,  log(w / h) ~ U(log 3/4, log 4/3),
     w = round(sqrt(area * w/h)),  h = round(sqrt(area / (w/h))),
 
-    and every place inside the image is as likely as any other. The first of ten draws
-    that fits is taken; if none does, the largest box in the middle whose aspect is
-    within the range. The paper gives the ranges only; that the aspect is uniform in its
-    logarithm, so that lying and standing boxes are as likely, is common practice.
+    with a uniformly distributed position. The first of ten samples that fits is used; if
+    none fits, the largest centred box with an aspect ratio in the range. The paper gives
+    only the ranges; the log-uniform aspect ratio, for which wide and tall boxes are
+    equally likely, is common practice.
 
     Args:
-      height, width: of the image, integers.
-      seed: of stateless random numbers, shape [2].
+      height, width: integers, of the image.
+      seed: seed of stateless random numbers, shape [2].
 
     Returns:
       int32 [4]: top, left, height, width.
@@ -96,7 +96,7 @@ def random_box(height: tf.Tensor, width: tf.Tensor, seed: tf.Tensor) -> tf.Tenso
     aspect = tf.exp(low + (high - low) * draws[:-1, 1])
     sizes = tf.round(tf.sqrt(tf.stack([area / aspect, area * aspect], axis=1)))
     fits = tf.reduce_all((sizes >= 1) & (sizes <= [full_height, full_width]), axis=1)
-    # Too tall an image for the range is cut in its height, too wide a one in its width.
+    # An image that is too tall is cropped in its height, one too wide in its width.
     middle = tf.stack(
         [
             tf.minimum(full_height, tf.round(full_width / _ASPECT[0])),
@@ -117,11 +117,11 @@ def random_box(height: tf.Tensor, width: tf.Tensor, seed: tf.Tensor) -> tf.Tenso
 
 
 def resize(image: tf.Tensor, height: int | tf.Tensor, width: int | tf.Tensor):
-    """The image in another size: bilinear, with antialiasing where it shrinks.
+    """The image resized bilinearly, with antialiasing if it shrinks.
 
     Args:
       image: [height, width, channels], any dtype.
-      height, width: of the result.
+      height, width: size of the result.
 
     Returns:
       float32 [height, width, channels].
@@ -132,15 +132,15 @@ def resize(image: tf.Tensor, height: int | tf.Tensor, width: int | tf.Tensor):
 def central_crop(
     image: tf.Tensor, shorter_side: int, height: int, width: int
 ) -> tf.Tensor:
-    """The middle of an image whose shorter side is first resized.
+    """The central crop of an image, after its shorter side is resized.
 
-    The longer side becomes floor(shorter_side * longer / shorter); where the border
-    cannot be even, the crop lies half a pixel up and left.
+    The longer side becomes floor(shorter_side * longer / shorter). If the border is odd,
+    the crop is half a pixel up and left of the centre.
 
     Args:
       image: [height, width, channels], any dtype.
       shorter_side: pixels of the shorter side, at least `height` and `width`.
-      height, width: of the crop.
+      height, width: size of the crop.
 
     Returns:
       float32 [height, width, channels].

@@ -1,9 +1,9 @@
-"""Text as bytes, read from the user's own files: enwik8, text8, or any other.
+"""Text as bytes, from files of the user: enwik8, text8 or any other.
 
-enwik8 and text8 are the first 10**8 bytes of an English Wikipedia of 2006, as XML and as
-the 26 letters and the space (Mahoney 2006). They are cut as all published results cut
-them, and any other text in the same shares: the first 90 % to train on, then 5 % to
-validate and 5 % to test on.
+enwik8 and text8 are the first 10**8 bytes of the English Wikipedia of 2006, as XML and as
+26 letters and the space (Mahoney 2006). They are split as in all published results, and
+other texts in the same proportions: the first 90 % for training, then 5 % for validation
+and 5 % for testing.
 """
 
 import functools
@@ -23,16 +23,16 @@ _HEAD = 1 << 16
 
 
 def check_benchmark(name: str, data_dir: str | None) -> None:
-    """Raises `UserError` unless the file is there, whole, and what its name says.
+    """Raises `UserError` unless the file exists, is complete, and is the named text.
 
-    Looks at the size and at the first bytes.
+    It checks the size and the first bytes.
 
     Args:
-      name: "enwik8" or "text8", the name of the file too.
+      name: "enwik8" or "text8", which is also the name of the file.
       data_dir: the folder that holds the file, or the file itself.
     """
     remedy = (
-        f"get it once where there is a network with `curl -O "
+        f"download it once, on a machine with a network, with `curl -O "
         f"http://mattmahoney.net/dc/{name}.zip && unzip {name}.zip`"
     )
     if data_dir is None:
@@ -42,7 +42,7 @@ def check_benchmark(name: str, data_dir: str | None) -> None:
     path = _benchmark_file(name, data_dir)
     if not path.is_file():
         raise UserError(
-            f"{path} is not there: pass the folder of the file {name} with --data_dir, "
+            f"{path} does not exist: pass the folder of the file {name} with --data_dir, "
             f"or {remedy}."
         )
     size = path.stat().st_size
@@ -60,7 +60,7 @@ def check_benchmark(name: str, data_dir: str | None) -> None:
         )
     if name == "text8" and head.strip(letters):
         raise UserError(
-            f"Expected {path} to hold the letters a to z and the space only. Received: "
+            f"Expected {path} to hold only the letters a to z and the space. Received: "
             f"{head.strip(letters)[:1]!r}; {remedy}."
         )
 
@@ -68,18 +68,18 @@ def check_benchmark(name: str, data_dir: str | None) -> None:
 def load_benchmark(
     name: str, data_dir: str | None, cache: str | None = None
 ) -> TextData:
-    """Reads enwik8 or text8: 90, 5 and 5 million bytes.
+    """Reads enwik8 or text8, split into 90, 5 and 5 million bytes.
 
-    The tokens are the bytes that occur, 205 of enwik8 and 27 of text8, numbered in
-    their order. See `vocabulary.byte_vocabulary` for those that the training part does
-    not have. They are encoded once, into `cache`.
+    The tokens are the bytes that occur, 205 in enwik8 and 27 in text8, in ascending
+    order. See `vocabulary.byte_vocabulary` for bytes that are missing in the training
+    part. The text is encoded once, into `cache`.
 
     Args:
       name, data_dir: as for `check_benchmark`.
-      cache: folder of the encoded text; by default `.topkast_tf` beside the file.
+      cache: folder of the encoded text; by default `.topkast_tf` next to the file.
 
     Raises:
-      UserError: if the file is not there or not whole.
+      UserError: if the file is missing or incomplete.
     """
     check_benchmark(name, data_dir)
     path = _benchmark_file(name, data_dir)
@@ -87,9 +87,9 @@ def load_benchmark(
 
 
 def check_own(data_dir: str | None) -> None:
-    """Raises `UserError` unless `data_dir` is a file, or a folder of files, with bytes.
+    """Raises `UserError` unless `data_dir` is a file or folder with at least 40 bytes.
 
-    Three parts with a token to predict in each take at least 40 bytes.
+    Three parts with a token to predict in each need that many.
     """
     if data_dir is None:
         raise UserError(
@@ -98,7 +98,7 @@ def check_own(data_dir: str | None) -> None:
     root = pathlib.Path(data_dir).expanduser()
     if not root.exists():
         raise UserError(
-            f"{root} is not there: pass a file or a folder of files with --data_dir."
+            f"{root} does not exist: pass a file or a folder of files with --data_dir."
         )
     size = sum(path.stat().st_size for path in own_files(root))
     if size < 40:
@@ -108,12 +108,12 @@ def check_own(data_dir: str | None) -> None:
 
 
 def load_own(data_dir: str | None, cache: str | None = None) -> TextData:
-    """Reads any file, or the files of a folder one after the other, as bytes.
+    """Reads a file, or the concatenated files of a folder, as bytes.
 
     Args:
-      data_dir: the file or the folder; of a folder the files in the order of their
-        names, but for those that are hidden.
-      cache: folder of the encoded text; by default `.topkast_tf` beside the file or in
+      data_dir: the file or the folder; the files of a folder are read in the order of
+        their names, without hidden files.
+      cache: folder of the encoded text; by default `.topkast_tf` next to the file or in
         the folder.
 
     Raises:
@@ -127,7 +127,7 @@ def load_own(data_dir: str | None, cache: str | None = None) -> TextData:
 
 
 def own_files(root: pathlib.Path) -> list[pathlib.Path]:
-    """The file, or the files below a folder in the order of their names, none hidden."""
+    """The file, or the files below a folder sorted by name, without hidden files."""
     if root.is_file():
         return [root]
     found = []
@@ -141,7 +141,7 @@ def own_files(root: pathlib.Path) -> list[pathlib.Path]:
 
 
 def spans(size: int) -> dict[str, tuple[int, int]]:
-    """First byte of each part and the one after its last.
+    """(start, stop) of the bytes of each part.
 
     >>> spans(100_000_000)["valid"]
     (90000000, 95000000)
@@ -153,7 +153,7 @@ def spans(size: int) -> dict[str, tuple[int, int]]:
 def read_blocks(
     files: Sequence[pathlib.Path], start: int, stop: int
 ) -> Iterator[np.ndarray]:
-    """The bytes from `start` to `stop` of the files one after the other, in blocks."""
+    """The bytes from `start` to `stop` of the concatenated files, in blocks."""
     begin = 0
     for path in files:
         end = begin + path.stat().st_size

@@ -1,4 +1,4 @@
-"""CIFAR-10 as tensorflow-datasets has prepared it; read, never downloaded.
+"""CIFAR-10, prepared by tensorflow-datasets; it is read and never downloaded.
 
 50,000 and 10,000 colour images of 32x32 pixels (Krizhevsky 2009).
 """
@@ -19,19 +19,19 @@ def prepared(data_dir: str | None) -> pathlib.Path:
       data_dir: DIR; by default $TFDS_DATA_DIR, else ~/tensorflow_datasets.
 
     Raises:
-      UserError: if there is none; the sentence says how to get one.
+      UserError: if there is none; the message says how to prepare it.
     """
     return prepared_data.find(_NAME, _TITLE, data_dir)
 
 
 def load(data_dir: str | None) -> ImageData:
-    """Reads all images into memory (180 MB), in the order they were written.
+    """Reads all images into memory (180 MB), in the order of the files.
 
     Args:
       data_dir: as for `prepared`.
 
     Raises:
-      UserError: if the data is not there, or damaged.
+      UserError: if the data is missing or damaged.
     """
     folder = prepared(data_dir)
     return ImageData(

@@ -1,4 +1,4 @@
-"""CIFAR-100 as tensorflow-datasets has prepared it; read, never downloaded.
+"""CIFAR-100, prepared by tensorflow-datasets; it is read and never downloaded.
 
 50,000 and 10,000 colour images of 32x32 pixels in 100 fine classes (Krizhevsky 2009).
 """
@@ -12,14 +12,14 @@ _NAME, _TITLE = "cifar100", "CIFAR-100"
 
 
 def load(data_dir: str | None) -> ImageData:
-    """Reads all images into memory (180 MB), in the order they were written.
+    """Reads all images into memory (180 MB), in the order of the files.
 
     Args:
       data_dir: the folder that holds `cifar100/VERSION`; by default $TFDS_DATA_DIR,
         else ~/tensorflow_datasets.
 
     Raises:
-      UserError: if the data is not there, or damaged.
+      UserError: if the data is missing or damaged.
     """
     folder = prepared.find(_NAME, _TITLE, data_dir)
     return ImageData(

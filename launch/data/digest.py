@@ -1,4 +1,4 @@
-"""A short name for a data set, which another data set does not have."""
+"""A short digest that identifies a data set."""
 
 import hashlib
 from collections.abc import Iterable
@@ -9,10 +9,10 @@ _PART = 1 << 20
 
 
 def digest(*parts: Iterable[str] | np.ndarray) -> str:
-    """A name for data: the same for the same data, another for other data.
+    """A digest of data.
 
-    Of an array its type, its shape and the first million of its bytes count; reading all
-    of a large one would take longer than whoever asks wants to wait.
+    Of an array it includes the dtype, the shape and the first million bytes, because
+    reading all of a large array would take too long.
 
     Args:
       parts: arrays and sequences of strings.

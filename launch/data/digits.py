@@ -1,4 +1,4 @@
-"""Handwritten digits that come with scikit-learn: real images, no download.
+"""Handwritten digits that are bundled with scikit-learn: real images, no download.
 
 1,797 grey images of 8x8 pixels with values 0 to 16: the test part of the UCI
 "Optical Recognition of Handwritten Digits" (Alpaydin and Kaynak 1998).
@@ -13,7 +13,7 @@ TEST_EXAMPLES = 360
 
 
 def check(data_dir: str | None) -> None:
-    """Raises `UserError` if scikit-learn, which holds the images, is missing."""
+    """Raises `UserError` if scikit-learn, which contains the images, is missing."""
     if importlib.util.find_spec("sklearn") is None:
         raise UserError(
             "--dataset=digits is part of scikit-learn, which is not installed: "
@@ -22,12 +22,12 @@ def check(data_dir: str | None) -> None:
 
 
 def load(data_dir: str | None) -> ImageData:
-    """Reads the digits and splits them: 1,437 to train on, 360 to test on.
+    """Reads the digits and splits them: 1,437 for training, 360 for testing.
 
-    The split is fixed and stratified: every class has its share in both parts.
+    The split is fixed, and stratified by class.
 
     Args:
-      data_dir: not used, the images come with the package.
+      data_dir: not used, because the images are part of the package.
     """
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split

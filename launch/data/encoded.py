@@ -1,10 +1,10 @@
-"""Encoded text in files, so that a text is encoded once and mapped ever after.
+"""Encoded text in files, so that a text is encoded once and memory-mapped afterwards.
 
-    FOLDER/NAME-DIGEST/     index.json                  what it was made from, vocabulary
+    FOLDER/NAME-DIGEST/     index.json                  its sources, the vocabulary
                             train.npy, valid.npy, test.npy
 
-A folder appears under its name once it is whole, and is used as long as the text has
-the size and the time of change that it had.
+A folder gets its name when it is complete, and is used until the size or the modification
+time of the text changes.
 """
 
 import dataclasses
@@ -26,19 +26,19 @@ from launch.support.files import TEMPORARY
 FOLDER = ".topkast_tf"
 PARTS = ("train", "valid", "test")
 _INDEX = "index.json"
-# Another one after a change of how text is encoded.
+# To be increased when the encoding changes.
 _FORMAT = 1
 _ABANDONED = 24 * 3600
 
 
 @dataclasses.dataclass(frozen=True)
 class Encoding:
-    """A text that is about to be encoded.
+    """A text to be encoded.
 
     Attributes:
       vocabulary: the token of each id.
       lengths: number of tokens of each part.
-      blocks: the ids of a part, in blocks; may be asked for more than once.
+      blocks: returns the ids of a part in blocks; may be called repeatedly.
     """
 
     vocabulary: Sequence[str]
@@ -47,7 +47,7 @@ class Encoding:
 
     @property
     def dtype(self) -> np.dtype:
-        """The smallest unsigned integers that hold all ids."""
+        """The smallest unsigned integer type that holds all ids."""
         return np.min_scalar_type(len(self.vocabulary) - 1)
 
 
@@ -58,17 +58,16 @@ def load(
     encode: Callable[[], Encoding],
     **settings: Any,
 ) -> tuple[Sequence[str], dict[str, np.ndarray]]:
-    """The vocabulary and the ids of each part: mapped from files, made if need be.
+    """The vocabulary and the ids of each part, mapped from files, which it may write.
 
-    Where the folder cannot be written, which is said on stderr, the ids are kept in
-    memory.
+    If the folder cannot be written, the ids are kept in memory, with a warning on stderr.
 
     Args:
-      folder: what holds the encoded texts.
-      name: of the data set.
+      folder: the folder of encoded texts.
+      name: name of the data set.
       inputs: the files of the text.
-      encode: begins to encode them.
-      settings: what else the encoding depends on.
+      encode: starts the encoding.
+      settings: other parameters of the encoding.
 
     Returns:
       The token of each id, and {part: unsigned integers of shape [tokens]}.
@@ -85,8 +84,8 @@ def load(
         except OSError as error:
             problem = error.strerror or str(error)
         else:
-            problem = "it does not read back"
-        # Another process may have been faster; what it wrote is as good.
+            problem = "it cannot be read back"
+        # Another process may have written the same entry first.
         found = _read(entry, key)
         if found is None:
             terminal.warning(
@@ -116,7 +115,7 @@ def _state(path: pathlib.Path) -> tuple[int, int]:
 
 
 def _read(entry: pathlib.Path, key: dict[str, Any]):
-    """What an entry holds; None if there is none, or it is another's or damaged."""
+    """The content of an entry; None if it is missing, damaged, or has another key."""
     try:
         index = json.loads((entry / _INDEX).read_text(encoding="utf-8"))
         if index["key"] != key:
@@ -136,7 +135,7 @@ def _write(entry: pathlib.Path, key: dict[str, Any], encoding: Encoding) -> None
     try:
         for part in PARTS:
             with open(made / f"{part}.npy", "wb") as file:
-                # Written, not mapped: a full disk is an error then, and not a crash.
+                # Written, not mapped, so that a full disk is an error and not a crash.
                 header = {
                     "descr": np.lib.format.dtype_to_descr(encoding.dtype),
                     "fortran_order": False,
@@ -155,7 +154,7 @@ def _write(entry: pathlib.Path, key: dict[str, Any], encoding: Encoding) -> None
             json.dump(index, file)
             _sync(file)
         if entry.exists():
-            # A folder that is not empty cannot be replaced, only moved out of the way.
+            # A folder that is not empty cannot be replaced, but it can be moved.
             os.replace(entry, made / "replaced")
             shutil.rmtree(made / "replaced", ignore_errors=True)
         os.replace(made, entry)
@@ -169,7 +168,7 @@ def _sync(file) -> None:
 
 
 def _remove_abandoned(folder: pathlib.Path) -> None:
-    """Removes what a killed run has left; what another writes just now is younger."""
+    """Removes old folders of killed runs; those that another run writes are newer."""
     for path in folder.glob(f"{TEMPORARY}*"):
         try:
             newest = max(p.stat().st_mtime for p in [path, *path.iterdir()])

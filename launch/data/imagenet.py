@@ -1,7 +1,7 @@
-"""ImageNet (ILSVRC 2012) as tensorflow-datasets has prepared it; never downloaded.
+"""ImageNet (ILSVRC 2012), prepared by tensorflow-datasets; it is never downloaded.
 
 1,281,167 and 50,000 colour images in 1,000 classes (Russakovsky et al. 2015): 140 GB of
-JPEG files, which are read as training goes on.
+JPEG files, which are read during training.
 """
 
 import functools
@@ -14,14 +14,14 @@ _SHAPE = (224, 224, 3)
 
 
 def stream(data_dir: str | None) -> ImageStream:
-    """What to read and how to prepare it; reads only how many images there are.
+    """The files and how to prepare their images; reads only the number of images.
 
     Args:
       data_dir: the folder that holds `imagenet2012/VERSION`; by default
         $TFDS_DATA_DIR, else ~/tensorflow_datasets.
 
     Raises:
-      UserError: if the data is not there.
+      UserError: if the data is missing.
     """
     folder = prepared.find(_NAME, _TITLE, data_dir)
     import tensorflow_datasets as tfds

@@ -1,7 +1,7 @@
-"""Batches as functions of (seed, step): what a resumed run needs to be the same run.
+"""Batches as functions of (seed, step), so that a resumed run is bitwise the same.
 
-No generator is carried along. The order of an epoch follows from the seed and the
-epoch, crops and flips from the seed and the step.
+There is no generator state. The order of an epoch depends on the seed and the epoch,
+crops and flips on the seed and the step.
 """
 
 import tensorflow as tf
@@ -13,7 +13,7 @@ from launch.data.source import ImageData, ImageStream
 
 
 def steps_per_epoch(train_examples: int, batch_size: int) -> int:
-    """Full batches in an epoch; the examples left over differ from epoch to epoch."""
+    """Full batches in an epoch; the remaining examples differ between epochs."""
     return train_examples // batch_size
 
 
@@ -30,12 +30,12 @@ def training_batches(
 
     Args:
       data: the images, in memory or streamed.
-      batch_size: images a step, at most the number of training examples.
-      seed: of the order and of the augmentation.
+      batch_size: images per step, at most the number of training examples.
+      seed: seed of the order and of the augmentation.
       first_step: step of the first batch, counted from 0 over the whole run.
       steps: number of batches.
       shard: (index of this worker, number of workers): it gets its rows of the batches
-        that one worker alone would get, augmented the same.
+        that a single worker would get, with the same augmentation.
 
     Returns:
       A data set of (images, labels): float32 [batch, height, width, channels],
@@ -79,9 +79,9 @@ def training_batches(
 def indices(
     train_examples: int, *, batch_size: int, seed: int, first_step: int, steps: int
 ) -> tf.data.Dataset:
-    """(step, indices of its examples): each epoch a new permutation, cut in batches.
+    """(step, indices of its examples), from a new permutation in each epoch.
 
-    Arguments as for `training_batches`; `train_examples` is the number to permute.
+    Arguments as for `training_batches`; `train_examples` are permuted.
     """
     per_epoch = steps_per_epoch(train_examples, batch_size)
     first_epoch = first_step // per_epoch
@@ -108,11 +108,11 @@ def evaluation_batches(
     batch_size: int = 500,
     shard: tuple[int, int] = (0, 1),
 ) -> tf.data.Dataset:
-    """All test images in their order, normalised, not augmented; one-hot labels.
+    """All test images in order, normalised and not augmented, with one-hot labels.
 
     Args:
       data: the images, in memory or streamed.
-      batch_size: images a batch, of which the last may have fewer.
+      batch_size: images per batch; the last batch may have fewer.
       shard: (index of this worker, number of workers): it gets its rows of the batches.
     """
     if isinstance(data, ImageStream):
@@ -137,8 +137,8 @@ def normalise(images: tf.Tensor, data: ImageData) -> tf.Tensor:
 
 
 def _augment(images, data: ImageData, seed: int, step, batch_size: int, rows: slice):
-    # Drawn for the global batch, so that a worker's images do not depend on how many
-    # workers there are.
+    # Sampled for the global batch, so that the images do not depend on the number of
+    # workers.
     if data.padding:
         offsets = tf.random.stateless_uniform(
             [batch_size, 2],
@@ -146,7 +146,7 @@ def _augment(images, data: ImageData, seed: int, step, batch_size: int, rows: sl
             maxval=2 * data.padding + 1,
             dtype=tf.int32,
         )
-        # Cropped before it is normalised: the border is black, not the mean.
+        # Cropped before normalisation, so that the border is black and not the mean.
         images = augment.crop(images, offsets[rows], data.padding)
     if data.flip:
         draws = tf.random.stateless_uniform(

@@ -1,6 +1,6 @@
-"""Data sets that tensorflow-datasets has prepared: found and read, never downloaded.
+"""Data sets prepared by tensorflow-datasets, which are read and never downloaded.
 
-DIR/NAME/VERSION/dataset_info.json      what there is
+DIR/NAME/VERSION/dataset_info.json      the splits and their sizes
                  NAME-SPLIT.tfrecord-*  the examples
 """
 
@@ -18,15 +18,15 @@ def find(name: str, title: str, data_dir: str | None) -> pathlib.Path:
     """The folder of the newest prepared version, `DIR/NAME/VERSION`.
 
     Args:
-      name: what tensorflow-datasets calls the data set.
-      title: what a sentence calls it.
+      name: its name in tensorflow-datasets.
+      title: its name in messages.
       data_dir: DIR; by default $TFDS_DATA_DIR, else ~/tensorflow_datasets.
 
     Raises:
-      UserError: if there is none; the sentence says how to get one.
+      UserError: if there is none; the message says how to prepare it.
     """
-    # tensorflow-datasets reads the variable when it is imported, and asks the network
-    # for data that it does not find: both are settled here, by looking at the files.
+    # tensorflow-datasets reads the variable at import, and accesses the network for data
+    # that it does not find. Looking for the files here avoids both.
     root = pathlib.Path(
         data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
     ).expanduser()
@@ -45,9 +45,9 @@ def find(name: str, title: str, data_dir: str | None) -> pathlib.Path:
 
 
 def check(name: str, title: str, data_dir: str | None) -> None:
-    """Raises `UserError` if the data, a part of it or the package is missing.
+    """Raises `UserError` if the data, a part of it, or the package is missing.
 
-    The files are counted and their sizes added up; they are not read.
+    It checks the number of files and their total size, and does not read them.
 
     Args:
       name, title, data_dir: as for `find`.
@@ -64,10 +64,10 @@ def check(name: str, title: str, data_dir: str | None) -> None:
 
 
 def read(folder: pathlib.Path, title: str, split: str) -> tuple[np.ndarray, np.ndarray]:
-    """All images and labels of a split, in the order they were written.
+    """All images and labels of a split, in the order of the files.
 
     Args:
-      folder: as `find` gives it.
+      folder: from `find`.
       title: as for `find`.
       split: `train` or `test`.
 
@@ -75,14 +75,14 @@ def read(folder: pathlib.Path, title: str, split: str) -> tuple[np.ndarray, np.n
       uint8 [examples, height, width, channels] and int64 [examples].
 
     Raises:
-      UserError: if what the files hold is damaged.
+      UserError: if the files are damaged.
     """
     import tensorflow as tf
     import tensorflow_datasets as tfds
 
-    # From the folder itself: no version is compared with a catalogue, no network.
+    # From the folder itself, without a catalogue of versions and without the network.
     builder = tfds.builder_from_directory(folder)
-    # One file at a time keeps the order the same however many files there are.
+    # One file at a time, so that the order does not depend on the number of files.
     config = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
     try:
         everything = builder.as_dataset(
@@ -100,7 +100,7 @@ def _recipe(name: str) -> str:
 
 
 def _damaged(folder: pathlib.Path, title: str, damage: str) -> UserError:
-    """The sentence about damaged data, and what to do."""
+    """The error for damaged data, with what to do."""
     return UserError(
         f"{title} in {folder} is damaged: {damage}; remove that folder and prepare the "
         f'data again with `python -c "{_recipe(folder.parent.name)}, '
@@ -109,7 +109,7 @@ def _damaged(folder: pathlib.Path, title: str, damage: str) -> UserError:
 
 
 def _damage(folder: pathlib.Path) -> str:
-    """What is wrong with the files, for a sentence; empty if nothing is."""
+    """The damage of the files, as part of a message; empty if there is none."""
     try:
         info = json.loads((folder / "dataset_info.json").read_text(encoding="utf-8"))
         splits = [
@@ -126,7 +126,7 @@ def _damage(folder: pathlib.Path) -> str:
         files = list(folder.glob(f"*-{name}.*-of-{count:05d}"))
         if len(files) != count:
             return f"expected {count} files of its {name} part, received {len(files)}"
-        # The records' own bytes, to which the files add a few for each record.
+        # The bytes of the records, to which a file adds a few per record.
         found = sum(file.stat().st_size for file in files)
         if found < size:
             return f"expected {size} bytes of its {name} part, received {found}"

@@ -1,4 +1,4 @@
-"""The progress of what is read."""
+"""The progress of reading."""
 
 import sys
 
@@ -6,11 +6,11 @@ from launch.support import terminal
 
 
 class Bytes:
-    """Counts bytes to a total; a bar on stderr shows them, on terminals only.
+    """Counts bytes up to a total, with a bar on stderr if that is a terminal.
 
     Args:
-      title: what is done.
-      total: bytes.
+      title: the text before the bar.
+      total: number of bytes.
     """
 
     def __init__(self, title: str, total: int):
@@ -20,7 +20,7 @@ class Bytes:
         self._status = terminal.Status(sys.stderr, lines=False)
 
     def advance(self, count: int) -> None:
-        """Notes that `count` more bytes are done."""
+        """Adds `count` bytes."""
         self._done += count
         if self._done >= self._total:
             self._status.clear()

@@ -1,18 +1,18 @@
-"""Seeds of stateless random numbers: one for every use and every time."""
+"""Seeds of stateless random numbers, one for each use and each step."""
 
 import tensorflow as tf
 
-# One stream of random numbers for each use. Their values are part of what a run is.
+# One stream of random numbers for each use. Other values would change the results.
 ORDER, CROP, FLIP, FILES = range(4)
 
 
 def seed_of(seed: int, stream: int, *times: int | tf.Tensor) -> tf.Tensor:
-    """A stateless seed that depends on nothing but its arguments.
+    """A stateless seed that depends only on its arguments.
 
     Args:
-      seed: of the run.
+      seed: the seed of the run.
       stream: the use, one of the constants of this module.
-      times: step or epoch, and the place in it where there is one.
+      times: step or epoch, and optionally the index in it.
 
     Returns:
       An int64 tensor of shape [2], for `tf.random.stateless_*`.

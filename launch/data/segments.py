@@ -1,10 +1,9 @@
-"""Segments of a text in the order that a memory of earlier segments needs.
+"""Segments of a text, in the order that a memory of earlier segments requires.
 
-The text is cut into as many contiguous streams as a batch has rows. Row b of a batch is
-the next segment of stream b: it goes on where row b of the batch before has ended, so a
-model may keep what it has seen of each row (Dai et al. 2019). Batches are functions of
-the step; nothing is carried along, and a text that is mapped from a file is read where
-a batch needs it.
+The text is split into one contiguous stream for each row of a batch. Row b of a batch is
+the next segment of stream b, which continues row b of the previous batch, so that a model
+may keep a memory for each row (Dai et al. 2019). Batches are functions of the step,
+without other state. Of a memory-mapped text only the segments of a batch are read.
 """
 
 import hashlib
@@ -19,13 +18,12 @@ from launch.support.errors import UserError
 def steps_per_epoch(tokens: int, batch_size: int, length: int) -> int:
     """Full segments in a stream: floor(floor((tokens - 1) / batch_size) / length).
 
-    The last token is only predicted. What is left over at the end of each stream is
-    less than a segment.
+    The last token is only a target. Less than a segment remains at the end of a stream.
 
     Args:
-      tokens: of the training part.
-      batch_size: streams.
-      length: tokens of a segment.
+      tokens: number of tokens of the training part.
+      batch_size: number of streams.
+      length: tokens per segment.
 
     Raises:
       UserError: if the text is too short for one step.
@@ -54,26 +52,27 @@ def segment_batches(
 ) -> tf.data.Dataset:
     """The batches of steps `first_step` ... `first_step + steps - 1`.
 
-    With S = floor((tokens - 1) / batch_size) tokens a stream, at step t of an epoch
+    With S = floor((tokens - 1) / batch_size) tokens per stream, at step t of an epoch
 
         inputs[b, i] = tokens[b * S + t * length + i],
         targets[b, i] = tokens[b * S + t * length + i + 1].
 
-    After the last step of an epoch (see `steps_per_epoch`) each stream begins again: the
-    first step of an epoch, when `step % steps_per_epoch == 0`, does not go on from the
-    step before.
+    After the last step of an epoch (see `steps_per_epoch`) each stream restarts: the
+    first step of an epoch, when `step % steps_per_epoch == 0`, does not continue the
+    previous step.
 
     Args:
-      tokens: integers of shape [tokens], in memory or mapped from a file.
+      tokens: integers of shape [tokens], in memory or memory-mapped.
       batch_size: rows of the global batch.
-      length: tokens of a segment.
+      length: tokens per segment.
       first_step: step of the first batch, counted from 0 over the whole run.
       steps: number of batches.
       shard: (index of this worker, number of workers): it gets its rows of the batches
-        that one worker alone would get.
-      offset_seed: if given, the text of each epoch begins at a token of its own, drawn
-        from (offset_seed, epoch), and after its end goes on with its beginning; other
-        segments than those of the epoch before. By default all epochs are the same.
+        that a single worker would get.
+      offset_seed: if given, each epoch starts at a random token, sampled from
+        (offset_seed, epoch), and wraps around at the end of the text, so that its
+        segments differ from those of the previous epoch. By default all epochs are the
+        same.
 
     Returns:
       A data set of (inputs, targets): int32 [rows, length].
@@ -107,20 +106,20 @@ def evaluation_steps(tokens: int, batch_size: int, length: int) -> int:
 def evaluation_segments(
     tokens: np.ndarray, batch_size: int, length: int
 ) -> tf.data.Dataset:
-    """Segments that predict each token exactly once, but the first, which none precedes.
+    """Segments that predict each token exactly once, except the first one of the text.
 
-    Streams and rows as for training, but that nothing is left over: where a stream ends
-    before its last segment does, ids are 0 and weights 0. So
+    Streams and rows are as for training, but complete: after the end of a stream, ids and
+    weights are 0. So
 
         sum(weights * loss(inputs, targets)) / sum(weights)
 
-    is the mean over all tokens, whatever `batch_size` and `length` are. A row begins with
-    no memory: of a model with memory the figures published are those of few rows.
+    is the mean over all tokens, for any `batch_size` and `length`. A row starts without
+    memory; published results of models with memory use few rows.
 
     Args:
-      tokens: integers of shape [tokens], in memory or mapped from a file.
-      batch_size: rows.
-      length: tokens of a segment.
+      tokens: integers of shape [tokens], in memory or memory-mapped.
+      batch_size: number of rows.
+      length: tokens per segment.
 
     Returns:
       A data set of (inputs, targets, weights): int32, int32 and float32, all
@@ -159,13 +158,13 @@ def _evaluation_stream(tokens: int, batch_size: int) -> int:
 
 
 def _offset(seed: int, epoch: int, tokens: int) -> int:
-    """Where the text of an epoch begins; from a digest, the same in every NumPy."""
+    """The first token of an epoch; from a digest, independent of the NumPy version."""
     digest = hashlib.sha256(f"{seed}/{epoch}".encode()).digest()
     return int.from_bytes(digest[:8], "big") % tokens
 
 
 def _read(batch, steps: range, specs) -> tf.data.Dataset:
-    """A data set of what `batch` gives for each of the steps, in their order."""
+    """A data set of `batch(step)` for each of the steps, in order."""
 
     def read(step):
         found = tf.numpy_function(batch, [step], [dtype for dtype, _ in specs])

@@ -1,10 +1,10 @@
-"""Which rows of a global batch are a worker's own."""
+"""The rows of a global batch that belong to a worker."""
 
 from launch.support.errors import UserError
 
 
 def rows(batch_size: int, shard: tuple[int, int]) -> slice:
-    """The contiguous rows of one worker; those of all workers are the whole batch.
+    """The contiguous rows of one worker; all workers together have the whole batch.
 
     Args:
       batch_size: rows of the global batch.

@@ -1,16 +1,16 @@
-"""Batches of any number of rows, cut among those who evaluate them."""
+"""Splits batches of any number of rows among workers and replicas."""
 
 import tensorflow as tf
 
 
 def share(batch: tuple[tf.Tensor, ...], shard) -> tuple[tf.Tensor, ...]:
-    """The rows of a batch that are one shard's: those of all shards are the batch.
+    """The rows of a batch that belong to one shard; all shards together have the batch.
 
     Shard i of n gets the rows from ``floor(i * rows / n)`` up to
-    ``floor((i + 1) * rows / n)``; none if there are fewer rows than shards.
+    ``floor((i + 1) * rows / n)``, possibly none if there are fewer rows than shards.
 
     Args:
-      batch: tensors of the same number of rows.
+      batch: tensors with the same number of rows.
       shard: (index, number of shards).
 
     >>> [int(n) for n in share((tf.range(5),), (1, 2))[0]]
@@ -30,6 +30,6 @@ def shares(count: int, *batch: tf.Tensor) -> tf.data.Dataset:
 
     Args:
       count: number of shards.
-      *batch: tensors of the same number of rows.
+      *batch: tensors with the same number of rows.
     """
     return tf.data.Dataset.range(count).map(lambda index: share(batch, (index, count)))

@@ -1,4 +1,4 @@
-"""What the launcher knows of a data set: before it is read, and once it is."""
+"""The description of a data set of images, and its images."""
 
 import dataclasses
 import pathlib
@@ -13,14 +13,14 @@ from launch.support.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class ImageData:
-    """Images in memory, as they were stored, with how to prepare them.
+    """Images in memory, as stored, and how to prepare them.
 
     Attributes:
       train_images, test_images: uint8, [examples, height, width, channels].
       train_labels, test_labels: int64, [examples].
       classes: number of classes.
-      scale: the highest value a pixel can have.
-      mean, std: of the training set for each channel, of pixels divided by `scale`.
+      scale: maximum value of a pixel.
+      mean, std: per channel, over the pixels of the training set divided by `scale`.
       padding: pixels of zeros on each side before the random crop; 0: no crop.
       flip: whether training images are mirrored left to right at random.
     """
@@ -38,7 +38,7 @@ class ImageData:
 
     @property
     def digest(self) -> str:
-        """A name that other images do not have."""
+        """A digest that identifies the images."""
         return digest(
             *(self.train_images, self.train_labels),
             *(self.test_images, self.test_labels),
@@ -47,12 +47,12 @@ class ImageData:
     def subset(self, train_examples: int) -> "ImageData":
         """The same data with the first N training examples of a fixed permutation.
 
-        The permutation does not depend on the run's seed, so that N examples are the
-        same N in every run.
+        The permutation does not depend on the seed of the run, so that the N examples are
+        the same in every run.
 
         Args:
-          train_examples: N, from 1 to the number of training examples; all of them
-            are left in their order.
+          train_examples: N, from 1 to the number of training examples; if N is all of
+            them, they are not permuted.
         """
         if train_examples == len(self.train_images):
             return self
@@ -67,17 +67,17 @@ class ImageData:
 
 @dataclasses.dataclass(frozen=True)
 class ImageStream:
-    """Images that are read from their files as training goes on.
+    """Images that are read from their files during training.
 
     Attributes:
       train_files, test_files: TFRecord files of examples with `image`, a JPEG file, and
         `label`, an integer.
-      train_examples: records in `train_files`.
+      train_examples: number of records in `train_files`.
       classes: number of classes.
-      image_shape: (height, width, channels) that an image is cropped to.
+      image_shape: (height, width, channels) of an image after cropping.
       shorter_side: pixels of the shorter side of a test image before its central crop.
-      scale: the highest value a pixel can have.
-      mean, std: of the training set for each channel, of pixels divided by `scale`.
+      scale: maximum value of a pixel.
+      mean, std: per channel, over the pixels of the training set divided by `scale`.
     """
 
     train_files: tuple[str, ...]
@@ -92,44 +92,44 @@ class ImageStream:
 
     @property
     def digest(self) -> str:
-        """A name that files of other names do not have; they are not read."""
+        """A digest of the names of the files and their number of examples, unread."""
         names = [pathlib.Path(file).name for file in self.train_files + self.test_files]
         return digest(names, [str(self.train_examples)])
 
     def subset(self, train_examples: int) -> "ImageStream":
-        """The same data, if all of it is asked for; nothing less can be streamed.
+        """This data; a part of it cannot be streamed.
 
         Args:
-          train_examples: the number of training examples.
+          train_examples: must be the number of all training examples.
 
         Raises:
           UserError: for any other number.
         """
         if train_examples != self.train_examples:
             raise UserError(
-                "Expected no --train_examples for data that is read from its files, or "
-                f"all {self.train_examples} of them. Received: {train_examples}"
+                "Expected no --train_examples for data that is streamed from files, or all "
+                f"{self.train_examples} examples. Received: {train_examples}"
             )
         return self
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """A data set of images that can be read: `load` or `stream`, one of the two.
+    """A data set of images that can be read, either by `load` or by `stream`.
 
     Attributes:
       kind: "image".
       unit: "image".
-      name: what `--dataset` calls it.
-      train_examples: images to train on.
+      name: the value of `--dataset`.
+      train_examples: number of training images.
       image_shape: (height, width, channels).
       classes: number of classes.
-      model: the model that is trained on it if none is named.
-      check: raises `UserError` with what to do if the data is not in `data_dir`
-        (None: the default place); quick and without a network.
-      load: reads all of it from `data_dir`; never touches a network.
-      stream: says how to read it from `data_dir` bit by bit, where it is too large for
-        memory.
+      model: the default model.
+      check: raises `UserError` with what to do if the data is not in `data_dir` (None:
+        the default folder); quick and without a network.
+      load: reads all of it from `data_dir`; never accesses a network.
+      stream: describes how to read it from `data_dir` during training, if it is too
+        large for memory.
     """
 
     name: str
@@ -151,6 +151,6 @@ class Source:
             )
 
     def open(self, data_dir: str | None) -> ImageData | ImageStream:
-        """Its images, loaded or to be streamed, whichever this source does."""
+        """Its images, loaded or streamed."""
         read = self.load or self.stream
         return read(data_dir)

@@ -1,9 +1,9 @@
-"""Batches of images that do not fit in memory, read from their files in order.
+"""Batches of images that do not fit in memory, read from their files.
 
-The order and the crops are functions of (seed, step), as they are in memory. What
-differs is how a run resumes: files are read one record after the other, so the records
-of the epoch that a resumed run has already had are read again, though not decoded. That
-takes a time proportional to their number.
+The order and the crops are functions of (seed, step), as for images in memory. Resuming
+differs: files are read sequentially, so a resumed run reads again, without decoding, the
+records of the epoch that it has already used. This takes time proportional to their
+number.
 """
 
 import tensorflow as tf
@@ -12,8 +12,8 @@ from launch.data import augment, sharding
 from launch.data.randomness import CROP, FILES, FLIP, ORDER, seed_of
 from launch.data.source import ImageStream
 
-# Files read in turn, and records that are put in a random order at a time. Of ImageNet
-# a window, the next one and a copy take up to 1 GB.
+# The number of files that are interleaved, and of records that are shuffled together. For
+# ImageNet a window, the next one and a copy take up to 1 GB.
 _OPEN_FILES = 16
 _WINDOW = 2048
 
@@ -30,19 +30,19 @@ def training_batches(
 ) -> tf.data.Dataset:
     """Random crops, resized and mirrored at random, of the steps from `first_step` on.
 
-    An epoch is its full batches. Each reads the files in an order of its own, some in
-    turn, and puts each window of records in a random order. All workers read all files;
-    each decodes its own images only.
+    An epoch consists of full batches. Each epoch shuffles the files, interleaves several
+    of them, and shuffles the records in each window. All workers read all files; each
+    decodes only its own images.
 
     Args:
       data: the files.
-      batch_size: images a step, at most the number of training examples.
-      seed: of the order and of the augmentation.
+      batch_size: images per step, at most the number of training examples.
+      seed: seed of the order and of the augmentation.
       first_step: step of the first batch, counted from 0 over the whole run.
       steps: number of batches.
       shard: (index of this worker, number of workers): it gets its rows of the batches
-        that one worker alone would get.
-      window: records that are put in a random order at a time.
+        that a single worker would get.
+      window: number of records that are shuffled together.
 
     Returns:
       A data set of (images, labels): float32 [batch, height, width, channels],
@@ -89,7 +89,7 @@ def records(
     steps: int,
     window: int = _WINDOW,
 ) -> tf.data.Dataset:
-    """The serialised examples of the steps, one by one, `batch_size` for each step.
+    """The serialised examples of the steps, in order, `batch_size` for each step.
 
     Arguments as for `training_batches`.
     """
@@ -102,7 +102,7 @@ def records(
             tf.constant(data.train_files), seed_of(seed, FILES, epoch)
         )
 
-        # Not `Dataset.shuffle`: its order hangs on TensorFlow's global seed as well.
+        # Not `Dataset.shuffle`, whose order depends on TensorFlow's global seed too.
         def mixed(index, some):
             return tf.random.experimental.stateless_shuffle(
                 some, seed_of(seed, ORDER, epoch, index)
@@ -135,12 +135,12 @@ def records(
 def evaluation_batches(
     data: ImageStream, batch_size: int = 500, shard: tuple[int, int] = (0, 1)
 ) -> tf.data.Dataset:
-    """All test images in their order, centrally cropped, normalised; one-hot labels.
+    """All test images in order, centrally cropped and normalised, with one-hot labels.
 
     Args:
       data: the files.
-      batch_size: images a batch, of which the last may have fewer.
-      shard: (index of this worker, number of workers): it decodes its rows only.
+      batch_size: images per batch; the last batch may have fewer.
+      shard: (index of this worker, number of workers): it decodes only its rows.
     """
     height, width, channels = data.image_shape
     rows = sharding.rows(batch_size, shard)
@@ -176,7 +176,7 @@ def _parse(record, data: ImageStream):
 
 
 def _random_crop(jpeg, data: ImageStream, seed: int, place):
-    """A random part of an image as the model wants it; `place` is (step, row)."""
+    """A random crop of an image in the size of the model; `place` is (step, row)."""
     height, width, channels = data.image_shape
     shape = tf.io.extract_jpeg_shape(jpeg)
     box = augment.random_box(shape[0], shape[1], seed_of(seed, CROP, *place))

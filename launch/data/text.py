@@ -1,4 +1,4 @@
-"""Text as numbers: what the launcher knows of it before it is read, and once it is."""
+"""Text as token ids, and the description of a text before it is read."""
 
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
@@ -17,7 +17,7 @@ class TextData:
 
     Attributes:
       train, valid, test: integers of shape [tokens], from 0 to `vocabulary_size` - 1;
-        mapped from files where the text was read from files.
+        memory-mapped if the text comes from files.
       vocabulary: the token of each id: a word, or chr(byte).
       unit: "byte" or "word".
     """
@@ -30,16 +30,16 @@ class TextData:
 
     @property
     def vocabulary_size(self) -> int:
-        """Number of different tokens."""
+        """Number of distinct tokens."""
         return len(self.vocabulary)
 
     @property
     def digest(self) -> str:
-        """A name that a text with other tokens or of another length does not have."""
+        """A digest of the tokens and the length of the text."""
         return digest(self.vocabulary, self.train, self.valid, self.test)
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of some ids; words with a space between them.
+        """The text of token ids; words are joined by spaces.
 
         >>> none = np.zeros(0, "uint8")
         >>> TextData(none, none, none, ["a", "b"], "byte").decode([1, 0, 0])
@@ -57,12 +57,12 @@ class TextSource:
 
     Attributes:
       kind: "text".
-      name: what `--dataset` calls it.
+      name: the value of `--dataset`.
       unit: "byte" or "word".
       check: raises `UserError` with what to do if the text is not at `data_dir`; quick
         and without a network.
-      load: reads it from `data_dir`, with the folder of the encoded text (None: beside
-        it) as second argument; never touches a network.
+      load: reads it from `data_dir`; the second argument is the folder of the encoded
+        text (None: next to the text). Never accesses a network.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Which tokens there are, and the id of each: for bytes and for words."""
+"""Vocabularies of bytes and of words: the tokens and their ids."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -10,7 +10,7 @@ UNKNOWN = "<unk>"
 
 
 def byte_counts(blocks: Iterable[np.ndarray]) -> np.ndarray:
-    """How often each byte occurs: int64 of shape [256].
+    """The number of occurrences of each byte: int64 of shape [256].
 
     Args:
       blocks: arrays of bytes.
@@ -25,13 +25,14 @@ def byte_counts(blocks: Iterable[np.ndarray]) -> np.ndarray:
 
 
 def byte_vocabulary(train_counts: np.ndarray, held_out_counts: np.ndarray) -> list[str]:
-    """The bytes of the training part in their order, then those it does not have.
+    """The bytes of the training part in ascending order, then the other bytes.
 
-    Bytes that only the held-out parts have keep an id each: no byte is lost, and bits
-    per character stay exact. The model has never seen them, and pays for that.
+    Bytes that occur only in the held-out parts have their own ids, so that no byte is
+    lost and bits per character are exact. The model has not seen them in training, which
+    increases its loss.
 
     Args:
-      train_counts, held_out_counts: how often each byte occurs, [256].
+      train_counts, held_out_counts: occurrences of each byte, [256].
 
     Returns:
       chr(byte) for each id.
@@ -54,9 +55,7 @@ def byte_table(vocabulary: list[str]) -> np.ndarray:
 
 
 def words(text: str) -> list[str]:
-    """The words of a text, and `<eos>` where a line ends.
-
-    Words are what stands between white space.
+    """The words of a text, separated by white space, and `<eos>` at the end of a line.
 
     >>> words("one two\\n\\nthree")
     ['one', 'two', '<eos>', '<eos>', 'three']
@@ -67,14 +66,13 @@ def words(text: str) -> list[str]:
 def word_vocabulary(counts: Counter[str], min_count: int = 1) -> list[str]:
     """`<eos>`, then the words from the most to the least frequent.
 
-    Among words that occur equally often the one that occurred first comes first.
-    `<unk>` stands for words that occur fewer than `min_count` times: it counts as often
-    as all of them together, with its own. Where the text has no such word it comes
-    last, for those of other texts.
+    Words with equal counts are in the order of their first occurrence. `<unk>` replaces
+    words that occur fewer than `min_count` times; its count is the sum of theirs and its
+    own. If the text has no such word, `<unk>` is last, for words of other texts.
 
     Args:
-      counts: how often each word of the training part occurs, in the order in which
-        they first occurred.
+      counts: occurrences of each word of the training part, in the order of their first
+        occurrence.
       min_count: at least 1.
 
     Returns:
@@ -101,7 +99,7 @@ def word_vocabulary(counts: Counter[str], min_count: int = 1) -> list[str]:
 def encode_words(
     blocks: Iterable[list[str]], vocabulary: list[str], dtype: np.dtype
 ) -> Iterator[np.ndarray]:
-    """The ids of blocks of words; that of `<unk>` for words that have none.
+    """The ids of blocks of words; words without an id get that of `<unk>`.
 
     >>> [block.tolist() for block in encode_words([["a", "z"]], ["<unk>", "a"], "uint8")]
     [[1, 0]]

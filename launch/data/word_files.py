@@ -1,9 +1,9 @@
-"""Text as words, read from the user's own files: WikiText, or any other.
+"""Text as words, from files of the user: WikiText or any other text.
 
-WikiText-103 and WikiText-2 (Merity et al. 2017) come as words with white space between
-them. The vocabulary is that of Transformer-XL (Dai et al. 2019): `<eos>` at the end of
-each line, which has id 0, then the words of the training part by frequency, 267,735 in
-all for WikiText-103.
+WikiText-103 and WikiText-2 (Merity et al. 2017) are words separated by white space. The
+vocabulary is that of Transformer-XL (Dai et al. 2019): `<eos>`, the end of a line, with
+id 0, then the words of the training part by frequency; for WikiText-103 it has 267,735
+entries.
 """
 
 import functools
@@ -23,7 +23,7 @@ _HEAD = 1 << 16
 
 
 class Span(NamedTuple):
-    """The bytes of a file from `start` to before `stop`."""
+    """The bytes [start, stop) of a file."""
 
     path: pathlib.Path
     start: int
@@ -31,14 +31,14 @@ class Span(NamedTuple):
 
 
 def check_wikitext(name: str, data_dir: str | None) -> None:
-    """Raises `UserError` unless the three files are there and begin with text.
+    """Raises `UserError` unless the three files exist and begin with text.
 
     Args:
       name: "wikitext103" or "wikitext2".
       data_dir: the folder of wiki.train.tokens, wiki.valid.tokens and wiki.test.tokens.
     """
     remedy = (
-        "get them once where there is a network with `curl -O "
+        "download them once, on a machine with a network, with `curl -O "
         f"https://wikitext.smerity.com/{_TITLES[name]}-v1.zip && unzip "
         f"{_TITLES[name]}-v1.zip`"
     )
@@ -50,7 +50,7 @@ def check_wikitext(name: str, data_dir: str | None) -> None:
     for path in _wikitext_files(data_dir).values():
         if not path.is_file():
             raise UserError(
-                f"{path} is not there: pass the folder of wiki.train.tokens, "
+                f"{path} does not exist: pass the folder of wiki.train.tokens, "
                 f"wiki.valid.tokens and wiki.test.tokens with --data_dir, or {remedy}."
             )
         if not path.stat().st_size:
@@ -63,16 +63,16 @@ def check_wikitext(name: str, data_dir: str | None) -> None:
 def load_wikitext(
     name: str, data_dir: str | None, cache: str | None = None
 ) -> TextData:
-    """Reads WikiText as words: its own three parts.
+    """Reads WikiText as words, with its published split.
 
-    They are encoded once, into `cache`: a minute and 400 MB for WikiText-103.
+    It is encoded once, into `cache`: a minute and 400 MB for WikiText-103.
 
     Args:
       name, data_dir: as for `check_wikitext`.
-      cache: folder of the encoded text; by default `.topkast_tf` beside the files.
+      cache: folder of the encoded text; by default `.topkast_tf` next to the files.
 
     Raises:
-      UserError: if the files are not there or hold no text.
+      UserError: if the files do not exist or are not text.
     """
     check_wikitext(name, data_dir)
     files = _wikitext_files(data_dir)
@@ -81,14 +81,14 @@ def load_wikitext(
 
 
 def check_own(data_dir: str | None) -> None:
-    """Raises `UserError` unless `data_dir` is a text file that gives three parts."""
+    """Raises `UserError` unless `data_dir` is a text file long enough for three parts."""
     if data_dir is None:
         raise UserError("--dataset=words needs --data_dir, a text file.")
     path = pathlib.Path(data_dir).expanduser()
     if not path.is_file():
         raise UserError(
             f"Expected --data_dir={path} to be a text file for --dataset=words. "
-            f"Received: {'a folder' if path.is_dir() else 'nothing of that name'}"
+            f"Received: {'a folder' if path.is_dir() else 'no such file'}"
         )
     _check_head(path)
     if not all(span.start < span.stop for span in own_spans(path).values()):
@@ -101,16 +101,16 @@ def check_own(data_dir: str | None) -> None:
 def load_own(
     data_dir: str | None, cache: str | None = None, min_count: int = MIN_COUNT
 ) -> TextData:
-    """Reads any text file in UTF-8 as the words between its white space.
+    """Reads any text file in UTF-8 as words separated by white space.
 
     Args:
       data_dir: the file.
-      cache: folder of the encoded text; by default `.topkast_tf` beside the file.
-      min_count: words that the training part has fewer times than that are `<unk>`, as
-        in WikiText; 1: only words that it does not have at all.
+      cache: folder of the encoded text; by default `.topkast_tf` next to the file.
+      min_count: words that occur less often in the training part become `<unk>`, as in
+        WikiText; with 1, only words that do not occur in it.
 
     Raises:
-      UserError: if the file is not there, too short, or not UTF-8.
+      UserError: if the file does not exist, is too short, or is not UTF-8.
       ValueError: if `min_count` is below 1.
     """
     if min_count < 1:
@@ -121,7 +121,7 @@ def load_own(
 
 
 def own_spans(path: pathlib.Path) -> dict[str, Span]:
-    """The first 90 % of a file, 5 % and 5 %, cut after the next white space."""
+    """The first 90 % of a file, then 5 % and 5 %, each cut after the next white space."""
     size = path.stat().st_size
     first, second = (_after_space(path, size * cut // 100) for cut in (90, 95))
     return {
@@ -132,7 +132,7 @@ def own_spans(path: pathlib.Path) -> dict[str, Span]:
 
 
 def read_text(span: Span) -> Iterator[str]:
-    """The text of a span in blocks that end with white space, its last line ended.
+    """The text of a span in blocks that end with white space; its last line is ended.
 
     Raises:
       UserError: if it is not UTF-8.
@@ -144,7 +144,7 @@ def read_text(span: Span) -> Iterator[str]:
         cut = 1 + max(rest.rfind(b" "), rest.rfind(b"\n"))
         yield _decoded(span.path, rest[:cut], begin)
         begin, rest = begin + cut, rest[cut:]
-    # Only the end of the file ends a line that has no end; a cut does not.
+    # An unterminated line is ended at the end of the file, but not at a cut.
     end = "\n" if span.stop == size and not _ends_line(span.path) else ""
     yield _decoded(span.path, rest, begin) + end
 
@@ -186,7 +186,7 @@ def _wikitext_files(data_dir: str) -> dict[str, pathlib.Path]:
 def _check_head(path: pathlib.Path) -> None:
     with open(path, "rb") as file:
         head = file.read(_HEAD)
-    # A character may be cut at the end.
+    # The last character may be truncated.
     _decoded(path, head[: head.rfind(b" ") + 1] or head[:-3], 0)
 
 

@@ -144,7 +144,7 @@ def test_the_stream_knows_its_files(stream):
     assert stream.train_examples == TRAIN and len(stream.train_files) == 3
     assert stream.image_shape == (224, 224, 3) and stream.classes == 1000
     assert stream.subset(TRAIN) is stream
-    with pytest.raises(UserError, match="all 37 of them. Received: 10"):
+    with pytest.raises(UserError, match="all 37 examples. Received: 10"):
         stream.subset(10)
 
 

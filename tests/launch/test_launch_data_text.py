@@ -161,18 +161,18 @@ def test_what_is_wrong_with_words(tmp_path):
         source = data.find(name, "text")
         assert "needs --data_dir" in refused(source, None)
         said = refused(source, tmp_path / "none")
-        assert "wiki.train.tokens is not there" in said and "unzip" in said
+        assert "wiki.train.tokens does not exist" in said and "unzip" in said
         folder = pathlib.Path(wikitext(tmp_path / name, "a b\n"))
         (folder / "wiki.valid.tokens").write_bytes(b"")
         assert "wiki.valid.tokens to hold text. Received: 0" in refused(source, folder)
         (folder / "wiki.valid.tokens").write_bytes(b"a \xff b\n")
         assert "UTF-8. Received: byte 0xff at 2" in refused(source, folder)
         (folder / "wiki.valid.tokens").unlink()
-        assert "wiki.valid.tokens is not there" in refused(source, folder)
+        assert "wiki.valid.tokens does not exist" in refused(source, folder)
     source = data.find("words", "text")
     assert "needs --data_dir" in refused(source, None)
     assert "Received: a folder" in refused(source, tmp_path)
-    assert "Received: nothing" in refused(source, tmp_path / "none")
+    assert "Received: no such file" in refused(source, tmp_path / "none")
     (tmp_path / "short").write_text("word")
     assert "three parts" in refused(source, tmp_path / "short")
     (tmp_path / "empty").write_text("")
@@ -260,7 +260,7 @@ def test_what_is_wrong_with_a_benchmark(tmp_path, name, monkeypatch):
     path.write_bytes(b"x" * 99)
     assert "Expected" in refused(source, tmp_path)
     said = refused(source, tmp_path)
-    assert "to have 100000000 bytes. Received: 99; get it once" in said
+    assert "to have 100000000 bytes. Received: 99; download it once" in said
     # The right size, with a hole in place of its content.
     with open(path, "wb") as file:
         file.truncate(100_000_000)
@@ -271,7 +271,7 @@ def test_what_is_wrong_with_a_benchmark(tmp_path, name, monkeypatch):
 def test_what_is_wrong_with_bytes(tmp_path):
     source = data.find("bytes", "text")
     assert "needs --data_dir" in refused(source, None)
-    assert "is not there" in refused(source, tmp_path / "none")
+    assert "does not exist" in refused(source, tmp_path / "none")
     assert "at least 40 bytes. Received: 0" in refused(source, tmp_path)
 
 
