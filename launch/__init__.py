@@ -1,1 +1,1 @@
-"""The launcher: trains a model on real images, dense or sparse, from one command."""
+"""The launcher: trains a model on images or text, dense or sparse, from one command."""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def _build(module: str, function: str, *args, **kwargs) -> keras.Model:
-    # Imported when a model is built: a mistyped flag need not wait for TensorFlow.
+    # Imported when a model is built, so that a wrong flag is reported before that.
     builder = getattr(importlib.import_module(f"launch.models.{module}"), function)
     return builder(*args, **kwargs)
 
@@ -56,7 +56,7 @@ def find(name: str) -> Callable[..., keras.Model]:
         d = 6 * n + 4 and widening factor k.
 
     Raises:
-      UserError: for any other name; it says which there are and which is the nearest.
+      UserError: for any other name, with the known names and the nearest one.
     """
     if name in MODELS:
         return MODELS[name]

@@ -13,15 +13,15 @@ class AdaptiveEmbedding(layers.Layer):
 
     ``y = sqrt(d_model) * E_c[token - start_c] P_c`` for the token's cluster c
 
-    With `div_val` 1 all clusters share one table, and there is a projection (one) only
-    if d_embed is not d_model; otherwise each cluster has a table of width
-    d_embed / div_val ** c and a projection to d_model.
+    With `div_val` 1 all clusters share one table, and one projection if d_embed differs
+    from d_model; otherwise each cluster has a table of width d_embed / div_val ** c and a
+    projection to d_model.
 
-    Every weight has `embedding` in its name, so sparse scopes leave it dense unless
-    their `include` asks for it.
+    Every weight has `embedding` in its name, so sparse scopes leave it dense unless their
+    `include` matches it.
 
     Args:
-      config: the model's settings.
+      config: the configuration of the model.
 
     Source: Dai et al. 2019, appendix; Baevski and Auli 2019.
     """
@@ -73,21 +73,21 @@ class AdaptiveEmbedding(layers.Layer):
     def _of_cluster(self, i, tokens):
         start, end, _ = self.config.clusters[i]
         rows = tf.clip_by_value(tokens - start, 0, end - start - 1)
-        # Each token goes through all clusters: with a fixed shape, and rare ones narrow.
+        # Each token passes all clusters: shapes are fixed, and rare clusters narrow.
         found = tf.gather(tf.convert_to_tensor(self.tables[i]), rows)
         found = tf.matmul(found, self.projections[i])
         inside = (tokens >= start) & (tokens < end)
         return tf.where(inside[..., None], found, tf.zeros([], found.dtype))
 
     def table(self, i: int):
-        """The embeddings of cluster i, [tokens, width], read now."""
+        """The present embeddings of cluster i, [tokens, width]."""
         if self.config.div_val != 1:
             return tf.convert_to_tensor(self.tables[i])
         start, end, _ = self.config.clusters[i]
         return tf.convert_to_tensor(self.tables[0])[start:end]
 
     def projection(self, i: int):
-        """The projection of cluster i, [width, d_model], read now; None: the identity."""
+        """The present projection of cluster i, [width, d_model]; None: the identity."""
         if not self.projections:
             return None
         return tf.convert_to_tensor(self.projections[min(i, len(self.projections) - 1)])
@@ -102,22 +102,22 @@ class AdaptiveSoftmax(layers.Layer):
         p(token | h) = softmax_0(h)[cluster c] softmax_c(h)[token]  token in cluster c
         logits_c(h) = E_c (P_c h) + b_c
 
-    The tables E are the embedding's. So are the projections P of the clusters c >= 1, if
-    `tie_projections`; that of cluster 0 is always its own. Without cutoffs it is one
-    plain softmax. It computes in float32 even if the rest of the model does not.
+    The tables E belong to the embedding. So do the projections P of the clusters c >= 1
+    with `tie_projections`; cluster 0 always has its own. Without cutoffs it is one plain
+    softmax. It computes in float32 even if the rest of the model does not.
 
-    Row c - 1 of `cluster_embeddings` and `cluster_bias` is that of cluster c. The
-    authors' PyTorch version has cluster c in row -c, so whoever converts its
-    checkpoints flips its `cluster_weight` and `cluster_bias`.
+    Row c - 1 of `cluster_embeddings` and `cluster_bias` belongs to cluster c. The
+    authors' PyTorch version has cluster c in row -c, so a converter of its checkpoints
+    must flip `cluster_weight` and `cluster_bias`.
 
-    Exact, and each tail is computed only for the tokens that are in it. The number of
-    these is not known when the graph is compiled, so with cutoffs XLA is not used.
+    It is exact, and computes each tail only for the tokens in it. Their number is unknown
+    when the graph is compiled, so with cutoffs XLA is not used.
 
     Args:
-      config: the model's settings.
+      config: the configuration of the model.
       embedding: the embedding, built.
 
-    Source: Grave et al. 2017, as Dai et al. 2019 use it.
+    Source: Grave et al. 2017, as used by Dai et al. 2019.
     """
 
     def __init__(
@@ -125,7 +125,7 @@ class AdaptiveSoftmax(layers.Layer):
     ):
         super().__init__(dtype=softmax_dtype(embedding.compute_dtype), **kwargs)
         self.config = config
-        # Hidden from Keras, to which it would be a layer of this one too.
+        # Hidden from Keras, which would track it as a sublayer, too.
         object.__setattr__(self, "_embedding", embedding)
         if config.cutoffs:
             self.supports_jit = False
@@ -158,11 +158,10 @@ class AdaptiveSoftmax(layers.Layer):
 
         Args:
           hidden: [batch, length, d_model].
-          targets: integers [batch, length] in [0, vocabulary); None: the
-            log-probabilities of all tokens are asked for.
+          targets: integers [batch, length] in [0, vocabulary), or None.
 
         Returns:
-          [batch, length], in nats; without targets the log-probabilities,
+          [batch, length], in nats; without targets the log-probabilities of all tokens,
           [batch, length, vocabulary].
         """
         if targets is None:
@@ -178,7 +177,8 @@ class AdaptiveSoftmax(layers.Layer):
             labels, self.logits(hidden)
         )
         for i, (start, _, _) in enumerate(self.config.clusters[1:], start=1):
-            # A target after the last cluster is one of it, whose softmax refuses it.
+            # A target beyond the vocabulary is put in the last cluster, whose softmax
+            # rejects it.
             places = tf.where(labels == first + i - 1)
             tail = tf.nn.sparse_softmax_cross_entropy_with_logits(
                 tf.gather_nd(targets, places) - start,
@@ -197,7 +197,7 @@ class AdaptiveSoftmax(layers.Layer):
         return tf.concat(parts, -1)
 
     def logits(self, hidden, i: int = 0):
-        """Of the tokens of cluster i; for the first also of the other clusters.
+        """The logits of the tokens of cluster i; for the first also of the other clusters.
 
         Args:
           hidden: [..., d_model].
@@ -219,7 +219,7 @@ class AdaptiveSoftmax(layers.Layer):
 def add_projection(
     layer: layers.Layer, i: int, width: int, config: TransformerXLConfig
 ):
-    """Gives a layer the projection of cluster i, [width, d_model]."""
+    """Adds the projection of cluster i, [width, d_model], to a layer."""
     return layer.add_weight(
         name=f"embedding_projection_{i}",
         shape=(width, config.d_model),

@@ -1,9 +1,10 @@
-"""What the image models are made of: convolutions, norms and what joins them.
+"""The components of the image models: convolutions, norms, residual blocks.
 
 A layer is named by its place: `stage2_block1_a_conv` is the first (`a`) convolution of
-the first block of the second stage. The names end in what the layer is (`_conv`, `_bn`,
-`_relu`), so that a regex can choose, say, all shortcuts (`shortcut_conv`) or the last
-stage (`stage4_.*conv`). They stay as they are: flagfiles and checkpoints name them.
+the first block of the second stage. The names end in the type of the layer (`_conv`,
+`_bn`, `_relu`), so that a regex can select, for example, all shortcuts (`shortcut_conv`)
+or the last stage (`stage4_.*conv`). They must not change, because flagfiles and
+checkpoints contain them.
 """
 
 from collections.abc import Callable
@@ -30,7 +31,7 @@ def he_fan_out() -> keras.initializers.Initializer:
 
 
 def fan_in_uniform() -> keras.initializers.Initializer:
-    """U(-b, b) with b = 1 / sqrt(fan_in): what PyTorch does when nothing is said."""
+    """U(-b, b) with b = 1 / sqrt(fan_in), the default of PyTorch."""
     return keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform")
 
 
@@ -53,8 +54,8 @@ def conv(
       size: side of the kernel.
       stride: the same in both directions.
       name: the place.
-      initializer: makes the initializer of the kernel. Called for each layer: two
-        layers with one initializer between them start from equal numbers.
+      initializer: creates the initializer of the kernel. It is called for each layer,
+        because two layers with the same initializer start from equal numbers.
       bias: whether there is a bias; it starts at 0.
       padding: as in `keras.layers.Conv2D`.
     """
@@ -72,14 +73,14 @@ def conv(
 def norm(x: keras.KerasTensor, name: str, gamma: str = "ones") -> keras.KerasTensor:
     """A batch norm, `{name}_bn`, of momentum 0.9 and epsilon 1e-5.
 
-    All families have this momentum. It is that of the published models (PyTorch calls
-    it 0.1); Keras's own 0.99 needs hundreds of steps before evaluation means anything,
-    and short runs have fewer.
+    All families use this momentum, which is that of the published models (0.1 in PyTorch's
+    terms). Keras's default of 0.99 needs hundreds of steps before an evaluation is
+    meaningful, more than short runs have.
 
     Args:
       x: images, (batch, height, width, channels).
       name: the place.
-      gamma: how the scale starts, `"ones"` or `"zeros"`.
+      gamma: initializer of the scale, `"ones"` or `"zeros"`.
     """
     return layers.BatchNormalization(
         momentum=0.9, epsilon=1e-5, gamma_initializer=gamma, name=f"{name}_bn"
@@ -98,15 +99,15 @@ def residual(
     name: str,
     conv_norm: Callable[..., keras.KerasTensor],
 ) -> keras.KerasTensor:
-    """ReLU(x + y), with x through a 1x1 convolution and BN where the shapes differ.
+    """ReLU(x + y), with a 1x1 convolution and BN on x if the shapes differ.
 
     The layers are `{name}_shortcut_conv` and `_bn` if needed, `{name}_add` and
     `{name}_relu`.
 
     Args:
-      x: what entered the block.
-      y: what its branch made of it.
-      stride: of the branch.
+      x: the input of the block.
+      y: the output of its branch.
+      stride: stride of the branch.
       name: the place.
       conv_norm: `(x, filters, size, stride, name)`, the family's convolution and BN.
     """
@@ -128,7 +129,7 @@ def basic_block(
     Args:
       x: images, (batch, height, width, channels).
       filters: channels of the output.
-      stride: of the first convolution.
+      stride: stride of the first convolution.
       name: the place.
       conv_norm: as for `residual`.
     """

@@ -1,4 +1,4 @@
-"""ResNet-18 with the stem of small images, as in the experiments of SWAT."""
+"""ResNet-18 with a stem for small images, as in the experiments of SWAT."""
 
 from collections.abc import Sequence
 
@@ -15,7 +15,7 @@ def cifar_resnet(
     """ResNet-18 or 34 with a 3x3 stem and no max pool, a Keras Functional model.
 
     y = ReLU(x + BN(conv(ReLU(BN(conv(x)))))) in four stages of 64, 128, 256 and 512
-    channels; a stage after the first halves the image.
+    channels; each stage after the first halves the image.
 
     Layers are named `stem_conv`, `stage{1..4}_block{n}_{a,b,shortcut}_conv` with `_bn`
     and `_relu` after it, `logits`; see `blocks`.
@@ -34,10 +34,10 @@ def cifar_resnet(
     Raises:
       ValueError: for another depth.
 
-    Source: Raihan and Aamodt 2020 (SWAT), from He et al. 2016; convolutions with a
-    bias although a norm follows, kernels that start as U(-b, b), b = 1 / sqrt(fan_in),
-    both theirs. Departs from it in the biases, which start at 0, and in the side of
-    the padding: at stride 2 it is below and right, as Keras does it.
+    Source: Raihan and Aamodt 2020 (SWAT), from He et al. 2016. As in SWAT, convolutions
+    have a bias although a norm follows, and kernels start as U(-b, b),
+    b = 1 / sqrt(fan_in). Departs from it in the biases, which start at 0, and in the side
+    of the padding: at stride 2 it is below and right, as in Keras.
     """
     if depth not in BASIC:
         raise ValueError(f"Expected a depth of 18 or 34. Received: depth={depth}")

@@ -20,7 +20,7 @@ def densenet(
     """A densely connected network with bottlenecks, a Keras Functional model.
 
     y = concat(x, conv3x3(ReLU(BN(conv1x1(ReLU(BN(x))))))): each block adds 32 channels
-    to what it is given, by way of 128. Between stages of such blocks a transition
+    to its input, through a bottleneck of 128. Between stages of such blocks a transition
     halves the channels and the image: y = average2x2(conv1x1(ReLU(BN(x)))). The stem
     is a 3x3 convolution of 64 channels.
 
@@ -32,7 +32,7 @@ def densenet(
       counts: number of blocks in each stage; (6, 12, 24, 16) is DenseNet-121.
       image_shape: (height, width, channels) of the images; 32x32 images end as 4x4.
       classes: number of outputs.
-      width: factor on the growth of 32 channels, and by it on all others, above 0.
+      width: factor on the growth of 32 channels, and thereby on all others, above 0.
 
     Returns:
       A model from images to logits (float32 whatever the compute dtype). DenseNet-121
@@ -40,9 +40,9 @@ def densenet(
       figure that SWAT's sparsities refer to), and 888M multiply-adds for a 32x32 image.
 
     Source: Huang et al. 2017, DenseNet-BC with growth 32 and compression 0.5, in the
-    form of Raihan and Aamodt 2020 (SWAT): the stem has neither a stride nor a norm nor
-    a max pool; convolutions without bias; kernels start as U(-b, b), b = 1 /
-    sqrt(fan_in). Departs from it in the classifier's bias, which starts at 0.
+    form of Raihan and Aamodt 2020 (SWAT): the stem has no stride, norm or max pool;
+    convolutions without bias; kernels start as U(-b, b), b = 1 / sqrt(fan_in). Departs
+    from it in the classifier's bias, which starts at 0.
     """
     growth = blocks.scaled(GROWTH, width)
     inputs = keras.Input(tuple(image_shape), name="image")
@@ -55,7 +55,7 @@ def densenet(
     x = blocks.norm_relu(x, "last")
     x = layers.GlobalAveragePooling2D(name="pool")(x)
     y = blocks.logits(x, classes, blocks.fan_in_uniform())
-    # Two layers a block, one a transition, the stem and the classifier.
+    # Two layers per block, one per transition, the stem and the classifier.
     depth = 2 * sum(counts) + len(counts) + 1
     return keras.Model(inputs, y, name=f"densenet{depth}_cifar")
 

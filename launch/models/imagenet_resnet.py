@@ -1,4 +1,4 @@
-"""Residual networks for large images, of basic and of bottleneck blocks."""
+"""Residual networks for large images, with basic or bottleneck blocks."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from launch.models import blocks
 
 STAGES = (64, 128, 256, 512)
 
-# Blocks in each stage; those of the deeper networks are bottlenecks.
+# Blocks in each stage; the deeper networks use bottlenecks.
 BASIC = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
 BOTTLENECK = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 
@@ -31,9 +31,9 @@ def imagenet_resnet(
 
         y = ReLU(x + BN(conv1x1(ReLU(BN(conv3x3(ReLU(BN(conv1x1(x)))))))))
 
-    The stem is a 7x7 convolution and a 3x3 max pool, each of stride 2; a stage after
+    The stem is a 7x7 convolution and a 3x3 max pool, each of stride 2. Each stage after
     the first halves the image by the stride of the first 3x3 convolution of its first
-    block. The last gamma of each block starts at 0, so the network starts as its
+    block. The last gamma of each block starts at 0, so that the network starts as its
     shortcuts: y = ReLU(x).
 
     Layers are named `stem_conv`, `stage{1..4}_block{n}_{a,b,c,shortcut}_conv` (`c` in
@@ -64,16 +64,15 @@ def imagenet_resnet(
       ========= ========== =============
 
     Raises:
-      ValueError: for another depth, or an inner width other than 1 of basic blocks.
+      ValueError: for another depth, or an inner width other than 1 with basic blocks.
 
     Source: He et al. 2016, table 1, with option B shortcuts; wide: Zagoruyko and
-    Komodakis 2016. Departs from them in what is usual by now: the stride of a
-    bottleneck is in its 3x3 convolution, not in its first 1x1 ("v1.5"); the gammas that
-    start at 0 and the classifier from N(0, 0.01^2) are those of Goyal et al. 2017,
-    section 5.1. He initialisation by fan-out. Padding is explicit and the same on all
-    sides, as in the published weights; Keras's own `"same"` pads less at the top and
-    left at stride 2. SWAT's share of the activations of such a layer is thus one of
-    the padded images.
+    Komodakis 2016. Departs from them as is common today: the stride of a bottleneck is in
+    its 3x3 convolution, not in its first 1x1 ("v1.5"); gammas that start at 0 and a
+    classifier from N(0, 0.01^2) follow Goyal et al. 2017, section 5.1. He initialisation
+    by fan-out. Padding is explicit and equal on all sides, as in the published weights;
+    Keras's own `"same"` pads less at the top and left at stride 2. The sparsity of SWAT
+    activations of such a layer therefore refers to the padded images.
     """
     counts = (BASIC | BOTTLENECK).get(depth)
     if counts is None:
@@ -82,7 +81,7 @@ def imagenet_resnet(
         )
     if depth in BASIC and inner_width != 1:
         raise ValueError(
-            "Expected an inner width of 1: basic blocks have no narrow inside. "
+            "Expected an inner width of 1: basic blocks have no bottleneck. "
             f"Received: depth={depth}, inner_width={inner_width}"
         )
     inputs = keras.Input(tuple(image_shape), name="image")
@@ -98,7 +97,7 @@ def imagenet_resnet(
                 inner = blocks.scaled(filters * inner_width, width)
                 x = _bottleneck(x, inner, 4 * outer, stride, name)
     x = layers.GlobalAveragePooling2D(name="pool")(x)
-    # Made here, for this one layer: see `blocks.conv`.
+    # A new initializer for this layer only: see `blocks.conv`.
     classifier = keras.initializers.RandomNormal(stddev=0.01)
     name = f"resnet{depth}" if inner_width == 1 else f"wrn{depth}_{inner_width}"
     return keras.Model(inputs, blocks.logits(x, classes, classifier), name=name)
@@ -107,7 +106,7 @@ def imagenet_resnet(
 def _stem(x, filters: int):
     x = _conv_norm(x, filters, 7, 2, "stem")
     x = layers.ReLU(name="stem_relu")(x)
-    # Zeros are no larger than what a ReLU gives: they never are the maximum by error.
+    # The outputs of a ReLU are at least 0, so that padding does not change the maximum.
     x = layers.ZeroPadding2D(1, name="stem_pool_pad")(x)
     return layers.MaxPooling2D(3, 2, name="stem_pool")(x)
 

@@ -1,4 +1,4 @@
-"""How well a language model predicts, in the units that papers use."""
+"""Metrics of language models, in the units of the papers."""
 
 import math
 
@@ -12,7 +12,7 @@ class NegativeLogLikelihood(keras.metrics.Mean):
 
     ``nll = sum(weight * -log p(token)) / sum(weight)``
 
-    Updated with values of shape [batch, length] and, if wanted, weights of that shape.
+    Updated with values of shape [batch, length] and optional weights of the same shape.
     """
 
     def __init__(self, name: str = "nll", **kwargs):
@@ -21,10 +21,10 @@ class NegativeLogLikelihood(keras.metrics.Mean):
 
 @keras.saving.register_keras_serializable("launch")
 class TokenLoss(keras.metrics.Mean):
-    """The mean of the losses of batches, each as often as it has tokens.
+    """The mean of the losses of batches, weighted by their number of tokens.
 
-    Keras's own `loss` counts each batch by its rows. A last batch that is filled up
-    with zeros would weigh as much as a full one.
+    Keras's own `loss` weights each batch by its rows, so that a last batch padded with
+    zeros would have the weight of a full one.
 
     ``loss = sum(tokens * loss of the batch) / sum(tokens)``
 
@@ -43,7 +43,7 @@ class TokenLoss(keras.metrics.Mean):
 
 @keras.saving.register_keras_serializable("launch")
 class BitsPerCharacter(NegativeLogLikelihood):
-    """``nll / ln 2``: of a token, which is a character in a character-level model.
+    """``nll / ln 2`` per token, which is a character in a character-level model.
 
     >>> metric = BitsPerCharacter()
     >>> metric.update_state([[math.log(2), math.log(8)]])
@@ -60,7 +60,7 @@ class BitsPerCharacter(NegativeLogLikelihood):
 
 @keras.saving.register_keras_serializable("launch")
 class Perplexity(NegativeLogLikelihood):
-    """``exp(nll)``: of the mean over all tokens, not a mean of exponentials.
+    """``exp(nll)`` of the mean over all tokens, not the mean of exponentials.
 
     >>> metric = Perplexity()
     >>> metric.update_state([[math.log(2), math.log(8)]])

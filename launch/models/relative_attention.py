@@ -1,4 +1,4 @@
-"""Attention that knows how far apart two tokens are, not where they stand."""
+"""Attention that depends on the distance of two tokens, not on their positions."""
 
 import keras
 import tensorflow as tf
@@ -8,7 +8,7 @@ _EXCLUDED = -1e30  # finite, so that no row can become NaN
 
 
 def softmax_dtype(compute_dtype: str) -> str:
-    """Softmaxes are computed in float32 at least.
+    """The dtype of softmaxes: at least float32.
 
     >>> softmax_dtype("bfloat16"), softmax_dtype("float64")
     ('float32', 'float64')
@@ -17,26 +17,26 @@ def softmax_dtype(compute_dtype: str) -> str:
 
 
 def relative_shift(scores):
-    """Moves scores by distance to the places of their keys.
+    """Moves scores from the columns of their distances to the columns of their keys.
 
     ``shifted[i, j] = scores[i, j + queries - 1 - i]``
 
-    Column c of `scores` is for the distance keys - 1 - c. Query i stands at key
-    i + keys - queries, so the entry for key j, at distance i + keys - queries - j, is to
-    be found queries - 1 - i columns further right.
+    Column c of `scores` is for the distance keys - 1 - c. Query i is at key
+    i + keys - queries, so the entry for key j, at distance i + keys - queries - j, is
+    queries - 1 - i columns further right.
 
     Args:
       scores: [..., queries, keys], with queries <= keys.
 
     Returns:
       A tensor like `scores`. Entries for keys after the query, j > i + keys - queries,
-      mean nothing and are to be masked.
+      are meaningless and must be masked.
 
     >>> relative_shift(tf.constant([[1, 2, 3], [4, 5, 6]])).numpy()
     array([[2, 3, 0],
            [4, 5, 6]], dtype=int32)
 
-    Source: Dai et al. 2019, appendix B: in time linear in the number of entries.
+    Source: Dai et al. 2019, appendix B; linear in the number of entries.
     """
     shape = tf.shape(scores)
     before, queries, keys = shape[:-2], shape[-2], shape[-1]
@@ -56,9 +56,9 @@ def sinusoids(length, width: int, clamp_len: int | None = None, dtype: str = "fl
     Args:
       length: number of distances.
       width: even.
-      clamp_len: larger distances count as this one; None: all differ.
-      dtype: `float32` or `float64`, which they are computed in. Nothing narrower: it
-        could not tell large distances apart.
+      clamp_len: the maximum distance, to which larger ones are clamped; None: no limit.
+      dtype: `float32` or `float64`. A narrower type could not distinguish large
+        distances.
 
     Returns:
       [length, width], of that dtype.
@@ -72,16 +72,16 @@ def sinusoids(length, width: int, clamp_len: int | None = None, dtype: str = "fl
 
 
 def visible(queries, keys, same_length: bool = False):
-    """Which keys each query may attend to.
+    """The keys that each query may attend to.
 
     Key j is at distance d = i + keys - queries - j from query i, and visible if
     0 <= d, and with `same_length` only if also d <= keys - queries.
 
     Args:
       queries: number of tokens.
-      keys: number of states in memory, and of tokens.
-      same_length: each query sees equally many keys, memory length + 1: the memory's,
-        those that are left, and itself.
+      keys: number of states in memory plus the number of tokens.
+      same_length: each query sees the same number of keys: the last memory length ones
+        before it, and itself.
 
     Returns:
       bool [queries, keys].
@@ -105,14 +105,14 @@ class RelativeAttention(layers.Layer):
         A[i, j] = ((q_i + u) . k_j + (q_i + v) . r_{i - j}) / sqrt(d_head)
         output_i = W_o sum_j softmax_j(A[i, j]) v'_j          over visible j
 
-    The softmax is computed in float32 even if the rest is not. The projections are
-    dense layers without bias, one each, so that sparse scopes find their kernels.
+    The softmax is computed in float32 even if the rest is not. Each projection is a dense
+    layer without bias, so that sparse scopes find its kernel.
 
     Args:
       heads: number of heads.
       d_head: width of a head.
       dropout: rate for the attention weights.
-      own_biases: whether it makes u and v, or is given them.
+      own_biases: whether it has its own u and v, or they are passed to `call`.
       init_std: standard deviation of the initial weights, u and v.
 
     Source: Dai et al. 2019, section 3.3.
@@ -157,15 +157,15 @@ class RelativeAttention(layers.Layer):
         )
 
     def call(self, hidden, memory, positions, seen, biases=None, training=None):
-        """Attends.
+        """Computes the attention of a segment over memory and segment.
 
         Args:
           hidden: [batch, tokens, width].
           memory: [batch, memory length, width], older than `hidden`.
           positions: [memory length + tokens, width], see `sinusoids`.
           seen: bool [tokens, memory length + tokens], see `visible`.
-          biases: (u, v), each [heads, d_head], if it has none of its own.
-          training: whether attention weights drop out.
+          biases: (u, v), each [heads, d_head], unless it has its own.
+          training: whether dropout is applied to attention weights.
 
         Returns:
           A tensor like `hidden`.
@@ -199,7 +199,7 @@ class RelativeAttention(layers.Layer):
 
 
 def add_biases(layer: layers.Layer, heads: int, d_head: int, init_std: float):
-    """Gives a layer the biases u, for contents, and v, for positions."""
+    """Adds the biases u, for contents, and v, for positions, to a layer."""
     return tuple(
         layer.add_weight(
             name=name,

@@ -16,7 +16,7 @@ def resnet(
     """A residual network of three stages, a Keras Functional model.
 
     y = ReLU(x + BN(conv(ReLU(BN(conv(x)))))), depth = 6 * n + 2 with n such blocks in
-    each stage of 16, 32 and 64 channels; a stage after the first halves the image.
+    each stage of 16, 32 and 64 channels; each stage after the first halves the image.
 
     Args:
       depth: layers with weights along the longest path: 8, 14, 20, 26, 32, ...
@@ -30,11 +30,10 @@ def resnet(
     Raises:
       ValueError: for a depth that is not 6 * n + 2.
 
-    Source: He et al. 2016, section 4.2; convolutions without bias, He
-    initialisation, ReLU. Departs from it in the shortcut: where the shape changes it
-    is a 1x1 convolution with BN (their option B), not a zero-padded copy (option A),
-    so that the model consists of standard layers; this adds 2,752 parameters to
-    ResNet-20.
+    Source: He et al. 2016, section 4.2; convolutions without bias, He initialisation,
+    ReLU. Departs from it in the shortcut: where the shape changes, it is a 1x1
+    convolution with BN (their option B), not a zero-padded copy (option A), so that the
+    model consists of standard layers. This adds 2,752 parameters to ResNet-20.
     """
     count, rest = divmod(depth - 2, 6)
     if count < 1 or rest:

@@ -26,9 +26,9 @@ _part = _Part()
 
 @contextlib.contextmanager
 def part_of_batch(index: int) -> Iterator[None]:
-    """Says which part of a batch is computed in the block, of several of one size.
+    """Sets which of several equal parts of a batch is computed in the block.
 
-    Each has a memory of its own, as the rows of one are not those of the other.
+    Each part has its own memory, because their rows belong to different streams.
     """
     before, _part.index = _part.index, index
     try:
@@ -38,7 +38,7 @@ def part_of_batch(index: int) -> Iterator[None]:
 
 
 class _Slot(NamedTuple):
-    """Which memory: of a mode, for batches of one size (None: unknown), of one length."""
+    """The key of a memory: mode, batch size (None: unknown), length, part of a batch."""
 
     mode: str
     batch: int | None
@@ -54,25 +54,24 @@ _SAVED_NAME = re.compile(r"training_\w+x\d+(?:p\d+)?_(\d+)_(\d+)")  # layer, rep
 
 
 class _Slots(dict):
-    """{slot: variables of the layers}; of a type that Keras does not look into."""
+    """{slot: variables of the layers}; a subclass, which Keras does not track."""
 
 
 class SegmentMemory(keras.layers.Layer):
-    """Variables for the memory of each layer, made when they are first needed.
+    """Variables for the memory of each layer, created at their first use.
 
-    Training and evaluation have memories of their own, and so has each replica under a
-    distribution strategy, which sees its own part of each batch, and each size of
-    batch, whose rows it belongs to. All begin as zeros. Batches of a size that is not
-    known when a function is traced share one memory, which begins anew where the size
-    changes.
+    Training and evaluation have separate memories. So has each replica under a
+    distribution strategy, which gets its own part of each batch, and each batch size. All
+    memories start as zeros. Batches whose size is unknown when a function is traced share
+    one memory, which is reset when the size changes.
 
-    What is saved is the training memory; evaluation begins anew. A Keras file holds the
-    memory of all replicas, a `tf.train.Checkpoint` that of the first, for all. Batches
-    of another size than before begin with zeros.
+    Only the training memory is saved. A Keras file holds the memory of all replicas, a
+    `tf.train.Checkpoint` that of the first replica, which all get. Batches of a new size
+    start with zeros.
 
     Args:
-      count: how many layers remember.
-      width: of their hidden states.
+      count: number of layers with memory.
+      width: width of their hidden states.
     """
 
     def __init__(self, count: int, width: int, **kwargs):
@@ -91,9 +90,9 @@ class SegmentMemory(keras.layers.Layer):
 
         Args:
           mode: `training` or `evaluation`.
-          batch: examples in this replica's batch, an integer or, if it is not known, a
+          batch: examples in the batch of this replica: an integer or, if unknown, a
             scalar tensor.
-          length: states that are remembered; 0: none.
+          length: number of states; 0: no memory.
         """
         if not length:
             empty = tf.zeros((batch, 0, self.width), self.compute_dtype)
@@ -112,17 +111,17 @@ class SegmentMemory(keras.layers.Layer):
             variable.assign(tf.cast(value, variable.dtype))
 
     def reset(self, mode: str | None = None) -> None:
-        """Forgets the memory of a mode, or all.
+        """Sets the memory of a mode, or of both, to zeros.
 
         Raises:
-          ValueError: for a mode that there is not, or within a `tf.function`.
+          ValueError: for an unknown mode, or within a `tf.function`.
         """
         if mode not in (None, *MODES):
             raise ValueError(
                 f"Expected `training`, `evaluation` or None. Received: {mode!r}"
             )
         if tf.inside_function():
-            # It would be the memories made until then that are reset, and no later ones.
+            # It would reset only the memories that exist when the function is traced.
             raise ValueError(
                 "Expected memory to be reset outside of a `tf.function`. Received: a "
                 "reset in one that is being traced"
@@ -139,7 +138,7 @@ class SegmentMemory(keras.layers.Layer):
     def values(self, mode: str) -> dict[str, np.ndarray]:
         """The memory of a mode as arrays, by names that end in layer and replica.
 
-        That for batches of unknown size has no rows where nothing has been written.
+        A memory for batches of unknown size has no rows until it is written.
         """
         return {name: component.numpy() for name, component in self._named(mode)}
 
@@ -151,9 +150,9 @@ class SegmentMemory(keras.layers.Layer):
                         yield f"{slot.name(layer)}_{replica}", component
 
     def gather_replicas(self, strategy: tf.distribute.Strategy) -> None:
-        """Fetches the training memory of all workers, to be saved next.
+        """Fetches the training memory of all workers, before it is saved.
 
-        Does nothing where there is one worker. All workers are to call it.
+        All workers must call it. With one worker it does nothing.
         """
         if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
             return
@@ -180,13 +179,13 @@ class SegmentMemory(keras.layers.Layer):
         size = batch if isinstance(batch, int) else None
         slot = _Slot(mode, size, length, _part.index)
         if slot not in self._slots:
-            # A thread of its own sees neither the function that is being traced, which
-            # lets variables be made at its first tracing only, nor one replica alone.
+            # In a new thread, outside of the traced function, which may create variables
+            # only when it is traced first, and outside of the replica.
             with futures.ThreadPoolExecutor(1) as thread:
                 strategy = tf.distribute.get_strategy()
                 made = thread.submit(self._all_made, slot, strategy).result()
             for layer, variable in enumerate(made):
-                if mode == "training":  # so that `tf.train.Checkpoint` finds it
+                if mode == "training":  # so that `tf.train.Checkpoint` tracks it
                     setattr(self, slot.name(layer), variable)
             self._slots[slot] = made
         return self._slots[slot]
@@ -215,11 +214,11 @@ class SegmentMemory(keras.layers.Layer):
                 component.assign(value)
         return variable
 
-    # A checkpoint is saved in another thread, while training goes on: what is saved is
-    # the memory of the moment at which it was taken.
+    # A checkpoint is saved in another thread while training continues; it holds the
+    # memory at the time of the snapshot.
 
     def own_state(self) -> dict[str, tf.Tensor]:
-        """What is saved, as it is now."""
+        """The present state to be saved."""
         return {
             **{
                 name: tf.constant(value)
@@ -230,7 +229,7 @@ class SegmentMemory(keras.layers.Layer):
 
     @contextlib.contextmanager
     def saving(self, state: Mapping[str, tf.Tensor]) -> Iterator[None]:
-        """Within it, in this thread, `state` is saved and not the present memory."""
+        """Within it, in this thread, `state` is saved instead of the present memory."""
         self._thread.saved = state
         try:
             yield
@@ -263,13 +262,13 @@ class SegmentMemory(keras.layers.Layer):
 
 
 def _of_batch(memory: tf.Tensor, batch) -> tf.Tensor:
-    """The memory if it has as many rows as the batch, otherwise zeros for that many.
+    """The memory if it has the rows of the batch, otherwise zeros of that number of rows.
 
-    It is for batches of unknown size alone: TensorFlow's graph optimizer takes it that
-    a variable has the shape of what is assigned to it, and would simplify this away.
+    Only for batches of unknown size: TensorFlow's graph optimizer assumes that a variable
+    has the shape of the value assigned to it, and would otherwise remove this.
     """
     rows = tf.shape(memory)[0]
-    # Not by `tf.cond`: XLA wants one shape from both branches.
+    # Not with `tf.cond`, because XLA requires the same shape from both branches.
     missing = tf.maximum(batch - rows, 0)
     fitted = tf.pad(memory[:batch], [[0, missing], [0, 0], [0, 0]])
     fitted = tf.where(tf.equal(rows, batch), fitted, tf.zeros([], memory.dtype))
@@ -277,13 +276,13 @@ def _of_batch(memory: tf.Tensor, batch) -> tf.Tensor:
 
 
 class ResetMemory(keras.callbacks.Callback):
-    """Lets each evaluation begin without memory, and each epoch if asked.
+    """Resets the memory before each evaluation, and optionally before each epoch.
 
     For models with a `reset_memory(mode)`, such as `TransformerXL`.
 
     Args:
-      each_epoch: also reset the training memory when an epoch begins, as when each
-        epoch begins at the start of the text.
+      each_epoch: also reset the training memory at the beginning of each epoch, for data
+        in which each epoch starts at the beginning of the text.
     """
 
     def __init__(self, each_epoch: bool = False):

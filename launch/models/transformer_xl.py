@@ -1,4 +1,4 @@
-"""Transformer-XL as a Keras model that remembers earlier segments."""
+"""Transformer-XL as a Keras model with a memory of earlier segments."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -23,29 +23,28 @@ from topkast_tf.compat import layers_within, seed_generators
 class TransformerXL(keras.Model):
     """A language model that attends to the hidden states of earlier segments.
 
-    For the tokens x of a segment and the memory m of what came before::
+    For the tokens x of a segment and the memory m of earlier segments::
 
         h, m' = core(x, m)
         loss = sum_t w_t -log p(target_t | h_t) / sum_t w_t  +  penalties of the layers
 
     `fit` and `evaluate` take batches of (inputs, targets), integers [batch, length],
-    whose rows continue those of the batch before; batches of another size than before
-    begin without memory. There is no loss to be given to `compile`. With
-    a third element, weights w [batch, length], loss and metrics are weighted means over
-    all tokens of all batches, so that a last segment can be filled up with zeros; the
-    weights are 1 without it. `loss` is `nll` and the penalties. A data set should know
-    its length (`tf.data.experimental.assert_cardinality`): where it does not, Keras
-    counts the last batch of an evaluation twice.
+    whose rows continue those of the previous batch. Batches of a new size start without
+    memory. `compile` takes no loss. With a third element, weights w [batch, length], loss
+    and metrics are weighted means over all tokens of all batches, so that a last segment
+    can be padded with zeros; without it, the weights are 1. `loss` is `nll` plus the
+    penalties. A data set should have a known length
+    (`tf.data.experimental.assert_cardinality`); otherwise Keras counts the last batch of
+    an evaluation twice.
 
-    The memory is kept by `fit`, by `evaluate` and by each call of the model, with
-    separate memories for training and evaluation (see `SegmentMemory`); `core`, a
-    layer, takes it and gives it back for loops of one's own. It begins as zeros, which
-    are attended to like any states. `ResetMemory` is the callback that lets each
-    evaluation begin so.
+    `fit`, `evaluate` and each call of the model update the memory, with separate memories
+    for training and evaluation (see `SegmentMemory`). For custom loops, `core` is a layer
+    that takes and returns the memory. The memory starts as zeros, which are attended to
+    like other states. The callback `ResetMemory` resets it before each evaluation.
 
     Args:
-      config: the sizes and settings.
-      name: of the model; its weights' paths begin with it.
+      config: the configuration.
+      name: name of the model, with which the paths of its weights begin.
 
     Raises:
       ValueError: in `fit` and `evaluate`, if there are no targets.
@@ -60,26 +59,26 @@ class TransformerXL(keras.Model):
     ['bpc', 'loss', 'nll', 'perplexity']
 
     Source: Dai et al., Transformer-XL, ACL 2019, and the authors' published code. Where
-    its two versions differ, the TensorFlow one is followed:
+    its two versions differ, this model follows the TensorFlow version:
 
-    * The first memory is zeros, as many as are remembered later, and they are attended
-      to. The PyTorch version begins with no states.
+    * The first memory is zeros, in full length, and is attended to. The PyTorch version
+      starts without states.
     * With `same_length` a token sees the memory length and itself, one key more than in
-      the PyTorch version, which counts the token among them.
-    * Row c - 1 of `softmax.cluster_table` and `softmax.cluster_bias` is that of cluster
-      c. The PyTorch version has them in reverse order: a converter of its checkpoints
-      flips `cluster_weight` and `cluster_bias`.
-    * Norms begin as the identity, and the weights of the clusters as zeros.
+      the PyTorch version, which includes the token in the memory length.
+    * Row c - 1 of `softmax.cluster_table` and `softmax.cluster_bias` belongs to cluster
+      c. The PyTorch version has the reverse order, so a converter of its checkpoints must
+      flip `cluster_weight` and `cluster_bias`.
+    * Norms start as the identity, and the weights of the clusters as zeros.
 
-    Departs from it, as the PyTorch version does, in the norms' epsilon, 1e-5, and
-    without cutoffs in the projection of the softmax, which is not that of the embedding
-    but its own; and from both in computing all softmaxes in float32 at least.
+    Departs from it, as the PyTorch version does, in the epsilon of norms, 1e-5, and
+    without cutoffs in the projection of the softmax, which is not shared with the
+    embedding; and from both in computing all softmaxes at least in float32.
     """
 
     def __init__(
         self,
         config: TransformerXLConfig | Mapping,
-        # Not numbered by how many the process has made: paths of weights begin with it.
+        # A fixed name without a counter, because paths of weights begin with it.
         name: str = "transformer_xl",
         **kwargs,
     ):
@@ -100,7 +99,7 @@ class TransformerXL(keras.Model):
             BitsPerCharacter(),
             Perplexity(),
         ]
-        # Hidden from Keras, as `metrics` shows it in the place of the tracker of Keras.
+        # Hidden from Keras, because `metrics` returns it in place of Keras's tracker.
         object.__setattr__(self, "_token_loss", TokenLoss())
         self.build((None, self.config.segment_length))
 
@@ -110,7 +109,7 @@ class TransformerXL(keras.Model):
 
     @property
     def evaluation_memory_length(self) -> int:
-        """States remembered in evaluation; may be set at any time."""
+        """Length of the memory in evaluation; may be set at any time."""
         return self._evaluation_memory_length
 
     @evaluation_memory_length.setter
@@ -121,17 +120,17 @@ class TransformerXL(keras.Model):
                 f"Received: {length}"
             )
         self._evaluation_memory_length = length
-        self.test_function = self.predict_function = None  # they have the old one
+        self.test_function = self.predict_function = None  # traced with the old length
 
     def call(self, tokens, training=None):
-        """Reads one segment, and remembers it.
+        """Computes the hidden states of one segment, and updates the memory.
 
         Args:
           tokens: integers [batch, length].
-          training: which memory, and whether there is dropout.
+          training: selects the memory, and whether dropout is applied.
 
         Returns:
-          The hidden states [batch, length, d_model]; `softmax` makes them
+          The hidden states [batch, length, d_model]; `softmax` turns them into
           log-probabilities.
         """
         tokens = tf.cast(tokens, tf.int32)
@@ -161,13 +160,13 @@ class TransformerXL(keras.Model):
 
     @property
     def metrics(self) -> list[keras.Metric]:
-        """As of any model, but `loss` is the mean over tokens and not over batches."""
+        """The metrics of the model; `loss` is the mean over tokens, not over batches."""
         return [self._token_loss if m.name == "loss" else m for m in super().metrics]
 
     def compute_loss(
         self, x=None, y=None, y_pred=None, sample_weight=None, training=True
     ):
-        """The mean negative log-likelihood in nats, and the penalties of the layers."""
+        """The mean negative log-likelihood in nats, plus the penalties of the layers."""
         if y is None:
             raise ValueError(
                 "Expected batches of (inputs, targets), both integers [batch, length]. "
@@ -184,10 +183,10 @@ class TransformerXL(keras.Model):
         penalties = [tf.cast(loss, mean.dtype) for loss in self.losses]
         loss = tf.add_n([mean, *penalties])
         self._token_loss.update_state(loss, total)
-        # A strategy adds up the gradients of its replicas.
+        # A strategy sums the gradients of its replicas.
         return loss / tf.distribute.get_strategy().num_replicas_in_sync
 
-    # Keras would trace one function for batches of any size when it meets a second size.
+    # For a second batch size, Keras would trace one function for batches of any size.
 
     def fit(self, x=None, *args, **kwargs):
         self._renew("train_function", x)
@@ -198,7 +197,7 @@ class TransformerXL(keras.Model):
         return super().evaluate(x, *args, **kwargs)
 
     def _renew(self, function: str, x) -> None:
-        """Has a function traced anew if the batches are of another size than its."""
+        """Makes Keras retrace a function if the shape of the batches has changed."""
         if not isinstance(x, tf.data.Dataset):
             return
         shape = tf.nest.flatten(x.element_spec)[0].shape
@@ -207,14 +206,14 @@ class TransformerXL(keras.Model):
         self._batch_shapes[function] = shape
 
     def reset_memory(self, mode: str | None = None) -> None:
-        """Forgets: sets the memory to zeros. Not for use within a `tf.function`.
+        """Sets the memory to zeros. Must not be called within a `tf.function`.
 
         Args:
           mode: `training` or `evaluation`; None: both.
         """
         self.memory.reset(mode)
 
-    # Dropout's random state is part of a run that is to be resumed; Keras saves none.
+    # A resumed run needs the random state of dropout, which Keras does not save.
 
     def save_own_variables(self, store):
         super().save_own_variables(store)

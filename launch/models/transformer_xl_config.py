@@ -1,4 +1,4 @@
-"""The sizes and settings of Transformer-XL models, and those that were published."""
+"""The configuration of Transformer-XL models, and the published configurations."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ _FOLLOWS = {
 
 @dataclasses.dataclass(frozen=True)
 class TransformerXLConfig:
-    """The sizes and settings of one Transformer-XL.
+    """The configuration of one Transformer-XL.
 
     Attributes:
       vocabulary: number of tokens.
@@ -24,28 +24,29 @@ class TransformerXLConfig:
       d_inner: width inside the feed-forward part.
       d_embed: width of the embeddings of the most frequent tokens; d_model if None.
       cutoffs: increasing token ids at which a new cluster of rarer tokens begins, for
-        the adaptive embedding and softmax. None: one plain softmax.
+        the adaptive embedding and softmax. Empty: one plain softmax.
       div_val: cluster i has embeddings of width d_embed // div_val ** i, at least 1.
       tie_projections: the softmax of the clusters after the first uses the projections
         of the embedding; the first always has its own.
       untie_biases: each block has its own biases u and v; otherwise all share one pair.
-      memory_length: hidden states kept of earlier segments, in training.
-      segment_length: tokens of a segment in training. The model takes segments of any
-        length; whoever makes the batches reads it here.
+      memory_length: hidden states of earlier segments that are kept in training.
+      segment_length: tokens per segment in training, for the input pipeline. The model
+        accepts segments of any length.
       evaluation_memory_length: as `memory_length`, in evaluation; the same if None.
       evaluation_segment_length: as `segment_length`, in evaluation; the same if None.
-      clamp_len: larger distances count as this one, in training; None: all differ.
+      clamp_len: maximum distance in training, to which larger ones are clamped; None: no
+        limit.
       evaluation_clamp_len: as `clamp_len`, in evaluation; the same if None.
-      same_length: in evaluation each token sees as many states as any other, the
-        memory length and itself.
-      dropout: rate for embeddings, positions, outputs of each part, and inside
-        feed-forward, in [0, 1).
+      same_length: in evaluation each token sees the same number of states: the memory
+        length and itself.
+      dropout: rate for embeddings, positions, the outputs of each sublayer, and inside
+        the feed-forward sublayer, in [0, 1).
       attention_dropout: rate for attention weights, in [0, 1).
       init_std: standard deviation of the initial weights.
-      projection_init_std: that of the projections of embeddings and softmax.
+      projection_init_std: the same for the projections of embeddings and softmax.
 
     Raises:
-      ValueError: for a setting out of range.
+      ValueError: for a value out of range.
     """
 
     vocabulary: int
@@ -126,9 +127,9 @@ class TransformerXLConfig:
         )
 
     def replaced(self, **changes) -> "TransformerXLConfig":
-        """The same settings, some of them changed.
+        """The same configuration with some fields changed.
 
-        One that by default is the same as another, and is the same, stays so.
+        A field whose default is another field, and which equals it, follows its change.
 
         >>> CONFIGS["txl_tiny"].replaced(memory_length=9).evaluation_memory_length
         9
@@ -179,7 +180,7 @@ _LARGE = TransformerXLConfig(
 
 CONFIGS: Mapping[str, TransformerXLConfig] = {
     "enwik8_base": _BASE,
-    # Depth and size are the paper's; the widths were not published, these are ours.
+    # Depth and size are from the paper; the widths were not published and are our choice.
     "enwik8_18": _BASE.replaced(layers=18, d_model=640, d_head=80, d_inner=2240),
     "enwik8_large": _LARGE,
     "text8_base": _BASE.replaced(vocabulary=27),
@@ -259,17 +260,17 @@ CONFIGS: Mapping[str, TransformerXLConfig] = {
         segment_length=4,
     ),
 }
-"""Settings by name. enwik8 is counted in bytes (204 of 256 occur), text8 in letters.
+"""Configurations by name. Tokens are bytes for enwik8 (204 occur) and letters for text8.
 
-The published ones are those of the authors' scripts: for enwik8, text8 and the large
-WikiText-103 model those of their TensorFlow code, for the base one those of their
-PyTorch code, which alone gives the paper's 151M parameters. `txl_small`, of bytes, and
-`txl_small_words` train on two CPU cores; `txl_tiny` is for tests.
+The published ones are from the authors' scripts: for enwik8, text8 and the large
+WikiText-103 model from their TensorFlow code; for the base WikiText-103 model from their
+PyTorch code, the only one with the 151M parameters of the paper. `txl_small`, for bytes,
+and `txl_small_words` train on two CPU cores; `txl_tiny` is for tests.
 """
 
 
 def find(name: str) -> TransformerXLConfig:
-    """The settings of a name.
+    """The configuration of a name.
 
     Raises:
       ValueError: for a name that is not in `CONFIGS`.
@@ -280,7 +281,7 @@ def find(name: str) -> TransformerXLConfig:
 
 
 def from_saved(settings: TransformerXLConfig | Mapping) -> TransformerXLConfig:
-    """Settings from what a saved model holds of them."""
+    """A configuration from that of a saved model."""
     if isinstance(settings, TransformerXLConfig):
         return settings
     return TransformerXLConfig(**settings)

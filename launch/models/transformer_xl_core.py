@@ -1,4 +1,4 @@
-"""Transformer-XL from tokens and memory to hidden states and memory, without state."""
+"""Stateless Transformer-XL: from tokens and memory to hidden states and memory."""
 
 import keras
 import tensorflow as tf
@@ -18,7 +18,7 @@ NORM_EPSILON = 1e-5
 
 
 class TransformerXLBlock(layers.Layer):
-    """Attention and feed-forward, each with a residual and a norm after it.
+    """Attention and feed-forward, each followed by a residual connection and a norm.
 
     ``a = norm(h + attention(h, memory))``,
     ``y = norm(a + W_2 relu(W_1 a + b_1) + b_2)``
@@ -84,8 +84,8 @@ class TransformerXLBlock(layers.Layer):
 class TransformerXLCore(layers.Layer):
     """The network between the tokens and the softmax.
 
-    The memory of a block is what came into it before this segment. No gradient goes
-    into it.
+    The memory of a block holds its inputs for earlier segments. No gradient flows into
+    it.
 
     Args:
       config: the model's settings.
@@ -118,10 +118,10 @@ class TransformerXLCore(layers.Layer):
 
         Args:
           tokens: integers [batch, length].
-          memory: for each block [batch, memory length, d_model]; all of one length,
+          memory: for each block [batch, memory length, d_model]; the same length for all,
             which may be 0.
-          training: whether there is dropout, and whether the settings for training or
-            those for evaluation hold.
+          training: whether dropout is applied, and whether the configuration for training
+            or that for evaluation is used.
 
         Returns:
           The hidden states [batch, length, d_model], and the next memory, a list of
@@ -152,7 +152,7 @@ class TransformerXLCore(layers.Layer):
 
 
 def _newest(memory, hidden):
-    """The last states of memory and segment, as many as the memory holds."""
+    """The last states of memory and segment, in the length of the memory."""
     joined = tf.concat([memory, tf.cast(hidden, memory.dtype)], 1)
     kept = tf.stop_gradient(joined[:, tf.shape(hidden)[1] :])
     return tf.ensure_shape(kept, memory.shape)

@@ -1,4 +1,4 @@
-"""The weights of a Transformer-XL by its settings alone: no model is made."""
+"""The weights of a Transformer-XL from its configuration, without building a model."""
 
 import math
 
@@ -47,7 +47,7 @@ def weight_shapes(config: TransformerXLConfig) -> dict[str, tuple[int, ...]]:
 
 
 def _embedding_shapes(config: TransformerXLConfig) -> dict[str, tuple[int, ...]]:
-    """Those of the embedding and of the softmax."""
+    """The shapes of the embedding and the softmax."""
     shapes: dict[str, tuple[int, ...]] = {}
     shared = config.div_val == 1
     projected = not shared or config.d_embed != config.d_model
@@ -69,7 +69,7 @@ def _embedding_shapes(config: TransformerXLConfig) -> dict[str, tuple[int, ...]]
 
 
 def count_parameters(config: TransformerXLConfig) -> int:
-    """How many trainable parameters the model has.
+    """The number of trainable parameters of the model.
 
     >>> from launch.models.transformer_xl_config import CONFIGS
     >>> round(count_parameters(CONFIGS["enwik8_large"]) / 1e6)
@@ -81,19 +81,19 @@ def count_parameters(config: TransformerXLConfig) -> int:
 def sparsified(
     config: TransformerXLConfig, sparse_embeddings: bool = False
 ) -> dict[str, bool]:
-    """Which matrices a sparse scope around the model makes sparse, by path.
+    """The matrices that a sparse scope around the model makes sparse, by path.
 
-    The kernels of attention and feed-forward are made sparse by any scope. The tables
-    and projections of embedding and softmax only by one with
-    ``include=sparse_patterns(sparse_embeddings=True)``. (Under `swat_scope` they stay
-    dense in any case: their products are not those of a layer.)
+    Any scope makes the kernels of attention and feed-forward sparse. The tables and
+    projections of embedding and softmax need a scope with
+    ``include=sparse_patterns(sparse_embeddings=True)``. Under `swat_scope` they always
+    stay dense, because their products are not those of a layer.
 
     Args:
       config: the model's settings.
-      sparse_embeddings: whether the scope includes those of embedding and softmax.
+      sparse_embeddings: whether the scope includes embedding and softmax.
 
     Returns:
-      {path within the model: whether it is made sparse}, for weights of two axes;
+      {path within the model: whether it is made sparse}, for weights with two axes;
       biases and norms are left out.
     """
     return {
@@ -105,22 +105,22 @@ def sparsified(
 
 
 def sparse_patterns(sparse_embeddings: bool = False) -> tuple[str, ...]:
-    """The `include` of a scope: all kernels, and on request embedding and softmax."""
+    """The `include` of a scope: all kernels, and optionally embedding and softmax."""
     return (KERNELS, EMBEDDINGS) if sparse_embeddings else (KERNELS,)
 
 
 def count_kept(
     config: TransformerXLConfig, sparsity: float, sparse_embeddings: bool = False
 ) -> int:
-    """How many parameters a uniformly sparse model keeps, dense ones included.
+    """The number of parameters that a uniformly sparse model keeps, with dense ones.
 
     Args:
       config: the model's settings.
       sparsity: fraction of zeros of each matrix that is made sparse, in [0, 1).
       sparse_embeddings: as for `sparsified`.
 
-    Top-KAST's WikiText-103 row of 57M parameters at 80 % is that of the large model
-    with sparse embeddings; with dense ones it would be 89M.
+    In Top-KAST's results for WikiText-103, 57M parameters at 80 % are those of the large
+    model with sparse embeddings; with dense embeddings there would be 89M.
 
     >>> from launch.models.transformer_xl_config import CONFIGS
     >>> large = CONFIGS["wikitext103_large"]

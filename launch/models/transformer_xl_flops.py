@@ -1,4 +1,4 @@
-"""Counted FLOPs of a Transformer-XL on one token of a text, its softmax included."""
+"""Counted FLOPs of a Transformer-XL per token of a text, including the softmax."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -14,19 +14,19 @@ def count_token_flops(
 ) -> FlopReport:
     """FLOPs per token of a training segment with a full memory.
 
-    A cluster of the adaptive softmax is computed for the tokens in it only, so it
-    counts as often as they occur::
+    A cluster of the adaptive softmax is computed only for its tokens, so it is weighted
+    by their frequency::
 
         FLOPs = core(segment, memory) / segment_length
                 + sum_i frequency_i * logits_i(token),    frequency_0 = 1
 
-    Products with a dense segment over the memory are counted whole, also those that the
-    causal mask then hides, as the model computes them.
+    Attention products are counted in full, including those that the causal mask hides,
+    because the model computes them.
 
     Args:
       model: the model, dense or sparse.
-      frequencies: for each cluster of the vocabulary the share of tokens in it, in
-        [0, 1]; the first is not read, as every token needs it. Not needed without
+      frequencies: the share of tokens in each cluster of the vocabulary, in [0, 1]; the
+        first is ignored, because every token needs that cluster. Not needed without
         cutoffs.
 
     Returns:

@@ -17,8 +17,8 @@ def vgg16(image_shape: Sequence[int], classes: int, width: float = 1.0) -> keras
     """Thirteen convolutions and three dense layers, a Keras Functional model.
 
     y = ReLU(BN(conv(x))) in five stages of 64, 128, 256, 512 and 512 channels, each
-    followed by a 2x2 max pool; then twice y = dropout(ReLU(dense(x))) of 4096 units,
-    with half of them dropped, and the logits.
+    followed by a 2x2 max pool; then twice y = dropout(ReLU(dense(x))) with 4096 units and
+    rate 0.5, and the logits.
 
     Layers are named `stage{1..5}_block{n}_conv`, `_bn` and `_relu`, `stage{1..5}_pool`,
     `hidden{1,2}`, `hidden{1,2}_relu` and `_dropout`, `logits`; see `blocks`.
@@ -45,7 +45,7 @@ def vgg16(image_shape: Sequence[int], classes: int, width: float = 1.0) -> keras
         for block in range(1, count + 1):
             name = f"stage{stage}_block{block}"
             x = _block(x, blocks.scaled(filters, width), name)
-        # "same": what is 1x1 already stays so, and no image is too small.
+        # "same" leaves a 1x1 image unchanged, so that no image is too small.
         x = layers.MaxPooling2D(2, padding="same", name=f"stage{stage}_pool")(x)
     x = layers.GlobalAveragePooling2D(name="pool")(x)
     for name in ("hidden1", "hidden2"):

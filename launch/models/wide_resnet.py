@@ -19,12 +19,12 @@ def wide_resnet(
     classes: int,
     width: float = 1.0,
 ) -> keras.Model:
-    """WRN-d-k, a residual network with few and wide layers, a Keras Functional model.
+    """WRN-d-k, a residual network with few wide layers, a Keras Functional model.
 
     y = x + conv(dropout(ReLU(BN(conv(ReLU(BN(x))))))), d = 6 * n + 4 with n such blocks
-    in each stage of 16 k, 32 k and 64 k channels, and 0.3 dropped; a stage after the
-    first halves the image. Where the shape changes, x is conv1x1(ReLU(BN(x))) with the
-    block's first BN and ReLU, so these convolutions count to the depth.
+    in each stage of 16 k, 32 k and 64 k channels, and dropout rate 0.3; each stage after
+    the first halves the image. Where the shape changes, x is conv1x1(ReLU(BN(x))) with
+    the first BN and ReLU of the block, so these convolutions count in the depth.
 
     Layers are named `stem_conv`, `stage{1..3}_block{n}_{a,b}_bn`, `_relu` and `_conv`,
     `stage{1..3}_block{n}_dropout`, `_shortcut_conv` and `_add`, `last_bn`, `last_relu`,
@@ -35,7 +35,7 @@ def wide_resnet(
       k: the widening factor, at least 1.
       image_shape: (height, width, channels) of the images; 32x32 images end as 8x8.
       classes: number of outputs.
-      width: a further factor on k, above 0; the stem has 16 channels at any.
+      width: a further factor on k, above 0; the stem always has 16 channels.
 
     Returns:
       A model from images to logits (float32 whatever the compute dtype). WRN-16-8 with
@@ -46,10 +46,10 @@ def wide_resnet(
     Raises:
       ValueError: for a depth that is not 6 * n + 4, or a k below 1.
 
-    Source: Zagoruyko and Komodakis 2016, block B(3, 3), convolutions without bias. As
-    in the form of Raihan and Aamodt 2020 (SWAT), convolutions start by He's fan-out and
-    the classifier's kernel as U(-b, b), b = 1 / sqrt(fan_in). Departs from it in the
-    side of the padding: at stride 2 it is below and right, as Keras does it.
+    Source: Zagoruyko and Komodakis 2016, block B(3, 3), convolutions without bias. As in
+    Raihan and Aamodt 2020 (SWAT), convolutions start with He's fan-out and the kernel of
+    the classifier as U(-b, b), b = 1 / sqrt(fan_in). Departs from it in the side of the
+    padding: at stride 2 it is below and right, as in Keras.
     """
     count, rest = divmod(depth - 4, 6)
     if count < 1 or rest:
