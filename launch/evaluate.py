@@ -22,7 +22,7 @@ from launch.support.quiet import quiet_start
 
 GROUPS: Groups = (
     (
-        "What is evaluated",
+        "Evaluation",
         (
             Flag("string", "part", "test", "of a text: test or valid; images: test"),
             Flag(

@@ -3,7 +3,7 @@
 from launch.config.flag import AT_LEAST_0, AT_LEAST_1, SHARE, WIDTH, Flag
 
 TRAINED = (
-    "What is trained",
+    "Data and model",
     (
         Flag(
             "string",
@@ -87,7 +87,7 @@ TEXT = (
             "integer",
             "evaluation_batch",
             10,
-            "rows that the text is cut into in evaluation; each begins without memory",
+            "rows of the text in evaluation; each starts without memory",
             AT_LEAST_1,
             data="text",
         ),

@@ -34,7 +34,7 @@ WIDTH = Range("above 0 and at most 100", lambda number: 0 < number <= 100)
 
 
 class Flag(NamedTuple):
-    """One flag, with everything that is checked of its value alone.
+    """One flag, with the values that it may have and where it applies.
 
     Attributes:
       kind: the suffix of the absl `DEFINE_` function.
@@ -43,8 +43,8 @@ class Flag(NamedTuple):
       range: the allowed numbers of a float; None: any.
       data: the kind of data that it applies to, `image` or `text`; empty: both.
       only_with: (flag, value) without which it has no effect; None: it always has.
-      affects_result: whether the run computes something else with another value; if
-        not, the flag says where files are, or how much is printed or kept.
+      affects_result: whether another value changes the results of the run; if not, the
+        flag is about the place of files, or about how much is printed or kept.
     """
 
     kind: str

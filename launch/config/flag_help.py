@@ -69,8 +69,8 @@ def asked_for_help(
     """The help that a command line asks for, or None.
 
     Args:
-      argv: the program's name, then its arguments; `-h` and `--help` ask for all of it,
-        `--helpshort` for the names of the flags.
+      argv: the program's name, then its arguments; `-h` and `--help` print all of it,
+        `--helpshort` the names of the flags.
       head: the description of the program, with examples.
       groups: its flags.
     """

@@ -15,13 +15,13 @@ OPTIMIZERS = ("sgd", "adam")
 DECAYED = ("kernels", "all")
 
 LENGTH = (
-    "How long and how fast it learns",
+    "Length, optimizer and regularization",
     (
         Flag(
             "integer",
             "epochs",
             30,
-            "length of the run; of this and --steps the later one counts",
+            "length of the run; if --steps is given too, the later one wins",
             AT_LEAST_1,
         ),
         Flag(
@@ -35,7 +35,7 @@ LENGTH = (
             "integer",
             "batch_size",
             128,
-            "images or segments a step, over all devices",
+            "images or segments per step, over all devices",
             AT_LEAST_1,
         ),
         Flag(

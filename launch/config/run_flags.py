@@ -6,14 +6,14 @@ STRATEGIES = ("none", "mirrored", "multiworker", "tpu")
 REDUCTIONS = ("packed", "dense")
 
 DEVICES = (
-    "Many devices",
+    "Several devices",
     (
         Flag(
             "string",
             "strategy",
             "none",
             "none (one device), mirrored (all of one host), multiworker (one "
-            "process a host, by TF_CONFIG; see launch/multiworker.py), or tpu",
+            "process per host, by TF_CONFIG; see launch/multiworker.py), or tpu",
             choices=STRATEGIES,
         ),
         Flag(
@@ -59,7 +59,7 @@ RUN = (
             "folder of the run; default runs/DATASET-MODEL-METHOD",
             affects_result=False,
         ),
-        Flag("integer", "seed", 0, "of weights, batches and sets", AT_LEAST_0),
+        Flag("integer", "seed", 0, "seed of weights, batches and sets", AT_LEAST_0),
         Flag(
             "integer",
             "evaluate_every",

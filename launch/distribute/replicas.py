@@ -27,7 +27,7 @@ from launch.support.errors import UserError
 from topkast_tf.compat import raw_variable
 from topkast_tf.variables.components import components
 
-_GOLDEN = 0x9E3779B9  # 2^32 over the golden ratio: multiples of it lie far apart
+_GOLDEN = 0x9E3779B9  # 2^32 over the golden ratio, whose multiples are well spread
 
 
 def count_of(model: keras.Model) -> int:

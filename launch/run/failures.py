@@ -1,4 +1,4 @@
-"""Failures of TensorFlow during training, as exceptions that say what to do."""
+"""Turns TensorFlow's errors in training into errors that say what to do."""
 
 import contextlib
 import re

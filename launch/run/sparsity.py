@@ -1,4 +1,4 @@
-"""What the launcher uses of `topkast_tf`: scopes, achieved sparsities, counts."""
+"""The launcher's use of `topkast_tf`: scopes, achieved sparsities, counts."""
 
 import contextlib
 import pathlib

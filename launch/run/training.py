@@ -30,7 +30,7 @@ def train(task: Task, method: str) -> dict[str, Any]:
     """Trains one method to the end of its run, from its last checkpoint if there is one.
 
     Args:
-      task: what to learn, with its data loaded.
+      task: the task, with its data loaded.
       method: `dense` or a sparse method.
 
     Returns:
@@ -39,7 +39,7 @@ def train(task: Task, method: str) -> dict[str, Any]:
     Raises:
       UserError: for damaged checkpoints or mask dynamics, for a checkpoint that could not
         be written, and if loss or gradient are no longer finite.
-      Interrupted: if a signal asks for it; the checkpoint of the last step is written.
+      Interrupted: after a signal; the checkpoint of the last step is written.
     """
     try:
         with (
@@ -56,7 +56,7 @@ class _Run:
     """The training of one method in this process.
 
     Attributes:
-      task: what to learn, with its data loaded.
+      task: the task, with its data loaded.
       method: its name.
       folder: where this process writes.
       is_chief: whether this process reports and writes to the folder of the run.
@@ -230,6 +230,6 @@ def _finish(run: _Run) -> dict[str, Any]:
         result["gradient_bytes_dense"] = sizes.dense
     with files.replacing(run.folder / MODEL_FILE) as part:
         sparsity.plain(model).save(part)
-    # Last, because its presence says that everything else is there.
+    # Last, because its presence means that all other files exist.
     run_folder.write_result(run.folder, result)
     return result

@@ -1,4 +1,4 @@
-"""What a method of a run is, and what methods have in common.
+"""The description of a method of a run, and the flags common to all methods.
 
 TensorFlow is imported when a scope is made, not before.
 """
@@ -93,7 +93,7 @@ def distribution_of(settings: flags.FlagValues) -> Any:
     """`--distribution` as the scopes take it: a name or a mapping.
 
     Raises:
-      UserError: for text that begins like a JSON mapping and is none.
+      UserError: for text that begins with a brace and is not valid JSON.
     """
     given = settings.distribution
     if not given.lstrip().startswith("{"):

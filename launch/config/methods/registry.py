@@ -1,7 +1,7 @@
-"""The methods that a run may have, by name, and the flags that they bring.
+"""The methods of a run, by name, and their flags.
 
-A new method is a file of its own here and an entry in `METHODS`, besides the method
-itself in `topkast_tf.methods`.
+A new method needs a file here and an entry in `METHODS`, in addition to the method itself
+in `topkast_tf.methods`.
 """
 
 from launch.config.flag import SHARE, Flag, Groups
@@ -18,7 +18,7 @@ METHODS: dict[str, RunMethod] = {
     "set": set_.METHOD,
     "rigl": rigl.METHOD,
 }
-"""Name, as `--method` has it -> the method."""
+"""Value of --method -> the method."""
 
 DISTRIBUTIONS = tuple(
     dict.fromkeys(name for each in METHODS.values() for name in each.distributions)
@@ -64,8 +64,8 @@ COMMON = (
         "float",
         "sparsity",
         0.9,
-        "of the weights (SWAT: and activations), a fraction of zeros; Top-KAST has "
-        "--fwd",
+        "of the weights (with SWAT also of the activations), a fraction of zeros; "
+        "Top-KAST uses --fwd",
         range=SHARE,
     ),
     Flag("string", "distribution", "uniform", _distribution_help()),

@@ -13,14 +13,14 @@ GROUP = (
             "float",
             "slot_scale",
             0.0,
-            "rigl: momentum of new weights, as a multiple of their gradient",
+            "momentum of new weights, as a multiple of their gradient",
             range=NOT_NEGATIVE,
         ),
         Flag(
             "boolean",
             "update_replaces_step",
             True,
-            "rigl: an update takes the place of a step, as in the authors' code",
+            "an update replaces a step, as in the authors' code",
         ),
     ),
 )

@@ -24,7 +24,7 @@ GROUP = (
             "float",
             "drop_fraction",
             0.3,
-            "of the active weights that an update of SET or RigL replaces, at first",
+            "initial fraction of active weights that an update replaces",
             range=FACTOR,
         ),
         Flag("integer", "update_every", 100, "steps between two updates", AT_LEAST_1),
@@ -33,22 +33,23 @@ GROUP = (
             "float",
             "update_until",
             None,
-            "the last one: a step, or below 1 a share of the run; default set: the "
-            "end, rigl: 0.75",
+            "the last step with an update, or below 1 a fraction of the run; default "
+            "set: the end, rigl: 0.75",
             range=ABOVE_0,
         ),
         Flag(
             "string",
             "anneal",
             None,
-            "how the drop fraction ends: constant, cosine or exponential_K; default "
+            "schedule of the drop fraction: constant, cosine or exponential_K; default "
             "set: constant, rigl: cosine",
         ),
         Flag(
             "string",
             "drop",
             "magnitude",
-            "the smallest of all; or signs: of the positive and of the negative ones",
+            "drop the smallest magnitudes; or signs: the smallest positive and the "
+            "smallest negative weights",
             choices=("magnitude", "signs"),
         ),
         Flag(
@@ -62,7 +63,7 @@ GROUP = (
             "float",
             "drop_noise",
             1e-5,
-            "deviation of what is added to magnitudes, to break ties",
+            "standard deviation of noise added to magnitudes, to break ties",
             range=SHARE,
         ),
     ),
@@ -74,7 +75,7 @@ def scopes_of(name: str, groups: Groups) -> Scopes:
 
     Args:
       name: of the method.
-      groups: its flags, which have the names of its arguments (`drop_noise`: `noise`).
+      groups: its flags, named like its arguments (except `drop_noise` for `noise`).
     """
     names = [flag.name for _, group in groups for flag in group]
 
@@ -98,8 +99,8 @@ def _check_length(name: str, until: float | None, total_steps: int | None) -> No
     until = default if until is None else until
     if total_steps is None and until is not None and until < 1:
         raise UserError(
-            f"Expected --steps, as --update_until={until} is a share of the run. "
-            "Received: a run whose length in steps is not known"
+            f"Expected --steps, as --update_until={until} is a fraction of the run. "
+            "Received: a run of unknown length"
         )
 
 

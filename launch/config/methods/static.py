@@ -1,4 +1,4 @@
-"""A mask that stays as it was first drawn."""
+"""Static masks: the first mask is never changed."""
 
 from absl import flags
 
@@ -23,4 +23,4 @@ def _scopes(settings: flags.FlagValues, total_steps: int | None) -> list[Scope]:
     return [sparse_scope("static", settings, {"first_mask": settings.first_mask})]
 
 
-METHOD = RunMethod("a mask that stays", _scopes, groups=(GROUP,))
+METHOD = RunMethod("a static mask", _scopes, groups=(GROUP,))

@@ -15,15 +15,15 @@ FLAGS = (
         "integer",
         "topk_period",
         1,
-        "steps for which a threshold of weights or activations serves",
+        "steps between new thresholds of weights or activations",
         bounds=AT_LEAST_1,
     ),
     Flag(
         "string",
         "topk_period_of",
         "all",
-        "what that is for: all; or convolutions, as in the authors' code: dense "
-        "layers and structured weights are selected at each step",
+        "where --topk_period applies: all; or convolutions, as in the authors' code, "
+        "with new thresholds of dense layers and structured weights at each step",
         choices=("all", "convolutions"),
     ),
     Flag(
@@ -47,14 +47,14 @@ FLAGS = (
         "list",
         "forward_sparse",
         ["weights"],
-        "what is sparse in the forward pass: weights, activations",
+        "sparse operands of the forward pass: weights, activations",
         choices=_OPERANDS,
     ),
     Flag(
         "list",
         "backward_sparse",
         ["weights", "activations"],
-        "what is sparse in the backward pass",
+        "sparse operands of the backward pass",
         choices=_OPERANDS,
     ),
     Flag(
@@ -68,14 +68,14 @@ FLAGS = (
         "integer",
         "freeze_at",
         None,
-        "step from which the active weights stay the same ones",
+        "step from which the active weights are fixed",
         bounds=AT_LEAST_1,
     ),
     Flag(
         "string",
         "storage",
         "dense",
-        "of what the backward pass needs: dense, or packed, which takes more time",
+        "of tensors kept for the backward pass: dense, or packed, which is slower",
         choices=("dense", "packed"),
     ),
 )

@@ -1,4 +1,4 @@
-"""Top-KAST: sparse forward and backward sets, both of them of the largest weights."""
+"""Top-KAST: forward and backward sets of the largest weights."""
 
 from typing import Any
 
@@ -42,7 +42,7 @@ FLAGS = (
         "string",
         "exploration_norm",
         "l2",
-        "l2 (squared), or l1, the form that the paper prints",
+        "l2 (squared), or l1, the form printed in the paper",
         choices=("l2", "l1"),
     ),
     Flag("string", "backward", "topk", "topk or random", choices=("topk", "random")),
@@ -50,7 +50,7 @@ FLAGS = (
         "integer",
         "stop_exploring_at",
         None,
-        "step from which the backward set is the forward set",
+        "step from which the backward set equals the forward set",
         bounds=AT_LEAST_0,
     ),
     Flag("list", "block", None, "rows,cols of the blocks that are selected"),
