@@ -2,7 +2,6 @@
 
 import pytest
 
-from launch import multiworker
 from launch import train as launch_train
 from launch.distribute import devices, strategies
 from launch.support.errors import UserError
@@ -11,7 +10,7 @@ from tests.launch.runs import parsed, settings
 
 
 def test_a_worker_is_what_tf_config_says(monkeypatch):
-    monkeypatch.setenv("TF_CONFIG", multiworker.cluster(["a:1", "b:1", "c:1"], 2))
+    monkeypatch.setenv("TF_CONFIG", devices.cluster(["a:1", "b:1", "c:1"], 2))
     assert devices.worker_of(parsed()) == (0, 1)
     worker = devices.worker_of(parsed("--strategy=multiworker"))
     assert worker == (2, 3) and not worker.is_chief
@@ -23,7 +22,7 @@ def test_a_worker_is_what_tf_config_says(monkeypatch):
         (None, "in the environment"),
         ("{", "Received: {"),
         ('{"cluster": {"worker": ["a:1"]}}', "'task'"),
-        (multiworker.cluster(["a:1"], 1), "worker 1 is not one of 1"),
+        (devices.cluster(["a:1"], 1), "worker 1 is not one of 1"),
         (
             '{"cluster": {"chief": ["a:1"], "worker": ["b:1"]}, '
             '"task": {"type": "worker", "index": 0}}',
@@ -50,8 +49,8 @@ def test_a_tf_config_that_is_wrong(monkeypatch, config, expected):
             "one of none, mirrored, multiworker, tpu. Received: 'many'",
         ),
         (["--reduce=sparse"], "one of packed, dense. Received: 'sparse'"),
-        (["--devices=2"], "no --devices but with --strategy=mirrored"),
-        (["--strategy=mirrored", "--tpu=a"], "no --tpu but with --strategy=tpu"),
+        (["--devices=2"], "--devices only with --strategy=mirrored"),
+        (["--strategy=mirrored", "--tpu=a"], "--tpu only with --strategy=tpu"),
         (
             ["--strategy=mirrored", "--devices=3"],
             "multiple of 3: workers x --devices x --accumulate. Received: --batch_size=128",
