@@ -1,4 +1,4 @@
-"""The description of a method of a run, and the flags common to all methods.
+"""The description of a method of a run, and the scope arguments of all methods.
 
 TensorFlow is imported when a scope is made, not before.
 """
@@ -11,7 +11,7 @@ from typing import Any
 
 from absl import flags
 
-from launch.config.flag import Flag, Groups
+from launch.config.flag import Flag, Groups, flags_in
 from launch.support.errors import UserError
 
 Scope = contextlib.AbstractContextManager
@@ -31,7 +31,7 @@ class RunMethod:
       scopes: maps the flags and the number of optimizer steps of the run (None if it is
         unknown) to the scopes in which the model is built, outermost first.
       groups: the method's own flags, by title in the help. Methods may share a group.
-      common: names of the flags of all methods that apply to this one.
+      common: names of those flags of `registry.COMMON` that apply to this method.
       distributions: the names that --distribution may have.
       check: raises `UserError` for flags of the method that contradict each other.
       has_penalty: whether it may add an exploration loss.
@@ -50,11 +50,11 @@ class RunMethod:
     @property
     def flags(self) -> tuple[Flag, ...]:
         """The flags of its groups."""
-        return tuple(flag for _, group in self.groups for flag in group)
+        return tuple(flags_in(self.groups))
 
     @property
     def flag_names(self) -> frozenset[str]:
-        """The flags that apply to it, besides those that apply to every run."""
+        """The names of the flags that apply to it, without those of every run."""
         return frozenset((*self.common, *(flag.name for flag in self.flags)))
 
 
@@ -64,9 +64,9 @@ def sparse_scope(
     """The `topkast_tf.sparse_scope` of a method.
 
     Args:
-      name: of the method.
+      name: name of the method.
       settings: the resolved flags.
-      arguments: of the method; None leaves its own default.
+      arguments: arguments of the method; None selects its default.
     """
     import topkast_tf
 

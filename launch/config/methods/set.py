@@ -12,6 +12,7 @@ from launch.config.flag import (
     SHARE,
     Flag,
     Groups,
+    flags_in,
 )
 from launch.config.methods import static
 from launch.config.methods.base import RunMethod, Scope, Scopes, sparse_scope
@@ -74,10 +75,10 @@ def scopes_of(name: str, groups: Groups) -> Scopes:
     """The scopes of a method that updates its mask during training.
 
     Args:
-      name: of the method.
+      name: name of the method.
       groups: its flags, named like its arguments (except `drop_noise` for `noise`).
     """
-    names = [flag.name for _, group in groups for flag in group]
+    names = [flag.name for flag in flags_in(groups)]
 
     def scopes(settings: flags.FlagValues, total_steps: int | None) -> list[Scope]:
         arguments: dict[str, Any] = {n: settings[n].value for n in names}
