@@ -8,8 +8,7 @@ import topkast_tf
 from launch.run import sparsity
 from launch.run.optimizers import optimizer_of
 from launch.tasks.base import Task
-from topkast_tf.layers.weights import of_alpha
-from topkast_tf.methods import GRADIENT
+from topkast_tf.layers.weights import regularizer_on
 
 
 def build(task: Task, method: str) -> keras.Model:
@@ -62,6 +61,6 @@ def add_weight_decay(
             # Keras's L2(l) is l * sum(w ** 2), without the half.
             penalty = keras.regularizers.L2(weight_decay / 2)
             weight = sparse.get(variable.path)
-            if weight is not None and GRADIENT in weight.method.inputs:
-                penalty = of_alpha(penalty, weight)
+            if weight is not None:
+                penalty = regularizer_on(penalty, weight)
             variable.regularizer = penalty

@@ -194,8 +194,8 @@ def _add_state(
     layer._topkast_weights.append(weight)
     if weight.method.has_penalty:
         _add_penalty(layer, variable, weight)
-    elif GRADIENT in weight.method.inputs and getattr(variable, "regularizer", None):
-        variable.regularizer = of_alpha(variable.regularizer, weight)
+    elif getattr(variable, "regularizer", None):
+        variable.regularizer = regularizer_on(variable.regularizer, weight)
 
 
 def _unless_symbolic(variable: Any, initializer: Any) -> Any:
@@ -242,16 +242,19 @@ def _add_penalty(layer: Any, variable: Any, weight: SparseWeight) -> None:
     variable.regularizer = weight.penalty_regularizer = Penalty()
 
 
-def of_alpha(regularizer: Any, weight: SparseWeight) -> Any:
-    """A regularizer of alpha, which replaces one that Keras applies to theta.
+def regularizer_on(regularizer: Any, weight: SparseWeight) -> Any:
+    """The form in which a regularizer applies to a sparse weight.
 
     A method that uses the gradient outside B must see the network's gradient alone. So
-    theta on C does not contribute, and the contribution on A is subtracted (`steps`).
+    its regularizer is one of alpha: theta on C does not contribute, and the contribution
+    on A is subtracted (`steps`). For other methods it is unchanged.
 
     Args:
       regularizer: a Keras 3 regularizer.
-      weight: a weight whose method uses the gradient.
+      weight: the weight.
     """
+    if GRADIENT not in weight.method.inputs:
+        return regularizer
 
     class OfAlpha(type(regularizer)):
         def __init__(self):
