@@ -1,5 +1,7 @@
 """The reservoir C keeps its bits, whoever reads a kernel and writes it back."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -80,13 +82,15 @@ def dense(**kwargs):
     return layers.Dense(20, **kwargs)
 
 
-MAKERS = {
+WRAPPERS = {
     "spectral normalisation": lambda: layers.SpectralNormalization(dense()),
     "own wrapper": lambda: HalvesItself(dense()),
     "own wrapper, difference": lambda: StepsItself(dense()),
     "own wrapper, of the variable": lambda: StepsTheVariable(dense()),
     "own wrapper, zeros": lambda: Zeroes(dense()),
     "weight normalisation": lambda: WeightNormalization(dense()),
+}
+CONSTRAINTS = {
     "max norm": lambda: dense(kernel_constraint=keras.constraints.MaxNorm(0.1)),
     "unit norm": lambda: dense(kernel_constraint=keras.constraints.UnitNorm()),
     "non-negative": lambda: dense(kernel_constraint=keras.constraints.NonNeg()),
@@ -118,16 +122,36 @@ def assert_reservoir_kept(before):
         np.testing.assert_array_equal(weight.dense()[in_c], theta[in_c])
 
 
+@functools.cache  # to trace a step takes seconds, and hardly more with more layers
+def fitted_side_by_side(constrained, optimizer, jit_compile):
+    """Weights after a fit, and what `outside_b` said: by the maker of their layer.
+
+    The layers have the inputs in common, and a head that adds what they put out. Those
+    with a constraint are in a model without wrappers: neither has to help the other.
+    """
+    makers = CONSTRAINTS if constrained else WRAPPERS
+    keras.utils.set_random_seed(0)
+    with tk.topkast_scope(0.9, 0.8, refresh_every=100):
+        made = {name: make() for name, make in makers.items()}
+        inputs = keras.Input((20,))
+        added = layers.Add()([layer(inputs) for layer in made.values()])
+        made["head"] = layers.Dense(3)
+        model = keras.Model(inputs, made["head"](added))
+    model.compile(OPTIMIZERS[optimizer](), "mse", jit_compile=jit_compile)
+    before = {name: outside_b(layer) for name, layer in made.items()}
+    model.fit(INPUTS, LABELS, batch_size=4, epochs=2, verbose=0)
+    return before
+
+
 @pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("make", MAKERS)
+@pytest.mark.parametrize("make", [*WRAPPERS, *CONSTRAINTS])
 def test_in_fit(make, optimizer, jit_compile):
-    model = model_of(MAKERS[make])
-    model.compile(OPTIMIZERS[optimizer](), "mse", jit_compile=jit_compile)
-    before = outside_b(model)
-    model.fit(INPUTS, LABELS, batch_size=4, epochs=2, verbose=0)
-    assert_reservoir_kept(before)
-    assert all(np.any(w.dense() != theta) for w, theta, _ in before)
+    fitted = fitted_side_by_side(make in CONSTRAINTS, optimizer, jit_compile)
+    for before in (fitted[make], fitted["head"]):
+        assert len(before) == 1
+        assert_reservoir_kept(before)
+        assert all(np.any(w.dense() != theta) for w, theta, _ in before)
 
 
 LEGACY = {
@@ -167,7 +191,7 @@ def test_spectral_normalisation_of_a_convolution():
 
 def test_on_two_devices():
     with zoo.two_devices().scope():
-        model = model_of(MAKERS["spectral normalisation"])
+        model = model_of(WRAPPERS["spectral normalisation"])
         model.compile("sgd", "mse")
     before = outside_b(model)
     model.fit(INPUTS, LABELS, epochs=2, verbose=0)
