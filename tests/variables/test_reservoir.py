@@ -10,6 +10,7 @@ from keras import layers
 
 import topkast_tf as tk
 from tests import zoo
+from tests.variables.variable_models import build_optimizer
 
 tf_keras = pytest.importorskip("tf_keras")
 
@@ -138,6 +139,8 @@ def fitted_side_by_side(constrained, optimizer, jit_compile):
         made["head"] = layers.Dense(3)
         model = keras.Model(inputs, made["head"](added))
     model.compile(OPTIMIZERS[optimizer](), "mse", jit_compile=jit_compile)
+    if optimizer != "sgd":
+        build_optimizer(model)
     before = {name: outside_b(layer) for name, layer in made.items()}
     model.fit(INPUTS, LABELS, batch_size=4, epochs=2, verbose=0)
     return before

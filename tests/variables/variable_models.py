@@ -1,0 +1,27 @@
+"""A model that is quick to trace, for tests of what becomes of weights."""
+
+import keras
+from keras import layers
+
+import topkast_tf as tk
+
+
+def two_kernels(**scope):
+    """A convolution and a dense layer for `digits`."""
+    with tk.topkast_scope(**{"fwd": 0.8, "bwd": 0.5, **scope}):
+        return keras.Sequential(
+            [
+                keras.Input((8, 8, 1)),
+                layers.Conv2D(4, 3, activation="relu"),
+                layers.Flatten(),
+                layers.Dense(10),
+            ]
+        )
+
+
+def build_optimizer(model):
+    """Makes the optimizer's variables now: Keras makes them as it traces a step.
+
+    It then traces the step again. Where a file uses this, some test of it does not.
+    """
+    model.optimizer.build(model.trainable_variables)
