@@ -9,7 +9,8 @@ import tensorflow as tf
 from keras import layers, optimizers
 
 import topkast_tf as tk
-from tests.small_models import LOSS, dense_layer, small_model, train
+from tests.small_models import LOSS, dense_layer, train
+from tests.variables.variable_models import build_optimizer, two_kernels
 from topkast_tf.variables.views import sparse_view, straight_through_view
 
 # By hand.
@@ -178,7 +179,7 @@ def test_a_layer_outside_the_scope_reads_a_tied_kernel_as_alpha():
 
 
 def test_the_variable_that_is_trained_is_the_one_that_is_used(digits):
-    model = small_model()
+    model = two_kernels()
     used = [id(weight.variable) for weight in tk.sparse_weights(model)]
     train(model, digits, 3)
     kernels = [v for v in model.trainable_variables if v.name == "kernel"]
@@ -187,7 +188,7 @@ def test_the_variable_that_is_trained_is_the_one_that_is_used(digits):
 
 
 def test_a_sparse_variable_cannot_be_a_function_argument():
-    model = small_model()
+    model = two_kernels()
     kernel = model.layers[0].kernel.value
     with pytest.raises(TypeError, match="to be captured by a `tf.function`.*Received"):
         tf.function(lambda w: w * 2)(kernel)
@@ -195,7 +196,9 @@ def test_a_sparse_variable_cannot_be_a_function_argument():
 
 def test_mixed_precision_ranks_in_float32(digits):
     keras.mixed_precision.set_global_policy("mixed_bfloat16")
-    model = small_model()
+    model = two_kernels()
+    model.compile(optimizers.SGD(0.05), LOSS)
+    build_optimizer(model)
     train(model, digits, 3)
     for weight in tk.sparse_weights(model):
         assert weight.dense().dtype == np.float32
@@ -204,40 +207,65 @@ def test_mixed_precision_ranks_in_float32(digits):
         assert magnitudes[mask].min() >= magnitudes[~mask].max()
 
 
-@pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])
-def test_compiled_training_equals_a_hand_written_loop(jit_compile, digits):
-    def build():
-        keras.utils.clear_session()
-        keras.utils.set_random_seed(0)
-        return small_model(refresh_every=2)
+STEPS = 6
 
-    compiled = build()
-    compiled.compile(optimizers.SGD(0.05, momentum=0.9), LOSS, jit_compile=jit_compile)
-    by_hand = build()
-    optimizer = optimizers.SGD(0.05, momentum=0.9)
-    for step in range(4):
+
+def model_and_momentum():
+    keras.utils.clear_session()
+    keras.utils.set_random_seed(0)
+    return two_kernels(refresh_every=2), optimizers.SGD(0.05, momentum=0.9)
+
+
+@pytest.fixture(scope="module")
+def by_hand(digits):
+    """A model after steps written out, eagerly; and nobody trains it further."""
+    model, optimizer = model_and_momentum()
+    for step in range(STEPS):
         batch = slice(16 * step, 16 * step + 16)
-        compiled.train_on_batch(digits[0][batch], digits[1][batch])
         with tf.GradientTape() as tape:
-            loss = LOSS(digits[1][batch], by_hand(digits[0][batch], training=True))
-            loss += sum(by_hand.losses)
-        variables = by_hand.trainable_variables
+            loss = LOSS(digits[1][batch], model(digits[0][batch], training=True))
+            loss += sum(model.losses)
+        variables = model.trainable_variables
         optimizer.apply(tape.gradient(loss, [v.value for v in variables]), variables)
+    return model
+
+
+def compiled(digits, jit_compile):
+    """The same model after the same steps of Keras, and the seconds that each took."""
+    model, optimizer = model_and_momentum()
+    model.compile(optimizer, LOSS, jit_compile=jit_compile)
+    build_optimizer(model)
+    seconds = []
+    for step in range(STEPS):
+        batch = slice(16 * step, 16 * step + 16)
+        start = time.perf_counter()
+        model.train_on_batch(digits[0][batch], digits[1][batch])
+        seconds.append(time.perf_counter() - start)
+    return model, seconds
+
+
+@pytest.fixture(scope="module")
+def compiled_by_xla(digits):
+    return compiled(digits, jit_compile=True)
+
+
+@pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])
+def test_compiled_training_equals_a_hand_written_loop(
+    jit_compile, digits, by_hand, request
+):
+    if jit_compile:
+        model, _ = request.getfixturevalue("compiled_by_xla")
+    else:
+        model, _ = compiled(digits, jit_compile=False)
     for one, other in zip(
-        tk.sparse_weights(compiled), tk.sparse_weights(by_hand), strict=True
+        tk.sparse_weights(model), tk.sparse_weights(by_hand), strict=True
     ):
         np.testing.assert_allclose(one.dense(), other.dense(), atol=1e-5)
         assert np.mean(one.codes() != other.codes()) < 0.01
-        assert one.step == other.step == 4
+        assert one.step == other.step == STEPS
 
 
-def test_xla_compiles_a_training_step_once(digits):
+def test_xla_compiles_a_training_step_once(compiled_by_xla):
     # An index found at run time made it compile anew at each step (XLA bakes it in).
-    model = small_model()
-    model.compile("sgd", LOSS, jit_compile=True)
-    seconds = []
-    for _ in range(6):
-        start = time.perf_counter()
-        model.train_on_batch(digits[0][:16], digits[1][:16])
-        seconds.append(time.perf_counter() - start)
+    _, seconds = compiled_by_xla
     assert max(seconds[2:]) < seconds[0] / 5, seconds
