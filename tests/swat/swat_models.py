@@ -14,3 +14,14 @@ def build(builder=zoo.sequential, sparsity=0.9, **arguments):
         model = builder()
     model.compile(keras.optimizers.SGD(0.1, momentum=0.9), LOSS)
     return model
+
+
+def build_to_train(*arguments, **options):
+    """The same with the optimizer's variables made.
+
+    Keras makes them as it traces a step, and then traces the step again. Tests with
+    `build` train that way.
+    """
+    model = build(*arguments, **options)
+    model.optimizer.build(model.trainable_variables)
+    return model

@@ -89,6 +89,7 @@ def test_swat_m_keeps_its_budget_beside_layers_that_are_small():
     with swat_scope(0.9, distribution="momentum"):
         model = keras.Sequential([keras.Input((4,)), *map(layers.Dense, widths)])
     model.compile(keras.optimizers.SGD(0.01, momentum=0.9), "mse")
+    model.optimizer.build(model.trainable_variables)
     random = np.random.default_rng(0)
     inputs, targets = random.normal(size=(64, 4)), random.normal(size=(64, 1))
     sizes = [16, 16, 16, 1600, 400]
@@ -112,6 +113,7 @@ def test_swat_m_follows_the_momentum(optimizer, digits):
     images, labels = digits
     model = build(zoo.nested, sparsity=0.8, distribution="momentum")
     model.compile(optimizer(), LOSS)
+    model.optimizer.build(model.trainable_variables)
     weights = tk.sparse_weights(model)
     active = [weight.forward_mask() for weight in weights]
     model.train_on_batch(images[:32], labels[:32])

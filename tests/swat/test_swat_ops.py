@@ -1,5 +1,7 @@
 """SWAT's products: by hand, against a NumPy oracle, by finite differences."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -40,28 +42,35 @@ def test_sparing_memory_selects_the_same_of_those_that_tie(k):
     assert topk.threshold(x, k, spare_memory=True) == topk.threshold(x, k)
 
 
-@pytest.mark.parametrize("storage", packing.STORAGES)
-@pytest.mark.parametrize("jit_compile", [None, False, True], ids=["eager", "tf", "xla"])
-@pytest.mark.parametrize("sparsities", [(0.5, None), (0.9, 0.3), (0.0, 0.7)])
-def test_matmul_against_numpy(sparsities, jit_compile, storage):
+SPARSITIES = [(0.5, None), (0.9, 0.3), (0.0, 0.7)]
+
+
+@functools.cache  # XLA compiles all in half the time of one after the other
+def products(storage, jit_compile):
     random = np.random.default_rng(0)
-    a = random.standard_normal((7, 20)).astype(np.float32)
-    w = random.standard_normal((20, 9)).astype(np.float32)
-    dy = random.standard_normal((7, 9)).astype(np.float32)
-    sparsity, activations = sparsities
+    shapes = (4, 10), (10, 6), (4, 6)  # of a, w and dy
+    operands = [random.standard_normal(shape).astype(np.float32) for shape in shapes]
 
     def run(a, w, dy):
-        with tf.GradientTape() as tape:
-            tape.watch((a, w))
-            y = ops.matmul(a, w, sparsity, activations=activations, storage=storage)
-        return y, *tape.gradient(y, (a, w), dy)
+        found = {}
+        for sparsity, of_a in SPARSITIES:
+            with tf.GradientTape() as tape:
+                tape.watch((a, w))
+                y = ops.matmul(a, w, sparsity, activations=of_a, storage=storage)
+            found[sparsity, of_a] = (y, *tape.gradient(y, (a, w), dy))
+        return found
 
-    if jit_compile is not None:
-        run = tf.function(run, jit_compile=jit_compile)
-    found = run(*map(tf.constant, (a, w, dy)))
-    for ours, theirs in zip(
-        found, oracle.matmul(a, w, dy, sparsity, activations), strict=True
-    ):
+    traced = run if jit_compile is None else tf.function(run, jit_compile=jit_compile)
+    return operands, traced(*map(tf.constant, operands))
+
+
+@pytest.mark.parametrize("storage", packing.STORAGES)
+@pytest.mark.parametrize("jit_compile", [None, False, True], ids=["eager", "tf", "xla"])
+@pytest.mark.parametrize("sparsities", SPARSITIES)
+def test_matmul_against_numpy(sparsities, jit_compile, storage):
+    operands, found = products(storage, jit_compile)
+    expected = oracle.matmul(*operands, *sparsities)
+    for ours, theirs in zip(found[sparsities], expected, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
@@ -170,25 +179,25 @@ def test_errors_over_the_batch_and_per_example():
     np.testing.assert_allclose(dw, A.T @ kept)
 
 
-@pytest.mark.parametrize("sparsity", [0.0, 0.37, 0.5, 0.9, 0.999])
 @pytest.mark.parametrize("jit_compile", [False, True], ids=["tf", "xla"])
-def test_largest_per_sample_against_numpy(sparsity, jit_compile):
+def test_largest_per_sample_against_numpy(jit_compile):
     x = np.random.default_rng(5).standard_normal((5, 4, 7)).astype(np.float32)
     x[0] = 1.0  # ties
     x[1, 1:] = 0.0
-    find = tf.function(topk.largest_per_sample, jit_compile=jit_compile)
-    found = find(tf.constant(x), sparsity).numpy()
-    expected = np.stack([oracle.mask(row, sparsity) for row in x])
-    np.testing.assert_array_equal(found, expected)
+    sparsities = [0.0, 0.37, 0.5, 0.9, 0.999]
+    find = lambda x: [topk.largest_per_sample(x, each) for each in sparsities]  # noqa: E731
+    masks = tf.function(find, jit_compile=jit_compile)(tf.constant(x))
+    for sparsity, found in zip(sparsities, masks, strict=True):
+        expected = np.stack([oracle.mask(row, sparsity) for row in x])
+        np.testing.assert_array_equal(found, expected, err_msg=f"{sparsity=}")
 
 
-@pytest.mark.parametrize(
-    "sparsity", [0.0, 0.29, 0.57, 0.9, 1 / 3, 2 / 3, 1 - 1e-16, 1e-9, 0.1 + 0.2]
-)
-def test_counts_of_sizes_known_at_run_time(sparsity):
-    count = tf.function(lambda n: topk.kept_of(n, sparsity))
+def test_counts_of_sizes_known_at_run_time():
+    sparsities = [0.0, 0.29, 0.57, 0.9, 1 / 3, 2 / 3, 1 - 1e-16, 1e-9, 0.1 + 0.2]
+    count = tf.function(lambda n: [topk.kept_of(n, each) for each in sparsities])
     for size in (1, 2, 99, 100, 123_457, 2**31 - 1):
-        assert int(count(tf.constant(size))) == topk.kept_of(size, sparsity)
+        for sparsity, found in zip(sparsities, count(tf.constant(size)), strict=True):
+            assert int(found) == topk.kept_of(size, sparsity), (size, sparsity)
 
 
 def test_a_stale_threshold_keeps_what_reaches_it():

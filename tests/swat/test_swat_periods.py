@@ -11,7 +11,7 @@ from swat_tf import swat_scope
 from swat_tf.report import DensityLog
 from tests import zoo
 from tests.swat import swat_oracle as oracle
-from tests.swat.swat_models import LOSS, build
+from tests.swat.swat_models import LOSS, build, build_to_train
 from topkast_tf.variables.counters import Counter
 
 
@@ -49,6 +49,7 @@ def test_a_layer_that_keeps_everything_is_dense_at_each_step(sparsity, arguments
             ]
         )
     model.compile(keras.optimizers.SGD(0.05, momentum=0.9), "mse")
+    model.optimizer.build(model.trainable_variables)
     head = scope.weights[-1]  # `sparse_weights` leaves out an exempt one
     assert head.forward_mask().all()
     for _ in range(6):
@@ -83,7 +84,7 @@ def perceptron():
 
 def test_thresholds_are_stale_between_refreshes_and_exact_at_them(digits):
     images, labels = digits
-    model = build(zoo.nested, sparsity=0.8, topk_period=4)
+    model = build_to_train(zoo.nested, sparsity=0.8, topk_period=4)
     weights = tk.sparse_weights(model)
     thresholds = remembered(weights)
     for step in range(1, 13):
@@ -115,6 +116,7 @@ def test_what_is_dense_stays_dense_between_selections(arguments, dense, digits):
     images, labels = digits
     model = build(perceptron, **{"sparsity": 0.8, "topk_period": 100} | arguments)
     model.compile(keras.optimizers.SGD(1e-3, weight_decay=500.0), LOSS)  # all shrink
+    model.optimizer.build(model.trainable_variables)
     weights = tk.sparse_weights(model)
     for _ in range(6):
         model.train_on_batch(images[:32], labels[:32])
@@ -133,6 +135,7 @@ def test_the_exempt_last_layer_stays_dense_between_selections(
     images, labels = digits
     model = build(builder, 0.8, topk_period=100, exempt="last", **arguments)
     model.compile(keras.optimizers.SGD(1e-3, weight_decay=500.0), LOSS)  # all shrink
+    model.optimizer.build(model.trainable_variables)
     last = model.layers[-1]
     one_at_a_time = np.eye(last.kernel.shape[0], dtype=np.float32)
     for _ in range(6):
@@ -144,7 +147,9 @@ def test_the_exempt_last_layer_stays_dense_between_selections(
 
 def test_activations_of_a_dense_layer_stay_dense_between_selections(digits):
     images, labels = digits
-    model = build(perceptron, sparsity=0.8, topk_period=100, distribution={"top": 0.0})
+    model = build_to_train(
+        perceptron, sparsity=0.8, topk_period=100, distribution={"top": 0.0}
+    )
     features = keras.Model(model.inputs[0], model.layers[-1].input)
     model.optimizer.learning_rate.assign(0.0)
     for scale in (1.0, 1e-5):  # the second batch is below the first threshold
@@ -164,7 +169,7 @@ def remembered(weights):
 @pytest.mark.parametrize("structured", [None, "channel"])
 def test_a_period_of_convolutions_is_for_their_single_weights_only(structured, digits):
     images, labels = digits
-    model = build(
+    model = build_to_train(
         zoo.functional,
         sparsity=0.8,
         topk_period=4,
@@ -199,7 +204,7 @@ def test_a_period_of_convolutions_is_for_their_single_weights_only(structured, d
 
 def test_with_a_period_of_convolutions_swat_m_moves_dense_layers_at_each_step(digits):
     images, labels = digits
-    model = build(
+    model = build_to_train(
         zoo.functional,
         sparsity=0.8,
         distribution="momentum",
@@ -257,7 +262,7 @@ def test_a_period_of_convolutions_is_saved_and_one_of_all_is_that_of_older_files
 def test_drift_of_the_realised_densities_is_small(digits, tmp_path):
     """With a threshold of 20 steps the densities stay within a fifth of the nominal."""
     images, labels = digits
-    model = build(zoo.functional, sparsity=0.8, topk_period=20)
+    model = build_to_train(zoo.functional, sparsity=0.8, topk_period=20)
     log = DensityLog(tmp_path / "densities.csv", every=1)
     model.optimizer.learning_rate.assign(0.01)
     model.fit(images, labels, batch_size=32, epochs=8, callbacks=[log], verbose=0)
@@ -274,7 +279,7 @@ def test_drift_of_the_realised_densities_is_small(digits, tmp_path):
 
 def test_activation_thresholds_are_found_when_due(digits):
     images, labels = digits
-    model = build(zoo.nested, sparsity=0.8, topk_period=3)
+    model = build_to_train(zoo.nested, sparsity=0.8, topk_period=3)
     weight = tk.sparse_weights(model)[0]
     seen = []
     for _ in range(7):
