@@ -12,6 +12,15 @@ def dense_layer(name="rigl", **arguments):
         return keras.Sequential([keras.Input((12,)), keras.layers.Dense(6)])
 
 
+def build_optimizer(model):
+    """Makes the optimizer's slots now: Keras makes them as it traces a step.
+
+    It then traces the step again, if there are any. Some test of each file that uses
+    this leaves it to Keras.
+    """
+    model.optimizer.build(model.trainable_variables)
+
+
 def batches(count):
     rng = np.random.default_rng(1)
     x = rng.normal(size=(count, 8, 12)).astype("float32")
@@ -28,6 +37,7 @@ def trained(x, y, optimizer, **arguments):
         weight.variable.assign(rng.normal(size=(12, 6)) / 4)
     weight.set_masks(mask)
     model.compile(optimizer, "mse")
+    build_optimizer(model)
     for a, b in zip(x, y, strict=True):
         model.train_on_batch(a, b)
     return model, weight

@@ -7,7 +7,12 @@ import tensorflow as tf
 
 import topkast_tf as tk
 from tests import zoo
-from tests.methods.drop_grow_models import batches, dense_layer, trained
+from tests.methods.drop_grow_models import (
+    batches,
+    build_optimizer,
+    dense_layer,
+    trained,
+)
 
 
 def test_the_optimizer_gets_the_gradient_on_the_mask_alone():
@@ -107,6 +112,7 @@ def test_a_replaced_step_moves_nothing(how):
 def test_slots_of_new_entries_begin_at_zero():
     model = dense_layer("set", update_every=3, drop_fraction=0.5)
     model.compile(keras.optimizers.Adam(0.1, amsgrad=True), "mse")
+    build_optimizer(model)
     [weight] = tk.sparse_weights(model)
     x, y = batches(4)
     for a, b in zip(x[:3], y[:3], strict=True):

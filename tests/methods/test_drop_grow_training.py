@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 import topkast_tf as tk
+from tests.methods.drop_grow_models import build_optimizer
 from topkast_tf.core.keys import random_keys
 
 RATE, MOMENTUM = 0.05, 0.9
@@ -94,6 +95,8 @@ def test_training_is_that_of_the_definition(case, how):
         model = keras.Sequential([keras.Input((12,)), keras.layers.Dense(6)])
     options = {"run_eagerly": how == "eager", "jit_compile": how == "xla"}
     model.compile(keras.optimizers.SGD(RATE, momentum=MOMENTUM), "mse", **options)
+    if case != "set":
+        build_optimizer(model)
     [weight] = tk.sparse_weights(model)
     oracle = Oracle(weight.dense(), weight.forward_mask(), weight.method)
     drawn = None
