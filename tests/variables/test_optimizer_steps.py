@@ -1,5 +1,7 @@
 """What an optimizer's call means to a sparse weight: a step, its gradient, its decays."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ import tensorflow as tf
 from swat_tf import swat_scope
 from tests import zoo
 from tests.small_models import LOSS, small_model, thetas
+from tests.variables.variable_models import build_optimizer
 from topkast_tf import sparse_weights, topkast_scope
 from topkast_tf.variables import steps
 
@@ -26,7 +29,8 @@ def one_kernel(scope, **layer):
 # SWAT-M's own average of the gradients, where the optimizer keeps no momentum.
 
 
-def average_after(batch_size, jit_compile=False, **sgd):
+@functools.cache  # nobody trains that model further
+def average_after(batch_size, jit_compile, **sgd):
     model = one_kernel(swat_scope(0.5, distribution="momentum"))
     model.compile(keras.optimizers.SGD(0.1, **sgd), "mse", jit_compile=jit_compile)
     data = tf.data.Dataset.from_tensor_slices((X, Y)).batch(batch_size)
@@ -74,6 +78,7 @@ def test_the_average_takes_the_mean_of_accumulated_gradients(jit_compile):
     model = one_kernel(swat_scope(0.5, distribution="momentum"))
     sgd = keras.optimizers.SGD(0.1, gradient_accumulation_steps=4)
     model.compile(sgd, "mse", jit_compile=jit_compile)
+    build_optimizer(model)
     [weight] = sparse_weights(model)
     average, theta = np.zeros((6, 5)), weight.dense().astype(np.float64)
     for start in range(0, 16, 2):
@@ -96,9 +101,8 @@ def test_the_average_of_replicas_is_that_of_the_whole_batch():
     for chosen in (tf.distribute.get_strategy(), strategy):
         with chosen.scope():
             model = one_kernel(swat_scope(0.0, distribution="momentum"))
-            model.compile(
-                keras.optimizers.SGD(0.1), "mse"
-            )  # Keras cannot accumulate here
+            # Keras cannot accumulate here.
+            model.compile(keras.optimizers.SGD(0.1), "mse")
         data = tf.data.Dataset.from_tensor_slices((X, Y)).batch(4)
         model.fit(data, verbose=0)
         [weight] = sparse_weights(model)
@@ -108,8 +112,8 @@ def test_the_average_of_replicas_is_that_of_the_whole_batch():
 
 
 def test_a_scaled_loss_does_not_scale_the_average():
-    _, plain = average_after(8)
-    _, scaled = average_after(8, loss_scale_factor=64.0)
+    _, plain = average_after(8, False)
+    _, scaled = average_after(8, False, loss_scale_factor=64.0)
     np.testing.assert_allclose(scaled, plain, rtol=1e-5)
 
 
@@ -139,6 +143,7 @@ def test_constraints_and_averages_are_no_steps(scope, layer, optimizer):
     model = one_kernel(scope, **layer)
     sgd = keras.optimizers.SGD(0.1, gradient_accumulation_steps=4, **optimizer)
     model.compile(sgd, "mse")
+    build_optimizer(model)
     model.fit(X, Y, batch_size=2, verbose=0)
     assert sparse_weights(model)[0].step == 2
 
