@@ -19,8 +19,8 @@ def build(builder=zoo.sequential, sparsity=0.9, **arguments):
 def build_to_train(*arguments, **options):
     """The same with the optimizer's variables made.
 
-    Keras makes them as it traces a step, and then traces the step again. Tests with
-    `build` train that way.
+    Keras makes them as it traces a step, if there are any, and then traces the step
+    again. Tests with `build` train that way.
     """
     model = build(*arguments, **options)
     model.optimizer.build(model.trainable_variables)

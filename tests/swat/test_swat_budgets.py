@@ -113,7 +113,6 @@ def test_swat_m_follows_the_momentum(optimizer, digits):
     images, labels = digits
     model = build(zoo.nested, sparsity=0.8, distribution="momentum")
     model.compile(optimizer(), LOSS)
-    model.optimizer.build(model.trainable_variables)
     weights = tk.sparse_weights(model)
     active = [weight.forward_mask() for weight in weights]
     model.train_on_batch(images[:32], labels[:32])

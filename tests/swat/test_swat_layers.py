@@ -175,8 +175,6 @@ def test_a_sparse_tensor_as_input_is_its_dense_twin(arguments):
             hidden = layers.Dense(5, activation="relu")(inputs)
             model = keras.Model(inputs, layers.Dense(3)(hidden))
         model.compile("sgd", "mse", jit_compile=False)
-        if sparse:  # the dense twin's is made in its first step, as Keras does it
-            model.optimizer.build(model.trainable_variables)
         given = tf.sparse.from_dense(values) if sparse else tf.constant(values)
         data = tf.data.Dataset.from_tensors((given, targets)).repeat(2)
         model.fit(data, verbose=0)

@@ -116,7 +116,6 @@ def test_what_is_dense_stays_dense_between_selections(arguments, dense, digits):
     images, labels = digits
     model = build(perceptron, **{"sparsity": 0.8, "topk_period": 100} | arguments)
     model.compile(keras.optimizers.SGD(1e-3, weight_decay=500.0), LOSS)  # all shrink
-    model.optimizer.build(model.trainable_variables)
     weights = tk.sparse_weights(model)
     for _ in range(6):
         model.train_on_batch(images[:32], labels[:32])
@@ -135,7 +134,6 @@ def test_the_exempt_last_layer_stays_dense_between_selections(
     images, labels = digits
     model = build(builder, 0.8, topk_period=100, exempt="last", **arguments)
     model.compile(keras.optimizers.SGD(1e-3, weight_decay=500.0), LOSS)  # all shrink
-    model.optimizer.build(model.trainable_variables)
     last = model.layers[-1]
     one_at_a_time = np.eye(last.kernel.shape[0], dtype=np.float32)
     for _ in range(6):

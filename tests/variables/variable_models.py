@@ -20,8 +20,9 @@ def two_kernels(**scope):
 
 
 def build_optimizer(model):
-    """Makes the optimizer's variables now: Keras makes them as it traces a step.
+    """Makes the optimizer's slots now: Keras makes them as it traces a step.
 
-    It then traces the step again. Where a file uses this, some test of it does not.
+    It then traces the step again, if there are any. Some test of each file that uses
+    this leaves it to Keras.
     """
     model.optimizer.build(model.trainable_variables)
