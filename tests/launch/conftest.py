@@ -24,8 +24,40 @@ def command():
 
 
 @pytest.fixture(scope="session")
+def python(tmp_path_factory):
+    """The beginning of a command line that runs a Python file in a fork.
+
+    It saves the import of TensorFlow, see `fork_server`.
+    """
+    program = [sys.executable, str(ROOT / "tests" / "launch" / "fork_server.py")]
+    path = str(tmp_path_factory.mktemp("fork_server") / "socket")
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([*program, path], stderr=subprocess.DEVNULL, **pipes) as one:
+        assert one.stdout.readline() == b"ready\n"
+        yield [program[0], "-I", "-S", program[1], path]
+        one.stdin.close()
+
+
+@pytest.fixture(scope="session")
+def forked_command(python):
+    """As `command`, in a fork of a process that has imported TensorFlow."""
+    return [*python, str(ROOT / "launch" / "train.py")]
+
+
+@pytest.fixture(scope="session")
+def launch_forked(forked_command):
+    """As `launch`, in a fork of a process that has imported TensorFlow."""
+    return launcher(forked_command)
+
+
+@pytest.fixture(scope="session")
 def launch(command):
     """Runs the launcher as a user does and gives the finished process."""
+    return launcher(command)
+
+
+def launcher(command):
+    """Runs a command with more arguments and gives the finished process."""
 
     def run(*arguments, cwd=None):
         return subprocess.run(
