@@ -1,4 +1,7 @@
-"""The launcher with one image model more, `plain`, which has no batch normalisation."""
+"""The launcher with two image models more, of three kernels, which are quickly traced.
+
+`plain` has no batch normalisation, `normed` has what a larger model has.
+"""
 
 import pathlib
 import sys
@@ -9,7 +12,7 @@ if __name__ == "__main__":
 from launch import models, train
 
 
-def plain(image_shape, classes, width=1.0):
+def plain(image_shape, classes, width=1.0, normed=False):
     """Two convolutions and a dense layer."""
     import keras
     from keras import layers
@@ -17,14 +20,21 @@ def plain(image_shape, classes, width=1.0):
     inputs = x = keras.Input(tuple(image_shape))
     for i, filters in enumerate((8, 16)):
         x = layers.Conv2D(filters, 3, strides=2, activation="relu", name=f"conv{i}")(x)
+        if normed:
+            x = layers.BatchNormalization(name=f"norm{i}")(x)
     return keras.Model(
         inputs, layers.Dense(classes, name="logits")(layers.Flatten()(x))
     )
 
 
+def normed(image_shape, classes, width=1.0):
+    """As `plain`, with statistics of batches."""
+    return plain(image_shape, classes, width, normed=True)
+
+
 def register():
-    """Makes `--model=plain` known in this process."""
-    models.MODELS["plain"] = plain
+    """Makes `--model=plain` and `--model=normed` known in this process."""
+    models.MODELS |= {"plain": plain, "normed": normed}
 
 
 if __name__ == "__main__":
