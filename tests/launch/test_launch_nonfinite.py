@@ -12,6 +12,7 @@ from launch.run import gradient_guard, training
 from launch.storage import diagnosis
 from launch.support.errors import UserError
 from launch.tasks import task_of
+from tests.launch import plain_model
 from tests.launch.runs import settings
 from topkast_tf import topkast_scope
 
@@ -185,9 +186,14 @@ def test_the_message_has_ten_paths_and_the_newest_checkpoint(tmp_path):
 # --- Through the launcher ------------------------------------------------------------
 
 TINY = (
-    *("--nodeterministic", "--width=0.25", "--batch_size=256", "--epochs=2"),
+    *("--nodeterministic", "--model=normed", "--batch_size=256", "--epochs=2"),
     *("--dynamics_every=2", "--evaluate_every=4"),
 )
+
+
+@pytest.fixture(autouse=True)
+def _a_model_that_is_quickly_traced():
+    plain_model.register()
 
 
 class Inject(keras.callbacks.Callback):
