@@ -13,11 +13,17 @@ import pytest
 from launch import callbacks, train
 from launch.storage import checkpoints
 from launch.support import interrupts
+from tests.launch import plain_model
 
 RUN = (
-    *("--method=dense", "--width=0.25", "--train_examples=64", "--batch_size=16"),
+    *("--method=dense", "--model=normed", "--train_examples=64", "--batch_size=16"),
     *("--steps=6", "--evaluate_every=4", "--nodeterministic"),
 )
+
+
+@pytest.fixture(autouse=True)
+def _a_model_that_is_quickly_traced():
+    plain_model.register()
 
 
 def sent_at(monkeypatch, number, method, time, owner=callbacks.Recorder):
@@ -135,14 +141,14 @@ def test_another_sigterm_changes_nothing():
 def test_full_disk_is_one_sentence_and_the_same_command_goes_on(
     tmp_path, capsys, monkeypatch
 ):
-    """At the second checkpoint no file may grow beyond 100 kB."""
+    """At the second checkpoint no file may grow beyond 20 kB."""
     write, calls = checkpoints.write, []
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def write_on_a_full_disk(*arguments):
         calls.append(1)
         if len(calls) == 2:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+            resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
         return write(*arguments)
 
     try:
