@@ -20,10 +20,12 @@ from launch.support import files
 from launch.support.errors import UserError
 from launch.support.writer import BackgroundWriter
 from launch.tasks import task_of
+from tests.launch import plain_model
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def model():
+    """What the tests save, and do not change."""
     keras.utils.set_random_seed(0)
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
     model.compile(keras.optimizers.SGD(0.1, momentum=0.9), "mse")
@@ -151,11 +153,15 @@ def test_whole_file_that_cannot_be_loaded_says_so(tmp_path, model):
 
 # --- Written while training goes on --------------------------------------------------
 
-IMAGES = ("--width=0.25", "--train_examples=64", "--batch_size=16", "--nodeterministic")
+IMAGES = (
+    *("--model=normed", "--train_examples=64", "--batch_size=16"),
+    "--nodeterministic",
+)
 
 
 def trained(tmp_path, method, *arguments):
     """A model of the launcher after three steps."""
+    plain_model.register()
     asked = [f"--method={method}", *arguments]
     if "--dataset=bytes" in asked:
         letters = np.random.default_rng(0).integers(0, 4, 900).astype("uint8")
