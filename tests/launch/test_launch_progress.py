@@ -191,11 +191,11 @@ def test_an_evaluation_on_a_terminal_has_a_bar_that_goes(
 
 
 def test_a_run_on_a_terminal_leaves_lines_the_table_and_its_events(
-    screen, command, tmp_path
+    screen, forked_command, tmp_path
 ):
     arguments = ("--width=0.25", "--steps=4", "--evaluate_every=2", "--batch_size=256")
     ended = subprocess.Popen(
-        [*command, *arguments, f"--run_dir={tmp_path}/run"],
+        [*forked_command, *arguments, f"--run_dir={tmp_path}/run"],
         stdout=screen.out,
         stderr=subprocess.PIPE,
         text=True,
