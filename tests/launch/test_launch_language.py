@@ -37,9 +37,9 @@ def arguments(text):
 
 
 @pytest.fixture(scope="module")
-def finished(launch, arguments, tmp_path_factory):
+def finished(launch_forked, arguments, tmp_path_factory):
     folder = tmp_path_factory.mktemp("language") / "run"
-    ended = launch(*arguments, f"--run_dir={folder}")
+    ended = launch_forked(*arguments, f"--run_dir={folder}")
     assert ended.returncode == 0, ended.stderr
     return folder, ended.stdout
 
