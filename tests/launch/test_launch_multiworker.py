@@ -34,14 +34,18 @@ LAST = "step-00000012.keras"
 
 
 @pytest.fixture(scope="module")
-def start(root):
-    """Starts a job of workers, two if not said otherwise, as a process."""
+def start(root, python):
+    """Starts a job of workers, two if not said otherwise, as a process.
 
-    def started(*arguments, restarts=0, workers=2):
+    Workers that are not killed may be forks, which do not import TensorFlow.
+    """
+
+    def started(*arguments, restarts=0, workers=2, forked=False):
+        begin = python if forked else [sys.executable]
         script = (
             f"import sys; sys.path.insert(0, {str(root)!r})\n"
             "from launch import multiworker\n"
-            f"command = [sys.executable, {str(plain_model.__file__)!r}, *sys.argv[1:]]\n"
+            f"command = [*{begin!r}, {plain_model.__file__!r}, *sys.argv[1:]]\n"
             f"sys.exit(multiworker.run(command, {workers}, {restarts}))"
         )
         command = [sys.executable, "-c", script, "--strategy=multiworker", *arguments]
@@ -81,7 +85,7 @@ def undisturbed(request, start, tmp_path_factory):
     """A method, and the folder of a job of it that nobody disturbed."""
     folder = tmp_path_factory.mktemp(request.param) / "run"
     arguments = (*SHORT, *METHODS[request.param], f"--method={request.param}")
-    said = ended(start(*arguments, f"--run_dir={folder}"))
+    said = ended(start(*arguments, f"--run_dir={folder}", forked=True))
     return arguments, folder / request.param, said
 
 
