@@ -13,11 +13,11 @@ from launch.studies import results
 from launch.studies import runs as studies
 from launch.studies import training as study_training
 from launch.support.errors import UserError
+from tests.launch import plain_model
 
 TINY = (
     "--dataset=digits",
-    "--model=resnet8",
-    "--width=0.25",
+    "--model=normed",
     "--train_examples=64",
     "--batch_size=32",
     "--steps=2",
@@ -26,6 +26,11 @@ TINY = (
     "--sparsities=0.5",
     "--nodeterministic",  # which would hold for all tests after this one
 )
+
+
+@pytest.fixture(autouse=True)
+def _a_model_that_is_quickly_traced():
+    plain_model.register()
 
 
 def plan(*arguments):
