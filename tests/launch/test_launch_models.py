@@ -1,5 +1,6 @@
 """The small residual networks, counted by hand, and the names of all models."""
 
+import functools
 import subprocess
 import sys
 
@@ -10,6 +11,12 @@ import pytest
 from launch import models
 from launch.models.resnet import resnet
 from launch.support.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    """Builds the model of a name once for this file."""
+    return functools.cache(lambda name: models.find(name)((32, 32, 3), 7, 1 / 16))
 
 
 def parameters(model):
@@ -29,8 +36,8 @@ def test_resnet20_has_the_parameters_of_the_paper_and_of_its_shortcuts():
 
 
 @pytest.mark.parametrize("depth", [8, 20, 32, 56])
-def test_depth_counts_the_layers_on_the_longest_path(depth):
-    model = models.find(f"resnet{depth}")((16, 16, 3), 7, width=0.25)
+def test_depth_counts_the_layers_on_the_longest_path(tiny, depth):
+    model = tiny(f"resnet{depth}")
     weighted = [
         layer
         for layer in model.layers
@@ -80,8 +87,8 @@ def test_wrong_depth_says_what_was_received():
 
 
 @pytest.mark.parametrize("name", [*models.MODELS, "wrn10_1", "wrn16_2"])
-def test_each_name_builds_the_model_of_that_name(name):
-    model = models.find(name)((32, 32, 3), 7, 1 / 16)
+def test_each_name_builds_the_model_of_that_name(tiny, name):
+    model = tiny(name)
     assert model.name == name
     assert model.input_shape == (None, 32, 32, 3)
     assert model.output_shape == (None, 7)
