@@ -101,7 +101,7 @@ def test_no_gradient_goes_into_the_memory():
 
 
 def test_training_and_evaluation_have_memories_of_their_own():
-    model = compiled(rate=0.0)
+    model = compiled(ONE, rate=0.0)
     data = dataset()
     quiet_fit(model, data)
     kept = model.memory.values("training")
@@ -112,6 +112,7 @@ def test_training_and_evaluation_have_memories_of_their_own():
 
 def test_reset():
     model = compiled()
+    model.run_eagerly = True  # nothing to trace for a few steps
     quiet_fit(model, dataset(), validation_data=dataset())
     for mode, other in (("training", "evaluation"), ("evaluation", "training")):
         model(text()[0][0], training=mode == "training")
@@ -128,7 +129,7 @@ def test_reset():
 
 
 def test_callback_lets_evaluations_and_epochs_begin_anew():
-    model = compiled(rate=0.0)
+    model = compiled(ONE, rate=0.0)
     data = dataset()
     reset = {"callbacks": [ResetMemory()], "verbose": 0}
     first, again = (model.evaluate(data, **reset)[0] for _ in range(2))
