@@ -67,11 +67,11 @@ def test_resumed_training_is_the_undisturbed_one_bit_for_bit(form, tmp_path):
 
 
 def test_loaded_model_takes_batches_of_another_size(tmp_path):
-    model = compiled(rate=0.0)
+    model = compiled(ONE, rate=0.0)
     quiet_fit(model, dataset())
     path = tmp_path / "model.weights.h5"
     model.save_weights(path)
-    loaded = compiled(rate=0.0, seed=1)
+    loaded = compiled(ONE, rate=0.0, seed=1)
     loaded.load_weights(path)
     loaded.save_weights(path)  # its memory, not used yet, is saved again
     loaded.load_weights(path)
