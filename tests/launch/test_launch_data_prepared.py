@@ -95,6 +95,12 @@ def batches(stream, **options):
     return [(x.numpy(), y.numpy().argmax(-1)) for x, y in found]
 
 
+@pytest.fixture(scope="module")
+def three_epochs(stream):
+    """The first 27 batches, nine of them an epoch."""
+    return batches(stream, steps=27)
+
+
 # --- What is there -------------------------------------------------------------------
 
 
@@ -273,9 +279,9 @@ def test_evaluation_takes_each_image_once_cropped_and_normalised(stream):
         assert np.abs(image - expected).mean() < 1.5
 
 
-def test_training_images_are_parts_of_the_image_of_their_label(stream):
+def test_training_images_are_parts_of_the_image_of_their_label(three_epochs):
     mirrored = []
-    for x, labels in batches(stream, steps=18):
+    for x, labels in three_epochs[:18]:
         assert x.shape == (4, 224, 224, 3) and x.dtype == np.float32
         for image, label in zip(denormalised(x), labels, strict=True):
             # Blue tells which image it is, red where a row, green where a column was.
@@ -289,8 +295,10 @@ def test_training_images_are_parts_of_the_image_of_their_label(stream):
     assert 0.3 < np.mean(mirrored) < 0.7
 
 
-def test_an_epoch_has_full_batches_of_different_images_in_an_order_of_its_own(stream):
-    labels = np.array([y for _, y in batches(stream, steps=27)]).reshape(3, 36)
+def test_an_epoch_has_full_batches_of_different_images_in_an_order_of_its_own(
+    stream, three_epochs
+):
+    labels = np.array([y for _, y in three_epochs]).reshape(3, 36)
     for epoch in labels:
         assert len(set(epoch)) == 36 and max(epoch) < TRAIN
     assert len({tuple(epoch) for epoch in labels}) == 3
@@ -305,8 +313,8 @@ def test_an_epoch_has_full_batches_of_different_images_in_an_order_of_its_own(st
 
 
 @pytest.mark.parametrize("first", [3, 9, 13])
-def test_from_any_step_as_in_the_whole_run_bit_for_bit(stream, first):
-    whole = batches(stream, steps=15)
+def test_from_any_step_as_in_the_whole_run_bit_for_bit(stream, three_epochs, first):
+    whole = three_epochs[:15]
     # What else draws random numbers in the process does not matter.
     tf.random.set_seed(first)
     rest = batches(stream, first_step=first, steps=15 - first)
@@ -315,8 +323,8 @@ def test_from_any_step_as_in_the_whole_run_bit_for_bit(stream, first):
         assert y.tolist() == y_again.tolist()
 
 
-def test_workers_have_the_rows_of_one_batch(stream):
-    whole = batches(stream, first_step=7, steps=4)
+def test_workers_have_the_rows_of_one_batch(stream, three_epochs):
+    whole = three_epochs[7:11]
     parts = [
         [
             (x.numpy(), y.numpy().argmax(-1))
@@ -331,9 +339,9 @@ def test_workers_have_the_rows_of_one_batch(stream):
         np.testing.assert_array_equal(np.concatenate([w[1] for w in workers]), y)
 
 
-def test_the_same_image_is_cropped_anew_in_each_epoch(stream):
+def test_the_same_image_is_cropped_anew_in_each_epoch(three_epochs):
     epochs = [{}, {}]
-    for step, (x, labels) in enumerate(batches(stream, steps=18)):
+    for step, (x, labels) in enumerate(three_epochs[:18]):
         epochs[step // 9] |= dict(zip(labels, x, strict=True))
     common = epochs[0].keys() & epochs[1].keys()
     assert len(common) > 30
