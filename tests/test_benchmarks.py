@@ -1,6 +1,7 @@
 """The benchmarks run, on tiny settings, and their CSVs go on where they stopped."""
 
 import csv
+import functools
 import json
 import pathlib
 import subprocess
@@ -47,9 +48,30 @@ def _fake_first_step(case, variant, values):
     return {"wall_ms": 1e3 * len(variant), "cpu_ms": 2e3}
 
 
+@pytest.fixture(scope="module")
+def compiled():
+    """What two benchmarks time, made once for each of the settings it depends on.
+
+    What is tested of them is how rounds are measured and kept.
+    """
+    step_of, made = step_time.step_of, {}
+
+    def cached(case, variant, jit_compile, values):
+        flags = values.flag_values_dict()
+        others = {k: v for k, v in flags.items() if k not in ("csv", "rounds")}
+        key = case, variant, jit_compile, repr(sorted(others.items()))
+        if key not in made:
+            made[key] = step_of(case, variant, jit_compile, values)
+        return made[key]
+
+    return {step_time: cached, selection_time: functools.cache(selection_time.calls)}
+
+
 @pytest.fixture
-def run(tmp_path, monkeypatch, capsys):
+def run(tmp_path, monkeypatch, capsys, compiled):
     """Runs a benchmark on tiny settings; gives its rows and what it printed."""
+    monkeypatch.setattr(step_time, "step_of", compiled[step_time])
+    monkeypatch.setattr(selection_time, "calls", compiled[selection_time])
     monkeypatch.setattr(memory, "measure_elsewhere", _fake_measurement)
     monkeypatch.setattr(swat_memory, "measure_elsewhere", _fake_swat_measurement)
     monkeypatch.setattr(first_step_time, "measure_elsewhere", _fake_first_step)
