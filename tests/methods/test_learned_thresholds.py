@@ -227,3 +227,11 @@ def test_what_cannot_hold_a_threshold_is_refused():
 
     with pytest.raises(TypeError, match="dense_updates=True"):
         register(Masked)
+
+
+def test_sets_that_follow_from_thresholds_are_not_taken_from_outside():
+    model = one_layer("str")
+    [weight] = tk.sparse_weights(model)
+    for change in (lambda: weight.set_masks(np.eye(12, 6)), lambda: tk.freeze(model)):
+        with pytest.raises(ValueError, match="'str', which computes alpha itself"):
+            change()

@@ -69,7 +69,11 @@ you mean 'erk'? Received: distribution='ERK'
 
 
 def resolve(
-    distribution: Distribution, shapes: Shapes, fwd: float, bwd: float
+    distribution: Distribution,
+    shapes: Shapes,
+    fwd: float,
+    bwd: float,
+    one_mask: bool = False,
 ) -> dict[str, tuple[float, float]]:
     """Forward and backward sparsity of every weight under a distribution.
 
@@ -85,6 +89,8 @@ def resolve(
       shapes: {path: shape} of the weights to sparsify.
       fwd: forward sparsity, in [0, 1).
       bwd: backward sparsity, in [0, fwd].
+      one_mask: whether the two sets are one: a single number s then means (s, s), and
+        a pair of two numbers is refused.
 
     Returns:
       {path: (forward sparsity, backward sparsity)} in the order of `shapes`.
@@ -109,6 +115,8 @@ def resolve(
     search = _search if isinstance(distribution, Mapping) else _call
     asked = search(distribution, shapes)
     pairs = {path: _pair(path, asked.get(path, (fwd, bwd)), bwd) for path in sizes}
+    if one_mask:
+        pairs = {path: _same(path, asked.get(path, fwd)) for path in sizes}
     check_reachable(sizes, {path: forward for path, (forward, _) in pairs.items()})
     return pairs
 
@@ -148,6 +156,17 @@ def _call(function: Any, shapes: Shapes) -> dict[str, Asked]:
             f"({_some(shapes)}). Received: {_some(unknown)}"
         )
     return dict(asked)
+
+
+def _same(name: Any, value: Any) -> tuple[float, float]:
+    """The pair of a weight whose backward set is its forward set."""
+    fwd, bwd = _pair(name, value, bwd=1.0)
+    if fwd != bwd:
+        raise ValueError(
+            f"Expected one sparsity for {name!r}, as the method has one mask. "
+            f"Received: {value!r}"
+        )
+    return fwd, bwd
 
 
 def _pair(name: Any, value: Any, bwd: float) -> tuple[float, float]:

@@ -123,6 +123,7 @@ class Method(abc.ABC):
         that call. Otherwise it runs after the step at which it is due.
       resets: whether an update reinitializes entries (`Sets.resets`).
       dense_updates: whether every entry is updated, so that no update is masked.
+      one_mask: whether B is always A; a distribution then has one sparsity for each weight.
       varying_counts: whether the number of kept units may differ from the plan during
         training: gradients are then not packed for the sum over replicas, and planned
         figures are nominal.
@@ -148,6 +149,7 @@ class Method(abc.ABC):
     replaces_step: bool = False
     resets: bool = False
     dense_updates: bool = False
+    one_mask: bool = False
     varying_counts: bool = False
     sparse_forward: bool = True
     computes_alpha: bool = False

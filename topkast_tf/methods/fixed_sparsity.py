@@ -28,6 +28,8 @@ class FixedSparsity(Method):
     # One threshold over all weights does not give a random mask.
     distributions: ClassVar[tuple[str, ...] | None] = ("uniform", "er", "erk")
 
+    one_mask: ClassVar[bool] = True  # type: ignore[misc]
+
     sparsity: float
     first_mask: str = "random"
 

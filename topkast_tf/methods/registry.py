@@ -1,6 +1,7 @@
 """The sparse-training methods by name; the tests' conformance table iterates over them."""
 
 from topkast_tf.methods.base import Method
+from topkast_tf.methods.checks import check_class
 
 METHODS: dict[str, type[Method]] = {}
 """Every registered method."""
@@ -10,12 +11,20 @@ def register(cls: type[Method]) -> type[Method]:
     """Class decorator: registers a method under its `name`.
 
     Raises:
-      TypeError: for a method that computes alpha without dense updates.
+      TypeError: for a class that the contract excludes (`topkast_tf.methods.checks`).
+      ValueError: if another class has this name; a class that is defined again, as in a
+        notebook, replaces itself.
     """
-    if cls.computes_alpha is True and cls.dense_updates is False:
-        raise TypeError(
-            "Expected dense_updates=True of a method that computes alpha. Received: "
-            f"{cls.__name__} with dense_updates=False"
+    check_class(cls)
+    known = METHODS.get(cls.name)
+    if known is not None and _place(known) != _place(cls):
+        raise ValueError(
+            f"Expected a name that no other method has. Received: {cls.name!r}, which is "
+            f"that of {'.'.join(_place(known))}"
         )
     METHODS[cls.name] = cls
     return cls
+
+
+def _place(cls: type) -> tuple[str, str]:
+    return cls.__module__, cls.__qualname__

@@ -1,6 +1,7 @@
 """RigL: SET with growth where the gradient is largest."""
 
 import dataclasses
+import math
 from typing import ClassVar
 
 import tensorflow as tf
@@ -54,6 +55,21 @@ class RigL(SET):
         "grad_scale",
         "grad_sign",
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.slot_scale, float | int) or not math.isfinite(
+            self.slot_scale
+        ):
+            raise ValueError(
+                "`slot_scale` must be a finite number. "
+                f"Received: slot_scale={self.slot_scale!r}"
+            )
+        if not isinstance(self.update_replaces_step, bool):
+            raise ValueError(
+                "`update_replaces_step` must be True or False. "
+                f"Received: update_replaces_step={self.update_replaces_step!r}"
+            )
 
     @property
     def replaces_step(self) -> bool:  # type: ignore[override]

@@ -88,7 +88,12 @@ class SET(FixedSparsity):
             raise ValueError(
                 f"`drop` must be one of {list(DROPS)}. Received: drop={self.drop!r}"
             )
-        if grow_kind(self.grow_init) not in self._grow_inits:
+        divisible = grow_kind(self.grow_init) != "zeros" or self.grow_init == "zeros"
+        if (
+            grow_kind(self.grow_init) not in self._grow_inits
+            or not divisible
+            or not grow_divisor(self.grow_init)
+        ):
             raise ValueError(
                 f"`grow_init` must be one of {list(self._grow_inits)}, all but zeros "
                 f"also with a divisor, as in 'random_normal_10'. "
@@ -97,6 +102,11 @@ class SET(FixedSparsity):
         if not isinstance(self.noise, float | int) or not 0 <= self.noise < 1:
             raise ValueError(
                 f"`noise` must be a number in [0, 1). Received: noise={self.noise!r}"
+            )
+        if self.total_steps is not None and not self.total_steps > 0:
+            raise ValueError(
+                "`total_steps` must be a positive number of steps. "
+                f"Received: total_steps={self.total_steps!r}"
             )
         UpdateSchedule(self.update_every, self.update_from)  # validates
         _ = self._fraction

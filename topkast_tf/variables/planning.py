@@ -53,7 +53,9 @@ def _resolve(
     shapes: Mapping, method: Method, placement: Placement, is_complete: bool
 ) -> Mapping[str, tuple[float, float]]:
     try:
-        return resolve(placement.distribution, shapes, method.fwd, method.bwd)
+        return resolve(
+            placement.distribution, shapes, method.fwd, method.bwd, method.one_mask
+        )
     except ValueError:
         # With the weights to come the distribution may be reached, or its regexes match.
         if is_complete:

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from topkast_tf.core.sets import chosen
 from topkast_tf.methods.base import Selection, Sets
+from topkast_tf.methods.checks import checked
 from topkast_tf.variables.counters import Counter
 from topkast_tf.variables.replica import WeightReplica
 
@@ -59,6 +60,7 @@ def _select_now(members: Sequence[WeightReplica], select_by: Callable) -> None:
     selections = selections_of(members, counters)
     method = members[0].weight.method
     found = select_by(method, selections, counters[0, Counter.STEP])
+    found = checked(method, found, selections)
     _write(members, selections, found)
     after = with_found(counters, [found], tf.constant(True, shape=[len(members)]))
     for member, own in zip(members, tf.unstack(after), strict=True):
@@ -123,7 +125,8 @@ def select(
       due: boolean scalar, whether to write them.
       observed: id of a replica -> what its step has shown.
     """
-    found = members[0].weight.method.update(selections, step)
+    method = members[0].weight.method
+    found = checked(method, method.update(selections, step), selections, updates=True)
     _write(members, selections, found, due, observed)
     return found
 

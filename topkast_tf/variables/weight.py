@@ -126,7 +126,18 @@ class SparseWeight(WeightState):
         ([[True, False], [True, True]], 0.25)
         """
         self.prepare()
+        name = self.method.name
+        if self.method.computes_alpha:
+            raise ValueError(
+                f"Expected a method that takes sets from outside. Received: {self.path}, "
+                f"with the method {name!r}, which computes alpha itself"
+            )
         codes = masks.codes_of(self.path, self.shape, forward, backward)
+        if self.method.one_mask and np.any(codes == BACKWARD_ONLY):
+            raise ValueError(
+                f"Expected backward=None for {self.path}, as {name!r} has one mask. "
+                "Received: a backward mask with entries outside the forward mask"
+            )
         if self.method.dense_updates:
             if backward is not None and not np.all(codes):
                 raise ValueError(

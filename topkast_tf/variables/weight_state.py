@@ -11,6 +11,7 @@ from topkast_tf.compat import raw_variable
 from topkast_tf.core.blocks import MatrixView
 from topkast_tf.core.sparsities import kept
 from topkast_tf.methods.base import Method, Selection
+from topkast_tf.methods.checks import checked
 from topkast_tf.variables import restoring, saved_state
 from topkast_tf.variables.budget import Budget
 from topkast_tf.variables.components import components
@@ -172,7 +173,7 @@ class WeightState:
                 for name, made in self.trained.items()
             },
         )
-        first = self.method.initial([selection])
+        first = checked(self.method, self.method.initial([selection]), [selection])
         tf.debugging.Assert(first.finite, [f"{NAN_MESSAGE} {self.path}."])
         counters = [tf.constant(0, tf.int64)] * len(Counter)
         counters[Counter.KEPT_FORWARD] = tf.constant(self.kept_forward, tf.int64)
@@ -301,7 +302,16 @@ class WeightState:
         return bool(self._numpy(lambda c: c.counters)[Counter.FROZEN])
 
     def freeze(self) -> None:
-        """Its sets, and those of all that share its budget, stay as they are."""
+        """Its sets, and those of all that share its budget, stay as they are.
+
+        Raises:
+          ValueError: if the method computes alpha from more than theta and the sets.
+        """
+        if self.method.computes_alpha:
+            raise ValueError(
+                f"Expected a method whose sets can be kept. Received: {self.path}, with "
+                f"the method {self.method.name!r}, which computes alpha itself"
+            )
         self.prepare()
         for peer in self.peers():
             peer._set_counters({Counter.FROZEN: 1})
