@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import inspect
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -136,13 +137,21 @@ def sparse_scope(
         "include": include,
         "seed": seed,
     }
-    if name in SCOPES:
-        return SCOPES[name](sparsity, **common, **of_the_method)
-    if name not in METHODS:
+    if not isinstance(name, str) or name not in {*SCOPES, *METHODS}:
         raise ValueError(
             f"Expected one of the methods {sorted(METHODS)} ('swat' is among them once "
             f"`swat_tf` is imported). Received: {name!r}"
         )
+    if name in SCOPES:
+        try:
+            inspect.signature(SCOPES[name]).bind(sparsity, **common, **of_the_method)
+        except TypeError as error:
+            given = ", ".join(sorted(of_the_method)) or "none"
+            raise TypeError(
+                f"Expected the arguments of the scope of {name!r} ({error}). "
+                f"Received: sparsity and, of the method's own, {given}"
+            ) from None
+        return SCOPES[name](sparsity, **common, **of_the_method)
     known = [field.name for field in dataclasses.fields(METHODS[name])]  # type: ignore
     if unknown := sorted(set(of_the_method) - set(known)):
         own = ", ".join(argument for argument in known if argument != "sparsity")
@@ -259,3 +268,12 @@ def topkast_scope(
 @register_scope("topkast")
 def _topkast(sparsity: float, *, bwd: float, **arguments: Any) -> ReusableScope:
     return topkast_scope(sparsity, bwd, **arguments)
+
+
+# What `sparse_scope` checks its arguments against.
+_topkast.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+    [
+        each.replace(name="sparsity") if each.name == "fwd" else each
+        for each in inspect.signature(topkast_scope).parameters.values()
+    ]
+)

@@ -164,3 +164,37 @@ def test_an_update_that_replaces_a_step_says_so():
     )
     with pytest.raises(TypeError, match="thresholds of step \\+ 1"):
         fit(small("mine"))
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("topkast", {}, "scope of 'topkast'.*'bwd'.*none"),
+        ("topkast", {"bwd": 0.8, "fwd": 0.9}, "'fwd'"),
+        ("topkast", {"bwd": 0.8, "bdw": 0.9}, "'bdw'"),
+        ("rigl", {"bwd": 0.8}, "arguments of 'rigl'.*bwd"),
+    ],
+)
+def test_arguments_of_another_method(name, arguments, message):
+    with pytest.raises(TypeError, match=message):
+        tk.sparse_scope(name, sparsity=0.9, **arguments)
+
+
+def test_a_name_is_a_string():
+    with pytest.raises(ValueError, match=r"Expected one of the methods.*\['rigl'\]"):
+        tk.sparse_scope(["rigl"], sparsity=0.9)
+
+
+def test_masks_from_outside_come_back_once_masks_of_their_size_are_set(tmp_path):
+    model, again = small("static"), small("static")
+    tk.sparse_weights(model)[0].set_masks(np.eye(12, 10))
+    model.save_weights(tmp_path / "model.weights.h5")
+    with pytest.raises(
+        ValueError, match="`set_masks`, call it with masks of these sizes"
+    ):
+        again.load_weights(tmp_path / "model.weights.h5")
+    tk.sparse_weights(again)[0].set_masks(np.eye(12, 10)[::-1])
+    again.load_weights(tmp_path / "model.weights.h5")
+    np.testing.assert_array_equal(
+        tk.sparse_weights(again)[0].forward_mask(), np.eye(12, 10)
+    )

@@ -106,5 +106,6 @@ def check_counts(
         raise ValueError(
             f"Expected sets that keep {list(expected)} of {units} units of {path} "
             f"(fwd={fwd}, bwd={bwd}). Build the model in a scope with the sparsities "
-            f"that it was saved with. Received: a file whose sets keep {list(found)}"
+            "that it was saved with, or, if its sets came from `set_masks`, call it with "
+            f"masks of these sizes first. Received: a file whose sets keep {list(found)}"
         )

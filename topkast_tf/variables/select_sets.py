@@ -13,9 +13,9 @@ from topkast_tf.variables.counters import Counter
 from topkast_tf.variables.replica import WeightReplica
 
 NAN_MESSAGE = (
-    "Expected finite weights when the sparse sets are selected, but the weight holds "
-    "NaN. Lower the learning rate or clip the gradients, and resume from a checkpoint "
-    "from before. Received: NaN in"
+    "Expected finite weights, and gradients where the method uses them, when the sparse "
+    "sets are selected. Lower the learning rate or clip the gradients, and resume from a "
+    "checkpoint from before. Received: NaN in"
 )
 
 
