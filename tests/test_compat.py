@@ -58,6 +58,18 @@ def test_variable_lists(library):
 
 
 @LIBRARIES
+def test_set_constraint(library):
+    layer = library.layers.Dense(2, kernel_constraint="non_neg")
+    layer.build((None, 3))
+    compat.set_constraint(layer.kernel, library.constraints.UnitNorm())
+    layer.kernel.assign(np.full((3, 2), -2.0))
+    model = library.Sequential([layer])
+    model.compile(library.optimizers.SGD(0.0), "mse")
+    model.train_on_batch(np.ones((1, 3)), np.ones((1, 2)))
+    np.testing.assert_allclose(layer.kernel, np.full((3, 2), -(3**-0.5)), rtol=1e-5)
+
+
+@LIBRARIES
 def test_causal_padding(library):
     layer = library.layers.Conv1D(2, 3, padding="causal", dilation_rate=2)
     arguments = () if library is keras else (tf.zeros([1, 5, 2]),)

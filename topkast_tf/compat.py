@@ -89,6 +89,15 @@ def raw_variable(variable: Any) -> Any:
 # Optimizers.
 
 
+def set_constraint(variable: Any, constraint: Any) -> None:
+    """Gives a variable another constraint; a `tf.Variable` takes one only when created."""
+    if isinstance(variable, tf.Variable):
+        for copy in getattr(variable, "values", (variable,)):
+            copy._constraint = constraint
+    else:
+        variable.constraint = constraint
+
+
 def build_optimizer(optimizer: Any, variables: Sequence[Any]) -> None:
     """Builds an optimizer's variables, as its next call would do anyway."""
     if hasattr(optimizer, "built"):  # Keras 3

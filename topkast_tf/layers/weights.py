@@ -14,6 +14,7 @@ from topkast_tf.core.kernel_rule import (
     makes_output_embedding,
     why_not_kernel,
 )
+from topkast_tf.core.sets import masked
 from topkast_tf.layers.product_rule import AuxiliaryVariable
 from topkast_tf.layers.products import product_spec, why_without_product
 from topkast_tf.methods.base import GRADIENT, MOMENTUM
@@ -22,7 +23,7 @@ from topkast_tf.variables.components import components, local_index
 from topkast_tf.variables.counters import Counter
 from topkast_tf.variables.scope_state import SparsityScope
 from topkast_tf.variables.sparse_variable import make_sparse
-from topkast_tf.variables.views import sparse_view
+from topkast_tf.variables.views import on_backward, sparse_view
 from topkast_tf.variables.weight import SparseWeight
 
 
@@ -192,10 +193,30 @@ def _add_state(
     if "_topkast_weights" not in vars(layer):
         object.__setattr__(layer, "_topkast_weights", [])
     layer._topkast_weights.append(weight)
+    constraint = getattr(variable, "constraint", None)
+    if constraint is not None and not weight.method.dense_updates:
+        compat.set_constraint(variable, _on_backward_set(constraint, weight, layer))
     if weight.method.has_penalty:
         _add_penalty(layer, variable, weight)
     elif getattr(variable, "regularizer", None):
         variable.regularizer = regularizer_on(variable.regularizer, weight)
+
+
+def _on_backward_set(constraint: Any, weight: SparseWeight, layer: Any) -> Any:
+    """A constraint of the entries that are updated: C is zero to it.
+
+    Only B takes its result. A norm over all of theta would shrink B a little more at each
+    step, as C keeps its values.
+    """
+
+    class OnBackwardSet(layer._topkast_library.constraints.Constraint):
+        def __call__(self, value):
+            if not weight.is_ready:  # Keras is building symbolically
+                return constraint(value)
+            sets = weight.replica(local_index(weight.variable)).sets.read_value()
+            return constraint(masked(tf.convert_to_tensor(value), on_backward(sets)))
+
+    return OnBackwardSet()
 
 
 def _unless_symbolic(variable: Any, initializer: Any) -> Any:
