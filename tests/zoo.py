@@ -18,6 +18,12 @@ def two_devices():
     return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 
 
+def adapted(layer, data):
+    """A preprocessing layer that has seen data."""
+    layer.adapt(data)
+    return layer
+
+
 @keras.saving.register_keras_serializable("tests")
 class OwnDense(layers.Layer):
     """A user's layer, which only calls `add_weight`."""

@@ -1,6 +1,7 @@
 """Runs `launch/train.py` and ends the process, by SIGKILL, at a chosen point of it.
 
-kill_driver.py POINT COUNT ARGUMENTS: at the COUNT-th time that POINT is reached.
+kill_driver.py POINT COUNT ARGUMENTS: at the COUNT-th time that POINT is reached, one of
+"half a file", "before the name", "after the name", "before best" and "refresh".
 """
 
 import os
@@ -9,8 +10,6 @@ import signal
 import sys
 
 sys.path[0] = str(pathlib.Path(__file__).resolve().parents[2])
-
-POINTS = ("half a file", "before the name", "after the name", "before best", "refresh")
 
 
 class Fuse:

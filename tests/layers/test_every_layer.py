@@ -10,16 +10,12 @@ from keras import layers as L
 
 import topkast_tf as tk
 from swat_tf import swat_scope
+from tests.zoo import adapted
 
 pytestmark = pytest.mark.slow
 
 VECTOR, SEQUENCE, IMAGE, VOLUME = (8,), (6, 8), (8, 8, 3), (6, 6, 6, 3)
 INTEGERS, STRINGS, WAVE = "integers", "strings", (256,)
-
-
-def adapted(layer, data):
-    layer.adapt(data)
-    return layer
 
 
 def words():

@@ -9,6 +9,7 @@ import tensorflow as tf
 from keras import layers
 
 import topkast_tf as tk
+from tests.zoo import adapted
 
 rng = np.random.default_rng(0)
 NUMBERS = rng.random((6, 8), np.float32) * 5 + 3
@@ -47,11 +48,6 @@ class Small(keras.initializers.Initializer):
 
     def __call__(self, shape, dtype=None):
         return 0.1 * keras.random.normal(shape, dtype=dtype, seed=1)
-
-
-def adapted(layer, data):
-    layer.adapt(data)
-    return layer
 
 
 def with_table():

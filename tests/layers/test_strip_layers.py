@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 
 import topkast_tf as tk
+from tests.zoo import adapted
 
 tf_keras = pytest.importorskip("tf_keras")
 
@@ -21,11 +22,6 @@ TOKENS = np.array([["cat", "dog"], ["dog", "emu"], ["cat", "cat"], ["a", "b"]] *
 
 def half(x):
     return x * 0.5
-
-
-def adapted(layer, data):
-    layer.adapt(data)
-    return layer
 
 
 def one_hot(library):

@@ -114,9 +114,10 @@ def resolve(
     sizes = sizes_of(shapes)
     search = _search if isinstance(distribution, Mapping) else _call
     asked = search(distribution, shapes)
-    pairs = {path: _pair(path, asked.get(path, (fwd, bwd)), bwd) for path in sizes}
     if one_mask:
         pairs = {path: _same(path, asked.get(path, fwd)) for path in sizes}
+    else:
+        pairs = {path: _pair(path, asked.get(path, (fwd, bwd)), bwd) for path in sizes}
     check_reachable(sizes, {path: forward for path, (forward, _) in pairs.items()})
     return pairs
 

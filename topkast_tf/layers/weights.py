@@ -64,8 +64,9 @@ def without_state(layer: Any) -> dict[str, list[Any]]:
 @contextlib.contextmanager
 def state_hidden(layer: Any) -> Iterator[None]:
     """Within it, the layer's own variables exclude its state."""
-    everything = {name: list(getattr(layer, name)) for name in without_state(layer)}
-    for name, own in without_state(layer).items():
+    shown = without_state(layer)
+    everything = {name: list(getattr(layer, name)) for name in shown}
+    for name, own in shown.items():
         getattr(layer, name)[:] = own
     try:
         yield

@@ -88,12 +88,9 @@ class SET(FixedSparsity):
             raise ValueError(
                 f"`drop` must be one of {list(DROPS)}. Received: drop={self.drop!r}"
             )
-        divisible = grow_kind(self.grow_init) != "zeros" or self.grow_init == "zeros"
-        if (
-            grow_kind(self.grow_init) not in self._grow_inits
-            or not divisible
-            or not grow_divisor(self.grow_init)
-        ):
+        kind, divisor = grow_kind(self.grow_init), grow_divisor(self.grow_init)
+        zeros_divided = kind == "zeros" != self.grow_init
+        if kind not in self._grow_inits or zeros_divided or divisor == 0:
             raise ValueError(
                 f"`grow_init` must be one of {list(self._grow_inits)}, all but zeros "
                 f"also with a divisor, as in 'random_normal_10'. "

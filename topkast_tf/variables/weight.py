@@ -141,7 +141,7 @@ class SparseWeight(WeightState):
         if self.method.dense_updates:
             if backward is not None and not np.all(codes):
                 raise ValueError(
-                    f"Expected backward=None for {self.path}, as {self.method.name!r} "
+                    f"Expected backward=None for {self.path}, as {name!r} "
                     "updates every entry. Received: a mask that leaves some out"
                 )
             codes = np.maximum(codes, BACKWARD_ONLY)
