@@ -275,7 +275,7 @@ CHANGE = {
 
 def network(name, scope=contextlib.nullcontext):
     """The layer between its input and a small head."""
-    keras.utils.clear_session()
+    keras.utils.clear_session(free_memory=False)
     keras.utils.set_random_seed(0)
     shape, make = CASES[name]
     with scope():

@@ -17,7 +17,7 @@ LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 def build(**scope):
     if not tf.distribute.has_strategy():
-        keras.utils.clear_session()
+        keras.utils.clear_session(free_memory=False)
     keras.utils.set_random_seed(0)
     with tk.topkast_scope(**{"fwd": 0.8, "bwd": 0.5, "backward": "random", **scope}):
         model = keras.Sequential(

@@ -83,7 +83,7 @@ def test_exploration_stops_at_the_step_even_between_refreshes(digits):
 
 def test_random_backward_is_redrawn_and_repeatable(digits):
     def run(seed):
-        keras.utils.clear_session()
+        keras.utils.clear_session(free_memory=False)
         keras.utils.set_random_seed(0)
         model = small_model(backward="random", seed=seed)
         drawn = []

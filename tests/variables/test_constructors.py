@@ -105,7 +105,7 @@ def test_a_constructor_that_raises_leaves_no_trace(make, exempt, tmp_path):
         )
 
     def make_in_scope(before):
-        keras.utils.clear_session()
+        keras.utils.clear_session(free_memory=False)
         keras.utils.set_random_seed(0)
         with tk.topkast_scope(0.8, 0.5, distribution="erk", exempt=exempt):
             before()

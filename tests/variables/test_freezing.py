@@ -29,7 +29,7 @@ def small():
 
 
 def model_in(scope):
-    keras.utils.clear_session()
+    keras.utils.clear_session(free_memory=False)
     keras.utils.set_random_seed(0)
     with SCOPES[scope]():
         model = small()

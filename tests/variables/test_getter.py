@@ -211,7 +211,7 @@ STEPS = 6
 
 
 def model_and_momentum():
-    keras.utils.clear_session()
+    keras.utils.clear_session(free_memory=False)
     keras.utils.set_random_seed(0)
     return two_kernels(refresh_every=2), optimizers.SGD(0.05, momentum=0.9)
 
