@@ -118,7 +118,7 @@ MEASURED = pytest.mark.parametrize(
 
 
 @MEASURED
-def test_rounds_go_on_where_they_stopped(run, benchmark_):
+def test_rounds_resume_where_they_stopped(run, benchmark_):
     first, printed = run(benchmark_, "--rounds=1")
     assert sorted(row["variant"] for row in first) == sorted(benchmark_.VARIANTS)
     assert "<=" in printed  # the target, in the table
@@ -160,14 +160,14 @@ def test_rows_of_other_settings_do_not_count(run, benchmark_, other):
 
 
 @EACH
-def test_no_round_begins_after_the_time_limit(run, benchmark_):
+def test_no_round_starts_after_the_time_limit(run, benchmark_):
     rows, printed = run(benchmark_, "--seconds=1e-9")
     assert rows == []
     assert "no round yet" in printed
 
 
 @EACH
-def test_help_teaches(benchmark_, capsys):
+def test_help_has_an_example(benchmark_, capsys):
     with pytest.raises(SystemExit) as exit_:
         benchmark_.main(["", "--help"])
     printed = capsys.readouterr().out
@@ -191,7 +191,7 @@ def test_help_teaches(benchmark_, capsys):
         (["--csv=missing/results.csv"], "Received: missing/results.csv"),
     ],
 )
-def test_bad_input_is_one_sentence(benchmark_, arguments, message, capsys):
+def test_bad_input_is_reported_in_one_sentence(benchmark_, arguments, message, capsys):
     with pytest.raises(SystemExit) as exit_:
         benchmark_.main(["", *arguments])
     error = capsys.readouterr().err
@@ -201,7 +201,7 @@ def test_bad_input_is_one_sentence(benchmark_, arguments, message, capsys):
 
 
 @EACH
-def test_a_csv_of_something_else_is_kept(benchmark_, tmp_path, capsys):
+def test_unrelated_csv_is_refused_and_kept(benchmark_, tmp_path, capsys):
     path = tmp_path / "other.csv"
     path.write_text("a,b\n1,2\n")
     with pytest.raises(SystemExit):
@@ -212,7 +212,7 @@ def test_a_csv_of_something_else_is_kept(benchmark_, tmp_path, capsys):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", first_step_time.VARIANTS)
-def test_the_first_step_of_a_process_of_its_own(variant):
+def test_first_step_time_in_its_own_process(variant):
     values = common.parse(
         ["", "--depth=2", "--width=4"], "", first_step_time.define_flags
     )
@@ -225,7 +225,7 @@ def test_the_first_step_of_a_process_of_its_own(variant):
     ("arguments", "message"),
     [(["--cases=resnet50"], "resnet50"), (["--measure=sparsest"], "sparsest")],
 )
-def test_first_step_time_refuses_what_it_does_not_know(arguments, message, capsys):
+def test_first_step_time_refuses_unknown_values(arguments, message, capsys):
     with pytest.raises(SystemExit):
         first_step_time.main(["", *arguments])
     assert message in capsys.readouterr().err
@@ -262,7 +262,7 @@ def test_the_variants_refresh_as_their_names_say(monkeypatch):
             assert [schedule.due(step) for step in (1, 100)] == [refreshes] * 2
 
 
-def test_the_timed_mobilenet_is_the_one_of_keras():
+def test_timed_mobilenet_is_that_of_keras():
     values = common.parse(["", "--mobilenet_batch=2"], "", step_time.define_flags)
     model = step_time.build("mobilenetv2", values)
     assert (model.input_shape, model.output_shape) == ((None, 32, 32, 3), (None, 10))
@@ -280,7 +280,7 @@ def test_the_timed_resnet_has_the_cifar_shape():
     )  # blocks, stem, shortcuts, logits
 
 
-def test_the_memory_of_a_process_of_its_own():
+def test_memory_in_its_own_process():
     command = [sys.executable, str(ROOT / "benchmarks" / "memory.py")]
     command += ["--measure=sparse", "--side=64", "--steps=1", "--nojit_compile"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -299,13 +299,13 @@ def test_ratios_by_hand():
     assert step_time.ratio(times, "cpu", 100) == pytest.approx((99 * 1.01 + 1.5) / 100)
 
 
-def test_the_spread_of_some_figures():
+def test_spread_by_hand():
     assert common.spread([5.0]) == (5.0, 5.0, 5.0)
     assert common.spread([4.0, 1.0, 2.0, 3.0, 50.0]) == (3.0, 2.0, 4.0)
 
 
 @pytest.mark.slow
-def test_the_memory_of_a_swat_step_in_a_process_of_its_own():
+def test_memory_of_a_swat_step_in_its_own_process():
     command = [sys.executable, str(ROOT / "benchmarks" / "swat_memory.py")]
     command += ["--measure=resnet:packed", "--side=8", "--batch=2", "--filters=4"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)

@@ -186,7 +186,7 @@ def test_the_sum_over_replicas_can_be_left_out():
     assert copies == [-1.0, -1.0]  # and not two: nothing was summed
 
 
-def test_updates_that_a_strategy_hands_over():
+def test_is_handed_over_within_a_strategy_update():
     seen = []
 
     def update(variable):
@@ -213,7 +213,7 @@ def test_function_graph():
     assert compat.function_graph(outer, "no such function") is None
 
 
-def test_what_will_be_compiled():
+def test_is_compiled():
     found = {}
     for jit in (False, True):
 
@@ -225,7 +225,7 @@ def test_what_will_be_compiled():
     assert found == {False: False, True: True}
 
 
-def test_what_workers_broadcast():
+def test_broadcast_functions_exist():
     for name in ("broadcast_send", "broadcast_recv"):
         assert callable(getattr(compat.collective_ops, name))
 
@@ -241,6 +241,6 @@ def test_what_workers_broadcast():
         (type(tf.Variable(1.0)), "_restore_from_tensors"),
     ],
 )
-def test_what_sparse_classes_override(owner, name):
+def test_overridden_methods_exist(owner, name):
     assert callable(getattr(owner, name))
     assert isinstance(vars(tf.Variable(1.0))["_handle"], tf.Tensor)

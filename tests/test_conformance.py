@@ -237,7 +237,7 @@ def test_save_and_load(method, digits, references, tmp_path):
         ),
     ],
 )
-def test_interrupted_and_resumed_equals_undisturbed(
+def test_resumed_run_equals_uninterrupted_run(
     method, mirrored, digits, references, mirrored_references, tmp_path
 ):
     (images, labels), half = digits, 128

@@ -127,7 +127,7 @@ def test_variables_of_a_getter(version):
 
 
 @VERSION
-def test_run_that_was_interrupted(version, tmp_path, monkeypatch):
+def test_interrupted_run_resumes(version, tmp_path, monkeypatch):
     shutil.copytree(make.FOLDER / version / "run", tmp_path / "run")
     monkeypatch.chdir(tmp_path)
     assert train.main(["train.py", "--flagfile=run/flags.cfg"]) == 0

@@ -74,7 +74,7 @@ def test_unpacked_is_the_gradient_on_b_and_zero_elsewhere(method, digits):
 
 
 @pytest.mark.parametrize("method", SCOPES)
-def test_bytes_are_those_of_the_vector(method):
+def test_reported_bytes_equal_the_packed_vector(method):
     model = build(method)
     of = model.trainable_variables
     found = reduction.pack_gradients([tf.ones(v.shape) for v in of], of)
@@ -83,7 +83,7 @@ def test_bytes_are_those_of_the_vector(method):
     assert sizes.dense == 4 * sum(math.prod(v.shape) for v in of)
 
 
-def test_a_missing_gradient_stays_missing_and_dtypes_are_kept_apart():
+def test_missing_gradients_and_dtypes_are_preserved():
     of = [tf.Variable([1.0, 2.0]), tf.Variable(3.0), tf.Variable(4.0, dtype=tf.float64)]
     found = reduction.pack_gradients(
         [tf.constant([5.0, 6.0]), None, tf.constant(7.0, tf.float64)], of
@@ -96,7 +96,7 @@ def test_a_missing_gradient_stays_missing_and_dtypes_are_kept_apart():
 
 
 @pytest.mark.parametrize("method", ["topkast", "global", "blocks", "swat"])
-def test_sum_of_two_replicas_is_the_dense_sum_to_the_bit(method, digits):
+def test_sum_of_two_replicas_equals_the_dense_sum_bitwise(method, digits):
     strategy = zoo.two_devices()
     with strategy.scope():
         model = build(method)
@@ -126,7 +126,7 @@ def test_sum_of_two_replicas_is_the_dense_sum_to_the_bit(method, digits):
             assert ours.numpy().tobytes() == (total + 0.0).tobytes()
 
 
-def test_outside_of_a_replica_it_says_where_it_belongs():
+def test_all_reduce_outside_a_replica_is_refused():
     with (
         zoo.two_devices().scope(),
         pytest.raises(ValueError, match="within `strategy.run`"),
@@ -134,6 +134,6 @@ def test_outside_of_a_replica_it_says_where_it_belongs():
         reduction.all_reduce_gradients([], [])
 
 
-def test_an_optimizer_that_sums_in_another_way_is_refused():
+def test_unsupported_optimizer_is_refused():
     with pytest.raises(NotImplementedError, match="Received: builtins.object"):
         reduction.leave_reduced(object())

@@ -44,7 +44,7 @@ def imports():
     return found
 
 
-def test_no_circle():
+def test_no_import_cycles():
     """Depth first: a module that is met again while it is open closes a circle."""
     done, path = set(), []
 
@@ -69,7 +69,7 @@ def test_the_sources_have_imports():
     assert "topkast_tf.core.selection" in imports()["topkast_tf.methods.topkast"]
 
 
-def test_packages_know_only_those_below():
+def test_packages_import_only_lower_packages():
     below = {"topkast_tf": (), "swat_tf": ("topkast_tf",)}
     for module, named in imports().items():
         package = module.split(".")[0]
@@ -83,7 +83,7 @@ def wing_of(module):
     return parts[1] if parts[0] == "topkast_tf" and len(parts) > 2 else None
 
 
-def test_wings_know_only_those_below():
+def test_subpackages_import_only_lower_subpackages():
     for module, named in imports().items():
         wing = wing_of(module)
         if wing is None:
@@ -95,14 +95,14 @@ def test_wings_know_only_those_below():
         assert not above, f"{module} uses {sorted(above)}"
 
 
-def test_the_core_touches_no_variable():
+def test_core_uses_no_variables():
     for path in (ROOT / "topkast_tf" / "core").glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Attribute):
                 assert node.attr not in ("Variable", "read_value", "assign"), path
 
 
-def test_private_modules_are_named_in_one_place():
+def test_only_compat_imports_private_modules():
     for module in imports():
         if module == GROUND or not module.startswith(("topkast_tf", "swat_tf")):
             continue

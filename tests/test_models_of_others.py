@@ -7,7 +7,7 @@ from docs import models
 APPLICATIONS = models.applications()
 
 
-def test_the_page_is_made_from_its_table():
+def test_page_matches_its_table():
     table = models.rows()
     assert models.PAGE.read_text(encoding="utf-8") == models.page(table)
     assert {row["model"] for row in table} == {*models.HUB, *APPLICATIONS}
@@ -15,13 +15,13 @@ def test_the_page_is_made_from_its_table():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [*models.HUB, *APPLICATIONS])
-def test_model(name):
+def test_model_passes_every_check(name):
     row = models.check(name)
     assert {check: row[check] for check in models.CHECKS} == dict.fromkeys(
         models.CHECKS, "yes"
     )
 
 
-def test_twenty_backbones():
+def test_at_least_twenty_backbones_are_covered():
     assert len(models.HUB) >= 20
     assert "MobileNetV2" in APPLICATIONS and len(APPLICATIONS) >= 38

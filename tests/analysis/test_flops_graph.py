@@ -46,7 +46,7 @@ SCALE = tf.Variable(tf.ones((6,)), name="scale")
         lambda w: tf.where(tf.abs(w) > 0.5, w, tf.zeros_like(w)),
     ],
 )
-def test_operations_that_keep_zeros_lead_to_the_weight(weight, read):
+def test_zero_preserving_operations_are_traced_to_the_weight(weight, read):
     count = count_macs(lambda x: x @ read(weight), (None, 4))
     assert dict(count) == {"weight": 24}
     assert count.activations == 0
@@ -56,7 +56,7 @@ def test_operations_that_keep_zeros_lead_to_the_weight(weight, read):
     "read",
     [lambda w: w + 1.0, lambda w: w - tf.reduce_mean(w), lambda w: w @ tf.eye(6)],
 )
-def test_operations_that_fill_zeros_do_not(weight, read):
+def test_operations_that_fill_zeros_are_counted_as_dense(weight, read):
     count = count_macs(lambda x: x @ read(weight), (None, 4))
     assert count.activations == 24  # counted all the same, as dense
     assert set(count.values()) <= {4 * 6 * 6}
@@ -68,7 +68,7 @@ def test_a_product_with_several_weights_is_split_by_size(weight):
     assert dict(count) == {"weight": 24, "other": 8}
 
 
-def test_a_mixture_of_trained_weights_belongs_to_none(weight):
+def test_product_of_two_trained_weights_counts_as_activations(weight):
     gate = tf.Variable(tf.ones((4, 6)), name="gate")
     count = count_macs(lambda x: x @ (weight * gate), (None, 4))
     assert dict(count) == {}
@@ -135,7 +135,7 @@ def test_a_loop_of_unknown_length_is_refused(weight):
         count_macs(search, (None, 4))
 
 
-def test_an_unknown_loop_without_products_is_free(weight):
+def test_loop_without_products_may_have_unknown_length(weight):
     def search(x):
         while tf.reduce_sum(x) < 100.0:
             x = x + 1.0

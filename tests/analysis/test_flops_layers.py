@@ -149,7 +149,7 @@ def test_attention():
 # --- Models of every make -------------------------------------------------------------
 
 
-def test_shared_nested_and_subclassed():
+def test_shared_nested_and_subclassed_models():
     shared = layers.Dense(4, name="shared")
     inner = sequential((4,), shared, layers.Dense(4, name="inner"))
 
@@ -169,7 +169,7 @@ def test_shared_nested_and_subclassed():
     assert by_name(count_macs(model)) == expected  # built by the call before
 
 
-def test_nothing_is_run_nor_allocated():
+def test_counting_runs_and_allocates_nothing():
     side = 100_000  # an activation of 40 GB
     model = sequential((side, side, 1), layers.Conv2D(1, 1), layers.Conv2D(1, 1))
     assert count_macs(model).total == 2 * side**2
@@ -227,7 +227,7 @@ def test_counts_are_per_example():
     assert count_macs(lambda x: x @ tf.transpose(x), (8, 5)).activations == 8 * 5
 
 
-def test_equal_names_stay_apart():
+def test_weights_of_equal_name_are_counted_separately():
     first = tf.Variable(tf.ones((4, 5)), name="w")
     second = tf.Variable(tf.ones((5, 2)), name="w")
     count = count_macs(lambda x: x @ first @ second, (None, 4))

@@ -88,7 +88,7 @@ def test_report_of_a_dense_or_empty_model(sparsify):
     assert "0 of 0 dense FLOPs" in str(empty)
 
 
-def test_report_says_what_it_could_not_count(sparsify):
+def test_report_names_uncounted_operations(sparsify):
     class Opaque(keras.layers.Layer):
         def call(self, x):
             return tf.ensure_shape(tf.py_function(lambda y: y, [x], x.dtype), x.shape)
@@ -113,7 +113,7 @@ def small_model():
 
 
 @pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
-def test_every_product_is_found_behind_the_sparse_reads(policy):
+def test_all_products_of_sparse_weights_are_found(policy):
     from topkast_tf import topkast_scope
 
     keras.config.set_dtype_policy(policy)

@@ -67,7 +67,7 @@ def test_arrays_of_different_shapes_are_an_error(function):
         function(np.zeros(2, bool), np.zeros((1, 2), bool))
 
 
-def test_a_run_by_hand(tmp_path):
+def test_measurements_of_three_steps_by_hand(tmp_path):
     with topkast_scope(fwd=0.5, bwd=0.25, exploration=0.1):
         model = keras.Sequential(
             [keras.Input((1,)), keras.layers.Dense(4, use_bias=False, name="dense")]
@@ -132,7 +132,7 @@ class Watcher(keras.callbacks.Callback):
 
 
 @pytest.mark.parametrize("jit_compile", [True, False])
-def test_a_fit_against_every_step_of_it(digits, tmp_path, jit_compile):
+def test_fit_measurements_equal_those_of_every_step(digits, tmp_path, jit_compile):
     path = tmp_path / "masks.csv"
     model = small_model(jit_compile=True) if jit_compile else as_new()
     watcher = Watcher()
@@ -170,7 +170,7 @@ def test_a_fit_against_every_step_of_it(digits, tmp_path, jit_compile):
     assert total == pytest.approx(np.sum(per_weight, axis=0))
 
 
-def test_the_exploration_loss_is_what_the_model_adds(digits, tmp_path):
+def test_exploration_loss_equals_the_sum_of_model_losses(digits, tmp_path):
     model = as_new()
     fit(model, digits, MaskDynamics(csv=tmp_path / "masks.csv", every=12))
     last = column(rows_of(tmp_path / "masks.csv"), "exploration_loss")[-1]
@@ -178,7 +178,7 @@ def test_the_exploration_loss_is_what_the_model_adds(digits, tmp_path):
     assert last == pytest.approx(float(sum(model.losses)), rel=1e-6)
 
 
-def test_tensorboard_has_what_the_csv_has(digits, tmp_path):
+def test_tensorboard_events_equal_the_csv(digits, tmp_path):
     model = as_new()
     dynamics = MaskDynamics(tmp_path / "events", tmp_path / "masks.csv", every=4)
     fit(model, digits, dynamics)
@@ -213,14 +213,14 @@ def test_tensorboard_has_what_the_csv_has(digits, tmp_path):
     assert [step for step, _ in written["masks/churn/mean"]] == [4, 8, 12]
 
 
-def test_steps_that_accumulate_gradients_do_not_count(digits, tmp_path):
+def test_accumulation_calls_are_not_counted_as_steps(digits, tmp_path):
     path = tmp_path / "masks.csv"
     sgd = keras.optimizers.SGD(0.1, gradient_accumulation_steps=3)
     fit(small_model(optimizer=sgd), digits, MaskDynamics(csv=path, every=2))
     assert column(rows_of(path), "step") == [0, 2, 4]
 
 
-def test_calls_of_several_steps_are_measured_at_their_end(digits, tmp_path):
+def test_calls_of_several_steps_are_measured_once_at_the_end(digits, tmp_path):
     path = tmp_path / "masks.csv"
     model = small_model(steps_per_execution=4)
     fit(model, digits, MaskDynamics(csv=path, every=3))
@@ -229,7 +229,7 @@ def test_calls_of_several_steps_are_measured_at_their_end(digits, tmp_path):
     assert column(rows, "since")[1:] == [0, 4, 8]
 
 
-def test_a_model_that_is_built_by_fit(digits, tmp_path):
+def test_model_built_by_fit(digits, tmp_path):
     class Late(keras.Model):
         def __init__(self):
             super().__init__()
@@ -247,7 +247,7 @@ def test_a_model_that_is_built_by_fit(digits, tmp_path):
     assert column(rows_of(path), "step") == [1, 6, 12]  # at step 0 there was nothing
 
 
-def test_the_weight_that_the_scope_exempted_last_is_left_out(digits, tmp_path):
+def test_last_exempt_weight_is_left_out(digits, tmp_path):
     with topkast_scope(fwd=0.8, bwd=0.5, exempt="last"):
         model = keras.Sequential(
             [keras.Input((8, 8, 1)), keras.layers.Flatten()]
@@ -278,7 +278,7 @@ def test_on_two_mirrored_devices(digits, tmp_path):
     )
 
 
-def test_the_step_is_not_asked_for_at_every_batch(digits, tmp_path, monkeypatch):
+def test_step_counter_is_not_read_at_every_batch(digits, tmp_path, monkeypatch):
     model, asked = as_new(), []
     calls = SparseWeight.calls
 

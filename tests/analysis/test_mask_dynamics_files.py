@@ -9,7 +9,7 @@ from topkast_tf.analysis.mask_csv import COLUMNS
 from topkast_tf.analysis.mask_dynamics import MaskDynamics
 
 
-def test_without_a_csv_the_memory_is_in_the_log_dir(digits, tmp_path):
+def test_sets_file_is_in_the_log_dir_without_a_csv(digits, tmp_path):
     log_dir = tmp_path / "made" / "here"
     fit(as_new(), digits, MaskDynamics(log_dir))
     assert (log_dir / "mask_dynamics.sets").exists()
@@ -26,14 +26,14 @@ def test_every_out_of_range_is_an_error(tmp_path, every):
 
 
 @pytest.mark.parametrize("log_dir", [None, "gs://bucket/events"])
-def test_nowhere_to_write_to_is_an_error(log_dir):
+def test_missing_output_path_is_an_error(log_dir):
     expected = f"Expected a `csv`.* Received: log_dir={log_dir!r}, csv=None"
     with pytest.raises(ValueError, match=expected):
         MaskDynamics(log_dir)
 
 
 @pytest.mark.parametrize("name", ["missing/masks.csv", "."])
-def test_a_csv_where_none_can_be_is_an_error(tmp_path, name):
+def test_invalid_csv_path_is_an_error(tmp_path, name):
     with pytest.raises(ValueError, match="in a folder that exists. Received: csv="):
         MaskDynamics(csv=tmp_path / name)
 
@@ -46,7 +46,7 @@ def test_a_csv_with_other_columns_is_an_error_and_kept(tmp_path):
     assert path.read_text() == "epoch,loss\n0,1.5\n"
 
 
-def test_a_damaged_csv_is_made_again_from_its_memory(digits, tmp_path):
+def test_damaged_csv_is_restored_from_the_sets_file(digits, tmp_path):
     path = tmp_path / "masks.csv"
     model = as_new()
     fit(model, digits, MaskDynamics(csv=path, every=5))
@@ -59,7 +59,7 @@ def test_a_damaged_csv_is_made_again_from_its_memory(digits, tmp_path):
     assert path.read_bytes() == whole
 
 
-def test_a_csv_without_its_memory_is_an_error_and_kept(digits, tmp_path):
+def test_csv_without_its_sets_file_is_an_error_and_kept(digits, tmp_path):
     path = tmp_path / "masks.csv"
     text = ",".join(COLUMNS) + "\n5,0,(all),0.1,0,0.8,0.5,1.0\n"
     path.write_text(text)
@@ -78,7 +78,7 @@ def test_a_model_with_nothing_sparse_is_an_error(digits, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_the_files_of_another_run_are_refused_and_kept(digits, tmp_path):
+def test_files_of_another_run_are_refused_and_kept(digits, tmp_path):
     path, memory = tmp_path / "masks.csv", tmp_path / "masks.csv.sets"
     fit(as_new(), digits, MaskDynamics(csv=path, every=5))
     files = path.read_bytes(), memory.read_bytes()
@@ -94,7 +94,7 @@ def test_the_files_of_another_run_are_refused_and_kept(digits, tmp_path):
     assert (path.read_bytes(), memory.read_bytes()) == files
 
 
-def test_a_damaged_memory_is_an_error(digits, tmp_path):
+def test_damaged_sets_file_is_an_error(digits, tmp_path):
     path, memory = tmp_path / "masks.csv", tmp_path / "masks.csv.sets"
     fit(as_new(), digits, MaskDynamics(csv=path, every=5))
     memory.write_bytes(b"something else")

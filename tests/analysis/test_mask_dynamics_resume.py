@@ -49,7 +49,7 @@ def interrupted(digits, folder, after, backup_first=False):
     # In the first epoch, before there is a checkpoint; one measurement after the last.
     [(6, False), (21, False), (21, True), (30, True)],
 )
-def test_interrupted_and_resumed_equals_undisturbed(
+def test_resumed_run_equals_uninterrupted_run(
     digits, undisturbed, tmp_path, after, backup_first
 ):
     path = tmp_path / "masks.csv"
@@ -59,7 +59,7 @@ def test_interrupted_and_resumed_equals_undisturbed(
     assert path.read_bytes() == undisturbed
 
 
-def test_a_checkpoint_made_before_the_measurement_of_its_step(digits, tmp_path):
+def test_resume_from_a_checkpoint_saved_before_its_measurement(digits, tmp_path):
     class Save(keras.callbacks.Callback):
         def on_train_batch_end(self, batch, logs=None):
             if batch == 9:
@@ -83,7 +83,7 @@ def test_a_checkpoint_made_before_the_measurement_of_its_step(digits, tmp_path):
     assert path.read_bytes() == whole.read_bytes()
 
 
-def test_several_fits_go_on(digits, undisturbed, tmp_path):
+def test_several_fits_equal_one_fit(digits, undisturbed, tmp_path):
     path = tmp_path / "masks.csv"
     model = as_new()
     dynamics = MaskDynamics(csv=path, every=5)
@@ -93,9 +93,7 @@ def test_several_fits_go_on(digits, undisturbed, tmp_path):
 
 
 @pytest.mark.parametrize("lost", [1, 400])
-def test_files_that_a_kill_left_incomplete_are_repaired(
-    digits, undisturbed, tmp_path, lost
-):
+def test_files_truncated_by_a_kill_are_repaired(digits, undisturbed, tmp_path, lost):
     path, memory = tmp_path / "masks.csv", tmp_path / "masks.csv.sets"
     with pytest.raises(KeyboardInterrupt):
         interrupted(digits, tmp_path, after=16)
@@ -105,7 +103,7 @@ def test_files_that_a_kill_left_incomplete_are_repaired(
     assert path.read_bytes() == undisturbed
 
 
-def test_the_memory_alone_restores_the_csv(digits, undisturbed, tmp_path):
+def test_sets_file_alone_restores_the_csv(digits, undisturbed, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         interrupted(digits, tmp_path, after=16)
     (tmp_path / "masks.csv").unlink()

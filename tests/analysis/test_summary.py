@@ -35,7 +35,7 @@ def test_summary_counts_what_the_forward_pass_uses():
     assert "140" in str(table) and "1,400" in str(table)
 
 
-def test_summary_says_where_the_zeros_are():
+def test_summary_explains_reads_of_theta_and_alpha():
     with scope():
         model = three_layers()
     text = str(tk.summary(model))

@@ -90,13 +90,13 @@ def test_kept_bounds_and_order(n, sparsity, less):
 
 
 @pytest.mark.parametrize("sparsity", [1.0, 1.5, -0.1, float("nan"), True, "0.5", None])
-def test_kept_refuses_what_is_not_a_sparsity(sparsity):
+def test_kept_refuses_invalid_sparsities(sparsity):
     with pytest.raises(ValueError, match=re.escape(f"sparsity={sparsity!r}")):
         kept(10, sparsity)
 
 
 @pytest.mark.parametrize("n", [0, -1, 2.5, True, None])
-def test_kept_refuses_what_is_not_a_size(n):
+def test_kept_refuses_invalid_sizes(n):
     with pytest.raises(ValueError, match=re.escape(f"Received: n={n!r}")):
         kept(n, 0.5)
 
@@ -197,7 +197,7 @@ shape_lists = st.lists(
 
 
 @given(shape_lists, st.floats(0, 1, exclude_max=True), st.booleans())
-def test_total_density_is_hit(shape_list, sparsity, kernel):
+def test_total_density_equals_the_target(shape_list, sparsity, kernel):
     shapes = {f"w{i}": shape for i, shape in enumerate(shape_list)}
     total = sum(map(math.prod, shape_list))
     assume(sparsity * total <= total - len(shapes))
@@ -232,7 +232,7 @@ def test_unreachable_target_names_the_highest_reachable(share):
 
 
 @pytest.mark.parametrize("share", [uniform, erdos_renyi, erdos_renyi_kernel])
-def test_edges(share):
+def test_edge_cases(share):
     assert share({}, 0.9) == {}
     assert share({"only": (10, 10)}, 0.9) == {"only": pytest.approx(0.9)}
     assert share({"bias": (100,)}, 0.5) == {"bias": pytest.approx(0.5)}
@@ -313,7 +313,7 @@ def test_unknown_distribution_suggests_the_nearest(name, hint):
 
 
 @pytest.mark.parametrize("distribution", [0.9, None, ["erk"]])
-def test_what_is_no_distribution_is_refused(distribution):
+def test_invalid_distribution_is_refused(distribution):
     with pytest.raises(ValueError, match="Expected a distribution out of"):
         resolve(distribution, SHAPES, 0.9, 0.8)
 

@@ -70,7 +70,7 @@ def test_kernels_by_name_and_shape(name, shape):
         ("positions_2d", (1, 4, 4, 8), "has an axis of 1"),
     ],
 )
-def test_others_by_name_and_shape(name, shape, why):
+def test_non_kernels_by_name_and_shape(name, shape, why):
     with pytest.raises(AssertionError, match=why):
         assert why_not_kernel(name, shape) is None, why_not_kernel(name, shape)
 
@@ -78,7 +78,7 @@ def test_others_by_name_and_shape(name, shape, why):
 # By layer.
 
 
-def test_a_layer_is_known_by_its_class_and_not_by_its_name():
+def test_layers_are_recognised_by_class_not_by_name():
     class Scaled(layers.Dense):
         def build(self, shape):
             super().build(shape)
@@ -123,14 +123,14 @@ def test_a_layer_is_known_by_its_class_and_not_by_its_name():
         ),
     ],
 )
-def test_axes_of_1_of_keras_layers(make, shape, kernels):
+def test_keras_kernels_with_axes_of_size_1(make, shape, kernels):
     with scope(fwd=0.5, bwd=0.5):
         model = keras.Sequential([keras.Input(shape), make()])
     found = {w.path.split("/")[-1]: w.shape for w in tk.sparse_weights(model)}
     assert found == kernels
 
 
-def test_the_tables_name_classes_that_there_are():
+def test_tables_name_existing_classes():
     import tf_keras
 
     made = _subclasses(keras.layers.Layer) | _subclasses(tf_keras.layers.Layer)
@@ -209,7 +209,7 @@ def test_a_tied_output_projection_is_dense():
     assert names(tk.summary(model)) == {"dense/kernel", "dense_1/kernel"}
 
 
-def test_blocks_of_an_output_projection_are_of_its_inputs_and_outputs():
+def test_output_projection_blocks_span_inputs_and_outputs():
     with scope(block=(8, 1), fwd=0.5, bwd=0.5):
         model = language_model()
     [head] = [w for w in tk.sparse_weights(model) if HEAD in w.path]
@@ -218,7 +218,7 @@ def test_blocks_of_an_output_projection_are_of_its_inputs_and_outputs():
 
 
 @pytest.mark.parametrize("symbolic", [True, False])
-def test_first_and_last_count_an_output_projection_by_its_use(symbolic):
+def test_first_and_last_order_output_projections_by_use(symbolic):
     with scope(exempt=("first", "last")):
         model = language_model(symbolic)
     table = tk.summary(model)
@@ -226,7 +226,7 @@ def test_first_and_last_count_an_output_projection_by_its_use(symbolic):
     assert dense(table)["reverse_embeddings"] == "`exempt` names the last"
 
 
-def test_an_output_projection_that_is_not_used_is_not_the_last():
+def test_unused_output_projection_is_not_the_last():
     with scope(exempt="last"):
         model = language_model(head=False)
     assert names(tk.summary(model)) == {"dense/kernel", HEAD}
@@ -336,7 +336,7 @@ def test_mixture_of_experts(name):
 # The documentation.
 
 
-def test_the_documented_words():
+def test_all_name_words_are_documented():
     page = pathlib.Path(__file__).parents[2] / "docs" / "what_is_sparsified.md"
     documented = {*re.findall(r"`(\w+)`", page.read_text(encoding="utf-8"))}
     plurals = {f"{word}s" for word in documented}

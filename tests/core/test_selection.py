@@ -88,7 +88,7 @@ def test_compiled_equals_a_stable_sort(kind, jit_compile):
 
 @SETTINGS
 @hypothesis.given(st.lists(ARRAYS, min_size=1, max_size=3), st.data())
-def test_the_candidates_and_the_histograms_find_the_same(parts, data):
+def test_candidate_and_histogram_searches_agree(parts, data):
     keys = [magnitude_keys(tf.constant(part)) for part in parts]
     ks = [data.draw(st.integers(0, sum(part.size for part in parts))) for _ in "ab"]
     ranks = [tf.constant(k) for k in ks]
@@ -102,7 +102,7 @@ def test_the_candidates_and_the_histograms_find_the_same(parts, data):
 
 
 @pytest.mark.parametrize("kind", ["random", "ties", "large and small"])
-def test_large_tensors_are_selected_in_parts(kind):
+def test_large_tensors_are_selected_in_chunks(kind):
     rng = np.random.default_rng(0)
     size = CHUNKED_SIZE + 12_345  # the last part is a shorter one
     x = rng.standard_normal(size).astype(np.float32)
@@ -120,7 +120,7 @@ def test_large_tensors_are_selected_in_parts(kind):
     assert not selection.nested_sets_by_magnitude([tf.constant(x)], 1, 2)[1]
 
 
-def test_one_function_serves_graphs_and_xla():
+def test_selection_works_in_graphs_and_xla_in_turn():
     """A selection that was traced for a graph is not handed to XLA, nor the reverse."""
     x = np.array([1.0, -4.0, 2.0, 3.0], np.float32)
     for jit_compile in (False, True, False):
@@ -148,7 +148,7 @@ def test_several_tensors_are_ranked_as_one(parts, data):
 
 @SETTINGS
 @hypothesis.given(ARRAYS, st.data(), st.integers(0, 2**31))
-def test_random_backward_sets_hold_a_and_the_right_number(x, data, seed):
+def test_random_backward_sets_contain_a_and_have_exact_size(x, data, seed):
     kept_backward = data.draw(st.integers(1, x.size))
     kept_forward = data.draw(st.integers(1, kept_backward))
     keys = [magnitude_keys(tf.constant(x))]
@@ -164,7 +164,7 @@ def test_random_backward_sets_hold_a_and_the_right_number(x, data, seed):
 
 
 @pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])
-def test_masks_keep_out_what_is_not_finite(jit_compile):
+def test_masked_non_finite_entries_become_zero(jit_compile):
     x = np.array([1.0, np.nan, np.inf, -np.inf, -2.0], np.float32)
     mask = np.array([True, False, False, False, True])
     compiled = tf.function(masked, jit_compile=jit_compile)
@@ -175,7 +175,7 @@ def test_masks_keep_out_what_is_not_finite(jit_compile):
     np.testing.assert_array_equal(choose(True, x, np.zeros_like(x)), x)
 
 
-def test_random_entries_are_drawn_evenly():
+def test_random_entries_are_sampled_uniformly():
     counts = np.zeros(20)
     keys = [magnitude_keys(tf.constant(np.arange(20.0, dtype=np.float32)))]
     for draw in range(400):
@@ -186,7 +186,7 @@ def test_random_entries_are_drawn_evenly():
     assert np.all(np.abs(counts[:18] - 400 / 3) < 5 * np.sqrt(400 * 2 / 9))
 
 
-def test_nan_is_noticed_and_infinity_is_not():
+def test_has_nan_detects_nan_but_not_infinity():
     for x, expected in [([1, np.inf], False), ([1, np.nan], True), ([-np.nan], True)]:
         keys = magnitude_keys(tf.constant(x, tf.float32))
         assert bool(has_nan(keys)) == expected
@@ -243,7 +243,7 @@ def test_matrix_view_of_a_transposed_convolution():
     np.testing.assert_array_equal(matrix[:, 1], kernel[:, :, 1].ravel())
 
 
-def test_a_graph_holds_the_search_once():
+def test_graph_contains_the_search_once():
     def functions(times):
         @tf.function
         def step(x):
@@ -258,7 +258,7 @@ def test_a_graph_holds_the_search_once():
     assert functions(9) == functions(1) > 0
 
 
-def test_nothing_is_kept_for_a_gradient_of_the_search():
+def test_search_passes_no_gradient():
     x = tf.Variable([1.0, -3.0, 2.0])
     with tf.GradientTape() as tape:
         kept = selection.largest([magnitude_keys(x)], 1)[0]

@@ -47,7 +47,7 @@ def empty(path):
     path.write_bytes(b"")
 
 
-def test_model_optimizer_and_state_come_back_exactly(tmp_path, model):
+def test_model_optimizer_and_state_are_restored_bitwise(tmp_path, model):
     state = {"rows": [{"step": 1, "loss": 1 / 3}], "metrics": [0.1, float(2**24)]}
     path = checkpoints.save(tmp_path, model, 1, state)
     assert path.name == "step-00000001.keras"
@@ -64,7 +64,7 @@ def test_model_optimizer_and_state_come_back_exactly(tmp_path, model):
     assert int(restored.optimizer.iterations.numpy()) == 1
 
 
-def test_dropout_goes_on_with_the_same_random_numbers(tmp_path):
+def test_dropout_continues_with_the_same_random_numbers(tmp_path):
     x = np.ones((4, 3), "float32")
     model = keras.Sequential(
         [keras.Input((3,))]
@@ -84,18 +84,18 @@ def test_dropout_goes_on_with_the_same_random_numbers(tmp_path):
     np.testing.assert_array_equal(model(x, training=True), restored(x, training=True))
 
 
-def test_no_checkpoint_is_none(tmp_path):
+def test_restore_without_a_checkpoint_returns_none(tmp_path):
     assert checkpoints.restore(tmp_path / "nothing") is None
 
 
-def test_only_the_newest_two_stay(tmp_path, model):
+def test_only_the_newest_two_checkpoints_are_kept(tmp_path, model):
     for step in (8, 9, 10, 100):
         checkpoints.save(tmp_path, model, step, {})
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == ["step-00000010.keras", "step-00000100.keras"]
 
 
-def test_failed_save_leaves_what_was_there(tmp_path, model):
+def test_failed_save_keeps_earlier_checkpoints(tmp_path, model):
     checkpoints.save(tmp_path, model, 1, {"good": True})
     with pytest.raises(TypeError):
         checkpoints.save(tmp_path, model, 2, {"not JSON": object()})
@@ -104,7 +104,7 @@ def test_failed_save_leaves_what_was_there(tmp_path, model):
 
 
 @pytest.mark.parametrize("damage", [truncate, flip_a_byte, empty])
-def test_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path, model, damage):
+def test_damaged_checkpoint_falls_back_to_the_previous_one(tmp_path, model, damage):
     checkpoints.save(tmp_path, model, 1, {"step": 1})
     newest = checkpoints.save(tmp_path, model, 2, {"step": 2})
     damage(newest)
@@ -117,9 +117,7 @@ def test_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path, model, d
 
 
 @pytest.mark.parametrize("damage", [truncate, flip_a_byte, empty])
-def test_last_checkpoint_damaged_is_one_sentence_with_the_remedy(
-    tmp_path, model, damage
-):
+def test_damaged_only_checkpoint_is_reported_with_a_remedy(tmp_path, model, damage):
     only = checkpoints.save(tmp_path, model, 1, {})
     damage(only)
     with pytest.raises(UserError) as caught:
@@ -130,14 +128,14 @@ def test_last_checkpoint_damaged_is_one_sentence_with_the_remedy(
     assert only.exists()
 
 
-def test_ordinary_keras_file_is_not_taken_for_a_checkpoint(tmp_path, model):
+def test_ordinary_keras_file_is_not_accepted_as_a_checkpoint(tmp_path, model):
     path = tmp_path / "step-00000001.keras"
     model.save(path)
     with pytest.raises(UserError, match="has no member launch_state.json"):
         checkpoints.restore(tmp_path)
 
 
-def test_whole_file_that_cannot_be_loaded_says_so(tmp_path, model):
+def test_undamaged_file_that_cannot_be_loaded_is_reported(tmp_path, model):
     path = checkpoints.save(tmp_path, model, 1, {})
     with zipfile.ZipFile(path) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
@@ -211,9 +209,7 @@ def members(path):
     ],
     ids=["common budget", "momentum", "rigl", "language"],
 )
-def test_what_is_written_later_is_of_the_moment_of_the_snapshot(
-    tmp_path, method, arguments
-):
+def test_background_write_saves_the_state_at_the_snapshot(tmp_path, method, arguments):
     model = trained(tmp_path, method, *arguments)
     at_once = checkpoints.save(tmp_path / "at_once", model, 3, {"a": 1})
     go, writer = threading.Event(), BackgroundWriter()
@@ -236,11 +232,11 @@ def test_what_is_written_later_is_of_the_moment_of_the_snapshot(
         assert not np.array_equal(variable.numpy(), value), variable.path
 
 
-def test_this_keras_saves_a_snapshot_apart():
+def test_installed_keras_can_save_a_snapshot():
     assert can_be_saved_apart()
 
 
-def test_snapshot_shares_the_memory_of_the_variables_until_they_change():
+def test_snapshot_shares_memory_until_the_variables_change():
     """What makes it nearly free: TensorFlow copies a variable when it is written."""
     variable = keras.Variable(np.zeros(1 << 20, "float32"))
     first, second = (
@@ -255,14 +251,14 @@ def test_snapshot_shares_the_memory_of_the_variables_until_they_change():
     assert first.max() == 0 and after.min() == 1
 
 
-def test_variable_that_a_snapshot_has_not_is_an_error(tmp_path, model):
+def test_variable_missing_from_a_snapshot_is_an_error(tmp_path, model):
     taken = snapshot(model)
     lacking = taken._replace(values=taken.values[1:])
     with pytest.raises(LookupError, match="value of every variable"):
         checkpoints.write(tmp_path, lacking, 1, {})
 
 
-def test_write_is_waited_for_by_the_next_and_its_error_comes_once():
+def test_write_waits_for_the_previous_one_and_raises_its_error_once():
     writer, done = BackgroundWriter(), []
     go = threading.Event()
     writer.start(lambda: (go.wait(60), done.append(1)))
@@ -280,7 +276,7 @@ def test_write_is_waited_for_by_the_next_and_its_error_comes_once():
 # --- The best one --------------------------------------------------------------------
 
 
-def test_best_stays_when_its_step_goes(tmp_path, model):
+def test_best_checkpoint_is_kept_when_its_step_is_removed(tmp_path, model):
     for step, best in ((1, 1), (2, 2), (3, 2), (4, 2)):
         state = {"best": {"step": best, "figure": "x", "value": 0.5}, "at": step}
         checkpoints.save(tmp_path, model, step, state, kept=1)
@@ -294,7 +290,7 @@ def test_best_stays_when_its_step_goes(tmp_path, model):
     assert checkpoints.restore_best(tmp_path / "nothing") is None
 
 
-def test_best_that_a_kill_has_prevented_is_made_up_for(tmp_path, model, monkeypatch):
+def test_missing_best_checkpoint_is_written_after_a_kill(tmp_path, model, monkeypatch):
     monkeypatch.setattr(checkpoints, "mend_best", lambda *_: 1 / 0)
     state = {"best": {"step": 1, "figure": "x", "value": 0.5}}
     with pytest.raises(ZeroDivisionError):
@@ -307,7 +303,7 @@ def test_best_that_a_kill_has_prevented_is_made_up_for(tmp_path, model, monkeypa
     assert checkpoints.restore_best(tmp_path)[1] == state
 
 
-def test_best_is_copied_where_files_have_one_name(tmp_path, model, monkeypatch):
+def test_best_checkpoint_is_copied_without_hard_links(tmp_path, model, monkeypatch):
     def refuse(*_):
         raise PermissionError
 
@@ -318,7 +314,7 @@ def test_best_is_copied_where_files_have_one_name(tmp_path, model, monkeypatch):
     assert best.read_bytes() == path.read_bytes() and not best.samefile(path)
 
 
-def test_damaged_best_says_so(tmp_path, model):
+def test_damaged_best_checkpoint_is_reported(tmp_path, model):
     state = {"best": {"step": 1, "figure": "x", "value": 0.5}}
     checkpoints.save(tmp_path, model, 1, state)
     truncate(tmp_path / checkpoints.BEST_FILE)
@@ -330,7 +326,7 @@ def test_damaged_best_says_so(tmp_path, model):
 
 
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.1, 0.5, 0.9, 0.99, 1.0])
-def test_file_cut_short_anywhere_is_noticed(tmp_path, model, share):
+def test_truncation_at_any_length_is_detected(tmp_path, model, share):
     checkpoints.save(tmp_path, model, 1, {"step": 1})
     newest = checkpoints.save(tmp_path, model, 2, {"step": 2})
     content = newest.read_bytes()
@@ -340,7 +336,7 @@ def test_file_cut_short_anywhere_is_noticed(tmp_path, model, share):
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
-def test_write_that_died_is_not_seen_and_is_cleared(tmp_path, model, share):
+def test_unfinished_write_is_ignored_and_cleared(tmp_path, model, share):
     path = checkpoints.save(tmp_path, model, 1, {"step": 1})
     content = path.read_bytes()
     parts = tmp_path / files.TEMPORARY
@@ -357,7 +353,7 @@ def test_write_that_died_is_not_seen_and_is_cleared(tmp_path, model, share):
 
 
 @pytest.mark.parametrize("call", ["replace", "fsync", "link"])
-def test_failure_of_the_disk_leaves_what_was_there(tmp_path, model, monkeypatch, call):
+def test_disk_error_keeps_earlier_checkpoints(tmp_path, model, monkeypatch, call):
     def fail(*_):
         raise OSError(5, "Input/output error")
 
@@ -388,7 +384,7 @@ def full_disk():
 
 
 @pytest.mark.parametrize("share", [0.0, 0.2, 0.95])
-def test_full_disk_leaves_what_was_there(tmp_path, model, full_disk, share):
+def test_full_disk_keeps_earlier_checkpoints(tmp_path, model, full_disk, share):
     first = checkpoints.save(tmp_path, model, 1, {"step": 1})
     content = first.read_bytes()
     full_disk(int(share * len(content)))

@@ -49,7 +49,7 @@ def convolutions(model):
         ("wrn16_8", 10.95, 1548, 16, 10_961_370),
     ],
 )
-def test_counts_are_the_published_ones(
+def test_counts_match_the_paper(
     full_size, name, millions, millions_of_macs, convs, total
 ):
     model = full_size(name)
@@ -93,14 +93,14 @@ def test_wrn28_10_has_the_parameters_of_its_paper():
         ("wrn16_8", 8, 512),
     ],
 )
-def test_what_reaches_the_last_average(full_size, name, side, channels):
+def test_input_shape_of_the_last_pooling(full_size, name, side, channels):
     assert full_size(name).get_layer("pool").input.shape[1:] == (side, side, channels)
 
 
 @pytest.mark.parametrize(
     "name", ["resnet18_cifar", "vgg16_cifar", "densenet121_cifar", "wrn10_1"]
 )
-def test_smaller_images_are_not_too_small(name):
+def test_models_accept_images_of_8_pixels(name):
     model = models.find(name)((8, 8, 1), 10, 1 / 16)
     assert model(np.zeros((2, 8, 8, 1))).shape == (2, 10)
 
@@ -136,9 +136,7 @@ def test_width_scales_every_stage():
         ("wrn16_8", False, r"stem|stage[123]_block[12]_(a|b|shortcut)"),
     ],
 )
-def test_convolutions_are_named_by_place_and_have_a_bias_or_not(
-    full_size, name, bias, place
-):
+def test_names_and_biases_of_convolutions(full_size, name, bias, place):
     model = full_size(name)
     for conv in convolutions(model):
         assert re.fullmatch(f"({place})_conv", conv.name)
@@ -159,7 +157,7 @@ def test_dropout(full_size, name, rates):
     assert found == rates
 
 
-def test_order_in_vgg(full_size):
+def test_order_of_layers_in_vgg(full_size):
     names = [layer.name for layer in full_size("vgg16_cifar").layers]
     one = ["stage2_block2_conv", "stage2_block2_bn", "stage2_block2_relu"]
     begin = names.index(one[0])
@@ -189,7 +187,7 @@ def images():
     return np.random.RandomState(0).rand(2, 16, 16, 3).astype("float32")
 
 
-def test_wide_blocks_are_the_equations_of_the_docstring(images):
+def test_wide_blocks_match_the_docstring_equations(images):
     model = wide_resnet(16, 2, (16, 16, 3), 10, 0.25)
     place = "stage2_block2"
     x, found = between(model, "stage2_block1_add", f"{place}_add", images)
@@ -202,13 +200,13 @@ def test_wide_blocks_are_the_equations_of_the_docstring(images):
     np.testing.assert_allclose(found, shortcut + y, rtol=1e-4, atol=1e-5)
 
 
-def test_wide_network_of_factor_one_needs_no_shortcut_in_its_first_stage():
+def test_wide_network_of_factor_one_has_no_shortcut_in_its_first_stage():
     names = {layer.name for layer in wide_resnet(10, 1, (16, 16, 3), 10).layers}
     shortcuts = {name for name in names if name.endswith("shortcut_conv")}
     assert shortcuts == {f"stage{s}_block1_shortcut_conv" for s in (2, 3)}
 
 
-def test_dense_block_and_transition_are_the_equations_of_the_docstring(images):
+def test_dense_block_and_transition_match_the_docstring_equations(images):
     model = densenet((2, 1), (16, 16, 3), 10, 0.125)
     assert model.name == "densenet9_cifar"
     place = "stage1_block2"
@@ -240,7 +238,7 @@ def test_initial_kernels_are_uniform_by_fan_in(full_size, name, place):
     assert np.var(kernel) == pytest.approx(bound**2 / 3, rel=0.05)
 
 
-def test_initial_kernels_of_wide_networks_have_the_variance_of_he_by_fan_out(full_size):
+def test_wide_network_kernels_have_he_fan_out_variance(full_size):
     kernel = full_size("wrn16_8").get_layer("stage3_block1_a_conv").kernel
     assert np.var(np.asarray(kernel)) == pytest.approx(2 / (9 * 512), rel=0.03)
 

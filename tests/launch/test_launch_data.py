@@ -34,7 +34,7 @@ def test_crop_moves_each_image_by_its_own_offset():
     assert not found[0, :2].any() and not found[0, :, :2].any()
 
 
-def test_flip_mirrors_only_the_chosen():
+def test_flip_mirrors_only_the_selected_images():
     batch = np.arange(2 * 2 * 3 * 1, dtype="uint8").reshape(2, 2, 3, 1)
     found = augment.flip(tf.constant(batch), tf.constant([True, False])).numpy()
     np.testing.assert_array_equal(found[0, :, :, 0], [[2, 1, 0], [5, 4, 3]])
@@ -113,7 +113,7 @@ def drawn(**options):
     return [(int(s), i.numpy().tolist()) for s, i in pipeline.indices(14, **asked)]
 
 
-def test_an_epoch_is_a_permutation_cut_in_full_batches():
+def test_an_epoch_is_a_permutation_split_into_full_batches():
     steps = drawn(steps=9)
     assert [step for step, _ in steps] == list(range(9))
     epochs = [sum((i for _, i in steps[k : k + 3]), []) for k in (0, 3, 6)]
@@ -126,7 +126,7 @@ def test_an_epoch_is_a_permutation_cut_in_full_batches():
 
 
 @pytest.mark.parametrize("first", [1, 3, 4, 8])
-def test_order_from_any_step_is_that_of_the_whole_run(first):
+def test_order_from_any_step_equals_the_whole_run(first):
     assert drawn(first_step=first, steps=12 - first) == drawn(steps=12)[first:]
 
 
@@ -135,7 +135,7 @@ def test_order_depends_on_the_seed():
     assert drawn(seed=1) == drawn(seed=1)
 
 
-def test_batches_from_any_step_are_those_of_the_whole_run_bit_for_bit(images):
+def test_batches_from_any_step_equal_the_whole_run_bitwise(images):
     def batches(first, steps):
         return list(
             pipeline.training_batches(
@@ -175,7 +175,7 @@ def test_digits_constants_are_those_of_the_training_set(images):
     np.testing.assert_allclose(images.std, pixels.std(), atol=5e-4)
 
 
-def test_subset_is_the_beginning_of_one_permutation(images):
+def test_subset_is_a_prefix_of_one_permutation(images):
     small, large = images.subset(100), images.subset(300)
     np.testing.assert_array_equal(small.train_images, large.train_images[:100])
     np.testing.assert_array_equal(small.train_labels, large.train_labels[:100])
@@ -187,7 +187,7 @@ def test_subset_is_the_beginning_of_one_permutation(images):
 # --- CIFAR-10 ------------------------------------------------------------------------
 
 
-def test_missing_cifar10_fails_at_once_and_says_how_to_get_it(tmp_path):
+def test_missing_cifar10_fails_immediately_with_instructions(tmp_path):
     start = time.perf_counter()
     with pytest.raises(UserError) as caught:
         cifar10.check(str(tmp_path))
@@ -198,7 +198,7 @@ def test_missing_cifar10_fails_at_once_and_says_how_to_get_it(tmp_path):
     assert "\n" not in said
 
 
-def test_missing_cifar10_names_the_folder_of_the_environment(tmp_path, monkeypatch):
+def test_missing_cifar10_names_the_folder_from_the_environment(tmp_path, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "elsewhere"))
     with pytest.raises(UserError, match="elsewhere"):
         cifar10.check(None)
@@ -224,7 +224,7 @@ def cifar():
     return cifar10.load(os.path.join(folder, "tfds"))
 
 
-def test_cifar10_is_read_whole(cifar):
+def test_cifar10_is_read_completely(cifar):
     assert cifar.train_images.shape == (50_000, 32, 32, 3)
     assert cifar.test_images.shape == (10_000, 32, 32, 3)
     assert np.bincount(cifar.train_labels).tolist() == [5000] * 10
@@ -255,7 +255,7 @@ def test_cifar10_batches_are_normalised_and_balanced(cifar):
 # --- Shards --------------------------------------------------------------------------
 
 
-def test_workers_have_the_rows_of_one_augmented_batch():
+def test_shards_concatenate_to_one_augmented_batch():
     source = colour_data(13, padding=1, flip=True)
 
     def batches(**options):

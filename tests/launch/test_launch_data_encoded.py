@@ -12,7 +12,7 @@ def entries(folder):
     return {p.name: p.stat().st_ino for p in pathlib.Path(folder).iterdir()}
 
 
-def test_encoded_text_is_used_again_until_the_text_changes(tmp_path, monkeypatch):
+def test_encoded_text_is_reused_until_the_text_changes(tmp_path, monkeypatch):
     folder = tmp_path / "text"
     folder.mkdir()
     for part, text in (("train", "a b a\n"), ("valid", "b\n"), ("test", "a\n")):
@@ -44,7 +44,7 @@ def test_encoded_text_is_used_again_until_the_text_changes(tmp_path, monkeypatch
     assert first.train.tolist() == [1, 2, 1, 0]
 
 
-def test_damaged_encoded_text_is_made_again(tmp_path):
+def test_damaged_encoded_text_is_rebuilt(tmp_path):
     path = tmp_path / "text"
     path.write_bytes(b"abcdefgh" * 100)
     whole = byte_files.load_own(str(path)).train.tolist()
@@ -56,7 +56,7 @@ def test_damaged_encoded_text_is_made_again(tmp_path):
         assert (entry / "train.npy").stat().st_size > 720
 
 
-def test_settings_have_encoded_text_of_their_own(tmp_path):
+def test_each_setting_has_its_own_encoded_text(tmp_path):
     path = tmp_path / "text"
     path.write_text("a b b c c c\n" * 40 + "d\n" * 100)
     sizes = [word_files.load_own(str(path), None, n).vocabulary_size for n in (1, 50)]
@@ -67,7 +67,7 @@ def test_settings_have_encoded_text_of_their_own(tmp_path):
     assert entries(tmp_path / encoded.FOLDER) == before
 
 
-def test_where_nothing_can_be_written_text_is_kept_in_memory(tmp_path, capsys):
+def test_text_is_kept_in_memory_if_the_cache_is_not_writable(tmp_path, capsys):
     path = tmp_path / "text"
     path.write_bytes(b"abc" * 100)
     # Below a file there can be no folder, not even for the administrator.
@@ -78,7 +78,7 @@ def test_where_nothing_can_be_written_text_is_kept_in_memory(tmp_path, capsys):
     assert "warning:" in said and "kept in memory" in said
 
 
-def test_a_full_disk_is_no_reason_to_stop(tmp_path, monkeypatch, capsys):
+def test_text_is_kept_in_memory_if_the_disk_is_full(tmp_path, monkeypatch, capsys):
     path = tmp_path / "text"
     path.write_bytes(b"abc" * 100)
 
@@ -92,9 +92,7 @@ def test_a_full_disk_is_no_reason_to_stop(tmp_path, monkeypatch, capsys):
     assert not list((tmp_path / encoded.FOLDER).iterdir())
 
 
-def test_what_another_process_has_written_meanwhile_is_used(
-    tmp_path, monkeypatch, capsys
-):
+def test_concurrently_written_encoding_is_used(tmp_path, monkeypatch, capsys):
     path = tmp_path / "text"
     path.write_bytes(b"abc" * 100)
     write = encoded._write
@@ -108,7 +106,7 @@ def test_what_another_process_has_written_meanwhile_is_used(
     assert capsys.readouterr().err == ""
 
 
-def test_what_a_killed_run_left_is_removed_after_a_day(tmp_path):
+def test_leftovers_of_killed_runs_are_removed_after_a_day(tmp_path):
     path = tmp_path / "text"
     path.write_bytes(b"abc" * 100)
     old, young = (tmp_path / encoded.FOLDER / f".part-{n}" for n in ("old", "young"))

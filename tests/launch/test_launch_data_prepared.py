@@ -105,7 +105,7 @@ def three_epochs(stream):
 
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100", "imagenet2012"])
-def test_missing_data_fails_at_once_and_says_how_to_get_it(tmp_path, name):
+def test_missing_data_fails_immediately_with_instructions(tmp_path, name):
     start = time.perf_counter()
     with pytest.raises(UserError) as caught:
         data.find(name).check(str(tmp_path))
@@ -124,7 +124,7 @@ def test_missing_data_fails_at_once_and_says_how_to_get_it(tmp_path, name):
         ("features.json", "features.json cannot be read"),
     ],
 )
-def test_damaged_data_is_said_at_once(imagenet, tmp_path, damage, expected):
+def test_damaged_data_is_reported_immediately(imagenet, tmp_path, damage, expected):
     folder = tmp_path / "imagenet2012" / "5.1.0"
     folder.mkdir(parents=True)
     original = os.path.join(imagenet, "imagenet2012", "5.1.0")
@@ -154,7 +154,7 @@ def test_the_stream_knows_its_files(stream):
         stream.subset(10)
 
 
-def test_cifar100_is_read_whole(tmp_path):
+def test_cifar100_is_read_completely(tmp_path):
     rng = np.random.RandomState(0)
     images = rng.randint(0, 256, (9, 32, 32, 3)).astype("uint8")
 
@@ -203,7 +203,7 @@ def boxes(height, width, count):
     return np.array([*tf.data.Dataset.range(count).map(box).as_numpy_iterator()])
 
 
-def test_random_boxes_have_the_area_and_the_aspect_that_was_asked_for():
+def test_random_boxes_have_the_requested_area_and_aspect():
     found = boxes(480, 480, 4000)
     top, left, height, width = found.T
     assert (top >= 0).all() and (left >= 0).all()
@@ -235,7 +235,7 @@ def test_random_boxes_of_a_narrow_image():
 
 
 @pytest.mark.parametrize(("height", "width"), [(300, 400), (400, 301), (256, 256)])
-def test_central_crop_as_pillow_does_it(height, width):
+def test_central_crop_equals_pillow(height, width):
     down, right = np.mgrid[:height, :width]
     image = np.stack(
         [
@@ -279,7 +279,7 @@ def test_evaluation_takes_each_image_once_cropped_and_normalised(stream):
         assert np.abs(image - expected).mean() < 1.5
 
 
-def test_training_images_are_parts_of_the_image_of_their_label(three_epochs):
+def test_training_images_are_crops_of_the_labelled_image(three_epochs):
     mirrored = []
     for x, labels in three_epochs[:18]:
         assert x.shape == (4, 224, 224, 3) and x.dtype == np.float32
@@ -295,9 +295,7 @@ def test_training_images_are_parts_of_the_image_of_their_label(three_epochs):
     assert 0.3 < np.mean(mirrored) < 0.7
 
 
-def test_an_epoch_has_full_batches_of_different_images_in_an_order_of_its_own(
-    stream, three_epochs
-):
+def test_each_epoch_has_full_batches_in_its_own_order(stream, three_epochs):
     labels = np.array([y for _, y in three_epochs]).reshape(3, 36)
     for epoch in labels:
         assert len(set(epoch)) == 36 and max(epoch) < TRAIN
@@ -313,7 +311,7 @@ def test_an_epoch_has_full_batches_of_different_images_in_an_order_of_its_own(
 
 
 @pytest.mark.parametrize("first", [3, 9, 13])
-def test_from_any_step_as_in_the_whole_run_bit_for_bit(stream, three_epochs, first):
+def test_batches_from_any_step_equal_the_whole_run_bitwise(stream, three_epochs, first):
     whole = three_epochs[:15]
     # What else draws random numbers in the process does not matter.
     tf.random.set_seed(first)
@@ -323,7 +321,7 @@ def test_from_any_step_as_in_the_whole_run_bit_for_bit(stream, three_epochs, fir
         assert y.tolist() == y_again.tolist()
 
 
-def test_workers_have_the_rows_of_one_batch(stream, three_epochs):
+def test_shards_concatenate_to_one_batch(stream, three_epochs):
     whole = three_epochs[7:11]
     parts = [
         [
@@ -339,7 +337,7 @@ def test_workers_have_the_rows_of_one_batch(stream, three_epochs):
         np.testing.assert_array_equal(np.concatenate([w[1] for w in workers]), y)
 
 
-def test_the_same_image_is_cropped_anew_in_each_epoch(three_epochs):
+def test_images_are_cropped_differently_in_each_epoch(three_epochs):
     epochs = [{}, {}]
     for step, (x, labels) in enumerate(three_epochs[:18]):
         epochs[step // 9] |= dict(zip(labels, x, strict=True))
@@ -348,7 +346,7 @@ def test_the_same_image_is_cropped_anew_in_each_epoch(three_epochs):
     assert all((epochs[0][k] != epochs[1][k]).any() for k in common)
 
 
-def test_prepared_info_is_that_of_the_catalogue(imagenet):
+def test_prepared_info_lists_the_splits(imagenet):
     path = os.path.join(imagenet, "imagenet2012", "5.1.0", "dataset_info.json")
     with open(path) as file:
         splits = {split["name"]: split for split in json.load(file)["splits"]}

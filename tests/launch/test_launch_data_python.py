@@ -61,7 +61,7 @@ def test_python_sources_share_no_file_between_parts(sources):
     assert sources.unit == "byte" and 90 < sources.vocabulary_size <= 256
 
 
-def test_parts_of_sources_are_fixed():
+def test_assignment_of_files_to_parts_is_fixed():
     parts = {name: python_sources.part_of(name) for name in ("abc.py", "json/tool.py")}
     digests = {
         name: int(hashlib.sha256(name.encode()).hexdigest()[:16], 16) % 20
@@ -76,7 +76,7 @@ def test_parts_of_sources_are_fixed():
     assert 60 < many.count("valid") < 140 and 60 < many.count("test") < 140
 
 
-def test_python_without_sources_is_said(tmp_path, monkeypatch):
+def test_missing_python_sources_are_reported(tmp_path, monkeypatch):
     monkeypatch.setattr(
         python_sources.sysconfig, "get_paths", lambda: {"stdlib": str(tmp_path)}
     )

@@ -35,7 +35,7 @@ def test_segments_by_hand():
     assert found[0][0].dtype == found[0][1].dtype == np.int32
 
 
-def test_each_row_goes_on_where_it_ended():
+def test_each_row_continues_in_the_next_batch():
     tokens = np.random.RandomState(0).randint(0, 200, 1003).astype("uint8")
     per_epoch = segments.steps_per_epoch(1003, 4, 7)
     assert per_epoch == 35
@@ -51,7 +51,7 @@ def test_each_row_goes_on_where_it_ended():
             )
 
 
-def test_a_text_that_is_just_long_enough():
+def test_shortest_accepted_text():
     ((x, y),) = batches(range(7), steps=1)
     assert x.tolist() == [[0, 1, 2], [3, 4, 5]]
     assert y.tolist() == [[1, 2, 3], [4, 5, 6]]
@@ -61,7 +61,7 @@ def test_a_text_that_is_just_long_enough():
 
 @pytest.mark.parametrize("first", [1, 4, 5, 11])
 @pytest.mark.parametrize("offset_seed", [None, 3])
-def test_from_any_step_as_in_the_whole_run(first, offset_seed):
+def test_batches_from_any_step_equal_the_whole_run(first, offset_seed):
     tokens = np.arange(40)
     whole = batches(tokens, 0, 16, offset_seed=offset_seed)
     rest = batches(tokens, first, 16 - first, offset_seed=offset_seed)
@@ -69,7 +69,7 @@ def test_from_any_step_as_in_the_whole_run(first, offset_seed):
     np.testing.assert_array_equal(whole[first:], rest)
 
 
-def test_workers_have_the_rows_of_one_batch():
+def test_shards_concatenate_to_one_batch():
     tokens = np.random.RandomState(1).randint(0, 9, 300)
     whole = batches(tokens, 2, 9, batch_size=6, length=4, offset_seed=0)
     parts = [
@@ -84,7 +84,7 @@ def test_workers_have_the_rows_of_one_batch():
         batches(tokens, batch_size=6, shard=(2, 2))
 
 
-def test_offsets_turn_the_text_and_differ_between_epochs_and_seeds():
+def test_offsets_rotate_the_text_and_vary_by_epoch_and_seed():
     tokens = np.arange(100)
     per_epoch = segments.steps_per_epoch(100, 2, 3)
 
@@ -100,7 +100,7 @@ def test_offsets_turn_the_text_and_differ_between_epochs_and_seeds():
     assert starts(0) == starts(0) != starts(1)
 
 
-def test_mapped_text_is_read_at_more_than_a_hundred_batches_a_second(tmp_path):
+def test_mapped_text_is_read_at_100_batches_per_second(tmp_path):
     path = tmp_path / "tokens.npy"
     np.save(path, np.random.RandomState(0).randint(0, 60_000, 3_000_000, "uint16"))
     tokens = np.load(path, mmap_mode="r")
@@ -131,7 +131,7 @@ def test_segments_with_deterministic_ops(root):
     assert done.stdout.strip() == "[[0, 49], [5, 54], [10, 59]]"
 
 
-def test_batches_have_shapes_that_a_graph_can_use():
+def test_batches_have_static_shapes():
     for found, types in (
         (segments.segment_batches(np.arange(99), 4, 5, 0, 3, shard=(1, 2)), "ii"),
         (segments.evaluation_segments(np.arange(99), 2, 5), "iif"),
@@ -173,7 +173,7 @@ def test_evaluation_predicts_each_token_once(tokens, batch_size, length):
         assert not (np.diff(kept.astype(int)) > 0).any()
 
 
-def test_the_weighted_mean_does_not_depend_on_the_batch():
+def test_weighted_mean_does_not_depend_on_the_batch_size():
     tokens = np.random.RandomState(0).randint(0, 50, 997)
     losses = np.random.RandomState(1).rand(50, 50)
     means = set()
@@ -186,6 +186,6 @@ def test_the_weighted_mean_does_not_depend_on_the_batch():
     assert means == {round(float(losses[tokens[:-1], tokens[1:]].mean()), 9)}
 
 
-def test_nothing_to_evaluate():
+def test_text_without_tokens_to_predict_is_refused():
     with pytest.raises(UserError, match="at least 2 tokens. Received: 1"):
         segments.evaluation_segments(np.arange(1), 2, 2)

@@ -73,7 +73,7 @@ def test_missing_text_is_reported_without_tensorflow(root, tmp_path):
 # --- Vocabularies --------------------------------------------------------------------
 
 
-def test_words_by_frequency_then_by_first_occurrence():
+def test_vocabulary_is_ordered_by_frequency_then_occurrence():
     text = "b a <unk>\nc b\n\nd a b <unk> <unk>\n"
     found = vocabulary.words(text)
     assert found == [
@@ -114,7 +114,7 @@ def test_wikitext_by_hand(tmp_path, name):
     assert isinstance(text.train, np.memmap)
 
 
-def test_long_text_is_read_in_blocks_and_loses_nothing(tmp_path, monkeypatch):
+def test_long_text_is_read_completely_in_blocks(tmp_path, monkeypatch):
     monkeypatch.setattr(byte_files, "_BLOCK", 7)
     rng = np.random.RandomState(0)
     words = ["é" * n + str(n) for n in rng.randint(1, 9, 200)]
@@ -123,7 +123,7 @@ def test_long_text_is_read_in_blocks_and_loses_nothing(tmp_path, monkeypatch):
     assert text.decode(text.train) == " ".join(vocabulary.words(spaced))
 
 
-def test_a_text_of_ones_own_in_words(tmp_path):
+def test_custom_text_in_words(tmp_path):
     path = tmp_path / "text.txt"
     lines = [f"w{i % 7} once{i} and" for i in range(100)]
     path.write_text("\n".join(lines))
@@ -147,7 +147,7 @@ def test_a_text_of_ones_own_in_words(tmp_path):
         word_files.load_own(str(path), None, min_count=0)
 
 
-def test_a_cut_is_no_end_of_a_line(tmp_path):
+def test_split_between_parts_adds_no_end_of_line(tmp_path):
     path = tmp_path / "text.txt"
     path.write_text(" ".join(["word"] * 400))
     text = word_files.load_own(str(path))
@@ -156,7 +156,7 @@ def test_a_cut_is_no_end_of_a_line(tmp_path):
     assert "<eos>" not in text.decode(text.train) + text.decode(text.valid)
 
 
-def test_what_is_wrong_with_words(tmp_path):
+def test_errors_of_word_data(tmp_path):
     for name in ("wikitext103", "wikitext2"):
         source = data.find(name, "text")
         assert "needs --data_dir" in refused(source, None)
@@ -179,7 +179,7 @@ def test_what_is_wrong_with_words(tmp_path):
     assert "Received: 0 bytes" in refused(source, tmp_path / "empty")
 
 
-def test_text_that_is_damaged_far_inside_is_said_where(tmp_path):
+def test_error_of_damaged_text_gives_the_byte_offset(tmp_path):
     folder = pathlib.Path(wikitext(tmp_path, "a\n"))
     (folder / "wiki.train.tokens").write_bytes(b"ab " * 500_000 + b"\xfe ")
     with pytest.raises(UserError, match="byte 0xfe at 1500000"):
@@ -192,7 +192,7 @@ def test_text_that_is_damaged_far_inside_is_said_where(tmp_path):
 # --- Bytes ---------------------------------------------------------------------------
 
 
-def test_bytes_of_ones_own_by_hand(tmp_path):
+def test_custom_bytes_by_hand(tmp_path):
     path = tmp_path / "text"
     whole = b"banana\n" * 12 + b"abcde\xff"
     path.write_bytes(whole)
@@ -207,7 +207,7 @@ def test_bytes_of_ones_own_by_hand(tmp_path):
     assert isinstance(text.valid, np.memmap) and text.train.dtype == np.uint8
 
 
-def test_the_files_of_a_folder_follow_one_another(tmp_path, monkeypatch):
+def test_files_of_a_folder_are_concatenated(tmp_path, monkeypatch):
     monkeypatch.setattr(byte_files, "_BLOCK", 16)
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "z").write_bytes(b"1" * 50)
@@ -226,7 +226,7 @@ def small_benchmark(monkeypatch):
     monkeypatch.setattr(byte_files, "SIZE", 1000)
 
 
-def test_benchmarks_are_cut_as_published(tmp_path, small_benchmark):
+def test_benchmarks_are_split_as_published(tmp_path, small_benchmark):
     assert byte_files.spans(100_000_000) == {
         "train": (0, 90_000_000),
         "valid": (90_000_000, 95_000_000),
@@ -251,7 +251,7 @@ def test_benchmarks_are_cut_as_published(tmp_path, small_benchmark):
 
 
 @pytest.mark.parametrize("name", ["enwik8", "text8"])
-def test_what_is_wrong_with_a_benchmark(tmp_path, name, monkeypatch):
+def test_errors_of_benchmark_data(tmp_path, name, monkeypatch):
     source = data.find(name, "text")
     assert "needs --data_dir" in refused(source, None)
     said = refused(source, tmp_path)
@@ -268,7 +268,7 @@ def test_what_is_wrong_with_a_benchmark(tmp_path, name, monkeypatch):
     assert "Received: b'\\x00" in said
 
 
-def test_what_is_wrong_with_bytes(tmp_path):
+def test_errors_of_byte_data(tmp_path):
     source = data.find("bytes", "text")
     assert "needs --data_dir" in refused(source, None)
     assert "does not exist" in refused(source, tmp_path / "none")

@@ -9,7 +9,7 @@ from tests import zoo
 from tests.launch.runs import parsed, settings
 
 
-def test_a_worker_is_what_tf_config_says(monkeypatch):
+def test_worker_index_and_count_come_from_tf_config(monkeypatch):
     monkeypatch.setenv("TF_CONFIG", devices.cluster(["a:1", "b:1", "c:1"], 2))
     assert devices.worker_of(parsed()) == (0, 1)
     worker = devices.worker_of(parsed("--strategy=multiworker"))
@@ -30,7 +30,7 @@ def test_a_worker_is_what_tf_config_says(monkeypatch):
         ),
     ],
 )
-def test_a_tf_config_that_is_wrong(monkeypatch, config, expected):
+def test_invalid_tf_config_is_refused(monkeypatch, config, expected):
     monkeypatch.delenv("TF_CONFIG", raising=False)
     if config is not None:
         monkeypatch.setenv("TF_CONFIG", config)
@@ -62,25 +62,25 @@ def test_a_tf_config_that_is_wrong(monkeypatch, config, expected):
         ),
     ],
 )
-def test_flags_that_do_not_fit_together(monkeypatch, arguments, expected):
+def test_incompatible_flags_are_refused(monkeypatch, arguments, expected):
     monkeypatch.delenv("TF_CONFIG", raising=False)
     with pytest.raises(UserError, match=expected):
         settings(*arguments)
 
 
-def test_a_worker_without_a_cluster_is_one_sentence(monkeypatch):
+def test_missing_tf_config_is_reported_in_one_sentence(monkeypatch):
     monkeypatch.delenv("TF_CONFIG", raising=False)
     with pytest.raises(UserError, match="Expected TF_CONFIG in the environment"):
         launch_train.run(settings("--strategy=multiworker"))
 
 
-def test_devices_that_are_there_but_do_not_divide_the_batch(monkeypatch):
+def test_batch_size_must_be_divisible_by_the_devices(monkeypatch):
     monkeypatch.setattr(strategies, "_mirrored", lambda count: zoo.two_devices())
     with pytest.raises(UserError, match="a multiple of 2: 2 devices"):
         strategies.start(settings("--strategy=mirrored", "--batch_size=63"))
 
 
-def test_a_tpu_that_is_not_there_is_one_sentence(launch, tmp_path):
+def test_missing_tpu_is_reported_in_one_sentence(launch, tmp_path):
     ended = launch("--strategy=tpu", f"--run_dir={tmp_path}/run")
     assert ended.returncode == 2
     assert ended.stderr.startswith("error: Expected a TPU with --strategy=tpu")

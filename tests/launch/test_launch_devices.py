@@ -64,13 +64,13 @@ def alone(tmp_path_factory):
         pytest.param("swat", "--accumulate=4", marks=pytest.mark.slow),
     ],
 )
-def test_the_same_as_one_device_in_one_piece(alone, method, how, tmp_path):
+def test_training_equals_one_device_with_whole_batches(alone, method, how, tmp_path):
     """Clipped by the norm of the whole gradient, not by that of a part of it."""
     arguments = (*IMAGES, *METHODS[method], "--clip_norm=0.5", how)
     assert_close(trained(tmp_path / "run", method, *arguments), alone(method))
 
 
-def test_totals_are_there_before_the_step_that_adds_to_them(tmp_path):
+def test_metric_totals_are_restored_before_the_first_step(tmp_path):
     model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
     model.compile("sgd", "mse")
     model.train_on_batch(np.ones((2, 1)), np.ones((2, 1)))
@@ -84,7 +84,7 @@ def test_totals_are_there_before_the_step_that_adds_to_them(tmp_path):
 
 
 @pytest.mark.slow
-def test_metrics_of_parts_resume_to_the_bit(tmp_path):
+def test_metrics_of_accumulated_batches_resume_bitwise(tmp_path):
     """What was summed before comes first: sums of many parts depend on their order."""
     arguments = (
         *IMAGES,
@@ -102,7 +102,7 @@ def test_metrics_of_parts_resume_to_the_bit(tmp_path):
 
 
 @pytest.mark.slow
-def test_four_devices_are_the_same_as_one(alone, tmp_path):
+def test_four_devices_train_as_one(alone, tmp_path):
     """In a process of its own, as the devices of one are divided up once."""
     arguments = (*IMAGES, *METHODS["topkast"], "--clip_norm=0.5")
     found = subprocess.run(
@@ -119,7 +119,7 @@ def test_four_devices_are_the_same_as_one(alone, tmp_path):
 
 
 @pytest.mark.slow
-def test_clipping_is_of_what_is_small_enough_to_matter(alone, tmp_path):
+def test_clip_norm_is_small_enough_to_clip(alone, tmp_path):
     """The test above would not see a clip that does nothing."""
     found = trained(tmp_path / "run", "dense", *IMAGES)[0].get_weights()
     clipped = alone("dense")[0].get_weights()
@@ -127,7 +127,7 @@ def test_clipping_is_of_what_is_small_enough_to_matter(alone, tmp_path):
 
 
 @pytest.mark.slow
-def test_both_together_and_dense_reduction_are_the_same_too(alone, tmp_path):
+def test_mirrored_accumulation_and_dense_reduction_train_as_one(alone, tmp_path):
     arguments = (*IMAGES, *METHODS["topkast"], "--clip_norm=0.5", "--strategy=mirrored")
     both = trained(tmp_path / "both", "topkast", *arguments, "--accumulate=2")
     assert_close(both, alone("topkast"))
@@ -161,14 +161,14 @@ def text(tmp_path_factory):
     ],
     ids=["mirrored", "accumulate", "both"],
 )
-def test_each_part_of_a_text_has_its_memory(text, how, tmp_path):
+def test_each_part_of_a_text_batch_has_its_memory(text, how, tmp_path):
     whole = trained(tmp_path / "whole", "topkast", *text)
     assert_close(trained(tmp_path / "run", "topkast", *text, *how), whole)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("what", ["text", "images"])
-def test_mirrored_run_resumes_to_the_bit(launch, text, what, tmp_path):
+def test_mirrored_run_resumes_bitwise(launch, text, what, tmp_path):
     """Memories, statistics, random states and running means of both replicas."""
     arguments = (*text, "--dropout=0.2", "--attention_dropout=0.1")
     if what == "images":
@@ -193,7 +193,7 @@ def test_mirrored_run_resumes_to_the_bit(launch, text, what, tmp_path):
         assert mine.numpy().tobytes() == yours.numpy().tobytes(), mine.path
 
 
-def test_statistics_become_their_mean_on_all_replicas():
+def test_statistics_are_averaged_over_replicas():
     strategy = zoo.two_devices()
     with strategy.scope():
         model = keras.Sequential(

@@ -33,7 +33,7 @@ def test_a_small_weight_has_a_pixel_for_each_entry():
 
 
 @pytest.mark.parametrize("shape", [(300, 7), (5, 1000), (512, 512), (3, 3, 100, 30)])
-def test_a_large_weight_is_averaged_and_keeps_its_shares(shape):
+def test_large_weight_is_averaged_and_keeps_its_proportions(shape):
     codes = np.random.default_rng(0).integers(0, 3, shape)
     picture = mask_image(codes)
     rows, columns = np.prod(shape[:-1]), shape[-1]
@@ -54,7 +54,7 @@ def test_vectors_and_scalars_have_a_picture():
     assert mask_image(np.array(0)).tolist() == [[GREY]]
 
 
-def test_a_legend_has_the_colours_in_their_order_below_the_picture():
+def test_legend_lists_the_colours_in_order_below_the_picture():
     picture = mask_image(np.array([[2, 0], [1, 2]]))
     shown = with_legend(picture)
     # A weight of 2 x 2 entries is enlarged so that they can be seen.
@@ -73,7 +73,7 @@ def test_a_legend_has_the_colours_in_their_order_below_the_picture():
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (300, 4), (4, 300), (256, 256)])
-def test_a_legend_leaves_the_picture_as_it_is(shape):
+def test_legend_does_not_change_the_picture(shape):
     picture = mask_image(np.random.default_rng(0).integers(0, 3, shape))
     shown = with_legend(picture)
     times = 256 // max(picture.shape[:2])
@@ -105,7 +105,7 @@ def test_going_back_keeps_each_event_up_to_the_step_once(tmp_path):
     assert event_files.go_back(tmp_path, 9) == {("loss", s) for s in range(1, 6)}
 
 
-def test_an_event_that_a_kill_cut_short_is_left_out(tmp_path):
+def test_event_truncated_by_a_kill_is_left_out(tmp_path):
     written(tmp_path, [1, 2, 3])
     (path,) = tmp_path.iterdir()
     path.write_bytes(path.read_bytes()[:-5])
@@ -113,7 +113,7 @@ def test_an_event_that_a_kill_cut_short_is_left_out(tmp_path):
     assert set(read(tmp_path)) == {("loss", 1), ("loss", 2)}
 
 
-def test_nothing_to_go_back_in(tmp_path):
+def test_going_back_in_a_missing_folder_does_nothing(tmp_path):
     assert event_files.go_back(tmp_path / "none", 3) == set()
     assert not (tmp_path / "none").exists()
 
@@ -131,7 +131,7 @@ def row(step):
 
 
 @pytest.mark.parametrize(("unit", "first"), [("image", "accuracy"), ("byte", "bpc")])
-def test_the_headline_comes_first_in_the_order_of_the_alphabet(unit, first):
+def test_main_metric_is_first_in_alphabetical_order(unit, first):
     """That in which TensorBoard shows the groups."""
     others = ("objective", "exploration_loss", "learning_rate", "seconds")
     columns = [metric.column for metric in METRICS[unit].metrics]
@@ -142,7 +142,7 @@ def test_the_headline_comes_first_in_the_order_of_the_alphabet(unit, first):
     assert len(set(groups)) == len(groups)
 
 
-def test_a_run_that_goes_on_has_every_row_once(tmp_path):
+def test_resumed_run_writes_every_row_once(tmp_path):
     folder = tmp_path / "events"
     first = Events(tmp_path, Recorded([]), "--fwd=0.9\n", step=0, images=0)
     first.set_model(None)

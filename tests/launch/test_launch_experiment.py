@@ -33,7 +33,7 @@ def refusal(folder, *arguments):
     return said
 
 
-def test_new_folder_gets_flags_that_are_a_flagfile(tmp_path):
+def test_flags_of_a_new_folder_are_a_flagfile(tmp_path):
     folder = tmp_path / "a" / "b"
     asked = parsed("--fwd=0.95", f"--run_dir={folder}")
     with run_folder.claim(folder, asked):
@@ -43,7 +43,7 @@ def test_new_folder_gets_flags_that_are_a_flagfile(tmp_path):
     assert again.run_dir == str(folder)
 
 
-def test_same_flags_resume_and_other_places_do_not_matter(tmp_path):
+def test_same_flags_resume_even_with_other_paths(tmp_path):
     with run_folder.claim(tmp_path, parsed("--fwd=0.95")):
         pass
     before = contents(tmp_path)
@@ -63,13 +63,13 @@ def test_other_flags_are_refused_and_named(tmp_path):
     assert contents(tmp_path) == before
 
 
-def test_folder_that_is_no_run_is_refused(tmp_path):
+def test_folder_without_a_run_is_refused(tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
     assert "not a run" in refusal(tmp_path)
     assert contents(tmp_path)["thesis.tex"] == b"years of work"
 
 
-def test_what_a_kill_before_the_first_file_leaves_is_accepted(tmp_path):
+def test_leftovers_of_a_kill_before_the_first_file_are_accepted(tmp_path):
     (tmp_path / ".lock").touch()
     (tmp_path / f"{files.TEMPORARY}-flags.cfg").write_text("--fw")
     with run_folder.claim(tmp_path, parsed()):
@@ -83,7 +83,7 @@ def test_flags_of_another_version_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("below", [".", "deep/er"])
-def test_file_in_the_place_of_the_folder_is_refused(tmp_path, below):
+def test_file_instead_of_the_folder_is_refused(tmp_path, below):
     taken = tmp_path / "taken"
     taken.write_text("x")
     folder = taken / below
@@ -127,7 +127,7 @@ def test_folder_in_use_by_another_process_is_refused(tmp_path, root):
         pass
 
 
-def test_flagfile_of_a_run_that_lies_elsewhere_begins_no_other(tmp_path, monkeypatch):
+def test_flagfile_of_a_moved_run_is_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with run_folder.claim(tmp_path / "run", parsed("--run_dir=run")):
         pass
@@ -145,7 +145,7 @@ def test_flagfile_of_a_run_that_lies_elsewhere_begins_no_other(tmp_path, monkeyp
     run_folder.check_flagfiles(argv, launch_flags.parse(argv))
 
 
-def test_damaged_result_is_one_sentence_with_the_remedy(tmp_path):
+def test_damaged_result_is_reported_with_a_remedy(tmp_path):
     (tmp_path / "dense").mkdir()
     run_folder.write_result(tmp_path / "dense", {"step": 3})
     path = tmp_path / "dense" / "result.json"
@@ -182,7 +182,7 @@ def test_result_marks_a_method_as_finished(tmp_path):
         ({**WHOLE, "test_accuracy": [1]}, r"its test_accuracy is \[1\], not a number"),
     ],
 )
-def test_a_result_with_wrong_content_is_one_sentence(tmp_path, content, said):
+def test_invalid_result_is_reported_in_one_sentence(tmp_path, content, said):
     (tmp_path / "dense").mkdir()
     (tmp_path / "dense" / "result.json").write_text(json.dumps(content))
     with pytest.raises(UserError, match=said) as caught:
@@ -194,14 +194,14 @@ def test_a_result_with_wrong_content_is_one_sentence(tmp_path, content, said):
 
 
 @pytest.mark.parametrize("name", ["x" * 300, "d/" * 3000])
-def test_a_folder_with_too_long_a_name_is_one_sentence(tmp_path, name):
+def test_too_long_folder_name_is_reported_in_one_sentence(tmp_path, name):
     with pytest.raises(UserError, match="short enough for this file system") as caught:
         run_folder.check(tmp_path / name, parsed())
     assert len(str(caught.value)) < 200
     assert not list(tmp_path.iterdir())
 
 
-def test_a_link_in_the_place_of_a_folder_of_the_run_is_refused(tmp_path):
+def test_symbolic_link_inside_the_run_folder_is_refused(tmp_path):
     elsewhere = tmp_path / "elsewhere"
     (elsewhere / ".part").mkdir(parents=True)
     run = tmp_path / "run"
@@ -220,7 +220,7 @@ def test_a_link_in_the_place_of_a_folder_of_the_run_is_refused(tmp_path):
     run_folder.check(tmp_path / "link", parsed())
 
 
-def test_interrupted_writing_leaves_the_old_file(tmp_path):
+def test_interrupted_write_keeps_the_old_file(tmp_path):
     path = tmp_path / "file"
     files.write_text(path, "old")
     with pytest.raises(RuntimeError), files.replacing(path) as part:
@@ -235,7 +235,7 @@ def test_interrupted_writing_leaves_the_old_file(tmp_path):
 # --- The data of a run ---------------------------------------------------------------
 
 
-def test_other_data_is_refused_and_the_first_is_noted(tmp_path):
+def test_data_is_recorded_once_and_other_data_is_refused(tmp_path):
     run_folder.check_data(tmp_path, "aaaa", first=False)
     assert not list(tmp_path.iterdir())
     run_folder.check_data(tmp_path, "aaaa", first=True)
@@ -245,7 +245,7 @@ def test_other_data_is_refused_and_the_first_is_noted(tmp_path):
     run_folder.check_data(tmp_path, "aaaa", first=False)
 
 
-def test_data_sets_have_names_of_their_own():
+def test_different_data_has_different_digests():
     letters = np.arange(6, dtype="uint8")
     of = TextData(letters, letters[:2], letters[:2], ["a", "b"], "byte").digest
     assert of == TextData(letters, letters[:2], letters[:2], ["a", "b"], "byte").digest

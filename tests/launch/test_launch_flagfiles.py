@@ -29,14 +29,14 @@ def settings(name, monkeypatch):
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_it_is_understood(name, monkeypatch):
+def test_flagfile_parses_and_all_its_flags_have_an_effect(name, monkeypatch):
     asked = settings(name, monkeypatch)
     assert asked.run_dir
     assert resolve.without_effect(asked) == {}
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_it_says_where_it_comes_from(name):
+def test_flagfile_names_its_source(name):
     text = (FOLDER / name).read_text()
     comment = "".join(line for line in text.splitlines() if line.startswith("#"))
     assert "Source" in comment
@@ -44,7 +44,7 @@ def test_it_says_where_it_comes_from(name):
         assert f"--flagfile=launch/flagfiles/{name}" in comment
 
 
-def test_structured_ones_say_where_they_depart(monkeypatch):
+def test_structured_flagfiles_state_their_departures(monkeypatch):
     for name in SETTINGS:
         asked = settings(name, monkeypatch)
         same = asked.topk_period_of == "convolutions"
@@ -52,7 +52,7 @@ def test_structured_ones_say_where_they_depart(monkeypatch):
             assert "channels at each step" in (FOLDER / name).read_text()
 
 
-def test_published_swat_has_the_periods_of_the_authors(monkeypatch):
+def test_swat_flagfiles_have_the_published_periods(monkeypatch):
     """They select dense layers and channels at each step."""
     names = [name for name in SETTINGS if name.startswith("swat_")]
     assert len(names) > 40
@@ -61,19 +61,19 @@ def test_published_swat_has_the_periods_of_the_authors(monkeypatch):
         assert asked.topk_period > 1 and asked.topk_period_of == "convolutions", name
 
 
-def test_no_two_share_a_folder(monkeypatch):
+def test_flagfiles_have_distinct_run_folders(monkeypatch):
     folders = [settings(name, monkeypatch).run_dir for name in SETTINGS]
     assert len(set(folders)) == len(folders)
 
 
-def test_sensitivity_flagfiles_are_understood():
+def test_sensitivity_flagfiles_parse():
     for name in set(NAMES) - set(RUNS):
         launch_flags.parse(
             ["sensitivity.py", f"--flagfile={FOLDER / name}"], sensitivity_flags.GROUPS
         )
 
 
-def test_what_files_of_one_setting_differ_in(monkeypatch):
+def test_longer_flagfile_differs_only_in_its_steps(monkeypatch):
     ours = settings("topkast_imagenet/resnet50_90_80.cfg", monkeypatch)
     longer = settings("topkast_imagenet/resnet50_90_80_2x.cfg", monkeypatch)
     assert {name for name, _, _ in launch_flags.differences(ours, longer)} == {
@@ -134,7 +134,7 @@ def task(name, monkeypatch):
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-def test_its_batches_are_what_its_model_takes(task):
+def test_batches_match_the_model_inputs(task):
     rows, source = task.settings.batch_size, data.find(task.settings.dataset)
     batches = task.training_batches(0, 1).element_spec
     evaluated = task.evaluation_batches().element_spec[:2]
@@ -156,7 +156,7 @@ def of(specs):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SETTINGS)
-def test_it_builds_its_model(task):
+def test_flagfile_builds_its_model(task):
     model = training.build(task, task.settings.method)
     source = data.find(task.settings.dataset)
     if source.kind == "image":

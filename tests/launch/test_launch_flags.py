@@ -23,7 +23,7 @@ def test_unknown_flag_names_the_nearest():
     )
 
 
-def test_unknown_flag_without_a_near_one_points_to_the_help():
+def test_unknown_flag_without_a_similar_one_points_to_the_help():
     assert message("--zzzzzz=1") == "unknown flag --zzzzzz; --help lists them."
 
 
@@ -41,7 +41,7 @@ def test_unknown_flag_in_a_nested_flagfile_is_located(tmp_path):
     assert message("--flagfile", str(outer)) == expected
 
 
-def test_missing_flagfile_is_one_sentence():
+def test_missing_flagfile_is_reported_in_one_sentence():
     said = message("--flagfile=not/there.cfg")
     assert "not/there.cfg" in said
     assert "\n" not in said
@@ -105,13 +105,13 @@ def test_missing_flagfile_is_one_sentence():
         ("epochs=3", "Expected flags only, written --name=value. Received: 'epochs=3'"),
     ],
 )
-def test_wrong_values_are_one_sentence(argument, expected):
+def test_invalid_values_are_reported_in_one_sentence(argument, expected):
     said = message(argument)
     assert expected in said
     assert "\n" not in said
 
 
-def test_a_distribution_of_other_methods_names_them():
+def test_distribution_of_other_methods_names_those_methods():
     assert message("--method=set", "--distribution=global") == (
         "Expected --distribution=global with one of the methods topkast, swat, "
         "topkast_swat. Received: --method=set"
@@ -122,12 +122,12 @@ def test_dense_twin_of_a_dense_run_is_refused():
     assert "--compare_dense" in message("--method=dense", "--compare_dense")
 
 
-def test_compiled_and_deterministic_exclude_each_other():
+def test_jit_and_deterministic_are_exclusive():
     assert "--nodeterministic" in message("--jit")
     assert parsed("--jit", "--nodeterministic").jit
 
 
-def test_text_is_a_flagfile_with_the_same_values(tmp_path):
+def test_flags_round_trip_through_a_flagfile(tmp_path):
     asked = parsed(
         "--fwd=0.95",
         "--bwd=0.9",
@@ -147,12 +147,12 @@ def test_text_is_a_flagfile_with_the_same_values(tmp_path):
     assert again.steps == 7
 
 
-def test_differences_are_named_and_places_do_not_count():
+def test_differences_between_flags_exclude_paths():
     ours = parsed("--fwd=0.95", "--run_dir=a", "--data_dir=b", "--verbose")
     assert launch_flags.differences(ours, parsed()) == [("fwd", 0.95, 0.9)]
 
 
-def test_broken_mapping_is_one_sentence():
+def test_invalid_mapping_is_reported_in_one_sentence():
     said = message("--distribution={stage1: 0.5}")
     assert said.startswith("Expected --distribution to be a name or a JSON mapping")
 
@@ -191,7 +191,7 @@ def test_a_wrong_sparsity_is_refused_before_tensorflow_is_imported(root):
         (["--flagfile=OUTER"], 5, None),
     ],
 )
-def test_the_later_of_epochs_and_steps_counts(arguments, epochs, steps, tmp_path):
+def test_later_of_epochs_and_steps_wins(arguments, epochs, steps, tmp_path):
     inner, outer = tmp_path / "inner.cfg", tmp_path / "outer.cfg"
     inner.write_text("# eight hours\n--steps=64000\n")
     outer.write_text(f"--flagfile={inner}\n--epochs=5\n")
@@ -212,11 +212,11 @@ def test_the_later_of_epochs_and_steps_counts(arguments, epochs, steps, tmp_path
     assert launch_flags.overruled(["train.py", *again]) == []
 
 
-def test_nothing_is_said_of_flags_that_do_not_exclude_each_other():
+def test_compatible_flags_give_no_message():
     assert launch_flags.overruled(["train.py", "--steps=3", "--fwd=0.95"]) == []
 
 
-def test_every_flagfile_of_the_project_parses_and_explains_itself(root):
+def test_every_flagfile_parses_and_starts_with_a_comment(root):
     paths = sorted((root / "launch" / "flagfiles").glob("*.cfg"))
     assert len(paths) >= 3
     for path in paths:

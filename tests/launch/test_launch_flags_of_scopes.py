@@ -117,7 +117,7 @@ OF_SCOPES = [
 
 
 @pytest.mark.parametrize(("method", "flag"), OF_SCOPES, ids=lambda x: str(x)[:30])
-def test_the_scopes_take_what_the_flags_take(method, flag):
+def test_scopes_accept_what_the_flags_accept(method, flag):
     base = ["--fwd=0.95"] if flag.name == "bwd" else ["--bwd=0"]
     values = list(flag.choices)
     if flag.name == "anneal":
@@ -145,7 +145,7 @@ def test_the_scopes_take_what_the_flags_take(method, flag):
         ("--distribution=even", "distribution", "even"),
     ],
 )
-def test_what_the_flags_refuse_the_scope_refuses(argument, keyword, value):
+def test_scope_refuses_what_the_flags_refuse(argument, keyword, value):
     import topkast_tf
 
     with pytest.raises(UserError):
@@ -154,7 +154,7 @@ def test_what_the_flags_refuse_the_scope_refuses(argument, keyword, value):
         topkast_tf.topkast_scope(**{"fwd": 0.9, "bwd": 0.8, keyword: value})
 
 
-def test_every_name_of_a_distribution_is_known_to_both():
+def test_flags_and_scopes_know_the_same_distributions():
     import swat_tf  # noqa: F401
     from topkast_tf.core.distributions import NAMED
     from topkast_tf.methods import METHODS
@@ -164,7 +164,7 @@ def test_every_name_of_a_distribution_is_known_to_both():
         assert set(methods.METHODS[name].distributions) == known
 
 
-def test_every_method_of_the_library_is_one_of_the_launcher():
+def test_launcher_has_every_method_of_the_library():
     import swat_tf  # noqa: F401
     from topkast_tf.methods import METHODS
 

@@ -36,7 +36,7 @@ def test_the_help_fits_80_columns_and_explains_each_flag_once(program):
 
 
 @pytest.mark.parametrize("asked", ["-h", "--help", "-help", "--helpshort"])
-def test_each_program_helps(asked, capsys):
+def test_each_program_prints_help(asked, capsys):
     for main in (launch_train.main, evaluate.main):
         assert main(["program.py", asked]) == 0
         said = capsys.readouterr().out
@@ -60,7 +60,7 @@ def test_the_help_gives_the_choices_and_defaults():
         (evaluate.main, "--memroy=3", "did you mean --memory?"),
     ],
 )
-def test_the_nearest_name_is_given(main, argument, meant, capsys, tmp_path):
+def test_misspelt_name_gets_a_suggestion(main, argument, meant, capsys, tmp_path):
     folder = [str(tmp_path)] if main is evaluate.main else []
     assert main(["program.py", *folder, argument]) == 2
     assert meant in capsys.readouterr().err

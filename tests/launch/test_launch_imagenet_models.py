@@ -62,7 +62,7 @@ def no_random_kernels(monkeypatch):
         ("wrn50_2", 50, 68_883_240, 11398),
     ],
 )
-def test_parameters_multiply_adds_and_depth_are_the_published_ones(
+def test_parameters_multiply_adds_and_depth_match_the_papers(
     resnet50, no_random_kernels, name, depth, parameters, millions_of_macs
 ):
     model = resnet50
@@ -84,14 +84,14 @@ def test_parameters_multiply_adds_and_depth_are_the_published_ones(
     assert len(shortcuts) == (3 if depth < 50 else 4)
 
 
-def test_flops_of_resnet50_are_those_that_papers_compare_with(resnet50):
+def test_flops_of_resnet50_match_the_papers(resnet50):
     # 8.2e9 a forward pass, and 3.2e18 in 32,000 steps of 4096 images.
     cost = count_flops(resnet50).dense
     assert cost.forward == pytest.approx(8.2e9, rel=0.005)
     assert cost.training * 32_000 * 4096 == pytest.approx(3.2e18, rel=0.01)
 
 
-def test_sides_of_the_stages_at_224(resnet50):
+def test_feature_map_sizes_at_224_pixels(resnet50):
     layer = resnet50.get_layer
     sides = [layer(f"stage{s}_block1_relu").output.shape[1] for s in (1, 2, 3, 4)]
     assert [layer("stem_relu").output.shape[1], *sides] == [112, 56, 28, 14, 7]
@@ -138,7 +138,7 @@ def test_padding_is_the_same_on_all_sides(tiny, name):
     assert found[0, 0] == (size // 2 + 1) ** 2
 
 
-def test_max_pool_never_takes_the_padding(tiny):
+def test_max_pool_ignores_the_padding(tiny):
     model = tiny("resnet18")
     image = np.random.RandomState(0).rand(1, 16, 16, 4).astype("float32")
     pool = model.get_layer("stem_pool")
@@ -155,7 +155,7 @@ def test_max_pool_never_takes_the_padding(tiny):
 
 
 @pytest.mark.parametrize("name", LAST)
-def test_each_block_starts_as_its_shortcut(tiny, name):
+def test_each_block_is_initially_its_shortcut(tiny, name):
     model = tiny(name)
     relus = [f"stage{s}_block{b}_relu" for s in (1, 2, 3, 4) for b in (1, 2)]
     shortcuts = [f"stage{s}_block1_shortcut_bn" for s in (2, 3, 4)]
@@ -173,7 +173,7 @@ def test_each_block_starts_as_its_shortcut(tiny, name):
 
 
 @pytest.mark.parametrize(("name", "last"), LAST.items())
-def test_last_gamma_of_each_block_is_zero_and_no_other(tiny, name, last):
+def test_only_the_last_gamma_of_each_block_is_zero(tiny, name, last):
     for layer in tiny(name).layers:
         if isinstance(layer, keras.layers.BatchNormalization):
             expected = 0 if layer.name.endswith(f"_{last}_bn") else 1
@@ -181,7 +181,7 @@ def test_last_gamma_of_each_block_is_zero_and_no_other(tiny, name, last):
             assert (layer.momentum, layer.epsilon) == (0.9, 1e-5)
 
 
-def test_bottleneck_is_the_equation_of_the_docstring(tiny):
+def test_bottleneck_matches_the_docstring_equation(tiny):
     model = tiny("resnet50")
     layer = model.get_layer
     images = np.random.RandomState(0).rand(2, 32, 32, 3).astype("float32")
@@ -198,7 +198,7 @@ def test_bottleneck_is_the_equation_of_the_docstring(tiny):
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_initial_kernels_have_the_variance_of_he_by_fan_out(resnet50):
+def test_initial_kernels_have_he_fan_out_variance(resnet50):
     layer = resnet50.get_layer
     for name in ("stem", "stage2_block1_a", "stage3_block2_b", "stage4_block1_c"):
         conv = layer(f"{name}_conv")

@@ -75,7 +75,7 @@ def test_signal_within_a_step_saves_that_step(tmp_path, capsys, monkeypatch):
     assert [row["step"] for row in state(tmp_path / "run", 6)["rows"]] == [4, 6]
 
 
-def test_signal_within_an_evaluation_has_it_made_anew(tmp_path, capsys, monkeypatch):
+def test_evaluation_interrupted_by_a_signal_is_repeated(tmp_path, capsys, monkeypatch):
     with monkeypatch.context() as patched:
         sent_at(patched, signal.SIGTERM, "on_test_begin", 1)
         assert run(tmp_path / "run") == 143
@@ -125,7 +125,7 @@ def test_second_ctrl_c_quits_at_once(root):
         assert process.wait(10) == -signal.SIGINT
 
 
-def test_another_sigterm_changes_nothing():
+def test_repeated_sigterm_is_ignored():
     with interrupts.handled():
         interrupts.defer(True)
         for _ in range(2):
@@ -138,7 +138,7 @@ def test_another_sigterm_changes_nothing():
         assert caught.value.exit_code == 143
 
 
-def test_full_disk_is_one_sentence_and_the_same_command_goes_on(
+def test_full_disk_is_reported_and_the_same_command_resumes(
     tmp_path, capsys, monkeypatch
 ):
     """At the second checkpoint no file may grow beyond 20 kB."""
@@ -169,7 +169,7 @@ def test_full_disk_is_one_sentence_and_the_same_command_goes_on(
     assert len(state(tmp_path / "run", 6)["rows"]) == 2
 
 
-def test_read_only_folder_is_one_sentence(tmp_path, capsys, monkeypatch):
+def test_read_only_folder_is_reported_in_one_sentence(tmp_path, capsys, monkeypatch):
     """As root may write anywhere, the system's answer is given by hand."""
 
     def refuse(*_, **__):

@@ -44,7 +44,7 @@ def finished(launch_forked, arguments, tmp_path_factory):
     return folder, ended.stdout
 
 
-def test_a_run_ends_with_its_figures(finished):
+def test_run_ends_with_its_metrics(finished):
     folder, said = finished
     with open(folder / "topkast" / "metrics.csv", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -57,9 +57,7 @@ def test_a_run_ends_with_its_figures(finished):
     assert float(last["forward_sparsity"]) == pytest.approx(0.5, abs=0.01)
 
 
-def test_a_resumed_run_ends_as_if_it_had_not_stopped(
-    finished, launch, arguments, tmp_path
-):
+def test_resumed_run_equals_uninterrupted_run(finished, launch, arguments, tmp_path):
     """From inside an epoch: memory, dropout and the place in the text come back."""
     whole, _ = finished
     folder = tmp_path / "run"
@@ -114,7 +112,7 @@ def test_evaluation_of_the_best_checkpoint(finished):
         (["--checkpoint=best", "--stripped"], "--stripped without --checkpoint"),
     ],
 )
-def test_evaluation_says_what_is_wrong(finished, capsys, asked, expected):
+def test_invalid_evaluation_flags_are_reported(finished, capsys, asked, expected):
     folder, _ = finished
     assert evaluate.main(["evaluate.py", str(folder), *asked]) == 2
     said = capsys.readouterr().err
@@ -122,7 +120,7 @@ def test_evaluation_says_what_is_wrong(finished, capsys, asked, expected):
     assert expected in said
 
 
-def test_evaluation_of_another_text(finished, capsys, tmp_path):
+def test_evaluation_on_another_text_is_refused(finished, capsys, tmp_path):
     folder, _ = finished
     other = tmp_path / "other.txt"
     other.write_bytes(bytes(range(65, 91)) * 20)
@@ -132,7 +130,7 @@ def test_evaluation_of_another_text(finished, capsys, tmp_path):
     assert "was trained on" in said and "Received: other data" in said
 
 
-def test_mistakes_in_evaluation_do_not_wait_for_tensorflow(finished, root):
+def test_evaluation_errors_are_raised_without_tensorflow(finished, root):
     folder, _ = finished
     code = (
         "import sys; from launch import evaluate\n"
@@ -147,7 +145,7 @@ def test_mistakes_in_evaluation_do_not_wait_for_tensorflow(finished, root):
     )
 
 
-def test_evaluation_of_a_folder_without_a_run(tmp_path, capsys):
+def test_evaluation_of_a_folder_without_a_run_is_refused(tmp_path, capsys):
     assert evaluate.main(["evaluate.py", str(tmp_path)]) == 2
     assert "Expected the folder of a run" in capsys.readouterr().err
 
@@ -172,17 +170,17 @@ def test_evaluate_runs_as_a_program(root):
         (["--sparse_embeddings", "--include=x"], "without --include"),
     ],
 )
-def test_flags_that_do_not_fit_a_text(asked, expected):
+def test_flags_incompatible_with_text_are_refused(asked, expected):
     with pytest.raises(UserError, match=expected):
         settings("--dataset=python", *asked)
 
 
-def test_flags_of_text_do_not_fit_images():
+def test_text_flags_are_refused_for_images():
     with pytest.raises(UserError, match="no --memory_length for --dataset=digits"):
         settings("--dataset=digits", "--memory_length=3")
 
 
-def test_the_configuration_takes_what_the_flags_and_the_text_say(arguments):
+def test_configuration_follows_the_flags_and_the_text(arguments):
     task = task_of(settings(*arguments, "--evaluation_memory=20"))
     assert task.config.vocabulary == task.text.vocabulary_size == 5
     assert (task.config.segment_length, task.config.memory_length) == (16, 8)
@@ -201,7 +199,7 @@ def test_sparse_embeddings(arguments):
     assert not any("embeddings_0" in path for path in paths)
 
 
-def test_paths_of_weights_do_not_count_the_models_of_a_process(arguments):
+def test_weight_paths_do_not_depend_on_earlier_models(arguments):
     """Or a run that goes on after its dense twin would have other names in its files."""
     task = task_of(settings(*arguments))
     task.load()

@@ -75,7 +75,7 @@ def deterministic():
         pytest.param("dense", marks=pytest.mark.slow),
     ],
 )
-def test_the_loop_does_what_fit_does_to_the_bit(deterministic, method):
+def test_loop_equals_fit_bitwise(deterministic, method):
     (ours, heard), (theirs, told) = (
         fitted(method, by_loop) for by_loop in (True, False)
     )

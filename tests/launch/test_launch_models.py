@@ -49,7 +49,7 @@ def test_depth_counts_the_layers_on_the_longest_path(tiny, depth):
     assert model.output_shape == (None, 7)
 
 
-def test_small_images_end_as_two_by_two():
+def test_images_of_8_pixels_end_as_2x2_feature_maps():
     model = resnet(8, (8, 8, 1), 10)
     assert model.get_layer("stage3_block1_relu").output.shape == (None, 2, 2, 64)
 
@@ -61,7 +61,7 @@ def test_width_scales_every_stage():
     assert model.get_layer("stem_conv").filters == 8
 
 
-def test_block_is_the_equation_of_the_docstring():
+def test_block_matches_the_docstring_equation():
     keras.utils.set_random_seed(0)
     model = resnet(8, (8, 8, 1), 10, width=0.25)
     layer = model.get_layer
@@ -75,7 +75,7 @@ def test_block_is_the_equation_of_the_docstring():
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_initial_kernels_have_the_variance_of_he():
+def test_initial_kernels_have_he_variance():
     keras.utils.set_random_seed(0)
     kernel = resnet(8, (8, 8, 1), 10).get_layer("stage3_block1_b_conv").kernel
     assert np.var(np.asarray(kernel)) == pytest.approx(2 / (9 * 64), rel=0.03)
@@ -106,7 +106,7 @@ def test_each_name_builds_the_model_of_that_name(tiny, name):
         ("wrn16_0", "wrn16_8"),
     ],
 )
-def test_unknown_name_says_what_there_is_and_what_is_nearest(name, nearest):
+def test_unknown_name_lists_all_and_suggests_the_nearest(name, nearest):
     with pytest.raises(UserError) as caught:
         models.find(name)
     said = str(caught.value)
@@ -115,7 +115,7 @@ def test_unknown_name_says_what_there_is_and_what_is_nearest(name, nearest):
     assert said.endswith(f"Received: {name!r}; did you mean {nearest}?")
 
 
-def test_name_that_is_near_none_gets_no_suggestion():
+def test_dissimilar_name_gets_no_suggestion():
     with pytest.raises(UserError, match="Received: 'zzz'$"):
         models.find("zzz")
 

@@ -110,7 +110,7 @@ def assert_same_but_rounding(folder, other):
 
 
 @pytest.mark.slow
-def test_three_workers_reach_what_one_process_does(start, tmp_path):
+def test_three_workers_train_as_one_process(start, tmp_path):
     arguments = (*SHORT, *METHODS["topkast"], "--method=topkast", "--batch_size=126")
     said = ended(start(*arguments, f"--run_dir={tmp_path}/run", workers=3))
     assert "topkast: 3 replicas" in said
@@ -118,7 +118,7 @@ def test_three_workers_reach_what_one_process_does(start, tmp_path):
     assert_same_but_rounding(tmp_path / "run" / "topkast", other)
 
 
-def test_two_workers_reach_what_one_process_does(undisturbed, tmp_path):
+def test_two_workers_train_as_one_process(undisturbed, tmp_path):
     arguments, folder, said = undisturbed
     one, other = alone(arguments, folder.name, tmp_path)
     ours = assert_same_but_rounding(folder, other)
@@ -168,7 +168,7 @@ def assert_same_run(ours, theirs):
 
 
 @pytest.mark.slow  # half a minute
-def test_job_whose_worker_is_killed_ends_as_if_it_had_not_been(
+def test_job_with_a_killed_worker_equals_uninterrupted_job(
     undisturbed, start, tmp_path
 ):
     arguments, whole, _ = undisturbed
@@ -179,7 +179,7 @@ def test_job_whose_worker_is_killed_ends_as_if_it_had_not_been(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("what", ["text", "norms"])
-def test_killed_job_with_state_of_each_worker(start, tmp_path, what):
+def test_killed_job_restores_the_state_of_each_worker(start, tmp_path, what):
     """Memories of both workers' rows, dropout, statistics of batch normalisation."""
     text = tmp_path / "text.txt"
     write_text(text, draws=600, size=1300)
@@ -200,9 +200,7 @@ def test_killed_job_with_state_of_each_worker(start, tmp_path, what):
 
 
 @pytest.mark.slow
-def test_job_that_is_asked_to_end_saves_the_step_and_goes_on(
-    undisturbed, start, tmp_path
-):
+def test_terminated_job_saves_its_step_and_resumes(undisturbed, start, tmp_path):
     arguments, whole, _ = undisturbed
     folder = tmp_path / "run" / whole.name
     job = start(*arguments, f"--run_dir={folder.parent}")
@@ -218,7 +216,7 @@ def test_job_that_is_asked_to_end_saves_the_step_and_goes_on(
 
 
 @pytest.mark.slow
-def test_a_loss_that_is_not_finite_ends_all_workers_at_its_step(start, tmp_path):
+def test_non_finite_loss_stops_all_workers_at_its_step(start, tmp_path):
     job = start(
         *(*SHORT, *METHODS["topkast"], f"--run_dir={tmp_path}/run"),
         *("--learning_rate=1e30", "--clip_norm=0"),
@@ -247,7 +245,7 @@ def test_only_the_chief_writes(undisturbed):
 
 
 @pytest.mark.slow
-def test_a_folder_in_use_is_one_sentence_of_each_worker(start, tmp_path):
+def test_folder_in_use_is_reported_by_each_worker(start, tmp_path):
     folder = tmp_path / "run"
     folder.mkdir()
     with open(folder / ".lock", "a") as lock:

@@ -20,7 +20,7 @@ INDEX = (
 )
 
 
-def test_every_worker_finds_its_place_and_the_chief_is_heard(capfd):
+def test_workers_get_their_index_and_stdout_is_the_chiefs(capfd):
     code = INDEX + "print('out', i); print('err', i, file=sys.stderr)"
     assert run(code, 3) == 0
     said = capfd.readouterr()
@@ -35,12 +35,12 @@ def test_the_exit_code_is_the_chiefs(capfd):
     assert "worker 0 was ended with code 7; giving up." in capfd.readouterr().err
 
 
-def test_bad_input_is_no_reason_to_start_again(capfd):
+def test_bad_input_does_not_restart_the_job(capfd):
     assert run(INDEX + "sys.exit(2)", restarts=3) == 2
     assert "starting again" not in capfd.readouterr().err
 
 
-def test_a_dead_worker_stops_all_and_the_job_starts_again(capfd, tmp_path):
+def test_dead_worker_stops_all_and_the_job_restarts(capfd, tmp_path):
     code = INDEX + (
         f"first = {str(tmp_path)!r} + f'/{{i}}'\n"
         "if not os.path.exists(first):\n"
@@ -75,7 +75,7 @@ def job_of(root, worker):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_signals_reach_the_workers_and_the_chief_decides(root, number):
+def test_signals_reach_workers_and_the_chief_sets_the_exit_code(root, number):
     worker = INDEX + (
         "import signal\n"
         "def stop(*_): print('stopping', i, flush=True); sys.exit(40 + i)\n"
@@ -91,7 +91,7 @@ def test_signals_reach_the_workers_and_the_chief_decides(root, number):
 
 
 @pytest.mark.parametrize(("first", "after"), [("3", "2"), ("-6", "-9"), ("3", "1")])
-def test_the_worker_that_failed_first_decides(capfd, first, after):
+def test_cause_of_a_failure_sets_the_exit_code(capfd, first, after):
     """Not the one that missed it, and was seen to fail before it."""
     code = INDEX + (
         "import signal\n"
@@ -123,12 +123,12 @@ def test_workers_end_when_the_script_is_killed(root):
     "arguments",
     [[], ["--workers=2"], ["--steps=3", "--", "--x"], ["--workers=0", "--", "-"]],
 )
-def test_what_the_script_refuses(capsys, arguments):
+def test_invalid_arguments_are_refused(capsys, arguments):
     assert multiworker.main(["multiworker.py", *arguments]) == 2
     said = capsys.readouterr().err
     assert said.startswith("error: ") and said.count("\n") == 1
 
 
-def test_help_shows_how_it_is_called(capsys):
+def test_help_has_an_example(capsys):
     assert multiworker.main(["multiworker.py", "--help"]) == 0
     assert "--workers=2 -- --flagfile=" in capsys.readouterr().out

@@ -45,7 +45,7 @@ def paths(bad):
 # --- The guard -----------------------------------------------------------------------
 
 
-def test_the_guard_changes_no_bit_of_a_good_step():
+def test_guard_keeps_finite_steps_bitwise():
     found = []
     for guarded in (False, True):
         keras.utils.set_random_seed(1)
@@ -60,7 +60,7 @@ def test_the_guard_changes_no_bit_of_a_good_step():
 
 
 @pytest.mark.parametrize(("value", "jit"), [(NAN, True), (NAN, False), (INF, False)])
-def test_the_guard_keeps_a_bad_gradient_from_every_weight(value, jit):
+def test_guard_discards_a_non_finite_gradient(value, jit):
     model = network(jit=jit)
     counter = gradient_guard.guard(model)
     before = [variable.numpy() for variable in model.trainable_variables]
@@ -71,7 +71,7 @@ def test_the_guard_keeps_a_bad_gradient_from_every_weight(value, jit):
         np.testing.assert_array_equal(variable.numpy(), old)
 
 
-def test_the_guard_reads_slices_and_leaves_out_none():
+def test_guard_handles_slices_and_missing_gradients():
     slices = tf.IndexedSlices(tf.constant([[1.0, INF]]), tf.constant([0]))
     assert not gradient_guard.all_finite([None, slices])
     assert gradient_guard.all_finite([None, tf.constant([1e18])])
@@ -80,7 +80,7 @@ def test_the_guard_reads_slices_and_leaves_out_none():
     assert kept.values.numpy().tolist() == [[0.0, 0.0]]
 
 
-def test_a_bad_loss_marks_the_smallest_gradient():
+def test_non_finite_loss_marks_the_smallest_gradient():
     slices = tf.IndexedSlices(tf.constant([[1.0]]), tf.constant([0]))
     given = [None, tf.ones((2, 2)), slices, tf.ones(3)]
     for loss in (INF, NAN):
@@ -92,7 +92,7 @@ def test_a_bad_loss_marks_the_smallest_gradient():
     assert small.numpy().tolist() == [1, 1, 1]
 
 
-def test_a_saved_model_does_not_know_of_the_guard(tmp_path):
+def test_saved_model_has_no_guard(tmp_path):
     model = network()
     gradient_guard.guard(model)
     assert gradient_guard.guard(model) is gradient_guard.guard(model)
@@ -106,7 +106,7 @@ def test_a_saved_model_does_not_know_of_the_guard(tmp_path):
 # --- The diagnosis -------------------------------------------------------------------
 
 
-def test_exactly_the_layer_with_a_bad_weight_is_named():
+def test_only_the_non_finite_weight_is_named():
     model = network(contextlib.nullcontext())
     kernel = model.get_layer("middle").kernel
     kernel.assign(tf.tensor_scatter_nd_update(kernel.value, [[1, 2]], [NAN]))
@@ -116,7 +116,7 @@ def test_exactly_the_layer_with_a_bad_weight_is_named():
         diagnosis.check_finite(model)
 
 
-def test_bad_gradients_are_named_from_the_last_layer_on():
+def test_non_finite_gradients_are_named_last_layer_first():
     model = network(contextlib.nullcontext())
     for name, value in (("low", 0.5), ("middle", 0.5), ("top", 1e30)):
         kernel = model.get_layer(name).kernel
@@ -132,7 +132,7 @@ def test_bad_gradients_are_named_from_the_last_layer_on():
     assert found.what.endswith("the last layer first:")
 
 
-def test_a_gradient_of_one_layer_names_that_layer_alone():
+def test_non_finite_gradient_names_its_layer_alone():
     @tf.custom_gradient
     def exploding(x):
         return x, lambda upstream: upstream * INF
@@ -150,14 +150,14 @@ def test_a_gradient_of_one_layer_names_that_layer_alone():
     assert e.value.step == stop.step == 1
 
 
-def test_a_batch_that_is_not_finite_is_named():
+def test_non_finite_batch_is_named():
     x, y = batch()
     x = tf.tensor_scatter_nd_update(x, [[0, 0], [2, 3]], [NAN, INF])
     found = diagnosis.findings(network(), lambda: (x, y))
     assert found.bad == [diagnosis.Bad("inputs", 2, 12)]
 
 
-def test_a_bad_statistic_is_named():
+def test_non_finite_statistic_is_named():
     model = keras.Sequential([keras.Input((4,)), keras.layers.BatchNormalization()])
     model.compile("sgd", "mse")
     model.layers[0].moving_variance.assign([1.0, INF, 1.0, 1.0])
@@ -166,7 +166,7 @@ def test_a_bad_statistic_is_named():
     assert [path.split("/")[-1] for path in paths(found.bad)] == ["moving_variance"]
 
 
-def test_the_message_has_ten_paths_and_the_newest_checkpoint(tmp_path):
+def test_message_has_ten_paths_and_the_newest_checkpoint(tmp_path):
     for step in (9, 10, 100):
         (tmp_path / f"step-{step:08d}.keras").touch()
     (tmp_path / "best.keras").touch()
@@ -237,7 +237,7 @@ def said_of(monkeypatch, folder, *arguments, inject=None):
     ],
     ids=" ".join,
 )
-def test_an_injected_weight_is_named_with_step_and_checkpoint(
+def test_injected_nan_is_reported_with_step_and_checkpoint(
     monkeypatch, tmp_path, arguments
 ):
     said = said_of(
@@ -253,7 +253,7 @@ def test_an_injected_weight_is_named_with_step_and_checkpoint(
         assert np.isfinite(variable.numpy()).all()
 
 
-def test_a_selection_that_meets_nan_names_the_layer(monkeypatch, tmp_path):
+def test_nan_in_a_selection_names_the_layer(monkeypatch, tmp_path):
     """Here the sets of the ruined kernel itself are selected."""
     said = said_of(
         *(monkeypatch, tmp_path / "run", *TINY, "--method=topkast"),
@@ -264,9 +264,7 @@ def test_a_selection_that_meets_nan_names_the_layer(monkeypatch, tmp_path):
     assert said[3] == "There is no checkpoint from before it."
 
 
-def test_no_checkpoint_is_written_of_a_bad_weight_that_no_loss_has_met(
-    monkeypatch, tmp_path
-):
+def test_no_checkpoint_is_written_with_a_nan_not_yet_in_the_loss(monkeypatch, tmp_path):
     class Late(keras.callbacks.Callback):
         def on_train_batch_end(self, batch, logs=None):
             if callbacks.steps_taken(self.model) == 4:
@@ -286,7 +284,7 @@ def test_no_checkpoint_is_written_of_a_bad_weight_that_no_loss_has_met(
     "method",
     ["dense", *(pytest.param(m, marks=pytest.mark.slow) for m in ("topkast", "swat"))],
 )
-def test_language_diverges_with_a_message(method, monkeypatch, tmp_path):
+def test_diverging_language_model_is_reported(method, monkeypatch, tmp_path):
     text = tmp_path / "text.txt"
     text.write_bytes(b"abcdeabcab" * 90)
     said = said_of(
@@ -300,7 +298,7 @@ def test_language_diverges_with_a_message(method, monkeypatch, tmp_path):
     assert "Not finite among" in said and " entries" in said
 
 
-def test_a_huge_rate_on_the_digits_stops_within_steps(capsys, tmp_path):
+def test_huge_learning_rate_stops_within_five_steps(capsys, tmp_path):
     flags = ["train.py", *TINY, f"--run_dir={tmp_path}/run", "--learning_rate=1e30"]
     assert train.main(flags) == 2
     said = capsys.readouterr().err

@@ -5,7 +5,7 @@ import pytest
 from launch.support.pace import Pace
 
 
-def test_the_pace_leaves_out_compilation_and_evaluation():
+def test_pace_excludes_compilation_and_evaluation():
     now = 0.0
     pace = Pace(100, lambda: now)
     pace.round_begins(10)

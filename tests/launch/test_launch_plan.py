@@ -39,14 +39,14 @@ def test_command_is_quiet_and_gives_json(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_mistake_is_one_sentence_and_code_2(capsys):
+def test_error_is_one_sentence_with_code_2(capsys):
     assert plan.main(["plan.py", "--modle=resnet8"]) == 2
     assert capsys.readouterr().err == (
         "error: unknown flag --modle; did you mean --model?\n"
     )
 
 
-def test_help_teaches_with_examples(capsys):
+def test_help_has_examples(capsys):
     assert plan.main(["plan.py", "--help"]) == 0
     said = capsys.readouterr().out
     assert "--device_bandwidth" in said
@@ -74,5 +74,5 @@ def test_help_teaches_with_examples(capsys):
         (("--studies=none", "--seeds=0"), "Expected --studies to be one of"),
     ],
 )
-def test_mistakes_say_what_was_received(arguments, expected):
+def test_errors_name_the_received_value(arguments, expected):
     assert expected in message(*arguments)

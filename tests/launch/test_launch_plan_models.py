@@ -40,7 +40,7 @@ IMAGES = (
 
 
 @pytest.mark.parametrize("arguments", IMAGES, ids=" ".join)
-def test_image_model_is_planned_as_it_is_built(arguments):
+def test_plan_of_an_image_model_equals_the_built_model(arguments):
     plan = planned("--batch_size=3", *arguments)
     settings = settings_of("--batch_size=3", *arguments)
     model = built(settings)
@@ -78,7 +78,7 @@ def text(tmp_path_factory):
     ],
     ids=" ".join,
 )
-def test_language_model_is_planned_as_it_is_built(arguments, text):
+def test_plan_of_a_language_model_equals_the_built_model(arguments, text):
     arguments = (*text, "--batch_size=2", *arguments)
     plan, settings = planned(*arguments), settings_of(*arguments)
     model = built(settings)
@@ -97,7 +97,7 @@ def test_language_model_is_planned_as_it_is_built(arguments, text):
     assert plan.flops.sparse.training == pytest.approx(2 * flops.sparse.training)
 
 
-def test_products_of_an_adaptive_softmax_are_those_of_its_graph():
+def test_planned_adaptive_softmax_matches_its_graph():
     from launch.cost_model.language_pass import language_pass, tail_share
     from topkast_tf.analysis.flops import count_macs
 
@@ -179,7 +179,7 @@ def total(tensors):
     ],
     ids=" ".join,
 )
-def test_kept_activations_of_an_image_model_are_those_of_its_graph(arguments):
+def test_kept_activations_of_an_image_model_match_its_graph(arguments):
     arguments = ("--batch_size=7", *arguments)
     plan, settings = planned(*arguments), settings_of(*arguments)
     model = built(settings)
@@ -194,7 +194,7 @@ def test_kept_activations_of_an_image_model_are_those_of_its_graph(arguments):
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
-def test_kept_activations_of_a_language_model_are_those_of_its_graph(dropout, text):
+def test_kept_activations_of_a_language_model_match_its_graph(dropout, text):
     arguments = (*text, "--model=txl_tiny", "--method=dense", "--batch_size=3")
     arguments += (
         "--segment_length=64",

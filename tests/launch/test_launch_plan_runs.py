@@ -51,7 +51,7 @@ def test_every_flagfile_is_planned(name, monkeypatch):
         assert one["flops"]["all_dense"] >= one["flops"]["all_sparse"] > 0
 
 
-def test_published_run_costs_what_is_published(monkeypatch):
+def test_planned_flops_of_a_published_run_match_the_paper(monkeypatch):
     # RigL and Top-KAST give 3.2e18 FLOPs for 32,000 steps of dense ResNet-50.
     monkeypatch.chdir(ROOT)
     flagfile = "launch/flagfiles/topkast_imagenet/resnet50_90_80.cfg"
@@ -98,7 +98,7 @@ def test_twenty_billion_parameters_are_planned_in_seconds():
     assert [fit.devices for fit in found.fits.values()] == [None] * 3
 
 
-def test_what_does_not_fit_says_so():
+def test_plan_reports_what_does_not_fit_in_memory():
     arguments = ("--dataset=cifar10", "--model=resnet20", "--batch_size=128")
     [line] = [
         line
@@ -112,14 +112,14 @@ def test_what_does_not_fit_says_so():
     assert said.count("nor would it on 128 devices: with one image each needs") == 3
 
 
-def test_epochs_of_published_texts_are_known_without_them():
+def test_published_texts_are_planned_without_their_files():
     found = planned("--dataset=enwik8", "--epochs=2", "--batch_size=10")
     assert found.steps == 2 * ((90_000_000 - 1) // 10 // 64)
     shapes = {p.path.split("/", 1)[1]: p.size for p in found.network.parameters}
     assert shapes["softmax/bias_0"] == 205
 
 
-def test_own_text_is_read_and_nothing_left_beside_it(tmp_path):
+def test_custom_text_is_read_without_writing_files(tmp_path):
     file = tmp_path / "text"
     file.write_bytes(b"abcd" * 2500)
     arguments = ("--dataset=bytes", f"--data_dir={file}", "--segment_length=8")
@@ -130,7 +130,7 @@ def test_own_text_is_read_and_nothing_left_beside_it(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["text"]
 
 
-def test_end_of_exploration_counts_in_the_whole_run():
+def test_flops_of_a_run_include_the_end_of_exploration():
     longer = planned("--steps=100", "--fwd=0.9", "--bwd=0.5")
     stopped = planned("--steps=100", "--fwd=0.9", "--bwd=0.5", "--stop_exploring_at=40")
     masked = planned("--steps=100", "--fwd=0.9", "--bwd=0.9")

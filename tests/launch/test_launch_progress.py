@@ -62,7 +62,7 @@ def followed(out, monkeypatch, unit="image", logs=LOGS, row=ROW, end=True):
     return progress
 
 
-def test_a_terminal_shows_a_bar_with_every_field_and_keeps_the_lines(
+def test_terminal_shows_a_bar_with_every_field_and_keeps_the_lines(
     screen, monkeypatch, plain_terminal
 ):
     followed(screen.out, monkeypatch)
@@ -87,7 +87,7 @@ def test_a_terminal_shows_a_bar_with_every_field_and_keeps_the_lines(
     ("unit", "expected", "other"),
     [("byte", "bpc 2.2500", "perplexity 5"), ("word", "perplexity 5.0000", "bpc")],
 )
-def test_the_bar_of_a_text_has_the_figure_of_its_unit(
+def test_bar_of_a_text_shows_the_metric_of_its_unit(
     screen, monkeypatch, plain_terminal, unit, expected, other
 ):
     followed(screen.out, monkeypatch, unit, TEXT_LOGS, TEXT_ROW)
@@ -98,7 +98,7 @@ def test_the_bar_of_a_text_has_the_figure_of_its_unit(
     assert "tokens/s" in said and "sparsity" not in said
 
 
-def test_the_bar_is_drawn_at_most_four_times_a_second(
+def test_bar_is_drawn_at_most_four_times_per_second(
     screen, monkeypatch, plain_terminal
 ):
     progress = followed(screen.out, monkeypatch, end=False)
@@ -111,9 +111,7 @@ def test_the_bar_is_drawn_at_most_four_times_a_second(
     progress.close()
 
 
-def test_a_message_takes_the_bar_away_first(
-    screen, monkeypatch, capsys, plain_terminal
-):
+def test_message_removes_the_bar_first(screen, monkeypatch, capsys, plain_terminal):
     followed(screen.out, monkeypatch, end=False)
     assert "%|" in on_screen(screen.read())[-1]
     terminal.error("it is over.")
@@ -122,7 +120,7 @@ def test_a_message_takes_the_bar_away_first(
 
 
 @pytest.mark.parametrize("kind", ["pipe", "dumb"])
-def test_elsewhere_there_is_a_line_a_round_and_no_control_character(
+def test_other_outputs_get_plain_lines_one_per_round(
     screen, kind, monkeypatch, plain_terminal
 ):
     if kind == "pipe":
@@ -172,9 +170,7 @@ def test_bar_and_lines_fit_the_terminal(
     assert columns < 240 or "lr 0.1" in left[0]
 
 
-def test_an_evaluation_on_a_terminal_has_a_bar_that_goes(
-    screen, capsys, plain_terminal
-):
+def test_evaluation_bar_is_removed_from_the_terminal(screen, capsys, plain_terminal):
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
     model.compile(loss="mse")
     for out in (screen.out, sys.stderr):
@@ -190,7 +186,7 @@ def test_an_evaluation_on_a_terminal_has_a_bar_that_goes(
     assert "100%|##########|  batch 3/3  0:00:0" in end.replace("█", "#")
 
 
-def test_a_run_on_a_terminal_leaves_lines_the_table_and_its_events(
+def test_run_on_a_terminal_leaves_lines_table_and_events(
     screen, forked_command, tmp_path
 ):
     arguments = ("--width=0.25", "--steps=4", "--evaluate_every=2", "--batch_size=256")

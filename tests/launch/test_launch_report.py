@@ -21,7 +21,7 @@ def result(method):
     return {**found, "training_flops_total": 7, "method": method}
 
 
-def test_the_end_names_files_and_commands_that_can_be_pasted(
+def test_report_names_files_and_commands_that_can_be_pasted(
     screen, monkeypatch, tmp_path, plain_terminal
 ):
     monkeypatch.chdir(tmp_path)

@@ -22,12 +22,12 @@ def test_cosine_at_quarters():
     )
 
 
-def test_steps_drop_by_ten_from_the_step_named():
+def test_steps_schedule_drops_by_ten_at_the_given_steps():
     found = rates("steps", 1.0, 10, steps=(3, 4, 7, 8), drop_steps=(4, 8))
     assert found == pytest.approx([1.0, 0.1, 0.1, 0.01], rel=1e-12)
 
 
-def test_steps_drop_at_half_and_three_quarters_by_default():
+def test_steps_schedule_drops_at_half_and_three_quarters_by_default():
     found = rates("steps", 1.0, 64_000, steps=(31_999, 32_000, 47_999, 48_000))
     assert found == pytest.approx([1.0, 0.1, 0.1, 0.01], rel=1e-12)
 

@@ -64,14 +64,14 @@ def test_the_grid_of_the_paper():
         ("period", {"topk_period": 4, "sparsity": 0.7}),
     ],
 )
-def test_what_each_study_asks_of_the_scope(study, expected):
+def test_scope_arguments_of_each_study(study, expected):
     run = studies.Run(study, 0.7, 4, 0)
     if expected is not None:
         expected = {"topk_period": 3, **expected}
     assert run.scope_arguments(3, "batch") == expected
 
 
-def test_runs_resume_and_are_drawn(tmp_path, capsys):
+def test_study_resumes_and_is_plotted(tmp_path, capsys):
     folder = tmp_path / "study"
     arguments = [
         "sensitivity.py",
@@ -113,7 +113,7 @@ def test_runs_resume_and_are_drawn(tmp_path, capsys):
     assert "--batch_size is 32 there, 16 now" in capsys.readouterr().err
 
 
-def test_what_a_scope_refuses_is_said_before_the_first_run(tmp_path, capsys):
+def test_scope_errors_are_raised_before_the_first_run(tmp_path, capsys):
     folder = tmp_path / "study"
     arguments = [
         "sensitivity.py",
@@ -128,7 +128,7 @@ def test_what_a_scope_refuses_is_said_before_the_first_run(tmp_path, capsys):
     assert not folder.exists()
 
 
-def test_a_run_that_diverges_is_a_row_without_an_accuracy():
+def test_diverged_run_is_a_row_without_an_accuracy():
     settings = sensitivity.resolved(
         study_flags.parse(["", *TINY, "--learning_rate=1e30"])
     )
@@ -161,7 +161,7 @@ def test_the_table_by_hand():
     assert "diverged" not in sensitivity_plot.table(longest[:1])
 
 
-def test_a_run_that_has_diverged_is_a_cross_and_no_point(tmp_path, monkeypatch):
+def test_diverged_run_is_plotted_as_a_cross(tmp_path, monkeypatch):
     figures = {}
 
     def saved(figure, path):
@@ -191,7 +191,7 @@ def test_a_run_that_has_diverged_is_a_cross_and_no_point(tmp_path, monkeypatch):
     assert [list(x.get_xdata()) for x in points] == [[50]]
 
 
-def test_results_hold_what_sets_a_run_apart(tmp_path):
+def test_results_record_the_arguments_of_each_run(tmp_path):
     settings = sensitivity.resolved(study_flags.parse(["", *TINY, "--topk_period=3"]))
 
     def arguments(study, value=0):
@@ -243,12 +243,12 @@ def test_results_hold_what_sets_a_run_apart(tmp_path):
         ("--method=swat", "unknown flag --method"),
     ],
 )
-def test_bad_input(argument, message):
+def test_bad_input_is_refused(argument, message):
     with pytest.raises(UserError, match=message):
         study_flags.parse(["", argument])
 
 
-def test_help_teaches(capsys):
+def test_help_names_flags_and_files(capsys):
     assert sensitivity.main(["", "--help"]) == 0
     printed = capsys.readouterr().out
     for word in ("--studies", "sensitivity_digits.cfg", "figures.png", "--freeze_at"):

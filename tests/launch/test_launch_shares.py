@@ -8,7 +8,7 @@ from launch.tasks import task_of
 from tests.launch.runs import settings
 
 
-def test_shares_are_the_batch():
+def test_shares_concatenate_to_the_batch():
     x, y = tf.range(7), tf.range(7) * 2
     for count in (1, 2, 3, 9):
         parts = [share((x, y), (i, count)) for i in range(count)]

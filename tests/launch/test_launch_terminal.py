@@ -11,7 +11,7 @@ from launch.support import terminal
 from tests.launch.screens import ESCAPE, on_screen
 
 
-def test_a_narrower_terminal_shows_no_ghost_of_the_bar(screen, plain_terminal):
+def test_resized_terminal_keeps_no_remains_of_the_bar(screen, plain_terminal):
     status = terminal.Status(screen.out)
     screen.out.write("what was there\n")
     status.draw("x" * 150)
@@ -27,7 +27,7 @@ def test_a_narrower_terminal_shows_no_ghost_of_the_bar(screen, plain_terminal):
     assert on_screen(parts, 240) == ["what was there"]
 
 
-def test_where_nothing_can_be_written_over_a_status_is_a_line_now_and_then(monkeypatch):
+def test_status_without_a_terminal_is_a_line_every_ten_seconds(monkeypatch):
     now = 100.0
     clock = types.SimpleNamespace(monotonic=lambda: now)
     monkeypatch.setattr(terminal, "time", clock)
@@ -44,7 +44,7 @@ def test_where_nothing_can_be_written_over_a_status_is_a_line_now_and_then(monke
     assert out.getvalue() == "one\ntwo  three\n"
 
 
-def test_parts_are_left_out_by_rank_and_the_first_is_cut():
+def test_parts_are_dropped_by_rank_and_the_first_is_truncated():
     parts = [(0, "aaaa"), (2, "bb"), (1, "c"), (3, "d")]
     assert terminal.fitted(parts, 100) == "aaaa  bb  c  d"
     assert terminal.fitted(parts, 13) == "aaaa  bb  c"
@@ -56,7 +56,7 @@ def test_parts_are_left_out_by_rank_and_the_first_is_cut():
     ("term", "no_color", "coloured"),
     [("xterm", "", True), ("xterm", "1", False), ("dumb", "", False)],
 )
-def test_colours_are_for_terminals_that_want_them(
+def test_colours_are_used_on_colour_terminals_only(
     screen, monkeypatch, term, no_color, coloured
 ):
     monkeypatch.setenv("TERM", term)

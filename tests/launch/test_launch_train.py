@@ -31,7 +31,7 @@ def cpu_of_children():
     return used.ru_utime + used.ru_stime
 
 
-def test_help_teaches_with_examples(launch):
+def test_help_has_examples(launch):
     ended = launch("--help")
     assert ended.returncode == 0
     assert ended.stdout.count("python launch/train.py --") >= 4
@@ -77,7 +77,7 @@ def test_unwritable_run_folder(launch, tmp_path):
         ("--batch_size=1438", "training examples, 1437. Received: 1438"),
     ],
 )
-def test_names_and_sizes(capsys, argument, expected):
+def test_invalid_names_and_sizes_are_refused(capsys, argument, expected):
     assert train.main(["train.py", argument]) == 2
     assert expected in capsys.readouterr().err
 
@@ -106,7 +106,7 @@ def test_flags_of_another_method_are_named(capsys, tmp_path):
     )
 
 
-def test_results_hold_what_sets_runs_apart(tmp_path):
+def test_results_record_the_flags_of_each_run(tmp_path):
     shared = ("--seed=3", "--sparsity=0.7", "--fwd=0.95", "--distribution=erk")
     found = []
     for method in ("topkast", "swat", "topkast_swat", "dense"):
@@ -143,7 +143,7 @@ def test_flags_of_another_schedule_or_optimizer_are_named():
     }
 
 
-def test_a_flag_that_a_later_one_excludes_is_named(capsys, tmp_path):
+def test_flag_overridden_by_a_later_one_is_named(capsys, tmp_path):
     (tmp_path / "mine").write_text("")  # so that it ends before it trains
     flagfile = "--flagfile=launch/flagfiles/cifar10_resnet20_90_80.cfg"
     assert train.main(["", flagfile, "--epochs=3", f"--run_dir={tmp_path}"]) == 2
@@ -153,7 +153,7 @@ def test_a_flag_that_a_later_one_excludes_is_named(capsys, tmp_path):
 
 
 @pytest.mark.parametrize("program", ["train.py", "plan.py", "evaluate.py"])
-def test_a_reader_that_has_seen_enough_is_no_error(root, program):
+def test_closed_pipe_is_no_error(root, program):
     """The first line of a help, and the pipe is closed."""
     reader, writer = os.pipe()
     os.close(reader)
@@ -163,7 +163,7 @@ def test_a_reader_that_has_seen_enough_is_no_error(root, program):
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_what_the_scope_refuses_comes_without_noise(launch, tmp_path):
+def test_scope_error_is_the_only_output(launch, tmp_path):
     said = error(launch, "--exempt=zzz", f"--run_dir={tmp_path}/run")
     assert said.startswith("error: Expected each regex of `exempt`")
     assert os.listdir(tmp_path) == []
@@ -182,7 +182,7 @@ def test_what_the_scope_refuses_comes_without_noise(launch, tmp_path):
         (["--block=3"], "3"),
     ],
 )
-def test_what_the_scope_refuses_is_one_sentence_and_leaves_no_folder(
+def test_scope_error_is_one_sentence_and_leaves_no_folder(
     capsys, tmp_path, arguments, received
 ):
     folder = tmp_path / "run"
@@ -194,7 +194,7 @@ def test_what_the_scope_refuses_is_one_sentence_and_leaves_no_folder(
     assert not folder.exists()
 
 
-def test_file_where_a_method_needs_its_folder(capsys, tmp_path):
+def test_file_instead_of_the_method_folder_is_reported(capsys, tmp_path):
     flags = ["train.py", "--nodeterministic", f"--run_dir={tmp_path}", "--steps=1"]
     with run_folder.claim(tmp_path, train.resolved(launch_flags.parse(flags))):
         (tmp_path / "topkast").write_text("mine")
@@ -231,7 +231,7 @@ def test_quickstart_prints_lines_and_a_table_and_no_noise(reduced):
 
 
 @pytest.mark.slow
-def test_quickstart_leaves_the_files_that_it_names(reduced):
+def test_quickstart_writes_results_metrics_and_models(reduced):
     _, folder = reduced
     with open(folder / "results.csv", newline="") as file:
         dense, sparse = csv.DictReader(file)

@@ -103,7 +103,7 @@ def test_sparse_kernels_have_no_second_decay():
     assert sorted(decayed) == sorted([first.path, last.path])
 
 
-def test_swats_kernels_decay_whole():
+def test_swat_kernels_decay_in_full():
     asked = settings("--width=0.25", "--exempt=first", "--method=swat")
     model = training.build(task_of(asked), "swat")
     training.add_weight_decay(model, 0.01)
@@ -136,7 +136,7 @@ def test_twins_start_from_the_same_weights():
         np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
 
 
-def test_mixed_precision_computes_in_bfloat16_and_leaves_the_policy():
+def test_mixed_precision_computes_in_bfloat16_and_restores_the_policy():
     before = keras.config.dtype_policy().name
     asked = settings("--method=dense", "--width=0.25", "--mixed_precision")
     model = training.build(task_of(asked), "dense")
@@ -217,9 +217,7 @@ def undisturbed(request, tmp_path_factory):
     return request.param, folder
 
 
-def test_run_that_is_asked_to_end_goes_on_as_if_it_had_not_been(
-    undisturbed, command, launch, tmp_path
-):
+def test_resumed_run_equals_uninterrupted_run(undisturbed, command, launch, tmp_path):
     """SIGTERM; `test_launch_kills.py` has what no process is asked about."""
     method, whole = undisturbed
     folder = tmp_path / "run"
@@ -247,7 +245,7 @@ def test_run_that_is_asked_to_end_goes_on_as_if_it_had_not_been(
     assert_same_run(folder / method, whole / method)
 
 
-def test_truncated_checkpoint_warns_goes_back_inside_the_epoch_and_ends_the_same(
+def test_run_with_truncated_checkpoint_equals_uninterrupted_run(
     undisturbed, launch, tmp_path
 ):
     method, whole = undisturbed
@@ -265,7 +263,7 @@ def test_truncated_checkpoint_warns_goes_back_inside_the_epoch_and_ends_the_same
     assert_same_run(folder / method, whole / method)
 
 
-def test_finished_run_shows_its_table_again_and_does_nothing(undisturbed, launch):
+def test_finished_run_only_prints_its_table(undisturbed, launch):
     method, folder = undisturbed
     before = {p: p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()}
     ended = launch(f"--flagfile={folder}/flags.cfg")
@@ -277,7 +275,7 @@ def test_finished_run_shows_its_table_again_and_does_nothing(undisturbed, launch
     assert before == after
 
 
-def test_memory_that_runs_out_is_one_sentence():
+def test_out_of_memory_is_reported_in_one_sentence():
     message = (
         "OOM when allocating tensor with shape[3,3,1,16000] and type float on CPU:0"
     )
@@ -290,7 +288,7 @@ def test_memory_that_runs_out_is_one_sentence():
         raise tf.errors.ResourceExhaustedError(None, None, message)
 
 
-def test_the_exploration_loss_is_what_val_loss_has_beside_the_cross_entropy():
+def test_exploration_loss_is_loss_minus_cross_entropy():
     plain_model.register()
     asked = ("--model=normed", "--exempt=first", "--exploration=0.1")
     settings = launch_train.resolved(

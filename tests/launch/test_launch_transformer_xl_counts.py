@@ -26,7 +26,7 @@ def test_multiplications_are_counted():
     assert cost.dense.forward == 2 * (kernels + attention)
 
 
-def test_flops_of_a_token_have_each_tail_as_often_as_it_occurs():
+def test_flops_of_a_token_weight_each_tail_by_its_frequency():
     config = ONE.replaced(cutoffs=(4, 6), div_val=2, d_embed=8)
     cost = count_token_flops(build(config), [0.5, 0.25, 0.125])
     d, heads, inner, tokens, states = 8, 6, 12, 4, 8
@@ -62,7 +62,7 @@ def test_flops_of_a_token_need_a_frequency_for_each_cluster():
         ("wikitext103_large", 285),
     ],
 )
-def test_sizes_are_the_published_ones(name, millions):
+def test_sizes_match_the_papers(name, millions):
     assert counts.count_parameters(find(name)) == pytest.approx(
         millions * 1e6, rel=0.01
     )
@@ -77,7 +77,7 @@ def test_topkast_row_of_wikitext103_has_sparse_embeddings():
 
 
 @EACH
-def test_counted_weights_are_those_of_the_model(variant):
+def test_counted_weights_equal_those_of_the_model(variant):
     config = VARIANTS[variant]
     model = build(config, std=0)
     found = {path: value.shape for path, value in weights(model).items()}
@@ -85,7 +85,7 @@ def test_counted_weights_are_those_of_the_model(variant):
     assert counts.count_parameters(config) == model.count_params()
 
 
-def test_initial_weights_are_the_published_ones():
+def test_initial_weights_match_the_paper():
     config = TINY.replaced(
         d_model=64, d_inner=256, vocabulary=200, **CLUSTERS, div_val=4
     )

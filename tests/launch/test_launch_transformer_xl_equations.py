@@ -29,7 +29,7 @@ def test_shift_by_hand():
 
 
 @pytest.mark.parametrize("queries, keys", [(1, 1), (1, 4), (3, 3), (3, 7)])
-def test_shift_brings_each_distance_to_its_key(queries, keys):
+def test_shift_aligns_each_distance_with_its_key(queries, keys):
     distances = np.broadcast_to(np.arange(keys)[::-1], (2, queries, keys))
     found = relative_shift(tf.constant(distances)).numpy()
     for i in range(queries):
@@ -37,7 +37,7 @@ def test_shift_brings_each_distance_to_its_key(queries, keys):
             assert (found[:, i, j] == i + keys - queries - j).all()
 
 
-def test_encodings_are_those_of_the_oracle():
+def test_encodings_equal_the_oracle():
     expected = [oracle.encoding(min(d, 4), 6) for d in range(6, -1, -1)]
     np.testing.assert_allclose(sinusoids(7, 6, 4), expected, atol=1e-6)
     exact = sinusoids(7, 6, 4, "float64")
@@ -60,7 +60,7 @@ def test_scale_of_the_embedding_is_exact_in_float64(d_model):
     ],
 )
 @EACH
-def test_whole_model_is_the_oracle(variant, dtype, near):
+def test_model_equals_the_oracle(variant, dtype, near):
     config = VARIANTS[variant]
     model = build(config, dtype=dtype)
     inputs, targets = (part[0] for part in text())
@@ -85,7 +85,7 @@ def test_whole_model_is_the_oracle(variant, dtype, near):
             assert nll[row, at] == pytest.approx(-math.log(p), rel=near["rtol"])
 
 
-def test_gradients_are_finite_differences():
+def test_gradients_match_finite_differences():
     config = VARIANTS["narrowing"].replaced(untie_biases=False)
     model = build(config, dtype="float64")
     inputs, targets = (part[0] for part in text())
@@ -111,7 +111,7 @@ def test_gradients_are_finite_differences():
         assert slope == pytest.approx(expected, rel=1e-5, abs=1e-8), weight.path
 
 
-def test_no_token_sees_a_later_one():
+def test_no_token_attends_to_a_later_one():
     model = build()
     inputs = text()[0][0]
     changed = inputs.copy()
@@ -142,7 +142,7 @@ def test_same_length_hides_the_oldest_state_from_all_but_the_first_token():
     assert visible(4, 9, same_length=True).numpy().sum(1).tolist() == [6] * 4
 
 
-def test_clamp_length_of_evaluation_does_not_hold_in_training():
+def test_evaluation_clamp_length_is_not_used_in_training():
     config = ONE.replaced(evaluation_clamp_len=2)
     clamped, free = build(config), build(ONE)
     inputs, memory = text()[0][0], list(random_memory(ONE))

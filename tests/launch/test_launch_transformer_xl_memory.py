@@ -24,7 +24,7 @@ from tests.launch.transformer_xl_models import (
 )
 
 
-def test_two_segments_with_memory_are_one_long_segment():
+def test_two_segments_with_memory_equal_one_long_segment():
     model = build()
     inputs = text(segments=1, length=8)[0][0]
     whole, _ = model.core(inputs, empty(TINY), training=False)
@@ -43,7 +43,7 @@ def test_two_segments_with_memory_are_one_long_segment():
     )
 
 
-def test_calls_that_see_equally_far_are_one_long_segment():
+def test_same_length_calls_equal_one_long_segment():
     config = TINY.replaced(same_length=True)
     model = build(config)
     inputs = text(segments=4)[0]
@@ -54,7 +54,7 @@ def test_calls_that_see_equally_far_are_one_long_segment():
     np.testing.assert_allclose(np.concatenate(parts, 1), whole, rtol=1e-4, atol=1e-5)
 
 
-def test_without_memory_each_segment_stands_alone():
+def test_segments_are_independent_without_memory():
     model = build(TINY.replaced(memory_length=0))
     inputs = text()[0]
     for segment in inputs[:2]:
@@ -63,7 +63,7 @@ def test_without_memory_each_segment_stands_alone():
     assert not model.memory.values("evaluation")
 
 
-def test_the_model_remembers_as_the_core_does():
+def test_model_memory_equals_that_of_the_core():
     model = build()
     inputs, _ = text()
     memory = [tf.zeros((2, 4, 8))] * 2
@@ -88,7 +88,7 @@ def test_memory_longer_and_shorter_than_a_segment():
     assert (2, 3, 8) in {value.shape for value in values.values()}
 
 
-def test_no_gradient_goes_into_the_memory():
+def test_no_gradient_flows_into_the_memory():
     model = build()
     memory = [tf.constant(m) for m in random_memory(TINY)]
     with tf.GradientTape() as tape:
@@ -100,7 +100,7 @@ def test_no_gradient_goes_into_the_memory():
     assert tape.gradient(value, memory) == [None, None]
 
 
-def test_training_and_evaluation_have_memories_of_their_own():
+def test_training_and_evaluation_have_separate_memories():
     model = compiled(ONE, rate=0.0)
     data = dataset()
     quiet_fit(model, data)
@@ -110,7 +110,7 @@ def test_training_and_evaluation_have_memories_of_their_own():
         np.testing.assert_array_equal(value, kept[name])
 
 
-def test_reset():
+def test_reset_memory():
     model = compiled()
     model.run_eagerly = True  # nothing to trace for a few steps
     quiet_fit(model, dataset(), validation_data=dataset())
@@ -128,7 +128,7 @@ def test_reset():
         tf.function(build().reset_memory)()
 
 
-def test_callback_lets_evaluations_and_epochs_begin_anew():
+def test_callback_resets_memory_for_evaluations_and_epochs():
     model = compiled(ONE, rate=0.0)
     data = dataset()
     reset = {"callbacks": [ResetMemory()], "verbose": 0}
@@ -170,7 +170,7 @@ def test_each_replica_has_its_part_of_the_memory():
         np.testing.assert_array_equal(value, parts[name])
 
 
-def test_batches_of_unknown_size_remember_while_it_stays():
+def test_memory_of_unknown_batch_size_is_kept_while_the_size_stays():
     known, unknown = build(ONE), build(ONE)
     inputs, other = text(segments=4)[0], text(3, 4)[0]
     call = tf.function(unknown, input_signature=[tf.TensorSpec((None, 4), "int32")])
@@ -181,7 +181,7 @@ def test_batches_of_unknown_size_remember_while_it_stays():
         np.testing.assert_allclose(call(tokens), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_first_memory_is_zeros_that_are_attended_to():
+def test_initial_memory_is_zeros_that_are_attended_to():
     model, tokens = build(), text()[0][0]
     found = model(tokens).numpy()
     zeros = [tf.zeros((2, 4, 8))] * 2

@@ -28,7 +28,7 @@ from tests.launch.transformer_xl_models import (
         pytest.param("checkpoint", marks=pytest.mark.slow),
     ],
 )
-def test_resumed_training_is_the_undisturbed_one_bit_for_bit(form, tmp_path):
+def test_resumed_training_equals_uninterrupted_training_bitwise(form, tmp_path):
     config = TINY.replaced(dropout=0.2, attention_dropout=0.1)
     # A file of weights alone does not hold an optimizer.
     make = keras.optimizers.SGD if "weights" in form else keras.optimizers.Adam
@@ -66,7 +66,7 @@ def test_resumed_training_is_the_undisturbed_one_bit_for_bit(form, tmp_path):
         np.testing.assert_array_equal(a, b)
 
 
-def test_loaded_model_takes_batches_of_another_size(tmp_path):
+def test_loaded_model_accepts_batches_of_another_size(tmp_path):
     model = compiled(ONE, rate=0.0)
     quiet_fit(model, dataset())
     path = tmp_path / "model.weights.h5"
@@ -90,7 +90,7 @@ def test_memory_of_a_deeper_model_is_refused():
         build(ONE).memory.load_own_variables(store)
 
 
-def test_configuration_makes_the_model_again():
+def test_model_is_rebuilt_from_its_configuration():
     config = VARIANTS["narrowing"]
     model = build(config, name="again")
     again = TransformerXL.from_config(model.get_config())

@@ -19,12 +19,12 @@ from tests.launch.transformer_xl_models import ONE, TINY, compiled, text
         ({"cutoffs": (2, 4), "div_val": 4}, "at least 1 wide in the last cluster"),
     ],
 )
-def test_wrong_settings_are_refused(wrong, message):
+def test_invalid_settings_are_refused(wrong, message):
     with pytest.raises(ValueError, match=message):
         TINY.replaced(**wrong)
 
 
-def test_what_the_model_cannot_do_is_said():
+def test_unsupported_requests_are_refused():
     with pytest.raises(ValueError, match="Received: 'enwik9'"):
         find("enwik9")
     model = compiled(ONE)

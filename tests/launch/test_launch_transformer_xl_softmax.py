@@ -31,7 +31,7 @@ def test_probabilities_of_all_tokens_sum_to_one(variant):
     np.testing.assert_allclose(model.softmax(hidden, targets), expected, rtol=1e-5)
 
 
-def test_without_clusters_it_is_a_plain_softmax_tied_to_the_embedding():
+def test_softmax_without_clusters_is_plain_and_tied():
     model = build()
     w = weights(model)
     hidden = np.random.default_rng(0).normal(size=(1, 3, 8)).astype("float32")
@@ -51,7 +51,7 @@ def test_rows_of_clusters_are_in_the_order_of_clusters():
     np.testing.assert_allclose(by_cluster, np.array([4, 2, 6]) / 12, rtol=1e-5)
 
 
-def test_without_cutoffs_a_projection_of_the_softmax_is_its_own():
+def test_softmax_projection_without_cutoffs_is_not_tied():
     model = build(TINY.replaced(d_embed=6))
     hidden = np.random.default_rng(0).normal(size=(1, 3, 8)).astype("float32")
     embedding, softmax = model.core.embedding, model.softmax
@@ -62,7 +62,7 @@ def test_without_cutoffs_a_projection_of_the_softmax_is_its_own():
     assert not np.allclose(softmax(hidden), before)
 
 
-def test_a_batch_without_rare_tokens_and_one_with_no_others():
+def test_batches_without_and_with_only_rare_tokens():
     model = build(VARIANTS["narrowing"])
     hidden = np.random.default_rng(0).normal(size=(1, 4, 8)).astype("float32")
     every = model.softmax(hidden).numpy()
@@ -71,7 +71,7 @@ def test_a_batch_without_rare_tokens_and_one_with_no_others():
         np.testing.assert_allclose(found, -every[..., token], rtol=1e-5)
 
 
-def test_targets_that_are_no_tokens_are_refused():
+def test_targets_outside_the_vocabulary_are_refused():
     for variant in ("plain", "narrowing"):
         model = build(VARIANTS[variant])
         for token in (-1, 11):

@@ -23,7 +23,7 @@ from tests.launch.transformer_xl_models import (
 )
 
 
-def test_fit_is_the_loop_written_out():
+def test_fit_equals_a_written_out_loop():
     fitted, looped = compiled(), compiled()
     history = quiet_fit(fitted, dataset(), epochs=2)
     memory, losses = [tf.zeros((2, 4, 8))] * 2, []
@@ -56,7 +56,7 @@ def test_metrics_are_means_over_tokens_in_their_units():
     assert found == pytest.approx({**expected, "perplexity": math.exp(mean)}, rel=1e-5)
 
 
-def test_weights_leave_out_what_fills_a_segment_up():
+def test_sample_weights_exclude_padding():
     model = compiled(rate=0.0)
     (inputs, targets), weight = text(), np.ones((3, 2, 4), "float32")
     shorter = model.evaluate(
@@ -91,7 +91,7 @@ def penalised(model):
     return model
 
 
-def test_loss_of_a_filled_up_batch_counts_its_tokens():
+def test_loss_of_a_padded_batch_is_averaged_over_tokens():
     model = penalised(build())
     nll, loss = means_over_tokens(model)
     data = tf.data.Dataset.from_tensor_slices(filled_up())
@@ -105,7 +105,7 @@ def test_loss_of_a_filled_up_batch_counts_its_tokens():
     assert trained["loss"] == pytest.approx([loss], rel=1e-5)
 
 
-def test_loss_of_replicas_with_unequal_tokens_counts_tokens():
+def test_loss_of_unequal_replicas_is_averaged_over_tokens():
     single = penalised(build())
     with zoo.two_devices().scope():
         mirrored = TransformerXL(TINY)
@@ -116,7 +116,7 @@ def test_loss_of_replicas_with_unequal_tokens_counts_tokens():
     assert found["loss"] == pytest.approx(means_over_tokens(single)[1], rel=1e-5)
 
 
-def test_loss_of_the_launcher_counts_tokens():
+def test_loss_of_the_launcher_is_averaged_over_tokens():
     model = penalised(build())
     loss = means_over_tokens(model)[1]
     step = gradient_step.train_step(model, 1, False)
@@ -125,7 +125,7 @@ def test_loss_of_the_launcher_counts_tokens():
     assert float(found["loss"]) == pytest.approx(loss, rel=1e-5)
 
 
-def test_it_learns():
+def test_model_learns_a_repeated_sequence():
     tokens = np.tile(np.arange(8, dtype="int32"), 5)[None].repeat(2, 0)[:, :33]
     parts = (tokens[:, :-1], tokens[:, 1:])
     data = tf.data.Dataset.from_tensor_slices(
@@ -138,7 +138,7 @@ def test_it_learns():
 
 
 @pytest.mark.slow
-def test_xla_computes_the_same():
+def test_xla_equals_graph_execution():
     found = []
     for jit in (False, True):
         model = build(ONE)

@@ -101,7 +101,7 @@ def test_damaged_sets_of_a_common_budget_are_refused(
         model(images)
 
 
-def test_damaged_sets_of_a_list_are_refused():
+def test_damaged_sets_in_set_weights_are_refused():
     with tk.topkast_scope(0.9, 0.8):
         model = zoo.sequential()
     values = [np.array(value) for value in model.get_weights()]

@@ -307,7 +307,7 @@ def batch(name):
 
 @LAYERS
 @pytest.mark.parametrize("scope", CHANGE_NOTHING)
-def test_no_sparsity_trains_as_dense(name, scope):
+def test_scope_without_sparsity_trains_as_dense(name, scope):
     inputs, labels = batch(name)
     dense, sparse = network(name), network(name, CHANGE_NOTHING[scope])
     for one, other in zip(dense.weights, sparse.weights, strict=True):
@@ -322,7 +322,7 @@ def test_no_sparsity_trains_as_dense(name, scope):
 
 @LAYERS
 @pytest.mark.parametrize("scope", CHANGE)
-def test_sparse(name, scope, tmp_path):
+def test_sparse_layer_trains_saves_loads_and_strips(name, scope, tmp_path):
     inputs, labels = batch(name)
     model = network(name, CHANGE[scope])
     weights = tk.sparse_weights(model)

@@ -101,16 +101,16 @@ def assert_begun_from(model, dense):
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("scope", SCOPES)
-def test_dense_weights_are_taken_and_the_sets_follow(
-    way, scope, trained_dense, tmp_path
-):
+def test_sparse_model_starts_from_dense_weights(way, scope, trained_dense, tmp_path):
     model = sparse_model(scope)
     way(model, trained_dense, tmp_path)
     assert_begun_from(model, trained_dense)
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_also_after_training(way, trained_sparse, tmp_path):
+def test_trained_sparse_model_restarts_from_dense_weights(
+    way, trained_sparse, tmp_path
+):
     dense = dense_model()
     assert tk.sparse_weights(trained_sparse)[0].step == 3
     way(trained_sparse, dense, tmp_path)
@@ -118,14 +118,14 @@ def test_also_after_training(way, trained_sparse, tmp_path):
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_stripped_model_is_a_dense_one(way, trained_sparse, tmp_path):
+def test_stripped_model_serves_as_a_dense_one(way, trained_sparse, tmp_path):
     plain = tk.strip(trained_sparse)
     model = sparse_model()
     way(model, plain, tmp_path)
     assert_begun_from(model, plain)
 
 
-def test_what_comes_next_counts_from_step_0():
+def test_training_after_dense_weights_starts_at_step_0():
     dense = dense_model()
     model, twin = trained(sparse_model()), sparse_model()
     for momentum in model.optimizer.momentums:  # the twin has none yet
@@ -164,7 +164,7 @@ def test_applications_read_a_file_in_a_scope(tmp_path):
         assert_begun_from(model, dense)
 
 
-def test_only_what_does_not_fit_is_refused(tmp_path):
+def test_only_mismatched_layers_are_refused(tmp_path):
     def make(classes):
         return keras.Sequential(
             [keras.Input((8,)), layers.Dense(6), layers.Dense(classes, name="head")]
@@ -186,7 +186,7 @@ def test_only_what_does_not_fit_is_refused(tmp_path):
         model.set_weights(dense.get_weights()[:3])
 
 
-def test_the_reverse_names_strip(tmp_path):
+def test_loading_sparse_weights_into_dense_names_strip(tmp_path):
     model, dense = sparse_model(), dense_model()
     with pytest.raises(ValueError, match="strip"):
         dense.set_weights(model.get_weights())
@@ -202,7 +202,7 @@ def test_the_reverse_names_strip(tmp_path):
 # Lists of weights.
 
 
-def test_lists_count_and_order_as_in_the_dense_twin():
+def test_weight_lists_match_the_dense_twin():
     model, dense = sparse_model(), dense_model()
     assert [w.shape for w in model.weights] == [w.shape for w in dense.weights]
     assert model.count_params() == dense.count_params()
@@ -211,7 +211,7 @@ def test_lists_count_and_order_as_in_the_dense_twin():
         np.testing.assert_array_equal(variable.numpy(), value)
 
 
-def test_the_table_of_keras_has_the_totals_of_the_dense_twin():
+def test_keras_summary_totals_match_the_dense_twin():
     def totals(model):
         lines: list[str] = []
         model.summary(print_fn=lambda text, **_: lines.extend(text.splitlines()))
@@ -222,7 +222,7 @@ def test_the_table_of_keras_has_the_totals_of_the_dense_twin():
     assert totals(sparse_model()) == expected
 
 
-def test_a_list_restores_everything(trained_sparse):
+def test_set_weights_restores_weights_sets_and_step(trained_sparse):
     model, saved = trained_sparse, trained_sparse.get_weights()
     codes = [w.codes() for w in tk.sparse_weights(model)]
     outputs = model.predict(zoo.images(zoo.functional), verbose=0)

@@ -30,7 +30,7 @@ def built(request):
     return builder, inputs, model, model(inputs).numpy()
 
 
-def test_outputs_are_those_of_a_dense_model_with_the_alphas(built):
+def test_outputs_equal_a_dense_model_with_the_alphas(built):
     builder, inputs, model, eager = built
     assert len(tk.sparse_weights(model)) == zoo.KERNELS[builder]
     expected = zoo.dense_twin(builder, model, inputs)(inputs).numpy()
@@ -82,7 +82,7 @@ def trained(request):
     return builder, model, before, after
 
 
-def test_training_moves_b_and_leaves_c_bit_for_bit(trained):
+def test_training_changes_b_and_keeps_c_bitwise(trained):
     _, _, before, after = trained
     for path, (old, mask, _) in before.items():
         new, mask_after, step = after[path]
@@ -93,7 +93,7 @@ def test_training_moves_b_and_leaves_c_bit_for_bit(trained):
         assert np.all(changed[mask]), path  # weight decay reaches all of B
 
 
-def test_saved_model_comes_back_the_same(trained, tmp_path):
+def test_saved_model_is_restored(trained, tmp_path):
     builder, model, *_ = trained
     inputs = zoo.images(builder)
     model.save(tmp_path / "model.keras")

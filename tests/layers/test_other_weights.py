@@ -66,7 +66,7 @@ def old(once_trained):
 
 
 @pytest.mark.parametrize("how", ["whole", "weights", "stripped", "by name"])
-def test_old_files_of_dense_models_of_tf_keras(how, old, tmp_path):
+def test_tf_keras_h5_files_of_dense_models_load(how, old, tmp_path):
     tf_keras = pytest.importorskip("tf_keras")
     dense = three_layers(tf_keras)
     path = str(tmp_path / "dense.h5")
@@ -78,7 +78,7 @@ def test_old_files_of_dense_models_of_tf_keras(how, old, tmp_path):
     fit(old)
 
 
-def test_a_layer_that_an_old_file_does_not_fit_goes_on_as_it_is(tmp_path):
+def test_layer_not_matching_an_h5_file_keeps_its_state(tmp_path):
     dense = keras.Sequential(
         [*three_layers().layers[:2], keras.layers.Dense(7, name="head")]
     )
@@ -90,7 +90,7 @@ def test_a_layer_that_an_old_file_does_not_fit_goes_on_as_it_is(tmp_path):
     assert [weight.step for weight in sparse_weights(model)] == [0, 0, 2]
 
 
-def test_old_files_of_sparse_models_of_tf_keras_still_hold_the_sets(old, tmp_path):
+def test_tf_keras_h5_files_of_sparse_models_hold_the_sets(old, tmp_path):
     other = sparse(library=pytest.importorskip("tf_keras"))
     old.save_weights(str(tmp_path / "sparse.h5"))
     other.load_weights(str(tmp_path / "sparse.h5"))
@@ -100,7 +100,7 @@ def test_old_files_of_sparse_models_of_tf_keras_still_hold_the_sets(old, tmp_pat
 
 
 @pytest.mark.parametrize("name", ["s.h5", "s.weights.h5"])
-def test_sparse_weights_of_tf_keras_for_a_dense_model_name_strip(name, tmp_path):
+def test_loading_sparse_tf_keras_weights_into_dense_names_strip(name, tmp_path):
     tf_keras = pytest.importorskip("tf_keras")
     model, path = sparse(library=tf_keras), str(tmp_path / name)
     model.save_weights(path)
@@ -110,7 +110,7 @@ def test_sparse_weights_of_tf_keras_for_a_dense_model_name_strip(name, tmp_path)
         three_layers(tf_keras).set_weights(model.get_weights())
 
 
-def test_several_files_of_a_sparse_model_for_a_dense_one_name_strip(tmp_path):
+def test_loading_sharded_sparse_weights_into_dense_names_strip(tmp_path):
     model, path = sparse(), str(tmp_path / "s.weights.json")
     try:
         model.save_weights(path, max_shard_size=0.0001)
@@ -127,7 +127,7 @@ def units(model):
     return [int(weight.forward_mask().sum()) for weight in sparse_weights(model)]
 
 
-def test_a_layer_with_other_weights_keeps_the_budget_of_swat_m():
+def test_new_weights_of_a_layer_keep_the_budget_of_swat_m():
     dense = three_layers()
     model = sparse(swat_scope(0.8, distribution="momentum"))
     budget = sum(units(model))
@@ -144,7 +144,7 @@ def test_a_layer_with_other_weights_keeps_the_budget_of_swat_m():
     assert sum(units(model)) == budget
 
 
-def test_averages_of_former_steps_do_not_outlive_other_weights():
+def test_new_weights_reset_the_gradient_averages():
     dense = three_layers()
 
     def after(steps):
@@ -170,7 +170,7 @@ def test_refused_weights_change_nothing():
         np.testing.assert_array_equal(one, two)
 
 
-def test_a_loss_of_ones_own_is_not_saved_to_strip_a_model(recwarn):
+def test_strip_does_not_serialise_a_custom_loss(recwarn):
     model = sparse()
     model.compile("sgd", lambda y, z: tf.reduce_mean((y - z) ** 2))
     strip(model)
@@ -184,7 +184,7 @@ def test_a_loss_of_ones_own_is_not_saved_to_strip_a_model(recwarn):
 
 @pytest.mark.parametrize("kind", ["SimpleRNN", "LSTM", "GRU"])
 @pytest.mark.parametrize("library", ["keras", "tf_keras"])
-def test_strip_keeps_what_a_recurrent_layer_remembers(kind, library):
+def test_strip_keeps_the_state_of_recurrent_layers(kind, library):
     library = pytest.importorskip(library)
     layers = library.layers
     with topkast_scope(0.8, 0.6):
@@ -206,7 +206,7 @@ def test_strip_keeps_what_a_recurrent_layer_remembers(kind, library):
     np.testing.assert_allclose(again(x), expected, atol=1e-6)
 
 
-def test_a_constructor_that_makes_inputs_of_its_own():
+def test_strip_of_a_model_that_makes_its_own_inputs():
     """As backbones of keras_hub do: made again, the model has an input layer more."""
 
     class Net(keras.Model):

@@ -122,9 +122,7 @@ def test_every_kind_of_layer_has_a_case():
 
 @pytest.mark.parametrize(("library", "name", "shape", "arguments"), cases())
 @pytest.mark.parametrize("use_bias", [True, False])
-def test_the_rule_of_the_identity_changes_nothing(
-    library, name, shape, arguments, use_bias
-):
+def test_identity_rule_changes_nothing(library, name, shape, arguments, use_bias):
     has_bias_flag = name != "EinsumDense"
     if not has_bias_flag and not use_bias:
         pytest.skip("EinsumDense has a bias by its `bias_axes`")
@@ -151,5 +149,5 @@ def test_the_rule_of_the_identity_changes_nothing(
         assert len(rule.calls) == 1, "the rule has not computed the product"
 
 
-def test_the_rule_is_of_this_test_alone():
+def test_identity_rule_is_not_registered():
     assert Identity.name not in RULES

@@ -133,7 +133,7 @@ def test_resumed_by_backup_and_restore(undisturbed, digits, tmp_path):
         pytest.param({"dense": (0.5, 0.5)}, marks=pytest.mark.slow),
     ],
 )
-def test_every_distribution_comes_back(distribution, digits, tmp_path):
+def test_every_distribution_is_restored(distribution, digits, tmp_path):
     model = build(distribution=distribution, exempt="conv", backward="topk")
     fit(model, digits, 1)
     before = [v.numpy() for v in (*model.variables, *model.optimizer.variables)]
@@ -148,7 +148,7 @@ def test_every_distribution_comes_back(distribution, digits, tmp_path):
     assert len(tk.sparse_weights(loaded)) == 1
 
 
-def test_first_and_last_come_back(tmp_path):
+def test_first_and_last_are_restored(tmp_path):
     with tk.topkast_scope(fwd=0.9, bwd=0.8, exempt=("first", "last")):
         model = zoo.functional()
     model.save(tmp_path / "model.keras")
@@ -162,7 +162,7 @@ def test_first_and_last_come_back(tmp_path):
         ]
 
 
-def test_the_same_file_loaded_twice_makes_two_models(digits, tmp_path):
+def test_file_loaded_twice_makes_independent_models(digits, tmp_path):
     model = build(distribution="global", backward="topk")
     model.save(tmp_path / "model.keras")
     one = keras.models.load_model(tmp_path / "model.keras")
@@ -197,7 +197,7 @@ def test_cloned_model_is_sparse_too(untrained):
         np.testing.assert_array_equal(one.codes(), other.codes())
 
 
-def test_a_process_that_does_not_know_the_library_fails_loudly(untrained, tmp_path):
+def test_loading_without_the_library_names_the_missing_import(untrained, tmp_path):
     untrained.save(tmp_path / "model.keras")
     code = f"""if True:
         import keras
@@ -214,7 +214,7 @@ def test_a_process_that_does_not_know_the_library_fails_loudly(untrained, tmp_pa
     assert "the package to import is named: True" in run.stdout
 
 
-def test_stripped_model_goes_on_with_the_same_dropout(digits):
+def test_stripped_model_continues_with_the_same_dropout(digits):
     model = build()
     images = digits[0][:4]
     first = model(images, training=True)
@@ -235,9 +235,7 @@ def test_sparse_weights_do_not_load_into_a_dense_model(untrained, tmp_path):
         np.testing.assert_array_equal(old, new)
 
 
-def test_a_checkpoint_that_a_dense_model_restores_in_part_is_not_silent(
-    untrained, tmp_path
-):
+def test_partial_restore_into_a_dense_model_raises(untrained, tmp_path):
     path = tf.train.Checkpoint(model=untrained).save(str(tmp_path / "sparse"))
     checkpoint = tf.train.Checkpoint(model=tk.strip(untrained))
     with pytest.raises(AssertionError, match="Unresolved object"):
@@ -250,7 +248,7 @@ def test_weights_of_other_sparsities_are_refused(tmp_path):
         build(fwd=0.8).load_weights(tmp_path / "other.weights.h5")
 
 
-def test_checkpoint_of_a_dense_model_gives_sets_that_follow_it(untrained, tmp_path):
+def test_checkpoint_of_a_dense_model_selects_new_sets(untrained, tmp_path):
     dense = tk.strip(untrained)
     for variable in dense.trainable_variables:
         variable.assign(np.random.default_rng(0).standard_normal(variable.shape))
@@ -280,7 +278,7 @@ def test_truncated_files_are_refused(untrained, tmp_path):
         keras.models.load_model(tmp_path / "cut.keras")
 
 
-def test_loading_under_a_strategy_reaches_the_reservoir_too(half):
+def test_loading_under_a_strategy_restores_the_reservoir(half):
     model, folder = half
     with zoo.two_devices().scope():
         mirrored = build(seed=3)
@@ -296,7 +294,7 @@ def test_loading_under_a_strategy_reaches_the_reservoir_too(half):
         np.testing.assert_array_equal(one.codes(), other.codes())
 
 
-def test_a_common_budget_comes_back_between_two_selections(tmp_path):
+def test_global_budget_is_restored_between_selections(tmp_path):
     keras.utils.set_random_seed(0)
     with tk.topkast_scope(fwd=0.8, bwd=0.5, distribution="global", refresh_every=3):
         model = keras.Sequential(
@@ -314,7 +312,7 @@ def test_a_common_budget_comes_back_between_two_selections(tmp_path):
         np.testing.assert_array_equal(ours.codes(), theirs.codes())
 
 
-def test_the_old_h5_format_is_refused(tmp_path):
+def test_legacy_h5_format_is_refused(tmp_path):
     with tk.topkast_scope(0.9, 0.8):
         model = zoo.sequential()
     with pytest.raises(ValueError, match="`.keras`, weights"):

@@ -59,7 +59,7 @@ def test_sparsify_with_the_scope_of_another_method(trained_dense):
         tk.sparsify(trained_dense, swat_scope(0.9), refresh_every=3)
 
 
-def test_sparsify_keeps_what_was_compiled(trained_dense):
+def test_sparsify_keeps_the_compile_settings(trained_dense):
     model = tk.sparsify(trained_dense, 0.5, 0.25)
     assert float(model.optimizer.learning_rate) == np.float32(0.025)
     assert int(model.optimizer.iterations) == 0
@@ -71,7 +71,7 @@ def test_sparsify_keeps_what_was_compiled(trained_dense):
     assert not uncompiled.compiled
 
 
-def test_sparsify_keeps_losses_and_metrics_that_nobody_registered():
+def test_sparsify_keeps_unregistered_losses_and_metrics():
     class Calls(keras.metrics.Metric):
         def __init__(self, **kwargs):
             super().__init__(**kwargs)
@@ -101,13 +101,13 @@ def test_sparsify_leaves_frozen_layers_dense():
     assert not model.layers[1].trainable
 
 
-def test_sparsify_and_strip_are_inverse_at_no_sparsity(trained_dense):
+def test_sparsify_and_strip_are_inverse_at_zero_sparsity(trained_dense):
     plain = tk.strip(tk.sparsify(trained_dense, 0.0, 0.0))
     for one, other in zip(trained_dense.weights, plain.weights, strict=True):
         np.testing.assert_array_equal(one.numpy(), other.numpy())
 
 
-def test_sparsify_refuses_what_it_cannot_do():
+def test_sparsify_refuses_invalid_models_and_arguments():
     with pytest.raises(ValueError, match="which has sparse weights"):
         tk.sparsify(sparse_model(), 0.5, 0.25)
     with pytest.raises(TypeError, match="Keras model"):

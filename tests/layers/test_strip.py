@@ -90,7 +90,7 @@ def assert_strips(model, inputs):
 
 
 @pytest.mark.parametrize("what", NUMERIC)
-def test_state_and_code_of_layers(what):
+def test_strip_keeps_state_and_code_of_layers(what):
     with tk.topkast_scope(0.5, 0.25):
         model = numeric(NUMERIC[what])
     model.compile("sgd", "mse")
@@ -159,7 +159,7 @@ def test_parts_of_a_layer_need_no_configuration():
     [(text, WORDS), (vectorized, WORDS[:, 0]), (integers, INTEGERS)],
     ids=["StringLookup", "TextVectorization", "IntegerLookup"],
 )
-def test_vocabularies(make, inputs, tmp_path):
+def test_strip_keeps_vocabularies(make, inputs, tmp_path):
     with tk.topkast_scope(0.5, 0.25):
         model = make()
     plain = assert_strips(model, inputs)
@@ -170,7 +170,7 @@ def test_vocabularies(make, inputs, tmp_path):
     )
 
 
-def test_nested_and_shared():
+def test_strip_of_nested_and_shared_layers():
     with tk.topkast_scope(0.5, 0.25):
         norm = adapted(layers.Normalization(), NUMBERS)
         block = keras.Sequential(
@@ -197,7 +197,7 @@ def test_two_layers_of_one_name_keep_their_own_functions():
     assert_strips(model, NUMBERS)
 
 
-def test_what_cannot_be_made_again_is_named():
+def test_layers_that_cannot_be_rebuilt_are_refused():
     class NoConfig(layers.Layer):
         def __init__(self, units):
             super().__init__()

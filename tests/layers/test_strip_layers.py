@@ -204,6 +204,6 @@ def assert_same_outputs(model, data):
 
 @pytest.mark.parametrize("library", [keras, tf_keras], ids=["keras", "tf_keras"])
 @pytest.mark.parametrize("case", KERAS_LAYERS)
-def test_layers_with_state_or_code(case, library):
+def test_stripped_layers_give_the_same_outputs(case, library):
     model, data = built(KERAS_LAYERS[case], library)
     assert_same_outputs(model, data)

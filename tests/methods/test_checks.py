@@ -61,7 +61,7 @@ def test_a_mapping_gives_one_sparsity_to_a_weight_with_one_mask(
     np.testing.assert_array_equal(loaded[0].codes(), aa.codes())
 
 
-def test_one_mask_has_one_sparsity_and_one_mask():
+def test_one_mask_methods_refuse_two_sparsities_or_masks():
     with pytest.raises(ValueError, match=r"one sparsity for .*aa/kernel.*\(0.9, 0.5\)"):
         small("static", distribution={"aa": (0.9, 0.5)})
     model = small("rigl", update_until=9)
@@ -85,7 +85,7 @@ def test_one_mask_has_one_sparsity_and_one_mask():
         ({"total_steps": -3}, "positive number of steps"),
     ],
 )
-def test_arguments_of_rigl(arguments, message):
+def test_invalid_arguments_of_rigl_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         small("rigl", update_until=9, **arguments)
 
@@ -100,7 +100,7 @@ def of_two_classes(**body):
     )
 
 
-def test_names_are_not_taken_twice():
+def test_method_name_of_another_class_is_refused():
     one = of_two_classes()
     assert of_two_classes() is METHODS["mine"] is not one  # defined again
     with pytest.raises(
@@ -111,12 +111,12 @@ def test_names_are_not_taken_twice():
 
 
 @pytest.mark.parametrize("inputs", [("gradients",), "gradient"])
-def test_inputs_are_those_that_there_are(inputs):
+def test_unknown_inputs_are_refused(inputs):
     with pytest.raises(TypeError, match="Expected inputs of 'mine' out of"):
         of_two_classes(inputs=inputs)
 
 
-def test_a_method_is_a_dataclass_with_a_name():
+def test_method_that_is_no_dataclass_is_refused():
     class Plain(FixedSparsity):
         pass
 
@@ -141,13 +141,13 @@ def codes_of(weights, dtype=tf.uint8):
         (lambda w: Sets(codes_of(w), True, resets=[None]), "no `Sets.resets`"),
     ],
 )
-def test_what_an_update_returns(found, message):
+def test_invalid_results_of_update_are_refused(found, message):
     of_two_classes(update=lambda self, weights, step: found(weights))
     with pytest.raises(TypeError, match=f"Expected {message}"):
         fit(small("mine"))
 
 
-def test_a_python_bool_is_a_boolean():
+def test_python_bool_is_accepted_as_finite():
     of_two_classes(
         update=lambda self, weights, step: Sets([w.sets for w in weights], True)
     )
@@ -156,7 +156,7 @@ def test_a_python_bool_is_a_boolean():
     assert tk.sparse_weights(model)[0].step == 2
 
 
-def test_an_update_that_replaces_a_step_says_so():
+def test_update_that_replaces_a_step_must_return_thresholds():
     of_two_classes(
         inputs=(GRADIENT,),
         replaces_step=True,
@@ -175,17 +175,17 @@ def test_an_update_that_replaces_a_step_says_so():
         ("rigl", {"bwd": 0.8}, "arguments of 'rigl'.*bwd"),
     ],
 )
-def test_arguments_of_another_method(name, arguments, message):
+def test_arguments_of_another_method_are_refused(name, arguments, message):
     with pytest.raises(TypeError, match=message):
         tk.sparse_scope(name, sparsity=0.9, **arguments)
 
 
-def test_a_name_is_a_string():
+def test_method_name_must_be_a_string():
     with pytest.raises(ValueError, match=r"Expected one of the methods.*\['rigl'\]"):
         tk.sparse_scope(["rigl"], sparsity=0.9)
 
 
-def test_masks_from_outside_come_back_once_masks_of_their_size_are_set(tmp_path):
+def test_custom_masks_load_after_masks_of_their_size_are_set(tmp_path):
     model, again = small("static"), small("static")
     tk.sparse_weights(model)[0].set_masks(np.eye(12, 10))
     model.save_weights(tmp_path / "model.weights.h5")

@@ -38,7 +38,7 @@ def test_unknown_arguments_name_the_known_ones():
         tk.sparse_scope("set", sparsity=0.5, bwd=0.2)
 
 
-def test_one_door_for_every_method():
+def test_sparse_scope_equals_the_scope_of_each_method():
     from swat_tf import swat_scope
 
     for one, other in (

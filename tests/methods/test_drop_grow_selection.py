@@ -63,7 +63,7 @@ def test_ties_of_the_gradient_go_to_the_lower_index():
     assert mask.nonzero()[0].tolist() == [0, 1, 6, 7]
 
 
-def test_set_drops_both_signs_apart():
+def test_set_drops_each_sign_separately():
     """Half of the positive ones and half of the negative ones, those nearest to zero.
 
     (Another library zeroes nearly all negative ones here.)
@@ -75,7 +75,7 @@ def test_set_drops_both_signs_apart():
     assert mask[[2, 3, 6, 7]].all() and mask.sum() == 8
 
 
-def test_new_values():
+def test_initial_values_of_grown_entries():
     theta, active = np.linspace(-1, 1, 8), np.arange(8) < 4
     gradient = np.linspace(2, -2, 8)
     for grow_init, expected in (
@@ -132,7 +132,7 @@ def test_static_masks_have_exact_counts_and_stay(sparsity, digits):
         np.testing.assert_array_equal(weight.backward_mask(), mask)
 
 
-def test_a_random_mask_is_uniform():
+def test_random_masks_are_sampled_uniformly():
     """Each entry is as often in it as any other: chi-square over 400 seeds."""
     counts = np.zeros(40)
     method = Static(sparsity=0.75)
@@ -145,7 +145,7 @@ def test_a_random_mask_is_uniform():
     assert np.sum((counts - expected) ** 2 / expected) < 72
 
 
-def test_from_a_dense_model_by_magnitude():
+def test_static_mask_by_magnitude_of_a_dense_model():
     dense = keras.Sequential([keras.Input((12,)), keras.layers.Dense(6)])
     scope = tk.sparse_scope("static", sparsity=0.7, first_mask="magnitude")
     [weight] = tk.sparse_weights(tk.sparsify(dense, scope))

@@ -15,7 +15,7 @@ from tests.methods.drop_grow_models import (
 )
 
 
-def test_the_optimizer_gets_the_gradient_on_the_mask_alone():
+def test_optimizer_gets_the_masked_gradient():
     """What it clips by, and what it gathers, is that of the masked gradient."""
     seen = []
 
@@ -35,7 +35,7 @@ def test_the_optimizer_gets_the_gradient_on_the_mask_alone():
     assert len(seen) == 4
 
 
-def test_accumulated_batches_are_one():
+def test_accumulated_batches_equal_one_batch():
     """The gradient that is looked at is the mean of the parts; a step is a step."""
     x, y = batches(12)
     merged = (x.reshape(6, 16, 12), y.reshape(6, 16, 6))
@@ -54,7 +54,7 @@ def test_accumulated_batches_are_one():
 
 
 @pytest.mark.parametrize("replaces", [True, False])
-def test_replicas_are_one(replaces):
+def test_replicas_keep_equal_sets(replaces):
     x, y = batches(6)
     arguments = {"update_every": 2, "update_replaces_step": replaces}
     adam = keras.optimizers.Adam(0.01, global_clipnorm=0.1)
@@ -71,7 +71,7 @@ def test_replicas_are_one(replaces):
         np.testing.assert_array_equal(first, second)
 
 
-def test_replicas_grow_where_the_sum_is_largest():
+def test_replicas_grow_where_the_summed_gradient_is_largest():
     """Each half of the batch points elsewhere; their sum decides."""
     x = np.zeros((4, 12), "float32")
     x[0, :3], x[1, 3:6], x[2, :3], x[3, 3:6] = 1.0, 0.5, -0.9, 0.6
@@ -84,7 +84,7 @@ def test_replicas_grow_where_the_sum_is_largest():
 
 
 @pytest.mark.parametrize("how", ["eager", "graph", "mirrored"])
-def test_a_replaced_step_moves_nothing(how):
+def test_replaced_step_changes_only_the_mask(how):
     strategy = zoo.two_devices() if how == "mirrored" else tf.distribute.get_strategy()
     with strategy.scope():
         model = dense_layer(update_every=1)
@@ -109,7 +109,7 @@ def test_a_replaced_step_moves_nothing(how):
     assert steps == [0, 0, 1, 1, 2, 2, 3]
 
 
-def test_slots_of_new_entries_begin_at_zero():
+def test_slots_of_new_entries_start_at_zero():
     model = dense_layer("set", update_every=3, drop_fraction=0.5)
     model.compile(keras.optimizers.Adam(0.1, amsgrad=True), "mse")
     build_optimizer(model)
@@ -143,7 +143,7 @@ def test_a_regrown_weight_takes_no_outsized_step():
         assert 0.005 < moved.max() <= 3.2 * 0.01
 
 
-def test_assignments_and_refreshes_are_no_drop_and_grow():
+def test_assignments_and_refreshes_do_not_drop_and_grow():
     model = dense_layer("rigl", seed=1)
     [weight] = tk.sparse_weights(model)
     mask = weight.forward_mask()
@@ -156,7 +156,7 @@ def test_assignments_and_refreshes_are_no_drop_and_grow():
     np.testing.assert_array_equal(weight.dense(), values)
 
 
-def test_a_frozen_mask_stays():
+def test_frozen_mask_does_not_change():
     for name in ("set", "rigl"):
         model = dense_layer(name, update_every=1)
         model.compile("sgd", "mse")
@@ -231,7 +231,7 @@ def test_models_of_tf_keras(name, jit_compile, tmp_path):
 
 
 @pytest.mark.parametrize("replaces", [True, False])
-def test_a_scaled_loss(replaces):
+def test_loss_scaling_does_not_change_updates(replaces):
     """Float16 wraps the optimizer in one that scales the loss; updates are the same."""
     x, y = batches(6)
     arguments = {"update_every": 2, "update_replaces_step": replaces}
@@ -247,7 +247,7 @@ def test_a_scaled_loss(replaces):
     np.testing.assert_allclose(ours.dense(), theirs.dense(), rtol=1e-4, atol=1e-6)
 
 
-def test_a_weight_decay_of_keras_leaves_the_gradient_alone():
+def test_keras_regularizer_does_not_affect_growth():
     """A regularizer is of alpha: what is grown is where the network asks for it."""
     masks = []
     x, y = batches(1)
@@ -274,7 +274,7 @@ def test_a_weight_decay_of_keras_leaves_the_gradient_alone():
     np.testing.assert_array_equal(*masks)
 
 
-def test_masks_move_as_mask_dynamics_shows(tmp_path):
+def test_mask_dynamics_measures_updates_that_replace_steps(tmp_path):
     """An update in the place of a step has a time of its own."""
     model = dense_layer("rigl", update_every=2)
     model.compile("sgd", "mse")

@@ -87,7 +87,7 @@ CASES = {
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("how", ["eager", "graph", "xla"])
-def test_training_is_that_of_the_definition(case, how):
+def test_training_equals_the_numpy_definition(case, how):
     name, rng = case.split()[0], np.random.default_rng(0)
     data = rng.normal(size=(30, 16, 12)).astype("float32")
     target = rng.normal(size=(12, 6)).astype("float32")

@@ -190,7 +190,7 @@ def test_theta_and_thresholds_are_trained_and_the_sets_follow(name, tmp_path):
     )
 
 
-def test_weights_of_a_dense_model_start_the_thresholds_again():
+def test_weights_of_a_dense_model_reset_the_thresholds():
     model = one_layer("str")
     [weight] = tk.sparse_weights(model)
     x, y = batches(2)
@@ -216,7 +216,7 @@ def test_replicas_train_as_one_device(tmp_path):
         np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-6)
 
 
-def test_what_cannot_hold_a_threshold_is_refused():
+def test_trained_thresholds_need_a_layer_and_dense_updates():
     with pytest.raises(ValueError, match="Expected a Keras layer.*'str'.*threshold"):
         with tk.sparse_scope("str", sparsity=0.5):
             tf.Variable(tf.ones([4, 4]), name="kernel")
@@ -229,7 +229,7 @@ def test_what_cannot_hold_a_threshold_is_refused():
         register(Masked)
 
 
-def test_sets_that_follow_from_thresholds_are_not_taken_from_outside():
+def test_threshold_methods_refuse_set_masks_and_freeze():
     model = one_layer("str")
     [weight] = tk.sparse_weights(model)
     for change in (lambda: weight.set_masks(np.eye(12, 6)), lambda: tk.freeze(model)):

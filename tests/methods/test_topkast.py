@@ -48,7 +48,7 @@ def test_backward_sparsity_zero_updates_every_weight_straight_through(digits):
     assert moved > 0.5
 
 
-def test_equal_sparsities_move_only_what_is_active(digits):
+def test_equal_sparsities_update_only_active_entries(digits):
     model = small_model(fwd=0.8, bwd=0.8, refresh_every=100)
     before = thetas(model)
     train(model, digits, 3)
@@ -81,7 +81,7 @@ def test_exploration_stops_at_the_step_even_between_refreshes(digits):
             assert weight.forward_mask().sum() == weight.kept_forward
 
 
-def test_random_backward_is_redrawn_and_repeatable(digits):
+def test_random_backward_sets_are_resampled_and_reproducible(digits):
     def run(seed):
         keras.utils.clear_session(free_memory=False)
         keras.utils.set_random_seed(0)

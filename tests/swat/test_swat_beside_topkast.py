@@ -61,7 +61,7 @@ def test_a_part_of_a_model_under_topkast_and_the_rest_under_swat():
     ],
     ids=str,
 )
-def test_what_speaks_of_weights_is_refused_inside_topkast(arguments):
+def test_weight_arguments_are_refused_inside_topkast(arguments):
     with tk.topkast_scope(0.9, 0.8):
         with pytest.raises(ValueError, match="which weights are sparse. Received"):
             with swat_scope(0.5, **arguments):
@@ -69,7 +69,7 @@ def test_what_speaks_of_weights_is_refused_inside_topkast(arguments):
         zoo.nested()
 
 
-def test_options_of_weights_around_another_scope_are_refused():
+def test_weight_arguments_are_refused_around_topkast():
     def build(**arguments):
         with swat_scope(0.9, **arguments), tk.topkast_scope(fwd=0.9, bwd=0.8):
             return zoo.sequential()

@@ -30,7 +30,7 @@ def test_erk_of_vgg_16():
     np.testing.assert_allclose(found, expected, atol=1e-3)
 
 
-def test_a_budget_of_ones_own():
+def test_budget_by_layer_name():
     model = build(distribution={"dense": 0.5}, sparsity=0.8)
     assert [w.fwd for w in tk.sparse_weights(model)] == [0.8, 0.5]
     rules = [w.rule.sparsity_of(w) for w in tk.sparse_weights(model)]
@@ -53,7 +53,7 @@ def test_momentum_budget_by_hand():
     np.testing.assert_allclose(momentum.shares([zero, zero], [active] * 2), [0.5, 0.5])
 
 
-def test_momentum_budget_ends_once_it_is_exceeded():
+def test_momentum_budget_stops_once_it_is_exceeded():
     # 45, 45, 10 of 100, in layers of 10, 10 and 1000. The first two are dense; what they
     # have too much is dealt out: 24, 16, 11, 8, 6, 4 to the third make 79, 99 in all,
     # and 3 more make 82. There 102 are kept, and the 6 that are left are forgotten.
@@ -83,7 +83,7 @@ def test_momentum_budget_against_its_definition(seed):
     assert budget - layers <= total <= budget + 3 * layers + 0.01 * dense
 
 
-def test_swat_m_keeps_its_budget_beside_layers_that_are_small():
+def test_swat_m_keeps_its_budget_with_small_layers():
     keras.utils.set_random_seed(0)
     widths = (4, 4, 4, 400, 1)
     with swat_scope(0.9, distribution="momentum"):

@@ -35,7 +35,7 @@ TRAINED = pytest.mark.parametrize(
 
 
 @BUILDERS
-def test_forward_pass_is_that_of_a_dense_model_with_the_largest_weights(builder):
+def test_forward_pass_equals_a_dense_model_with_the_largest_weights(builder):
     inputs = zoo.images(builder)
     model = build(builder)
     found = model(inputs).numpy()
@@ -52,7 +52,7 @@ def test_forward_pass_is_that_of_a_dense_model_with_the_largest_weights(builder)
 
 
 @TRAINED
-def test_all_weights_move_and_the_model_comes_back(builder, tmp_path):
+def test_all_weights_are_updated_and_the_model_is_restored(builder, tmp_path):
     inputs, labels = zoo.images(builder), zoo.labels()
     model = build(builder, topk_period=2)
     model(inputs)
@@ -92,7 +92,7 @@ def test_all_weights_move_and_the_model_comes_back(builder, tmp_path):
     ],
     ids=lambda value: getattr(value, "name", str(value)),
 )
-def test_each_layer_against_its_dense_twin_at_the_sparse_operands(layer, shape):
+def test_each_layer_against_its_dense_twin_with_sparse_operands(layer, shape):
     """y = f(a, w~), da = f'(w~) dy, dw = f'(a~) dy, db = the plain sum."""
     with swat_scope(0.7, activations=0.5):
         ours = layer.from_config(layer.get_config())
@@ -124,7 +124,7 @@ def test_each_layer_against_its_dense_twin_at_the_sparse_operands(layer, shape):
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_masked_updates_leave_inactive_weights_bit_for_bit(digits):
+def test_masked_updates_keep_inactive_weights_bitwise(digits):
     images, labels = digits
     model = build_to_train(zoo.nested, 0.8, updates="masked", topk_period=100)
     weights = tk.sparse_weights(model)
@@ -135,7 +135,7 @@ def test_masked_updates_leave_inactive_weights_bit_for_bit(digits):
         assert np.any(moved[active]) and not np.any(moved & ~active)
 
 
-def test_a_variable_as_input_is_an_activation_like_any_other():
+def test_variable_input_is_treated_as_an_activation():
     with swat_scope(0.9):
         layer = keras.layers.Dense(4)
     value = np.random.default_rng(0).standard_normal([1, 8]).astype(np.float32)
@@ -162,7 +162,7 @@ def test_a_variable_as_input_is_an_activation_like_any_other():
     ],
     ids=str,
 )
-def test_a_sparse_tensor_as_input_is_its_dense_twin(arguments):
+def test_sparse_tensor_input_equals_dense_input(arguments):
     random = np.random.default_rng(0)
     values = random.standard_normal([8, 6]).astype(np.float32)
     values[values < 0.3] = 0

@@ -33,7 +33,7 @@ def test_matmul_by_hand():
 
 
 @pytest.mark.parametrize("k", [1, 2, 7, 20, 59, 60])
-def test_sparing_memory_selects_the_same_of_those_that_tie(k):
+def test_memory_saving_selection_breaks_ties_alike(k):
     random = np.random.default_rng(k)
     x = tf.constant(random.integers(-3, 4, [3, 20]).astype(np.float32))
     np.testing.assert_array_equal(
@@ -86,7 +86,7 @@ def test_the_weight_gradient_is_dense_and_the_input_gradient_not_masked():
 
 @pytest.mark.parametrize("padding", ["VALID", "SAME"])
 @pytest.mark.parametrize("strides", [1, 2])
-def test_conv2d_is_tensorflows_at_the_sparse_operands(padding, strides):
+def test_conv2d_equals_tensorflow_with_sparse_operands(padding, strides):
     random = np.random.default_rng(2)
     a = random.standard_normal((3, 6, 6, 4)).astype(np.float32)
     w = random.standard_normal((3, 3, 4, 5)).astype(np.float32)
@@ -102,7 +102,7 @@ def test_conv2d_is_tensorflows_at_the_sparse_operands(padding, strides):
 
 
 @pytest.mark.parametrize("storage", packing.STORAGES)
-def test_at_sparsity_0_all_is_tensorflows_own(storage):
+def test_zero_sparsity_equals_tensorflow(storage):
     random = np.random.default_rng(3)
     a = random.standard_normal((2, 5, 5, 3)).astype(np.float32)
     w = random.standard_normal((3, 3, 3, 4)).astype(np.float32)
@@ -115,7 +115,7 @@ def test_at_sparsity_0_all_is_tensorflows_own(storage):
         np.testing.assert_allclose(ours, theirs, atol=1e-6)
 
 
-def test_finite_differences():
+def test_gradients_match_finite_differences():
     random = np.random.default_rng(4)
     a = random.standard_normal((3, 6))
     w = random.standard_normal((6, 4))
@@ -154,7 +154,7 @@ def test_finite_differences():
     ],
     ids=str,
 )
-def test_each_operand_is_sparse_where_it_is_asked_to_be(recipe, operands):
+def test_each_operand_is_sparse_as_requested(recipe, operands):
     dy = np.array([[1.0, 2.0], [3.0, -1.0]], np.float32)
     y, da, dw = gradients(ops.matmul, A, W, dy, sparsity=0.5, **recipe)
     choice = {"d": lambda x: x, "s": lambda x: oracle.keep(x, 0.5)}
@@ -217,7 +217,7 @@ def test_a_stale_threshold_keeps_what_reaches_it():
 
 @pytest.mark.parametrize("size", [1, 7, 8, 9, 1000, 2**21 + 5])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_packing_gives_back_what_was_kept(size, dtype):
+def test_unpacking_restores_the_kept_entries(size, dtype):
     random = np.random.default_rng(6)
     x = tf.cast(random.standard_normal(size), dtype)
     mask = random.random(size) < 0.3
@@ -269,7 +269,7 @@ def test_an_op_that_is_not_bilinear_is_refused(op, operand):
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
-def test_an_op_is_tried_in_the_dtype_it_is_used_in(dtype):
+def test_op_is_checked_in_the_dtype_of_its_operands(dtype):
     a, w = tf.ones([3, 900], dtype), tf.ones([900, 2], dtype)
 
     def scaled(a, w):
@@ -283,7 +283,7 @@ def test_an_op_is_tried_in_the_dtype_it_is_used_in(dtype):
 @pytest.mark.parametrize(
     "shape", [None, [None, None], [None, 3]], ids=["rank", "sizes", "batch"]
 )
-def test_an_op_on_sizes_that_are_not_known(shape):
+def test_op_on_unknown_sizes(shape):
     def traced(op):
         specification = [tf.TensorSpec(shape), tf.TensorSpec([3, 2])]
         return tf.function(
@@ -297,7 +297,7 @@ def test_an_op_on_sizes_that_are_not_known(shape):
             traced(lambda a, w: tf.nn.relu(a) @ w)(tf.constant(A), tf.constant(W))
 
 
-def test_an_op_that_cannot_be_tried_is_not_refused():
+def test_op_that_cannot_be_checked_is_not_refused():
     def of_three(a, w):
         tf.debugging.assert_equal(tf.shape(a)[0], 3)
         return a @ w
@@ -328,12 +328,12 @@ def test_arguments_out_of_range(arguments, message):
         ops.matmul(tf.constant(A), tf.constant(W), **arguments)
 
 
-def test_a_keyword_that_there_is_not():
+def test_unknown_keyword_is_refused():
     with pytest.raises(TypeError, match="`activations`, `forward`.*Received: foo=3"):
         ops.matmul(A, W, 0.5, foo=3)
 
 
-def test_nan_reaches_the_gradient_and_does_not_hide():
+def test_nan_propagates_to_the_gradient():
     a = np.array([[np.nan, 1.0, 2.0, 0.1]], np.float32)
     w = np.ones((4, 2), np.float32)
     _, _, dw = gradients(ops.matmul, a, w, sparsity=0.5)
@@ -361,7 +361,7 @@ def test_only_the_sparse_operands_are_kept_for_the_backward_pass():
     assert size == 800 * 4 + 1000 < 0.14 * 4 * tf.size(a).numpy()
 
 
-def test_mixed_precision_ranks_in_float32():
+def test_bfloat16_operands_give_bfloat16_results():
     keras.utils.set_random_seed(0)
     a = tf.cast(tf.random.normal([8, 16]), tf.bfloat16)
     w = tf.cast(tf.random.normal([16, 4]), tf.bfloat16)
@@ -384,7 +384,7 @@ def test_an_empty_batch(storage):
     np.testing.assert_array_equal(tape.gradient(y, w), np.zeros_like(W))
 
 
-def test_second_order_gradients_go_through_what_is_packed():
+def test_second_order_gradients_of_packed_storage():
     def second(storage):
         a, w = tf.constant(A), tf.constant(W)
         with tf.GradientTape() as outer:

@@ -38,7 +38,7 @@ def fit_steps(model, size, steps=1):
     ],
     ids=["last", "last momentum", "last global", "activations", "erk", "mapping", "0"],
 )
-def test_a_layer_that_keeps_everything_is_dense_at_each_step(sparsity, arguments):
+def test_fully_kept_layer_is_dense_at_each_step(sparsity, arguments):
     keras.utils.set_random_seed(0)
     with swat_scope(sparsity, topk_period=4, **arguments) as scope:
         model = keras.Sequential(
@@ -58,7 +58,7 @@ def test_a_layer_that_keeps_everything_is_dense_at_each_step(sparsity, arguments
         assert head.rule.realised(head) == 0.0
 
 
-def test_a_common_threshold_holds_for_small_layers_too():
+def test_global_threshold_applies_to_small_layers():
     """Of 4 entries 0.2 would drop none, but what is dropped is of all layers together."""
     keras.utils.set_random_seed(0)
     with swat_scope(0.2, topk_period=10, distribution="global"):
@@ -112,7 +112,7 @@ def test_thresholds_are_stale_between_refreshes_and_exact_at_them(digits):
     ],
     ids=["mapping", "function", "momentum", "global"],
 )
-def test_what_is_dense_stays_dense_between_selections(arguments, dense, digits):
+def test_dense_layers_stay_dense_between_selections(arguments, dense, digits):
     images, labels = digits
     model = build(perceptron, **{"sparsity": 0.8, "topk_period": 100} | arguments)
     model.compile(keras.optimizers.SGD(1e-3, weight_decay=500.0), LOSS)  # all shrink
@@ -165,7 +165,7 @@ def remembered(weights):
 
 
 @pytest.mark.parametrize("structured", [None, "channel"])
-def test_a_period_of_convolutions_is_for_their_single_weights_only(structured, digits):
+def test_period_of_convolutions_applies_to_single_weights_only(structured, digits):
     images, labels = digits
     model = build_to_train(
         zoo.functional,
@@ -200,7 +200,7 @@ def test_a_period_of_convolutions_is_for_their_single_weights_only(structured, d
     assert len(set(of_second)) == 3
 
 
-def test_with_a_period_of_convolutions_swat_m_moves_dense_layers_at_each_step(digits):
+def test_period_of_convolutions_updates_swat_m_dense_layers_each_step(digits):
     images, labels = digits
     model = build_to_train(
         zoo.functional,
@@ -234,7 +234,7 @@ def test_with_a_period_of_convolutions_swat_m_moves_dense_layers_at_each_step(di
     assert seen[1][:2] != seen[2][:2]
 
 
-def test_a_period_of_convolutions_is_saved_and_one_of_all_is_that_of_older_files():
+def test_period_of_convolutions_is_saved_and_old_files_have_one_of_all():
     def periods(layer):
         [weight] = tk.sparse_weights(layer)
         return weight.schedule.period, weight.rule._period(weight)
@@ -275,7 +275,7 @@ def test_drift_of_the_realised_densities_is_small(digits, tmp_path):
     assert np.abs(drifted - 0.2).max() > np.abs(exact - 0.2).max()
 
 
-def test_activation_thresholds_are_found_when_due(digits):
+def test_activation_thresholds_are_computed_when_due(digits):
     images, labels = digits
     model = build_to_train(zoo.nested, sparsity=0.8, topk_period=3)
     weight = tk.sparse_weights(model)[0]
@@ -292,7 +292,7 @@ def test_activation_thresholds_are_found_when_due(digits):
     assert int(weight.auxiliary["activations"].numpy()[0]) == seen[0]
 
 
-def test_frozen_from_a_step_on(digits):
+def test_sets_are_frozen_from_freeze_at_on(digits):
     images, labels = digits
     model = build(zoo.nested, sparsity=0.8, freeze_at=3)
     codes = []

@@ -22,7 +22,7 @@ def test_counted_flops_of_a_dense_layer():
     assert cost.training_ratio == pytest.approx((0.1 + 0.1 + 0.5) / 3, abs=5e-3)
 
 
-def test_resnet_50_costs_what_was_published():
+def test_flops_of_resnet_50_match_the_paper():
     """SWAT-U at 80 %: 77.7 % fewer FLOPs at inference (the authors' table)."""
     with swat_scope(0.8, exempt="first"):
         model = keras.applications.ResNet50(weights=None)

@@ -14,7 +14,7 @@ from tests.swat.swat_models import build
 # Which weights
 
 
-def test_what_has_no_rule_is_left_dense_and_said(caplog):
+def test_layers_without_a_rule_stay_dense_with_a_warning(caplog):
     def builder():
         inputs = keras.Input((8, 8))
         x = layers.LSTM(6, return_sequences=True)(inputs)
@@ -35,7 +35,7 @@ def test_what_has_no_rule_is_left_dense_and_said(caplog):
     assert len(said) == 1
 
 
-def test_a_regex_may_match_what_has_no_rule():
+def test_regex_may_match_a_layer_without_a_rule():
     with swat_scope(0.5, exempt="lstm"):
         model = keras.Sequential(
             [keras.Input((5, 4)), keras.layers.LSTM(3), keras.layers.Dense(2)]
@@ -43,14 +43,14 @@ def test_a_regex_may_match_what_has_no_rule():
     assert [w.path.split("/")[-2] for w in tk.sparse_weights(model)] == ["dense"]
 
 
-def test_what_include_leaves_out_is_said_to_be_left_out():
+def test_summary_names_weights_not_in_include():
     with swat_scope(0.5, include="kernel"):
         model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
     [(path, _, why)] = tk.summary(model).left_dense
     assert path.endswith("bias") and why == "not in `include`"
 
 
-def test_a_subclass_with_its_own_call_is_left_dense_and_without_one_is_not():
+def test_subclass_is_left_dense_only_with_its_own_call():
     class Own(layers.Dense):
         def call(self, inputs):
             return keras.ops.tanh(keras.ops.matmul(inputs, self.kernel))
@@ -142,7 +142,7 @@ def test_nested_swat_scopes_are_refused():
         keras.Sequential([keras.Input((8,)), layers.Dense(4)])
 
 
-def test_a_scope_object_opens_a_scope_each_time():
+def test_scope_object_can_be_reused():
     again = swat_scope(0.5)
     rules = []
     for _ in range(2):

@@ -10,7 +10,7 @@ from tests import zoo
 from tests.swat.swat_models import LOSS, build
 
 
-def test_packed_storage_trains_bit_for_bit_like_dense(digits):
+def test_packed_storage_trains_bitwise_like_dense(digits):
     def after(storage):
         model = build(zoo.functional, storage=storage)
         model.compile(model.optimizer, LOSS, jit_compile=False)
@@ -24,7 +24,7 @@ def test_packed_storage_trains_bit_for_bit_like_dense(digits):
         np.testing.assert_array_equal(one.numpy(), other.numpy())
 
 
-def test_with_packed_storage_no_relu_keeps_its_output(digits):
+def test_packed_storage_keeps_no_relu_output(digits):
     """Nor does that of the first layer, which is left dense."""
     model = build(exempt="first", storage="packed")
 
@@ -47,7 +47,7 @@ def test_packed_storage_is_not_compiled_by_xla():
     assert not model.jit_compile
 
 
-def test_packed_relu_layers_come_back(tmp_path, digits):
+def test_packed_relu_layers_are_restored(tmp_path, digits):
     model = build(zoo.functional, storage="packed")
     model.fit(*digits, verbose=0)
     model.save(tmp_path / "model.keras")

@@ -10,7 +10,7 @@ from tests.swat import swat_oracle as oracle
 
 
 @pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])
-def test_tf_keras(jit_compile, digits, tmp_path):
+def test_training_and_saving_in_tf_keras(jit_compile, digits, tmp_path):
     tf_keras = pytest.importorskip("tf_keras")
     tf_keras.utils.set_random_seed(0)
     with swat_scope(0.8, topk_period=2):

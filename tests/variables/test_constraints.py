@@ -37,7 +37,7 @@ def trained(scope, library, steps=3, **optimizer):
     ],
     ids=["static", "topkast"],
 )
-def test_the_norm_is_that_of_the_backward_set(library, scope):
+def test_unit_norm_applies_to_the_backward_set(library, scope):
     weight, before = trained(scope(), library)
     theta, backward = weight.dense(), weight.backward_mask()
     norms = np.linalg.norm(np.where(backward, theta, 0), axis=0)
@@ -45,18 +45,18 @@ def test_the_norm_is_that_of_the_backward_set(library, scope):
     np.testing.assert_array_equal(theta[~backward], before[~backward])
 
 
-def test_under_two_devices():
+def test_constraint_on_two_devices():
     with zoo.two_devices().scope():
         weight, _ = trained(tk.sparse_scope("static", sparsity=0.5), keras)
     np.testing.assert_allclose(np.linalg.norm(weight.effective(), axis=0), 1, rtol=1e-5)
 
 
-def test_where_all_entries_are_updated_it_is_that_of_theta():
+def test_constraint_applies_to_theta_if_all_entries_are_updated():
     weight, _ = trained(swat_scope(0.5), keras)
     np.testing.assert_allclose(np.linalg.norm(weight.dense(), axis=0), 1, rtol=1e-5)
 
 
-def test_it_is_applied_once_more_without_effect():
+def test_repeated_constraint_has_no_further_effect():
     """Keras applies a constraint in each call, also while it accumulates gradients."""
     one, _ = trained(tk.sparse_scope("static", sparsity=0.5), keras, steps=2)
     weight, _ = trained(

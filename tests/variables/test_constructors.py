@@ -127,7 +127,7 @@ def test_a_constructor_that_raises_leaves_no_trace(make, exempt, tmp_path):
     np.testing.assert_array_equal(loaded(INPUTS), found(INPUTS))
 
 
-def test_what_a_failed_constructor_was_given_stays():
+def test_layers_passed_to_a_failed_constructor_stay_sparse():
     class Around(keras.Model):
         def __init__(self, inner):
             super().__init__()

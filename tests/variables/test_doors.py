@@ -231,7 +231,7 @@ def test_tf_keras_recurrent_layers_compute_with_alpha(name, digits):
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
 
 
-def test_optimizers_that_write_past_assignments_are_refused(digits):
+def test_optimizers_that_bypass_assignments_are_refused(digits):
     model = legacy_model()
     loss = tf_keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(tf_keras.optimizers.legacy.Adam(0.01), loss)

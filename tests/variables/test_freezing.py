@@ -51,7 +51,7 @@ def same(ones, others):
 
 
 @pytest.mark.parametrize("scope", SCOPES)
-def test_sets_stay_through_training_saving_and_new_weights(scope, tmp_path):
+def test_frozen_sets_survive_training_saving_and_new_weights(scope, tmp_path):
     model = model_in(scope)
     if scope != "every step":
         build_optimizer(model)
@@ -81,7 +81,7 @@ def test_sets_stay_through_training_saving_and_new_weights(scope, tmp_path):
     assert not same(codes_of(loaded), frozen)
 
 
-def test_without_it_they_move():
+def test_sets_change_if_not_frozen():
     model = model_in("every step")
     before = codes_of(model)
     train(model)

@@ -178,7 +178,7 @@ def test_a_layer_outside_the_scope_reads_a_tied_kernel_as_alpha():
     np.testing.assert_array_equal(out, weight.effective().T)
 
 
-def test_the_variable_that_is_trained_is_the_one_that_is_used(digits):
+def test_trained_variable_is_the_one_used(digits):
     model = two_kernels()
     used = [id(weight.variable) for weight in tk.sparse_weights(model)]
     train(model, digits, 3)

@@ -66,7 +66,7 @@ def average_by_definition(batch_size):
 
 
 @pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])
-def test_the_average_moves_once_a_step(jit_compile):
+def test_average_is_updated_once_per_step(jit_compile):
     weight, average = average_after(8, jit_compile)
     assert weight.step == 2
     np.testing.assert_allclose(average, average_by_definition(8), rtol=1e-4, atol=1e-6)
@@ -94,7 +94,7 @@ def test_the_average_takes_the_mean_of_accumulated_gradients(jit_compile):
     assert np.any(average)
 
 
-def test_the_average_of_replicas_is_that_of_the_whole_batch():
+def test_average_of_replicas_equals_that_of_the_whole_batch():
     strategy = zoo.two_devices()
     # Each replica selects activations of its own, so only the dense case is the same.
     models = []
@@ -117,7 +117,7 @@ def test_a_scaled_loss_does_not_scale_the_average():
     np.testing.assert_allclose(scaled, plain, rtol=1e-5)
 
 
-def test_a_step_that_is_skipped_leaves_the_average():
+def test_skipped_step_does_not_change_the_average():
     model = one_kernel(swat_scope(0.5, distribution="momentum"))
     optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1))
     model.compile(optimizer, "mse")
@@ -139,7 +139,7 @@ def test_a_step_that_is_skipped_leaves_the_average():
     ],
     ids=["constraint", "average"],
 )
-def test_constraints_and_averages_are_no_steps(scope, layer, optimizer):
+def test_constraints_and_averages_are_not_counted_as_steps(scope, layer, optimizer):
     model = one_kernel(scope, **layer)
     sgd = keras.optimizers.SGD(0.1, gradient_accumulation_steps=4, **optimizer)
     model.compile(sgd, "mse")
@@ -168,7 +168,7 @@ def test_a_decay_by_the_optimizer_warns_once(caplog):
     assert "dense" in message and "C keeps its bits" in message
 
 
-def test_a_decay_that_comes_with_a_second_optimizer_warns(caplog):
+def test_decay_of_a_second_optimizer_warns(caplog):
     model = one_kernel(topkast_scope(0.5, 0.3))
     for optimizer in ("sgd", "adamw", "adamw"):
         model.compile(optimizer, "mse")
@@ -195,7 +195,7 @@ def test_a_regularizer_warns_once(caplog):
     ],
     ids=["no exploration", "swat", "excluded"],
 )
-def test_the_only_decay_is_not_worth_a_word(scope, regularizer, caplog):
+def test_single_decay_gives_no_warning(scope, regularizer, caplog):
     model = one_kernel(scope(), kernel_regularizer=regularizer)
     adamw = keras.optimizers.AdamW(0.01, weight_decay=0.1)
     if regularizer is None:
@@ -228,7 +228,7 @@ def test_a_regularizer_that_replaces_the_exploration_loss_warns(caplog):
     assert "assigned to the variable and replaces it" in message
 
 
-def test_what_a_regularizer_and_a_decay_do_to_the_sets():
+def test_effects_of_a_regularizer_and_a_decay_on_each_set():
     """The claims of the warning, for one weight of each set and a gradient of zero.
 
     theta = (4, 2, 1): A is 4, B \\ A is 2, C is 1; the inputs are zeros, so that nothing

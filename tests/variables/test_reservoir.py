@@ -149,7 +149,7 @@ def fitted_side_by_side(constrained, optimizer, jit_compile):
 @pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("make", [*WRAPPERS, *CONSTRAINTS])
-def test_in_fit(make, optimizer, jit_compile):
+def test_fit_keeps_the_reservoir(make, optimizer, jit_compile):
     fitted = fitted_side_by_side(make in CONSTRAINTS, optimizer, jit_compile)
     for before in (fitted[make], fitted["head"]):
         assert len(before) == 1
@@ -166,7 +166,7 @@ LEGACY = {
 
 
 @pytest.mark.parametrize("make", LEGACY)
-def test_in_fit_of_tf_keras(make, monkeypatch):
+def test_fit_of_tf_keras_keeps_the_reservoir(make, monkeypatch):
     # Its SpectralNormalization takes this class from `tf.keras`, which is Keras 3 here.
     monkeypatch.setattr(tf.keras.layers, "InputSpec", tf_keras.layers.InputSpec)
     tf_keras.utils.set_random_seed(0)
@@ -180,7 +180,7 @@ def test_in_fit_of_tf_keras(make, monkeypatch):
     assert all(np.any(w.dense() != theta) for w, theta, _ in before)
 
 
-def test_spectral_normalisation_of_a_convolution():
+def test_normalised_convolution_keeps_the_reservoir():
     keras.utils.set_random_seed(0)
     with tk.topkast_scope(0.9, 0.8, refresh_every=100):
         convolution = layers.SpectralNormalization(layers.Conv1D(6, 3))
@@ -192,7 +192,7 @@ def test_spectral_normalisation_of_a_convolution():
     assert_reservoir_kept(before)
 
 
-def test_on_two_devices():
+def test_two_devices_keep_the_reservoir():
     with zoo.two_devices().scope():
         model = model_of(WRAPPERS["spectral normalisation"])
         model.compile("sgd", "mse")
@@ -204,7 +204,7 @@ def test_on_two_devices():
             np.testing.assert_array_equal(copy.numpy()[in_c], theta[in_c])
 
 
-def test_averages_by_a_callback_of_ones_own():
+def test_custom_averaging_callback_keeps_the_reservoir():
     model = model_of(dense)
     model.compile("sgd", "mse")
     before = outside_b(model)
@@ -243,7 +243,7 @@ def test_a_layer_that_its_call_builds_starts_from_theta(called):
     np.testing.assert_array_equal(weight.dense(), np.full((20, 10), 2.0))
 
 
-def test_swapped_averages():
+def test_swapped_averages_keep_the_reservoir():
     model = model_of(dense)
     model.compile(keras.optimizers.SGD(0.1, use_ema=True), "mse")
     before = outside_b(model)
@@ -253,7 +253,7 @@ def test_swapped_averages():
     assert_reservoir_kept(before)
 
 
-def test_spectral_normalisation_is_that_of_alpha():
+def test_spectral_normalisation_applies_to_alpha():
     """Its own definition, on alpha: A is divided by the norm, all else keeps its bits."""
     model = model_of(lambda: layers.SpectralNormalization(dense(), power_iterations=50))
     kernel = tk.sparse_weights(model)[0]
@@ -265,7 +265,7 @@ def test_spectral_normalisation_is_that_of_alpha():
     assert np.linalg.norm(kernel.effective(), 2) == pytest.approx(1, rel=1e-3)
 
 
-def test_assignments_from_outside_mean_theta():
+def test_assignments_outside_a_call_set_theta():
     model = model_of(dense)
     layer, weight = model.layers[0], tk.sparse_weights(model)[0]
     theta = weight.dense()
@@ -290,7 +290,7 @@ def variable():
     ],
     ids=["scaled", "stepped"],
 )
-def test_outside_keras_what_was_computed_from_alpha_is_refused(step, wrap):
+def test_outside_keras_assigning_from_alpha_is_refused(step, wrap):
     w, weight = variable()
     with pytest.raises(
         (ValueError, tf.errors.InvalidArgumentError), match="dense_reads"
@@ -309,7 +309,7 @@ def test_outside_keras_what_was_computed_from_alpha_is_refused(step, wrap):
     ],
     ids=["scaled", "stepped", "other values", "zeros"],
 )
-def test_outside_keras_under_xla_which_drops_the_error(value, expected):
+def test_outside_keras_assigning_from_alpha_under_xla(value, expected):
     with tk.topkast_scope(0.6, 0.4):
         w = tf.Variable([[4.0, -3.0, -2.0, -0.0, 0.5]], name="w")
     (weight,) = tk.sparse_weights([w])

@@ -48,7 +48,7 @@ OPTIMIZERS = {
         for jit_compile in (False, True)
     ],
 )
-def test_c_keeps_its_bits_whatever_the_optimizer(name, jit_compile, digits):
+def test_every_optimizer_keeps_c_bitwise(name, jit_compile, digits):
     # Entries that have been in B and have left it carry momentum: they must not move.
     model = two_kernels(refresh_every=2)
     model.compile(OPTIMIZERS[name](), LOSS, jit_compile=jit_compile)
@@ -79,7 +79,7 @@ def test_c_keeps_its_bits_whatever_the_optimizer(name, jit_compile, digits):
     assert {weight.step for weight in tk.sparse_weights(model)} == {steps}
 
 
-def test_averages_that_overwrite_weights_after_fit_leave_c_alone(digits):
+def test_averages_written_after_fit_do_not_change_c(digits):
     model = two_kernels(refresh_every=100)
     model.compile(optimizers.SGD(0.1, use_ema=True, ema_momentum=0.7), LOSS)
     weights = tk.sparse_weights(model)

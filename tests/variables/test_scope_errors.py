@@ -52,12 +52,12 @@ def test_arguments_out_of_range(arguments, message):
         {"distribution": {"d99": 0.5}},
     ],
 )
-def test_a_regex_that_matches_nothing(arguments):
+def test_regex_that_matches_nothing_is_refused(arguments):
     with pytest.raises(ValueError, match="(?s)d30.*d99|d99.*d30"), scope(**arguments):
         three_layers()
 
 
-def test_a_scope_that_finds_nothing():
+def test_scope_without_kernels_is_refused():
     with (
         pytest.raises(ValueError, match="something to sparsify.*Received.*none"),
         scope(),
@@ -67,14 +67,14 @@ def test_a_scope_that_finds_nothing():
         keras.Sequential([keras.Input((4,), dtype="int32"), layers.Embedding(3, 2)])
 
 
-def test_a_late_built_model_with_nothing_to_sparsify():
+def test_late_built_model_without_kernels_is_refused():
     with scope():
         model = keras.Sequential([layers.BatchNormalization(), layers.Embedding(5, 2)])
     with pytest.raises(ValueError, match="something to sparsify"):
         model(np.zeros((2, 3)))
 
 
-def test_what_is_wrong_with_a_scope_is_not_raised_by_another_model():
+def test_scope_error_is_not_raised_by_another_model():
     class Own(keras.Model):
         def __init__(self):
             super().__init__()
@@ -96,7 +96,7 @@ def test_what_is_wrong_with_a_scope_is_not_raised_by_another_model():
         used(x)
 
 
-def test_an_unreachable_target_names_the_highest():
+def test_unreachable_target_names_the_highest_reachable():
     with (
         pytest.raises(ValueError, match=r"0\.97142.*Received"),
         scope(fwd=0.99, bwd=0.9, distribution="erk"),
@@ -106,7 +106,7 @@ def test_an_unreachable_target_names_the_highest():
         )
 
 
-def test_nan_at_a_refresh():
+def test_nan_at_a_refresh_is_an_error():
     with scope():
         model = three_layers()
     before = tk.sparse_weights(model)[0].codes()
@@ -123,7 +123,7 @@ def test_nan_at_a_refresh():
 
 
 @pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])
-def test_nan_while_training(jit_compile):
+def test_nan_while_training_is_an_error(jit_compile):
     with scope(refresh_every=2):
         model = three_layers()
     model.compile("sgd", "mse", jit_compile=jit_compile)
@@ -156,7 +156,7 @@ def test_a_compiled_step_names_the_weight_that_holds_nan():
     assert [path in str(e.value) for path in paths] == [False, True, False]
 
 
-def test_strip_and_refresh_refuse_what_is_not_sparse_or_no_model():
+def test_strip_and_refresh_refuse_invalid_arguments():
     with pytest.raises(TypeError, match="Received: 3"):
         tk.strip(3)
     with pytest.raises(TypeError, match="Received: 3"):

@@ -32,7 +32,7 @@ def test_inner_scope_wins_and_outer_is_restored():
     ],
     ids=str,
 )
-def test_what_a_wrapper_copies_belongs_to_the_scope(arguments, tmp_path):
+def test_layers_copied_by_a_wrapper_belong_to_the_scope(arguments, tmp_path):
     with scope(**arguments) as opened:
         original = layers.LSTM(4, name="cell")  # its user may hold on to it
         model = keras.Sequential(
@@ -65,7 +65,7 @@ def test_what_a_wrapper_copies_belongs_to_the_scope(arguments, tmp_path):
         assert weights[0].peers() == weights
 
 
-def test_a_copy_that_leaves_its_scope_unbuilt_is_refused():
+def test_copy_of_an_unbuilt_layer_of_a_closed_scope_is_refused():
     with scope(exempt="first"):
         unbuilt = layers.Dense(3)
         config, cls = unbuilt.get_config(), type(unbuilt)
@@ -97,7 +97,7 @@ def test_other_threads_are_not_affected():
 # One scope object, used more than once.
 
 
-def test_a_scope_object_opens_a_scope_each_time():
+def test_scope_object_can_be_reused():
     again = scope(exempt="first")
     models, opened = [], []
     for _ in range(2):
@@ -110,7 +110,7 @@ def test_a_scope_object_opens_a_scope_each_time():
         assert len(tk.summary(model).rows) == 2
 
 
-def test_a_scope_object_within_itself():
+def test_scope_object_can_be_nested_in_itself():
     again = scope()
     with again as outer:
         first = layers.Dense(4)

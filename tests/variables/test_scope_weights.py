@@ -98,7 +98,7 @@ def test_distributions():
     assert [row.kept for row in rows] == [60, 60, 100]
 
 
-def test_the_same_model_twice_draws_the_same_sets():
+def test_same_model_samples_the_same_sets():
     def codes():
         keras.utils.set_random_seed(0)
         with scope(backward="random"):
@@ -108,7 +108,7 @@ def test_the_same_model_twice_draws_the_same_sets():
     np.testing.assert_array_equal(codes(), codes())
 
 
-def test_refresh_selects_from_theta_as_it_is():
+def test_refresh_selects_from_current_theta():
     with scope(refresh_every=1000):
         model = three_layers()
     model.compile("sgd", "mse")
@@ -151,7 +151,7 @@ def test_a_kernel_without_entries_is_left_dense():
         build(10)
 
 
-def test_exempt_last_of_one_weight():
+def test_exempt_last_of_the_only_weight_is_refused():
     with pytest.raises(ValueError, match="beside the last weight.*dense/kernel alone"):
         with scope(exempt="last"):
             keras.Sequential([keras.Input((8,)), layers.Dense(4, name="dense")])

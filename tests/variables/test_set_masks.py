@@ -14,7 +14,7 @@ def layer(scope):
     return model, tk.sparse_weights(model)[0]
 
 
-def test_masks_are_taken_and_trained():
+def test_given_masks_are_used_in_training():
     model, weight = layer(tk.topkast_scope(0.5, 0.25, refresh_every=100))
     forward = np.arange(24).reshape(6, 4) % 5 == 0
     backward = forward | (np.arange(24).reshape(6, 4) % 7 == 0)
@@ -42,7 +42,7 @@ def test_masks_are_saved(tmp_path):
     assert loaded.forward_sparsity == 0.75
 
 
-def test_without_a_backward_mask():
+def test_default_backward_mask():
     _, weight = layer(tk.topkast_scope(0.5, 0.25))
     weight.set_masks(np.eye(6, 4))
     assert weight.backward_mask().sum() == 4
@@ -74,7 +74,7 @@ def test_without_a_backward_mask():
         ),
     ],
 )
-def test_other_masks_are_refused(scope, forward, backward, message):
+def test_invalid_masks_are_refused(scope, forward, backward, message):
     _, weight = layer(scope)
     before = weight.codes()
     with pytest.raises(ValueError, match=message):
