@@ -2,8 +2,8 @@
 
     python -m tests.goldens.make NAME     such as v0_1
 
-`tests/test_goldens.py` holds every later version against them: files in the wild are
-never made anew. What is here stays; a change of a format adds a folder of its own.
+`tests/test_goldens.py` checks every later version against them. Existing goldens are
+never regenerated; a change of a format adds a new folder.
 """
 
 import contextlib
@@ -36,7 +36,7 @@ def topkast_with_swat():
 
 
 def kernels_share(shapes):
-    """A distribution that a user wrote, which no file can hold."""
+    """A user-defined distribution, which cannot be serialised."""
     return dict.fromkeys(shapes, (0.75, 0.5))
 
 
@@ -60,12 +60,12 @@ SCOPES = {
 }
 """The scope of each golden model of Keras 3."""
 WITH_WEIGHTS = ("topkast", "swat_momentum")
-"""Those whose weights are also saved alone."""
+"""Scopes whose weights are also saved alone."""
 
 
 @keras.saving.register_keras_serializable("goldens")
 class Subclassed(keras.Model):
-    """A model whose layers build late."""
+    """A model whose layers are built at its first call."""
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
@@ -99,7 +99,7 @@ def step(model):
 
 
 def seen(model):
-    """Outputs, and of each sparse weight theta, set codes and clock; by name."""
+    """Outputs, and theta, set codes and step of each sparse weight, by name."""
     found = {"outputs": np.asarray(model(INPUTS))}
     for i, weight in enumerate(tk.sparse_weights(model)):
         found[f"{i} theta"] = weight.dense()
@@ -109,7 +109,7 @@ def seen(model):
 
 
 def record(folder, before, after):
-    """Writes what a model was when it was saved, and after another step."""
+    """Writes the state of a model when it was saved, and one step later."""
     arrays = {f"saved {key}": value for key, value in before.items()}
     arrays |= {f"next {key}": value for key, value in after.items()}
     np.savez_compressed(folder / "expected.npz", **arrays)
@@ -161,7 +161,7 @@ def make_tf_keras(root):
 
 
 class Perceptron(tf.Module):
-    """Variables of one's own, in a scope."""
+    """A `tf.Module` with variables made in a scope."""
 
     def __init__(self):
         super().__init__()
@@ -239,7 +239,7 @@ RUN_FLAGS = (
 
 
 def make_run(root):
-    """A run that was asked to end in its third step; its end, beside it."""
+    """A run ended by SIGTERM in its third step, and the weights of the whole run."""
     os.chdir(root)  # its flags hold the path that it was given
     assert train.main(["train.py", *RUN_FLAGS, "--run_dir=whole"]) == 0
     model = keras.saving.load_model("whole/topkast_swat/model.keras")
@@ -263,7 +263,7 @@ def make_run(root):
 
 def main(name):
     root = FOLDER / name
-    root.mkdir()  # fails if it is there: goldens are not made anew
+    root.mkdir()  # fails if it exists: goldens are not regenerated
     for make in (make_keras_3, make_tf_keras, make_module, make_getter, make_run):
         make(root)
 

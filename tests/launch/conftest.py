@@ -1,4 +1,4 @@
-"""What the tests of the launcher share: `launch` without installing it, its command."""
+"""Shared by the tests of the launcher: its import path and its commands."""
 
 import pathlib
 import subprocess
@@ -19,16 +19,16 @@ def root():
 
 @pytest.fixture(scope="session")
 def command():
-    """The beginning of a command line that runs the launcher in a process."""
+    """The start of a command line that runs the launcher in a process."""
     return [sys.executable, str(ROOT / "launch" / "train.py")]
 
 
 @pytest.fixture(scope="session")
 def python(tmp_path_factory):
-    """The beginning of a command line that runs a Python file in a fork.
+    """The start of a command line that runs a Python file in a fork.
 
-    It saves the import of TensorFlow, see `fork_server`. Where a fork is not safe (on a
-    Mac) or not known (on Windows), it is a process like any other.
+    A fork saves the import of TensorFlow, see `fork_server`. Where forks are unsafe
+    (macOS) or unavailable (Windows), it is an ordinary process.
     """
     if sys.platform != "linux":
         yield [sys.executable]
@@ -56,12 +56,12 @@ def launch_forked(forked_command):
 
 @pytest.fixture(scope="session")
 def launch(command):
-    """Runs the launcher as a user does and gives the finished process."""
+    """Runs the launcher as a user does and returns the finished process."""
     return launcher(command)
 
 
 def launcher(command):
-    """Runs a command with more arguments and gives the finished process."""
+    """Runs a command with more arguments and returns the finished process."""
 
     def run(*arguments, cwd=None):
         return subprocess.run(
@@ -88,7 +88,7 @@ def screen():
 
 @pytest.fixture
 def plain_terminal(monkeypatch):
-    """The variables of a terminal that wants colours, and no bar left behind."""
+    """The environment of a colour terminal; the bar is removed afterwards."""
     from launch.support import terminal
 
     monkeypatch.setenv("TERM", "xterm")

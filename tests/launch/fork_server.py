@@ -1,15 +1,14 @@
 """A process with TensorFlow imported that forks for each program a test runs.
 
-To import TensorFlow, Keras and scikit-learn takes a program more of the processor's time
-than most tests of a run do, and a fork has them for nothing. What is forked has imported
-them only: it has executed no operation and listed no device, as the threads that this
-starts would be missing after the fork. The project's own modules are imported by each
-program, after the fork.
+Importing TensorFlow, Keras and scikit-learn takes more CPU time than most tests of a
+run; a fork has them imported already. The forked process has only imported them: it has
+executed no operation and listed no device, as the threads that this starts would be
+missing after the fork. Each program imports the project's own modules after the fork.
 
 `fork_server.py SOCKET` listens; `fork_server.py SOCKET PROGRAM ARGUMENTS...` runs a
-Python file in a fork of the listener. It looks like the process of that program: with
-its files, folder, environment, exit code and signals. What differs is that forks share
-the seed of Python's hashes, and that to kill the one process does not kill the other.
+Python file in a fork of the listener. It behaves like the process of that program: same
+files, folder, environment, exit code and signals. Two things differ: forks share the
+seed of Python's hashes, and killing one process does not kill the other.
 """
 
 import json
@@ -39,7 +38,7 @@ def _receive(connection, size):
 
 
 def ask(path, program):
-    """Has a program run, and ends as it does."""
+    """Runs a program in a fork of the listener, and exits as it does."""
     signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED)
     with socket.socket(socket.AF_UNIX) as connection:
         connection.connect(path)
@@ -68,7 +67,7 @@ def serve(path):
         listener.bind(path)
         listener.listen()
         print("ready", flush=True)
-        # Its input ends when the tests do, however these end.
+        # Standard input is closed when the tests end, for any reason.
         while listener in select.select([listener, 0], [], [])[0]:
             connection, _ = listener.accept()
             if not os.fork():
@@ -103,7 +102,7 @@ def _reap(how):
 
 
 def _become(asked, files):
-    """What else a process has from its beginning."""
+    """Sets the files, folder, environment and arguments of the program."""
     import numpy as np
 
     for place, file in enumerate(files):
@@ -116,7 +115,7 @@ def _become(asked, files):
     sys.stdout = open(1, "w", closefd=False)
     sys.stderr = open(2, "w", 1, errors="backslashreplace", closefd=False)
     random.seed()
-    np.random.seed()  # or all programs would draw the same numbers
+    np.random.seed()  # or all programs would have the same random numbers
     sys.argv = asked["argv"]
 
 
@@ -133,7 +132,7 @@ if __name__ == "__main__":
 
     gc.freeze()  # no collection writes to the pages that the forks share
     program = serve(sys.argv[1])
-    # To fork later than this is to fork without the runtime's threads.
+    # A later fork would lack the threads of the runtime.
     assert context._context is None
     sys.path[0] = os.path.dirname(program[0])
     runpy.run_path(program[0], run_name="__main__")

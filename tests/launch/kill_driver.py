@@ -1,4 +1,4 @@
-"""Runs `launch/train.py` and ends the process, by SIGKILL, at a chosen point of it.
+"""Runs `launch/train.py` and kills the process, by SIGKILL, at a given point.
 
 kill_driver.py POINT COUNT ARGUMENTS: at the COUNT-th time that POINT is reached, one of
 "half a file", "before the name", "after the name", "before best" and "refresh".
@@ -13,7 +13,7 @@ sys.path[0] = str(pathlib.Path(__file__).resolve().parents[2])
 
 
 class Fuse:
-    """Kills the process when it has been lit a number of times."""
+    """Kills the process at the nth call of `light`."""
 
     def __init__(self, count):
         self._left = count

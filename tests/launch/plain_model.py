@@ -1,6 +1,6 @@
-"""The launcher with two image models more, of three kernels, which are quickly traced.
+"""The launcher with two more image models, of three kernels, which trace quickly.
 
-`plain` has no batch normalisation, `normed` has what a larger model has.
+`plain` has no batch normalisation; `normed` has it, as larger models do.
 """
 
 import pathlib
@@ -28,7 +28,7 @@ def plain(image_shape, classes, width=1.0, normed=False):
 
 
 def normed(image_shape, classes, width=1.0):
-    """As `plain`, with statistics of batches."""
+    """As `plain`, with batch normalisation."""
     return plain(image_shape, classes, width, normed=True)
 
 

@@ -1,4 +1,4 @@
-"""What the tests of plans ask for, and read of them."""
+"""Helpers for tests of plans."""
 
 import functools
 import pathlib

@@ -1,4 +1,4 @@
-"""What the tests of runs give to them and read of them."""
+"""Helpers for tests of runs: flags, metrics and comparisons."""
 
 import csv
 
@@ -16,7 +16,7 @@ IMAGES = (
 METHODS = {
     "dense": (),
     "topkast": ("--fwd=0.8", "--bwd=0.6", "--refresh_every=2"),
-    # Thresholds of each example alone do not depend on who has the others.
+    # Thresholds per example do not depend on how the batch is divided.
     "swat": ("--sparsity=0.8", "--activations_per=sample", "--errors=0.5")
     + ("--errors_per=sample",),
     "rigl": (
@@ -34,7 +34,7 @@ def parsed(*arguments):
 
 
 def settings(*arguments):
-    """The values of flags, with what follows from the data and the method."""
+    """The values of flags, resolved by the data and the method."""
     return resolve.resolved(parsed(*arguments))
 
 
@@ -48,14 +48,14 @@ def rows(folder):
 
 
 def write_text(path, draws, size):
-    """A text of few letters with some order in it, of a number of bytes."""
+    """Writes a text of few letters with some structure, `size` bytes long."""
     letters = np.random.default_rng(0).integers(0, 4, draws)
     path.write_bytes(b"".join(b"ab" if i < 2 else b"cde" for i in letters)[:size])
     return path
 
 
 def assert_close(ours, theirs):
-    """Models and rows that differ by rounding alone, with the same sets."""
+    """Models and rows are equal up to rounding, the sets exactly."""
     for mine, yours in zip(ours[1], theirs[1], strict=True):
         assert mine.keys() == yours.keys()
         for name, value in mine.items():

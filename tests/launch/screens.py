@@ -1,4 +1,4 @@
-"""Terminals for tests: one to write to, and what stays to be seen on it."""
+"""Terminals for tests: a pseudo-terminal, and the lines left on its screen."""
 
 import fcntl
 import os
@@ -39,12 +39,12 @@ class Terminal:
 
 
 def on_screen(text, columns=None):
-    """The lines that stay when a terminal has shown a text.
+    """The lines left on a terminal after it has shown a text.
 
     Args:
-      text: what it was sent; ("resize", columns) among the parts of a list: the terminal
-        has become narrower there, and has broken its lines anew.
-      columns: its width at first; None: without end.
+      text: the text, or a list of texts; a part ("resize", columns) resizes the
+        terminal, which then wraps its lines again.
+      columns: the initial width; None is unlimited.
     """
     lines, row, column = [[]], 0, 0
     for part in [text] if isinstance(text, str) else text:

@@ -1,4 +1,4 @@
-"""Checkpoints: damage is noticed, nothing whole is lost."""
+"""Checkpoints: damage is detected, and undamaged files are kept."""
 
 import json
 import os
@@ -25,7 +25,7 @@ from tests.launch import plain_model
 
 @pytest.fixture(scope="module")
 def model():
-    """What the tests save, and do not change."""
+    """The model that the tests save; they do not change it."""
     keras.utils.set_random_seed(0)
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
     model.compile(keras.optimizers.SGD(0.1, momentum=0.9), "mse")
@@ -149,7 +149,7 @@ def test_undamaged_file_that_cannot_be_loaded_is_reported(tmp_path, model):
         checkpoints.restore(tmp_path)
 
 
-# --- Written while training goes on --------------------------------------------------
+# --- Written while training continues ------------------------------------------------
 
 IMAGES = (
     *("--model=normed", "--train_examples=64", "--batch_size=16"),
@@ -175,7 +175,7 @@ def trained(tmp_path, method, *arguments):
 
 
 def changed(model):
-    """Changes every variable there is, as training might."""
+    """Changes every variable, as training would."""
     everything = model.variables + model.optimizer.variables + model.metrics_variables
     for variable in everything:
         variable.assign(
@@ -186,7 +186,7 @@ def changed(model):
 
 
 def members(path):
-    """All that a checkpoint holds, but the date in it."""
+    """The members of a checkpoint, except that with the date."""
     with zipfile.ZipFile(path) as archive:
         names = sorted(set(archive.namelist()) - {"metadata.json"})
         return {name: archive.read(name) for name in names}
@@ -227,7 +227,7 @@ def test_background_write_saves_the_state_at_the_snapshot(tmp_path, method, argu
     assert expected.keys() == found.keys() and len(found) == 4
     for name, content in expected.items():
         assert content == found[name], name
-    # The variables themselves are other ones by now.
+    # The variables themselves have changed by now.
     for variable, value in taken.values:
         assert not np.array_equal(variable.numpy(), value), variable.path
 
@@ -237,7 +237,7 @@ def test_installed_keras_can_save_a_snapshot():
 
 
 def test_snapshot_shares_memory_until_the_variables_change():
-    """What makes it nearly free: TensorFlow copies a variable when it is written."""
+    """A snapshot is cheap: TensorFlow copies a variable only when it is written."""
     variable = keras.Variable(np.zeros(1 << 20, "float32"))
     first, second = (
         np.asarray(memoryview(x))
@@ -273,7 +273,7 @@ def test_write_waits_for_the_previous_one_and_raises_its_error_once():
     writer.wait()
 
 
-# --- The best one --------------------------------------------------------------------
+# --- The best checkpoint -------------------------------------------------------------
 
 
 def test_best_checkpoint_is_kept_when_its_step_is_removed(tmp_path, model):
@@ -322,7 +322,7 @@ def test_damaged_best_checkpoint_is_reported(tmp_path, model):
         checkpoints.restore_best(tmp_path)
 
 
-# --- A crash at any byte -------------------------------------------------------------
+# --- Interrupted writes --------------------------------------------------------------
 
 
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.1, 0.5, 0.9, 0.99, 1.0])
@@ -373,7 +373,7 @@ def test_disk_error_keeps_earlier_checkpoints(tmp_path, model, monkeypatch, call
 
 @pytest.fixture
 def full_disk():
-    """Lets no file of this process grow beyond a number of bytes, as a full disk would."""
+    """Limits the size of the files of this process, as a full disk would."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def limit(size):

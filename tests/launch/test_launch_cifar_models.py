@@ -1,4 +1,4 @@
-"""The models of SWAT's CIFAR experiments: counts, equations, how they start."""
+"""The models of SWAT's CIFAR experiments: counts, equations, initialisation."""
 
 import functools
 import re
@@ -38,8 +38,8 @@ def convolutions(model):
     return [v for v in model.layers if isinstance(v, keras.layers.Conv2D)]
 
 
-# Millions to two decimals, millions of multiply-adds, convolutions: as SWAT has them.
-# Its parameters are those of kernels; the totals are worked out below.
+# Millions of parameters, millions of multiply-adds and convolutions, as in SWAT, which
+# counts the parameters of kernels only; the totals are derived below.
 @pytest.mark.parametrize(
     ("name", "millions", "millions_of_macs", "convs", "total"),
     [
@@ -122,7 +122,7 @@ def test_width_scales_every_stage():
     wide = built(models.find("wrn16_8"))
     assert filters(wide, "stem", *places[:3]) == [16, 32, 64, 128]
     names = ("stem", "stage1_block1_a", "stage1_block1_b", "transition1")
-    # The first stage of DenseNet-121; the others are a long way to the same figures.
+    # Only the first stage of DenseNet-121, as building the others takes long.
     dense = built(functools.partial(densenet, (6, 1)))
     assert filters(dense, *names) == [16, 32, 8, 32]
 

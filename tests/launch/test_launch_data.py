@@ -56,7 +56,7 @@ def test_normalise_by_hand():
 
 
 def colour_data(examples, **options):
-    """Images whose every pixel is distinct, to tell what was done to them."""
+    """Random images, in which a shift or a flip can be recognised."""
     rng = np.random.RandomState(1)
     pixels = rng.randint(1, 256, (examples, 4, 4, 1)).astype("uint8")
     labels = np.arange(examples, dtype="int64")
@@ -121,7 +121,7 @@ def test_an_epoch_is_a_permutation_split_into_full_batches():
         assert len(set(epoch)) == 12
         assert set(epoch) <= set(range(14))
     assert epochs[0] != epochs[1] != epochs[2]
-    # Those that an epoch leaves out are not the same ones every time.
+    # Each epoch leaves out other examples.
     assert len({frozenset(epoch) for epoch in epochs}) > 1
 
 

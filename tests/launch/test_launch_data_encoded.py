@@ -1,4 +1,4 @@
-"""Encoded text in files: when it is used again, made again, or kept in memory."""
+"""Encoded text in files: reused, rebuilt, or kept in memory."""
 
 import os
 import pathlib
@@ -40,7 +40,7 @@ def test_encoded_text_is_reused_until_the_text_changes(tmp_path, monkeypatch):
     assert load().train.tolist() == [1, 1, 2, 3, 0]
     after = entries(cache)
     assert after.keys() == before.keys() and after != before
-    # What was mapped before is still what it was.
+    # Text that was mapped before is unchanged.
     assert first.train.tolist() == [1, 2, 1, 0]
 
 
@@ -70,7 +70,7 @@ def test_each_setting_has_its_own_encoded_text(tmp_path):
 def test_text_is_kept_in_memory_if_the_cache_is_not_writable(tmp_path, capsys):
     path = tmp_path / "text"
     path.write_bytes(b"abc" * 100)
-    # Below a file there can be no folder, not even for the administrator.
+    # A file cannot contain a folder, not even for root.
     text = byte_files.load_own(str(path), str(path / "cache"))
     assert not isinstance(text.train, np.memmap)
     assert text.decode(text.train) == "abc" * 90

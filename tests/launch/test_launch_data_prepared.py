@@ -19,7 +19,7 @@ TRAIN, TEST = 37, 5
 
 
 def picture(number):
-    """A smooth image, so that JPEG changes it little, of a size of its own."""
+    """A smooth image, so that JPEG changes it little; its size varies."""
     height, width = 40 + number % 3 * 10, 40 + number % 5 * 8
     down = np.linspace(0, 200, height)[:, None]
     right = np.linspace(0, 200, width)[None]
@@ -97,11 +97,11 @@ def batches(stream, **options):
 
 @pytest.fixture(scope="module")
 def three_epochs(stream):
-    """The first 27 batches, nine of them an epoch."""
+    """The first 27 batches, nine per epoch."""
     return batches(stream, steps=27)
 
 
-# --- What is there -------------------------------------------------------------------
+# --- Missing and damaged data --------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100", "imagenet2012"])
@@ -211,13 +211,13 @@ def test_random_boxes_have_the_requested_area_and_aspect():
     area, aspect = height * width / 480**2, width / height
     assert area.min() > 0.078 and area.max() <= 1
     assert 0.74 < aspect.min() < 0.77 and 1.3 < aspect.max() < 1.35
-    # As likely to lie as to stand.
+    # Wide and tall boxes are equally likely.
     assert abs(np.log(aspect).mean()) < 0.012
     # Small areas always fit, so below 3/4 (a box of any aspect fits) the area is uniform.
     small = area[area < 0.74]
     shares = np.histogram(small, bins=4, range=(0.08, 0.74))[0] / len(small)
     np.testing.assert_allclose(shares, 0.25, atol=0.035)
-    # Each place is as likely as any other.
+    # Positions are sampled uniformly.
     for start, size in ((top, height), (left, width)):
         room = 480 - size
         share = start[room > 100] / room[room > 100]
@@ -284,7 +284,7 @@ def test_training_images_are_crops_of_the_labelled_image(three_epochs):
     for x, labels in three_epochs[:18]:
         assert x.shape == (4, 224, 224, 3) and x.dtype == np.float32
         for image, label in zip(denormalised(x), labels, strict=True):
-            # Blue tells which image it is, red where a row, green where a column was.
+            # Blue identifies the image, red the row, green the column.
             assert np.abs(image[..., 2] - 5 * label).max() < 6
             down, right = image[:, 112, 0], image[112, :, 1]
             assert down[-1] > down[0] + 20
@@ -313,7 +313,7 @@ def test_each_epoch_has_full_batches_in_its_own_order(stream, three_epochs):
 @pytest.mark.parametrize("first", [3, 9, 13])
 def test_batches_from_any_step_equal_the_whole_run_bitwise(stream, three_epochs, first):
     whole = three_epochs[:15]
-    # What else draws random numbers in the process does not matter.
+    # Other random numbers in the process have no effect.
     tf.random.set_seed(first)
     rest = batches(stream, first_step=first, steps=15 - first)
     for (x, y), (x_again, y_again) in zip(whole[first:], rest, strict=True):

@@ -1,4 +1,4 @@
-"""Python's own sources as text: the same on every run, no file in two parts."""
+"""Python's own sources as text: equal on every run, with no file in two parts."""
 
 import hashlib
 import os

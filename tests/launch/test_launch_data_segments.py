@@ -1,4 +1,4 @@
-"""Segments of a text: what follows what, and that nothing is lost."""
+"""Segments of a text: their order, and that no token is lost."""
 
 import subprocess
 import sys
@@ -112,7 +112,7 @@ def test_mapped_text_is_read_at_100_batches_per_second(tmp_path):
 
 
 def test_segments_with_deterministic_ops(root):
-    # In a process of its own: nothing turns them off again.
+    # In its own process, as deterministic ops cannot be turned off again.
     code = (
         "import numpy as np, tensorflow as tf\n"
         "from launch.data import segments\n"

@@ -1,4 +1,4 @@
-"""Text as tokens: by hand on small files, and what is wrong with files."""
+"""Text as tokens: small files by hand, and errors for invalid files."""
 
 import os
 import pathlib
@@ -16,7 +16,7 @@ from launch.support.errors import UserError
 
 
 def refused(source, data_dir):
-    """What a source says of its data, within a second."""
+    """The error of a source for its data, raised within a second."""
     start = time.perf_counter()
     with pytest.raises(UserError) as caught:
         source.check(data_dir and str(data_dir))
@@ -107,7 +107,7 @@ def test_wikitext_by_hand(tmp_path, name):
     assert text.vocabulary == ["<eos>", "=", "the", "T", "cat", "<unk>"]
     assert text.vocabulary_size == 6 and text.unit == "word"
     assert text.train.tolist() == [1, 3, 1, 0, 0, 2, 4, 2, 5, 0]
-    # `dog` is not in the training part; the last line ends though it has no end.
+    # `dog` is not in the training part; the last line has no newline, but an <eos>.
     assert text.valid.tolist() == [2, 5, 0]
     assert text.test.tolist() == [4, 1, 0, 2, 0]
     assert text.decode(text.test) == "cat = <eos> the <eos>"
@@ -129,7 +129,7 @@ def test_custom_text_in_words(tmp_path):
     path.write_text("\n".join(lines))
     text = word_files.load_own(str(path))
     whole = [text.decode(part).split() for part in (text.train, text.valid, text.test)]
-    # The file has no word twice but these; what occurs once is <unk>.
+    # Only these words occur more than once; all others become <unk>.
     assert set(text.vocabulary) == {
         "<eos>",
         "<unk>",
@@ -184,7 +184,7 @@ def test_error_of_damaged_text_gives_the_byte_offset(tmp_path):
     (folder / "wiki.train.tokens").write_bytes(b"ab " * 500_000 + b"\xfe ")
     with pytest.raises(UserError, match="byte 0xfe at 1500000"):
         word_files.load_wikitext("wikitext2", str(folder))
-    # Nothing half done is left behind.
+    # No partial file is left.
     cache = folder / encoded.FOLDER
     assert not cache.exists() or not list(cache.iterdir())
 
@@ -215,7 +215,7 @@ def test_files_of_a_folder_are_concatenated(tmp_path, monkeypatch):
     (tmp_path / "c").write_bytes(b"3" * 20)
     (tmp_path / ".hidden").write_bytes(b"4" * 100)
     text = byte_files.load_own(str(tmp_path))
-    # The folder of the encoded text, which is hidden in there now, does not count.
+    # The folder of the encoded text, now hidden in it, is not read.
     for again in (text, byte_files.load_own(str(tmp_path))):
         assert again.decode(again.train) == "1" * 50 + "2" * 30 + "3" * 10
         assert again.decode(again.valid) == again.decode(again.test) == "3" * 5
@@ -261,7 +261,7 @@ def test_errors_of_benchmark_data(tmp_path, name, monkeypatch):
     assert "Expected" in refused(source, tmp_path)
     said = refused(source, tmp_path)
     assert "to have 100000000 bytes. Received: 99; download it once" in said
-    # The right size, with a hole in place of its content.
+    # The right size, but without content.
     with open(path, "wb") as file:
         file.truncate(100_000_000)
     said = refused(source, path)

@@ -1,4 +1,4 @@
-"""The flags and the TF_CONFIG of many devices: what fits together, what is refused."""
+"""Flags and TF_CONFIG for several devices: valid and refused combinations."""
 
 import pytest
 

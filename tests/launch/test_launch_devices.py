@@ -1,4 +1,4 @@
-"""Many devices and parts of a batch: the same training as one device in one piece."""
+"""Several devices, and batches in parts: the same training as one device."""
 
 import shutil
 import subprocess
@@ -85,7 +85,7 @@ def test_metric_totals_are_restored_before_the_first_step(tmp_path):
 
 @pytest.mark.slow
 def test_metrics_of_accumulated_batches_resume_bitwise(tmp_path):
-    """What was summed before comes first: sums of many parts depend on their order."""
+    """The saved total is added first: the rounding of a sum depends on its order."""
     arguments = (
         *IMAGES,
         "--accumulate=32",
@@ -103,7 +103,7 @@ def test_metrics_of_accumulated_batches_resume_bitwise(tmp_path):
 
 @pytest.mark.slow
 def test_four_devices_train_as_one(alone, tmp_path):
-    """In a process of its own, as the devices of one are divided up once."""
+    """In its own process, as the devices of a process are configured once."""
     arguments = (*IMAGES, *METHODS["topkast"], "--clip_norm=0.5")
     found = subprocess.run(
         [sys.executable, plain_model.__file__, *arguments, f"--run_dir={tmp_path}/run"]
@@ -120,7 +120,7 @@ def test_four_devices_train_as_one(alone, tmp_path):
 
 @pytest.mark.slow
 def test_clip_norm_is_small_enough_to_clip(alone, tmp_path):
-    """The test above would not see a clip that does nothing."""
+    """Otherwise the tests above would also pass without clipping."""
     found = trained(tmp_path / "run", "dense", *IMAGES)[0].get_weights()
     clipped = alone("dense")[0].get_weights()
     assert any(np.abs(a - b).max() > 1e-3 for a, b in zip(found, clipped, strict=True))
@@ -140,7 +140,7 @@ def test_mirrored_accumulation_and_dense_reduction_train_as_one(alone, tmp_path)
 
 @pytest.fixture(scope="module")
 def text(tmp_path_factory):
-    """Flags of a small language model on a text of few letters, without dropout."""
+    """Flags of a small language model, without dropout, on a text of few letters."""
     path = tmp_path_factory.mktemp("text") / "text.txt"
     write_text(path, draws=600, size=1300)
     return (

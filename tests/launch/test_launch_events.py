@@ -1,4 +1,4 @@
-"""What TensorBoard is given, read back from its files."""
+"""TensorBoard events, read back from their files."""
 
 import numpy as np
 import pytest
@@ -132,7 +132,7 @@ def row(step):
 
 @pytest.mark.parametrize(("unit", "first"), [("image", "accuracy"), ("byte", "bpc")])
 def test_main_metric_is_first_in_alphabetical_order(unit, first):
-    """That in which TensorBoard shows the groups."""
+    """TensorBoard sorts the groups alphabetically."""
     others = ("objective", "exploration_loss", "learning_rate", "seconds")
     columns = [metric.column for metric in METRICS[unit].metrics]
     columns += [*others, "forward_sparsity", "backward_sparsity"]
@@ -151,7 +151,7 @@ def test_resumed_run_writes_every_row_once(tmp_path):
         first._recorder.rows.append(row(step))
         first._write_scalars(row(step))
     first.on_train_end()
-    # The newest checkpoint was of step 12, and a row of step 11 had come to no event.
+    # The newest checkpoint is of step 12; the row of step 11 has no event yet.
     rows = [row(5), row(10), row(11)]
     again = Events(tmp_path, Recorded(rows), "--fwd=0.9\n", step=12, images=0)
     again.on_train_begin()

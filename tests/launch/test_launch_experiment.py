@@ -1,4 +1,4 @@
-"""Whose a run folder is: every case in which one is refused leaves it as it was."""
+"""Which run a folder belongs to; a refusal leaves the folder unchanged."""
 
 import json
 import os
@@ -122,7 +122,7 @@ def test_folder_in_use_by_another_process_is_refused(tmp_path, root):
         assert process.stdout.readline() == "held\n"
         assert "in use by another process" in refusal(tmp_path)
         process.kill()
-    # The lock went with the process, however it ended.
+    # The lock is released when its process ends, for any reason.
     with run_folder.claim(tmp_path, parsed()):
         pass
 
@@ -139,7 +139,7 @@ def test_flagfile_of_a_moved_run_is_refused(tmp_path, monkeypatch):
         run_folder.check_flagfiles(argv, launch_flags.parse(argv))
     argv.append("--run_dir=another")
     run_folder.check_flagfiles(argv, launch_flags.parse(argv))
-    # A flagfile that nobody's run has written says where the run is to lie.
+    # A flagfile that was not written by a run may set --run_dir.
     (tmp_path / "own.cfg").write_text("--run_dir=another\n")
     argv = ["train.py", "--flagfile=own.cfg"]
     run_folder.check_flagfiles(argv, launch_flags.parse(argv))
@@ -215,7 +215,7 @@ def test_symbolic_link_inside_the_run_folder_is_refused(tmp_path):
             run_folder.check(run, parsed())
         link.unlink()
     run_folder.check(run, parsed())
-    # The folder of the run itself may lie on another disk.
+    # The run folder itself may be a link, for example to another disk.
     (tmp_path / "link").symlink_to(run)
     run_folder.check(tmp_path / "link", parsed())
 

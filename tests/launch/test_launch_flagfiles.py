@@ -1,4 +1,4 @@
-"""Every flagfile: understood, documented, and building the model that it names."""
+"""Every flagfile: it parses, is documented, and builds its model."""
 
 import dataclasses
 import pathlib
@@ -122,7 +122,7 @@ def stand_in(source):
 
 @pytest.fixture
 def task(name, monkeypatch):
-    """The task of a flagfile, with no data behind it."""
+    """The task of a flagfile, with stand-in data."""
     asked = settings(name, monkeypatch)
     source = stand_in(data.find(asked.dataset))
     monkeypatch.setattr(data, "find", lambda dataset: source)

@@ -1,4 +1,4 @@
-"""The flags: what is refused and in which words, and that they survive a file."""
+"""Flags: error messages, and the round trip through a flagfile."""
 
 import subprocess
 import sys
@@ -204,7 +204,7 @@ def test_later_of_epochs_and_steps_wins(arguments, epochs, steps, tmp_path):
     [sentence] = launch_flags.overruled(["train.py", *asked])
     winner = f"--steps={steps}" if steps else f"--epochs={epochs}"
     assert sentence.startswith(f"{winner} counts, and --")
-    # The run's own file says the same, without a word.
+    # The run's own flagfile gives the same values, without a message.
     path = tmp_path / "flags.cfg"
     path.write_text(launch_flags.to_text(values))
     again = [f"--flagfile={path}"]

@@ -1,4 +1,4 @@
-"""What the scopes take, as the flags know it without TensorFlow."""
+"""Flags, which know the scopes without TensorFlow, agree with the scopes."""
 
 import contextlib
 import dataclasses
@@ -101,11 +101,11 @@ def test_each_argument_of_a_method_is_a_flag(name):
     assert fields - {"total_steps"} == names - {"distribution", "exempt", "include"}
 
 
-# --- Taken and refused alike ---------------------------------------------------------
+# --- Accepted and refused alike ------------------------------------------------------
 
 
 def scoped(*arguments):
-    """Whether the scope of the method takes the arguments that the flags give it."""
+    """Makes the scope of a method from flags, which validates its arguments."""
     values = parsed(*arguments)
     methods.METHODS[values.method].scopes(values, 1000)
 

@@ -1,4 +1,4 @@
-"""The help of each program, and the nearest name for one that is wrong."""
+"""The help of each program, and suggestions for misspelt names."""
 
 import pytest
 

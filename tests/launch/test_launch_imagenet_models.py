@@ -1,4 +1,4 @@
-"""The residual networks of ImageNet: published counts, padding, how they start."""
+"""The residual networks of ImageNet: published counts, padding, initialisation."""
 
 import contextlib
 import functools
@@ -23,7 +23,7 @@ def resnet50():
 
 @pytest.fixture(scope="module")
 def tiny():
-    """Builds a model once for this file, which no test leaves changed."""
+    """Builds a model once for this file; tests undo their changes to it."""
 
     @functools.cache
     def build(name):
@@ -43,7 +43,7 @@ def ones(variable):
 
 @pytest.fixture
 def no_random_kernels(monkeypatch):
-    """Zeros, which are made faster, where the values do not matter."""
+    """Zeros, which are faster to make, where the values do not matter."""
 
     def zeros(_, shape, dtype=None, **__):
         return keras.ops.zeros(shape, dtype)

@@ -1,4 +1,4 @@
-"""SIGTERM, Ctrl-C and a disk that fails: said in one line, with nothing lost."""
+"""SIGTERM, Ctrl-C and disk errors: reported in one line, and nothing is lost."""
 
 import json
 import os
@@ -27,7 +27,7 @@ def _a_model_that_is_quickly_traced():
 
 
 def sent_at(monkeypatch, number, method, time, owner=callbacks.Recorder):
-    """Has the process send itself a signal when a method is called for the nth time."""
+    """Makes the process send itself a signal at the nth call of a method."""
     original, calls = getattr(owner, method), []
 
     def called(self, *arguments, **options):
@@ -57,7 +57,7 @@ def last_line(capsys):
 def test_signal_within_a_step_saves_that_step(tmp_path, capsys, monkeypatch):
     before = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
     for number, code, step in ((signal.SIGTERM, 143, 2), (signal.SIGINT, 130, 5)):
-        # Of the six steps, the second, and then the third of those that are left.
+        # The second of the six steps; then the third of the remaining ones.
         time = 2 if step == 2 else 3
         with monkeypatch.context() as patched:
             begin = "on_train_batch_begin"
@@ -67,7 +67,7 @@ def test_signal_within_a_step_saves_that_step(tmp_path, capsys, monkeypatch):
             f"interrupted at step {step}: the same command resumes from there."
         )
         found = state(tmp_path / "run", step)
-        # Loss, and what the figures need, of the round that is under way.
+        # Totals of the loss and the metrics in the current round.
         assert found["metrics"] and "unevaluated" not in found
         assert [row["step"] for row in found["rows"]] == ([] if step == 2 else [4])
     assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == before
@@ -83,7 +83,7 @@ def test_evaluation_interrupted_by_a_signal_is_repeated(tmp_path, capsys, monkey
     found = state(tmp_path / "run", 4)
     assert found["rows"] == [] and "metrics" not in found
     assert found["unevaluated"].keys() >= {"loss", "accuracy", "cross_entropy"}
-    # Again, while it is made anew; and then not.
+    # Interrupted again while it is repeated, and then not.
     with monkeypatch.context() as patched:
         sent_at(patched, signal.SIGTERM, "on_test_begin", 1)
         assert run(tmp_path / "run") == 143
@@ -170,7 +170,7 @@ def test_full_disk_is_reported_and_the_same_command_resumes(
 
 
 def test_read_only_folder_is_reported_in_one_sentence(tmp_path, capsys, monkeypatch):
-    """As root may write anywhere, the system's answer is given by hand."""
+    """The error is raised by a patch, as root may write anywhere."""
 
     def refuse(*_, **__):
         raise PermissionError(13, "Permission denied")

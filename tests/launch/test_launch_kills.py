@@ -1,4 +1,4 @@
-"""`kill -9` at any moment: the same command ends as if nothing had happened."""
+"""`kill -9` at any moment: the same command resumes to the uninterrupted result."""
 
 import json
 import pathlib
@@ -24,7 +24,7 @@ CASES = {
 
 @pytest.fixture(scope="module")
 def text(tmp_path_factory):
-    """A text of few letters with some order in it."""
+    """A text of few letters with some structure."""
     path = tmp_path_factory.mktemp("text") / "text.txt"
     return write_text(path, draws=410, size=900)
 
@@ -58,7 +58,7 @@ def state(archive):
 
 
 def assert_same_end(ours, theirs):
-    """Weights, sets, optimizer, memory, random state and figures, bit for bit."""
+    """Weights, sets, optimizer, memory, random state and metrics are equal bitwise."""
     assert rows(ours) == rows(theirs)
     names = [
         sorted(p.name for p in (run / "checkpoints").iterdir())
@@ -80,7 +80,7 @@ def assert_same_end(ours, theirs):
 
 
 def killed_at(point, count, *arguments):
-    """Runs until a point is reached a number of times."""
+    """Runs until a point is reached for the nth time, where the process is killed."""
     ended = subprocess.run(
         [sys.executable, str(DRIVER), point, str(count), *arguments],
         capture_output=True,
@@ -92,7 +92,7 @@ def killed_at(point, count, *arguments):
 
 
 def killed_after(seconds, command, checkpoints):
-    """Runs until so long after its first checkpoint; whether it was still running."""
+    """Kills a run some seconds after its next checkpoint; returns if it still ran."""
 
     def newest():
         return max((path.name for path in checkpoints.glob("step-*")), default="")

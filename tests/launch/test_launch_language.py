@@ -20,7 +20,7 @@ STEPS = 14
 
 @pytest.fixture(scope="module")
 def text(tmp_path_factory):
-    """A text of few letters with some order in it; an epoch of it is ten steps."""
+    """A text of few letters with some structure; an epoch is ten steps."""
     path = tmp_path_factory.mktemp("text") / "text.txt"
     return write_text(path, draws=410, size=900)
 
@@ -58,7 +58,7 @@ def test_run_ends_with_its_metrics(finished):
 
 
 def test_resumed_run_equals_uninterrupted_run(finished, launch, arguments, tmp_path):
-    """From inside an epoch: memory, dropout and the place in the text come back."""
+    """From inside an epoch: memory, dropout and text position are restored."""
     whole, _ = finished
     folder = tmp_path / "run"
     shutil.copytree(whole, folder)
@@ -200,7 +200,7 @@ def test_sparse_embeddings(arguments):
 
 
 def test_weight_paths_do_not_depend_on_earlier_models(arguments):
-    """Or a run that goes on after its dense twin would have other names in its files."""
+    """Otherwise a run after its dense twin would have other names in its files."""
     task = task_of(settings(*arguments))
     task.load()
     first, second = ([v.path for v in task.build().weights] for _ in range(2))

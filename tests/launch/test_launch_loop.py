@@ -1,4 +1,4 @@
-"""The launcher's own loop does what Keras's `fit` does, to the bit."""
+"""The launcher's own loop equals Keras's `fit` bitwise."""
 
 import keras
 import pytest
@@ -13,7 +13,7 @@ from tests.launch.runs import IMAGES, METHODS, settings
 
 
 class Heard(keras.callbacks.Callback):
-    """Writes down what it is told, with the names of the logs."""
+    """Records its calls, with the names of the logs."""
 
     def __init__(self):
         super().__init__()
@@ -61,7 +61,7 @@ def fitted(method, by_loop):
 
 @pytest.fixture
 def deterministic():
-    """Sums in one order, which TensorFlow promises only so."""
+    """Enables deterministic ops, so that sums have a fixed order."""
     tf.config.experimental.enable_op_determinism()
     yield
     config.disable_op_determinism()

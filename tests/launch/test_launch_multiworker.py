@@ -1,4 +1,4 @@
-"""Worker processes on loopback: the same run as one process, also through a kill."""
+"""Worker processes on loopback: the same run as one process, also after a kill."""
 
 import fcntl
 import json
@@ -26,7 +26,7 @@ SHORT = (
 )
 METHODS = {
     "topkast": ("--fwd=0.8", "--bwd=0.6", "--refresh_every=2"),
-    # Thresholds of each example alone do not depend on who has the others.
+    # Thresholds per example do not depend on how the batch is divided.
     "swat": ("--sparsity=0.8", "--activations_per=sample"),
     "rigl": ("--sparsity=0.8", "--update_every=3", "--drop_noise=0"),
 }
@@ -35,7 +35,7 @@ LAST = "step-00000012.keras"
 
 @pytest.fixture(scope="module")
 def start(root, python):
-    """Starts a job of workers, two if not said otherwise, as a process.
+    """Starts a job of workers, two by default, as a process.
 
     Workers that are not killed may be forks, which do not import TensorFlow.
     """
@@ -82,7 +82,7 @@ def variables(path):
     ],
 )
 def undisturbed(request, start, tmp_path_factory):
-    """A method, and the folder of a job of it that nobody disturbed."""
+    """Flags, folder and output of an uninterrupted job of a method."""
     folder = tmp_path_factory.mktemp(request.param) / "run"
     arguments = (*SHORT, *METHODS[request.param], f"--method={request.param}")
     said = ended(start(*arguments, f"--run_dir={folder}", forked=True))
@@ -98,7 +98,7 @@ def alone(arguments, method, run_dir):
 
 
 def assert_same_but_rounding(folder, other):
-    """As `assert_close`, of the ends of two runs; gives the sparse weights of the first."""
+    """Compares the ends of two runs; returns the sparse weights of the first."""
     ours, theirs = (
         (keras.models.load_model(f / "checkpoints" / LAST), rows(f))
         for f in (folder, other)
@@ -206,7 +206,7 @@ def test_terminated_job_saves_its_step_and_resumes(undisturbed, start, tmp_path)
     job = start(*arguments, f"--run_dir={folder.parent}")
     while not list(folder.glob("events/*")):
         time.sleep(0.02)
-    time.sleep(1)  # into the first step, which is compiled for seconds
+    time.sleep(1)  # into the first step, whose compilation takes seconds
     job.send_signal(signal.SIGTERM)
     _, said = job.communicate(timeout=400)
     assert job.returncode == 143, said

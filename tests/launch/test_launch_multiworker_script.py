@@ -1,4 +1,4 @@
-"""The script of a job: its workers, what they say, who decides its end."""
+"""The script of a job: its workers, their output, its exit code."""
 
 import signal
 import subprocess
@@ -84,7 +84,7 @@ def test_signals_reach_workers_and_the_chief_sets_the_exit_code(root, number):
     )
     with job_of(root, worker) as job:
         assert job.stdout.readline() == "ready\n"
-        time.sleep(0.5)  # the other one's turn
+        time.sleep(0.5)  # for the other worker to be ready
         job.send_signal(number)
         assert job.stdout.read() == "stopping 0\n"
     assert job.returncode == 40
@@ -92,7 +92,7 @@ def test_signals_reach_workers_and_the_chief_sets_the_exit_code(root, number):
 
 @pytest.mark.parametrize(("first", "after"), [("3", "2"), ("-6", "-9"), ("3", "1")])
 def test_cause_of_a_failure_sets_the_exit_code(capfd, first, after):
-    """Not the one that missed it, and was seen to fail before it."""
+    """Not the worker that failed because of it, though it was seen to fail first."""
     code = INDEX + (
         "import signal\n"
         "def end(code):\n"

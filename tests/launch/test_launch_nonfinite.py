@@ -1,4 +1,4 @@
-"""Loss, weights or gradients that are not finite: where and when it is noticed."""
+"""Non-finite loss, weights or gradients: where and when they are detected."""
 
 import contextlib
 
@@ -20,7 +20,7 @@ NAN, INF = float("nan"), float("inf")
 
 
 def network(scope=None, jit=False):
-    """Three layers, of which the names are in the paths."""
+    """A model of three layers, whose names are in the paths."""
     with scope or topkast_scope(fwd=0.5, bwd=0.25):
         model = keras.Sequential(
             [
@@ -254,7 +254,7 @@ def test_injected_nan_is_reported_with_step_and_checkpoint(
 
 
 def test_nan_in_a_selection_names_the_layer(monkeypatch, tmp_path):
-    """Here the sets of the ruined kernel itself are selected."""
+    """Here the kernel with the NaN is sparse itself, and its sets are selected."""
     said = said_of(
         *(monkeypatch, tmp_path / "run", *TINY, "--method=topkast"),
         inject=Inject(3, ruin),

@@ -1,4 +1,4 @@
-"""The pace of a run: steps a second and what is left, without what does not recur."""
+"""The pace of a run: steps per second and remaining time, without one-off costs."""
 
 import pytest
 
@@ -20,7 +20,7 @@ def test_pace_excludes_compilation_and_evaluation():
     assert pace.done == 13
     assert pace.steps_a_second == 0.5
     assert pace.seconds_left == 2.0 * 87
-    now = 74.0  # ten seconds of evaluation: they count for the end, not for the rate
+    now = 74.0  # ten seconds of evaluation: in the remaining time, not in the rate
     assert pace.seconds_left == 7.0 * 87
     pace.round_begins(13)
     now = 76.0

@@ -1,4 +1,4 @@
-"""The command that plans a run: what it prints, and what it refuses in which words."""
+"""The command that plans a run: its output and its error messages."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""Plans against really built models: weights, products, and what is kept of them."""
+"""Plans compared with built models: weights, products and kept activations."""
 
 import keras
 import pytest
@@ -54,7 +54,7 @@ def test_plan_of_an_image_model_equals_the_built_model(arguments):
     assert sum(state) == made.state_bytes
     flops = count_flops(model)
     assert plan.flops.dense.training == 3 * flops.dense.training
-    if "global" in arguments[0]:  # the selection itself spreads it
+    if "global" in arguments[0]:  # its shares are known after selection only
         return
     for name in ("forward", "input_gradient", "weight_gradient"):
         expected = 3 * getattr(flops.sparse, name)
@@ -126,10 +126,10 @@ _ALIASES = ("Reshape", "Identity", "IdentityN", "StopGradient", "EnsureShape")
 
 
 def kept_in_graph(model, inputs, loss_of):
-    """Bytes of what the gradient's operations read of the forward pass's results.
+    """Results of the forward pass that the gradient's operations read, by name.
 
-    Weights and what has been made of them alone are left out; a tensor under another
-    shape is the same.
+    Weights, and tensors computed from weights alone, are left out; a reshaped tensor
+    counts once.
     """
     marks = []
 

@@ -92,7 +92,7 @@ def test_twenty_billion_parameters_are_planned_in_seconds():
     dense, forward, _ = found.in_all()
     assert dense == count_parameters(config) == pytest.approx(21.9e9, rel=0.01)
     assert forward == count_kept(config, 0.9)
-    # Six FLOPs a parameter and token, and what attention adds.
+    # Six FLOPs per parameter and token, plus attention.
     usual = 6 * dense * 64 * 1024
     assert usual < found.flops.dense.training < 1.4 * usual
     assert [fit.devices for fit in found.fits.values()] == [None] * 3

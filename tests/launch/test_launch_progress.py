@@ -1,4 +1,4 @@
-"""What a person sees of a run: the bar on a terminal, lines in a pipe, events."""
+"""Progress of a run: the bar on a terminal, lines in a pipe, events."""
 
 import io
 import os
@@ -35,7 +35,7 @@ TEXT_LOGS = {"loss": 9.0, "nll": 1.75, "bpc": 2.25, "perplexity": 5.0}
 
 
 def followed(out, monkeypatch, unit="image", logs=LOGS, row=ROW, end=True):
-    """Shows a run of two rounds of four steps, and gives what follows it."""
+    """Shows a run of two rounds of four steps; returns its `Progress`."""
     clock = iter(range(10_000))
     ticking = types.SimpleNamespace(monotonic=lambda: next(clock) / 4)
     monkeypatch.setattr(terminal, "time", ticking)
@@ -75,7 +75,7 @@ def test_terminal_shows_a_bar_with_every_field_and_keeps_the_lines(
     assert "sparsity 90.0%/80.0%" in running[-1]
     assert "7/8" in running[-2] or "7/8" in running[-1]
     assert any("evaluating, batch 1" in bar for bar in bars)
-    # What stays is a line a round, and nothing of the bar.
+    # A line per round is left, and nothing of the bar.
     left = on_screen(said)
     assert [line.split("  epoch")[0] for line in left] == [
         "topkast  step 4/8",
@@ -180,7 +180,7 @@ def test_evaluation_bar_is_removed_from_the_terminal(screen, capsys, plain_termi
     said = screen.read()
     assert "topkast, memory 8:" in said and "/3" in said
     assert not on_screen(said)
-    # Elsewhere, a line when it begins and one when it ends.
+    # Other outputs get one line at the start and one at the end.
     begin, end = capsys.readouterr().err.splitlines()
     assert begin == "topkast, memory 8: begins"
     assert "100%|##########|  batch 3/3  0:00:0" in end.replace("█", "#")

@@ -1,4 +1,4 @@
-"""The sensitivity study: its grid, its rows, its resume, its plots, its words."""
+"""The sensitivity study: grid, rows, resume, plots and messages."""
 
 import csv
 import math
@@ -100,7 +100,7 @@ def test_study_resumes_and_is_plotted(tmp_path, capsys):
     for name in ("figures.png", "ablations.png"):
         assert (folder / name).stat().st_size > 1000
 
-    # A kill after the second run, in the middle of a line: the rest is made again.
+    # A kill after the second run, in the middle of a line: the rest is run again.
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join(lines[:3]) + lines[3][:20])
     assert sensitivity.main(arguments) == 0
@@ -214,7 +214,7 @@ def test_results_record_the_arguments_of_each_run(tmp_path):
     errors = {"errors": "0.7", "errors_per": "batch"}
     errors |= {"forward": "none", "backward": "none"}
     assert arguments("backward_errors") == {**common, **errors}
-    # A file from before there were such columns goes on.
+    # An older file without these columns is continued.
     path = tmp_path / "results.csv"
     path.write_text(
         ",".join(results.MEASURED)

@@ -1,4 +1,4 @@
-"""The rows of a worker: its share of each batch, and all shares are the batch."""
+"""Rows of a worker: its share of each batch; all shares together are the batch."""
 
 import numpy as np
 import tensorflow as tf

@@ -51,7 +51,7 @@ def fit_two_steps(family, scope, eager):
         assert not np.array_equal(weight.dense(), old), weight.path
 
 
-# Eager: to trace a graph takes longer than a few steps do.
+# Eager, as tracing a graph takes longer than a few steps.
 @pytest.mark.parametrize("scope", SCOPES)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_each_family_is_trained_sparse(family, scope):

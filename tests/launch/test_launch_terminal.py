@@ -1,4 +1,4 @@
-"""What is written to a terminal: one line over another, parts by rank, colours."""
+"""Terminal output: a line drawn over another, parts by rank, colours."""
 
 import io
 import re

@@ -1,4 +1,4 @@
-"""The command line as a user meets it: exit codes, sentences, the table."""
+"""The command line as a user sees it: exit codes, error messages, the table."""
 
 import csv
 import os
@@ -16,7 +16,7 @@ from launch.storage import report, run_folder
 
 
 def error(launch, *arguments, **options):
-    """The sentence on stderr of a command that must be refused."""
+    """The error message, one sentence, of a command that must be refused."""
     ended = launch(*arguments, **options)
     assert ended.returncode == 2
     assert ended.stdout == ""
@@ -51,8 +51,8 @@ def test_missing_data_fails_within_a_second_and_leaves_nothing(launch, tmp_path)
     folder = tmp_path / "none"
     start, cpu = time.perf_counter(), cpu_of_children()
     said = error(launch, "--dataset=cifar10", f"--data_dir={folder}", cwd=tmp_path)
-    # By the processor's time, which a busy machine does not stretch; that nothing waits
-    # for a network (which takes minutes) shows in the other.
+    # CPU time does not depend on the load of the machine; the wall time shows that
+    # nothing waits for a network (which takes minutes).
     assert cpu_of_children() - cpu < 1
     assert time.perf_counter() - start < 10
     assert f"CIFAR-10 is not prepared in {folder}" in said
@@ -154,7 +154,7 @@ def test_flag_overridden_by_a_later_one_is_named(capsys, tmp_path):
 
 @pytest.mark.parametrize("program", ["train.py", "plan.py", "evaluate.py"])
 def test_closed_pipe_is_no_error(root, program):
-    """The first line of a help, and the pipe is closed."""
+    """The reader has closed the pipe, as `--help | head -1` does."""
     reader, writer = os.pipe()
     os.close(reader)
     command = [sys.executable, root / "launch" / program, "--help"]

@@ -1,4 +1,4 @@
-"""Training: what is cut into rounds, what decays, and that a kill changes nothing."""
+"""Training: rounds, weight decay, and resumed runs equal to uninterrupted ones."""
 
 import json
 import re
@@ -146,7 +146,7 @@ def test_mixed_precision_computes_in_bfloat16_and_restores_the_policy():
     assert keras.config.dtype_policy().name == before
 
 
-# --- A kill changes nothing ----------------------------------------------------------
+# --- Resumed runs --------------------------------------------------------------------
 
 SHORT = (
     *("--model=normed", "--epochs=3", "--batch_size=256", "--learning_rate=0.05"),
@@ -186,7 +186,7 @@ def assert_same_run(ours, theirs):
 
 @pytest.fixture(scope="module")
 def command(python):
-    """The launcher with a model that is quickly traced, in a fork."""
+    """The launcher with a model that traces quickly, in a fork."""
     return [*python, plain_model.__file__]
 
 
@@ -205,9 +205,9 @@ def launch(command):
     ],
 )
 def undisturbed(request, tmp_path_factory):
-    """A method and the folder of a run of it that nobody disturbed.
+    """A method and the folder of an uninterrupted run of it.
 
-    In a process of its own; those that are compared with it are forks.
+    It has its own process; the runs compared with it are forks.
     """
     plain_model.register()
     folder = tmp_path_factory.mktemp(request.param) / "run"
@@ -218,7 +218,7 @@ def undisturbed(request, tmp_path_factory):
 
 
 def test_resumed_run_equals_uninterrupted_run(undisturbed, command, launch, tmp_path):
-    """SIGTERM; `test_launch_kills.py` has what no process is asked about."""
+    """After SIGTERM; `test_launch_kills.py` tests SIGKILL."""
     method, whole = undisturbed
     folder = tmp_path / "run"
     arguments = short(method, folder)

@@ -1,4 +1,4 @@
-"""Transformer-XL counted: weights as published, FLOPs by hand, how it starts."""
+"""Transformer-XL: published numbers of weights, FLOPs by hand, initialisation."""
 
 import numpy as np
 import pytest

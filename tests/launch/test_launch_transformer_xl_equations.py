@@ -1,4 +1,4 @@
-"""Transformer-XL's equations: against an oracle, by differences, what sees what."""
+"""Transformer-XL's equations: an oracle, finite differences, attention masks."""
 
 import math
 
@@ -138,7 +138,7 @@ def test_same_length_hides_the_oldest_state_from_all_but_the_first_token():
         return np.abs(found[0] - found[1]).max((0, 2))
 
     assert difference(False)[0] > 1e-3 and not difference(False)[1:].any()
-    assert (difference(True) > 1e-4).all()  # for evaluation alone
+    assert (difference(True) > 1e-4).all()  # only in evaluation
     assert visible(4, 9, same_length=True).numpy().sum(1).tolist() == [6] * 4
 
 

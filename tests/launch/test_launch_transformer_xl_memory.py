@@ -1,4 +1,4 @@
-"""Transformer-XL's memory: what it remembers, for whom, and when it begins anew."""
+"""Transformer-XL's memory: its contents, its resets, and one for each replica."""
 
 import keras
 import numpy as np
@@ -29,7 +29,7 @@ def test_two_segments_with_memory_equal_one_long_segment():
     inputs = text(segments=1, length=8)[0][0]
     whole, _ = model.core(inputs, empty(TINY), training=False)
     first, _ = model.core(inputs[:, :4], empty(TINY), training=False)
-    # What came into each block in the first half is what the second remembers.
+    # The inputs of each block in the first half are the memory of the second.
     memory = []
     w = weights(model)
     for i in range(TINY.layers):
@@ -176,7 +176,7 @@ def test_memory_of_unknown_batch_size_is_kept_while_the_size_stays():
     call = tf.function(unknown, input_signature=[tf.TensorSpec((None, 4), "int32")])
     for i, tokens in enumerate([inputs[0], inputs[1], other[0], other[1], inputs[2]]):
         if i in (2, 4):
-            known.reset_memory()  # a memory of its own, which is empty
+            known.reset_memory()  # another size starts with an empty memory
         expected = known(tokens)
         np.testing.assert_allclose(call(tokens), expected, rtol=1e-4, atol=1e-5)
 

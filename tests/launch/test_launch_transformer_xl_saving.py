@@ -1,4 +1,4 @@
-"""A saved Transformer-XL comes back the same, with its memory and its configuration."""
+"""A saved Transformer-XL is restored with its memory and its configuration."""
 
 import dataclasses
 
@@ -52,7 +52,7 @@ def test_resumed_training_equals_uninterrupted_training_bitwise(form, tmp_path):
     else:
         resumed = fresh(1)
         if form == "checkpoint":
-            # Keras restores an optimizer that has its variables, and no other.
+            # Keras restores only an optimizer that has its variables.
             resumed.optimizer.build(resumed.trainable_variables)
             pair = {"model": resumed, "optimizer": resumed.optimizer}
             tf.train.Checkpoint(**pair).read(path)

@@ -1,4 +1,4 @@
-"""The settings of a Transformer-XL: those that are refused, and in which words."""
+"""Invalid settings of a Transformer-XL, and their error messages."""
 
 import pytest
 

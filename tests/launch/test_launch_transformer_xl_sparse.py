@@ -51,7 +51,7 @@ def test_embeddings_are_sparse_on_request():
     assert sparse == set(expected) and all(expected.values())
     summary = topkast_tf.summary(model)
     assert summary.kept_parameters == counts.count_kept(config, 0.5, True)
-    # What it computes with is alpha: also rows that are looked up, also in the softmax.
+    # It computes with alpha, also in row look-ups and in the softmax.
     w = weights(model)
     for made in topkast_tf.sparse_weights(model):
         w[made.path.split("/", 1)[1]] = np.float64(made.effective())

@@ -69,7 +69,7 @@ def test_sample_weights_exclude_padding():
 
 
 def filled_up():
-    """Two batches, of which the second has three tokens, all in its first row."""
+    """Two batches; the second has three tokens, all in its first row."""
     (inputs, targets), weight = text(segments=2), np.ones((2, 2, 4), "float32")
     weight[1, 0, 3] = weight[1, 1] = 0
     return inputs, targets, weight
@@ -95,7 +95,7 @@ def test_loss_of_a_padded_batch_is_averaged_over_tokens():
     model = penalised(build())
     nll, loss = means_over_tokens(model)
     data = tf.data.Dataset.from_tensor_slices(filled_up())
-    for _ in range(2):  # nothing is left of an evaluation before
+    for _ in range(2):  # no state is left from the previous evaluation
         model.reset_memory()
         found = model.evaluate(data, verbose=0, return_dict=True)
         assert sorted(found) == ["bpc", "loss", "nll", "perplexity"]

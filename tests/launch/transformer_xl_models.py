@@ -1,4 +1,4 @@
-"""Small Transformer-XLs and the texts, memories and fits that their tests share."""
+"""Small Transformer-XLs, and the texts and memories that their tests share."""
 
 import keras
 import numpy as np
@@ -26,7 +26,7 @@ EACH = pytest.mark.parametrize("variant", VARIANTS)
 
 
 def build(config=TINY, std=0.3, seed=0, **kwargs):
-    """A model with all its weights, also biases and norms, at random."""
+    """A model with random weights, including biases and norms."""
     keras.utils.set_random_seed(seed)
     model = TransformerXL(config, **kwargs)
     if std:

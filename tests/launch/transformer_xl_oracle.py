@@ -1,4 +1,4 @@
-"""Transformer-XL written in NumPy by loops over tokens and distances: an oracle.
+"""Transformer-XL in NumPy, by loops over tokens and distances: an oracle.
 
 From the equations of Dai et al. 2019 (section 3.3); slow, and without any shift trick.
 """
@@ -104,7 +104,7 @@ def forward(w, config, tokens, memory, clamp_len=None, same_length=False):
       memory: [layers, states, d_model].
 
     Returns:
-      Hidden states [length, d_model], and what came into each block, with its memory.
+      Hidden states [length, d_model], and the input of each block, with its memory.
     """
     hidden = np.array([embed(w, config, token) for token in tokens])
     seen = []
