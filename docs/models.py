@@ -1,12 +1,12 @@
-"""Tries models that others wrote, and writes docs/models.md.
+"""Checks third-party models, and writes docs/models.md.
 
     python docs/models.py                # all that are missing in docs/models.csv
     python docs/models.py MobileNetV2 Bert
 
 Each model is built in `topkast_scope(fwd=0.9, bwd=0.8, refresh_every=2)` from random
-weights, at its smallest images, and must pass: exact sets, two steps of `fit` in which C
-keeps its bits, save and load, strip, and the weights of its dense twin. Each is a process
-of its own, and a row of the CSV file as soon as it has ended.
+weights, at its smallest images, and must pass: exact sets, two steps of `fit` that keep
+C bitwise, save and load, strip, and loading the weights of its dense twin. Each model
+is checked in its own process, and is a row of the CSV file once that has ended.
 """
 
 import csv
@@ -39,7 +39,7 @@ COLUMNS = (
 )
 CHECKS = ("sets", "fit", "save_and_load", "strip", "from_dense")
 CLASSES = 10
-# Images as small as the network allows; 32 pixels where nothing is said.
+# Images as small as the network allows; 32 pixels by default.
 PIXELS = {
     "InceptionV3": 75,
     "InceptionResNetV2": 75,
@@ -115,12 +115,13 @@ HUB: dict[str, dict[str, Any]] = {
 
 
 HEAD = """\
-# Models of others
+# Third-party models
 
-Made by `python docs/models.py`, whose head says what is checked: TensorFlow 2.21, Keras
-3.15, random weights, images of 32 to 75 pixels, small configurations of keras_hub's
-backbones. `pytest -m slow tests/test_models_of_others.py` runs the same checks. Seconds
-are those of all checks together, on 2 shared cores with other work on them.
+Written by `python docs/models.py`; its docstring lists the checks. TensorFlow 2.21,
+Keras 3.15, random weights, images of 32 to 75 pixels, small configurations of
+keras_hub's backbones. `pytest -m slow tests/test_models_of_others.py` runs the same
+checks. The seconds are for all checks of a model together, measured on 2 shared cores
+with other work on them.
 """
 
 
@@ -178,16 +179,16 @@ def batch(model: Any, count: int = 2) -> tuple[Any, Any]:
 
 
 def expect(holds: Any, what: str) -> None:
-    """Raises a ValueError unless something holds."""
+    """Raises a ValueError unless a condition holds."""
     if not holds:
         raise ValueError(f"Expected {what}")
 
 
 def check(name: str) -> dict[str, Any]:
-    """Tries one model.
+    """Checks one model.
 
     Returns:
-      A row of the table: for each check ``"yes"``, or what went wrong.
+      A row of the table: for each check ``"yes"``, or the error.
     """
     import keras
     import numpy as np
@@ -199,7 +200,7 @@ def check(name: str) -> dict[str, Any]:
     def scoped():
         keras.utils.clear_session()
         keras.utils.set_random_seed(0)
-        # The sets of both steps are the first ones.
+        # Both steps use the initial sets.
         with tk.topkast_scope(fwd=0.9, bwd=0.8, refresh_every=2):
             return build(name)
 
@@ -219,12 +220,16 @@ def check(name: str) -> dict[str, Any]:
     def sets():
         for weight in weights:
             a, b = weight.forward_mask(), weight.backward_mask()
-            expect(a.sum() == weight.kept_forward, f"{weight.path}: the size of A")
-            expect(b.sum() == weight.kept_backward, f"{weight.path}: the size of B")
+            expect(
+                a.sum() == weight.kept_forward, f"{weight.path}: the exact size of A"
+            )
+            expect(
+                b.sum() == weight.kept_backward, f"{weight.path}: the exact size of B"
+            )
             expect(not np.any(a & ~b), f"{weight.path}: A within B")
             magnitudes = np.abs(weight.dense())
             in_order = magnitudes[a].min() >= magnitudes[~a].max(initial=0)
-            expect(in_order, f"{weight.path}: the largest in A")
+            expect(in_order, f"{weight.path}: the largest magnitudes in A")
 
     def fit():
         before = [(w.dense(), w.backward_mask()) for w in weights]
@@ -235,7 +240,7 @@ def check(name: str) -> dict[str, Any]:
         for weight, (theta, in_b) in zip(weights, before, strict=True):
             expect(weight.step == 2, f"{weight.path}: two steps")
             kept = np.array_equal(weight.dense()[~in_b], theta[~in_b])
-            expect(kept, f"{weight.path}: the bits of C")
+            expect(kept, f"{weight.path}: C unchanged bitwise")
 
     def save_and_load():
         with tempfile.TemporaryDirectory() as folder:
@@ -272,14 +277,14 @@ def check(name: str) -> dict[str, Any]:
         try:
             one()
             row[one.__name__] = "yes"
-        except Exception as error:  # a row of the table, whatever it is
+        except Exception as error:  # every error is a row of the table
             row[one.__name__] = f"{type(error).__name__}: {error}".split("\n")[0][:160]
     row["seconds"] = round(time.monotonic() - start)
     return row
 
 
 def rows() -> list[dict[str, str]]:
-    """What the table holds."""
+    """The rows of the table."""
     if not TABLE.is_file():
         return []
     with open(TABLE, newline="") as file:
@@ -309,7 +314,7 @@ def page(table: list[dict[str, str]]) -> str:
 
 
 def main(names: list[str]) -> None:
-    """Tries the models that are named, or all that the table lacks."""
+    """Checks the named models, or all models that the table lacks."""
     done = {row["model"] for row in rows()}
     if len(names) == 2 and names[0] == "--one":
         writer = csv.DictWriter(sys.stdout, COLUMNS)

@@ -1,4 +1,4 @@
-"""Writes docs/plans.md: what each flagfile would cost, by launch/plan.py.
+"""Writes docs/plans.md: the costs of each flagfile, planned by launch/plan.py.
 
 python docs/plans.py
 """
@@ -17,15 +17,15 @@ from launch.config import plan_flags  # noqa: E402
 
 FLAGFILES = pathlib.Path("launch/flagfiles")
 HEAD = """\
-# What each flagfile would cost
+# Planned cost of each flagfile
 
-Counted by `launch/plan.py` for one device, nothing measured; `python docs/plans.py` writes
-this page. Parameters are in millions: all, those kept in A, those updated in B. FLOPs are
-those of training, of the whole run, with the ratio to dense. Memory is that of the
-accelerator with the whole batch on it, in GB (10^9 bytes): the dense twin, as it runs here,
-and as truly sparse storage would need it. Exchanged is the gradient that a worker gives to
-the sum, in MB a step: dense, and packed to B. `python launch/plan.py --flagfile=FILE` has
-the items, and the time on devices that are described to it.
+Counted by `launch/plan.py` for one device; nothing is measured. `python docs/plans.py`
+writes this page. Parameters, in millions: all, kept in A, updated in B. FLOPs: training
+for the whole run, with the ratio to dense. Memory of the accelerator with the whole
+batch, in GB (10^9 bytes): the dense twin, the sparse run as executed here, and the
+sparse run with truly sparse storage. Exchanged: the gradient that a worker contributes
+to the sum, in MB per step, dense and packed to B. The items, and the time on a device
+described by flags, are printed by `python launch/plan.py --flagfile=FILE`.
 
 | flagfile | parameters | FLOPs | memory | exchanged |
 |---|---|---|---|---|
