@@ -16,14 +16,14 @@ tf.config.set_logical_device_configuration(
 )
 
 
-# A program that makes many objects: fewer collections than by Python's defaults.
+# Many objects are made: fewer collections than by Python's default.
 gc.set_threshold(100_000, 20, 100)
 
 
 @pytest.fixture(autouse=True, scope="module")
 def _free_memory():
-    # What survives is global. Frozen, it is not walked through by the collections to come,
-    # which would otherwise be a seventh of the time of all tests.
+    # Survivors are global. Once frozen, later collections skip them; otherwise
+    # collections take a seventh of the time of all tests.
     gc.collect()
     gc.freeze()
 

@@ -28,19 +28,19 @@ def scope():
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item):
-    """Runs the test, and nothing else of its life, inside the scope."""
+    """Runs the test inside the scope, but not its set-up and tear-down."""
     opened = scope()
     opened.__enter__()
     try:
         return (yield)
     finally:
-        # What a test makes may hold no kernel, which is an error of a scope as such.
+        # A test that makes no kernel causes an error when the scope closes.
         with contextlib.suppress(ValueError):
             opened.__exit__(None, None, None)
 
 
 def without_numbers(function):
-    """A serialisation without that which two copies of a layer in a scope differ in."""
+    """A serialisation without the number that differs between copies of a layer."""
 
     @functools.wraps(function)
     def text(value):
@@ -50,10 +50,10 @@ def without_numbers(function):
 
 
 def pytest_configure(config):
-    """Marks that Keras's own configuration declares, and two changes of its test case.
+    """Declares Keras's markers, and patches two functions of its test case.
 
-    Both are of what a scope changes by design: a configuration names the layer of which
-    it is a copy, and the sets are variables that are not trained.
+    The patches allow for what a scope changes by design: a configuration names the
+    layer that it copies, and the sets are non-trainable variables.
     """
     from keras.src.testing import test_case
 

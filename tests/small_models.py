@@ -1,4 +1,4 @@
-"""Small sparse models that tests of several folders share."""
+"""Small sparse models shared by tests of several folders."""
 
 import keras
 import numpy as np
@@ -55,8 +55,8 @@ def thetas(model):
 
 
 def train(model, digits, steps):
-    """Takes a number of steps of SGD, each time from the first digits on."""
-    if not model.compiled:  # else each call would trace the step anew
+    """Takes some steps of SGD; each call starts at the first digits."""
+    if not model.compiled:  # else each call would trace the step again
         model.compile(keras.optimizers.SGD(0.05), LOSS)
     for step in range(steps):
         batch = slice(16 * step % 256, 16 * step % 256 + 16)

@@ -1,4 +1,4 @@
-"""The benchmarks run, on tiny settings, and their CSVs go on where they stopped."""
+"""The benchmarks run with tiny settings, and resume their CSVs."""
 
 import csv
 import functools
@@ -50,9 +50,9 @@ def _fake_first_step(case, variant, values):
 
 @pytest.fixture(scope="module")
 def compiled():
-    """What two benchmarks time, made once for each of the settings it depends on.
+    """The functions timed by two benchmarks, compiled once for each setting.
 
-    What is tested of them is how rounds are measured and kept.
+    The tests check how rounds are measured and kept.
     """
     step_of, made = step_time.step_of, {}
 
@@ -69,7 +69,7 @@ def compiled():
 
 @pytest.fixture
 def run(tmp_path, monkeypatch, capsys, compiled):
-    """Runs a benchmark on tiny settings; gives its rows and what it printed."""
+    """Runs a benchmark with tiny settings; returns its rows and its output."""
     monkeypatch.setattr(step_time, "step_of", compiled[step_time])
     monkeypatch.setattr(selection_time, "calls", compiled[selection_time])
     monkeypatch.setattr(memory, "measure_elsewhere", _fake_measurement)
@@ -286,7 +286,7 @@ def test_memory_in_its_own_process():
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     found = json.loads(done.stdout.splitlines()[-1])
     assert set(found) == set(memory.COLUMNS[5:])
-    # One byte an entry, and the clock of the one kernel: a handful of int64.
+    # One byte per entry, and the counters of the one kernel: a few int64.
     assert 64 * 64 <= found["state_bytes"] <= 64 * 64 + 64
     assert 0 < found["resident_bytes"] <= found["peak_bytes"]
     assert memory.measure("dense", 8, 0, False)["state_bytes"] == 0

@@ -1,6 +1,6 @@
-"""Each private name of Keras and TensorFlow that is touched: it is there, and means that.
+"""Each private name of Keras and TensorFlow that is used exists and works as expected.
 
-Where a new version moves one, its test fails here, and not six hundred elsewhere.
+If a new version moves one, its test fails here, instead of hundreds elsewhere.
 """
 
 import keras

@@ -1,6 +1,6 @@
 """The one conformance table: every registered method, in every mode.
 
-A method is enrolled by registering it, and by an example of its scope here.
+A method is included by registering it and adding an example of its scope here.
 """
 
 import contextlib
@@ -40,7 +40,7 @@ EXAMPLES = {
         update_every=2,
         update_until=0.75,
         total_steps=8,
-        noise=0.0,  # by which scores may come so near that rounding decides
+        noise=0.0,  # else rounding could decide between close scores
     ),
 }
 STEPS = dict.fromkeys(EXAMPLES, 8) | {"rigl": 5}
@@ -64,9 +64,9 @@ def build(method, builder=zoo.nested):
 
 
 def with_slots(model):
-    """The model with an optimizer that is built: Keras then traces a step once, not twice.
+    """The model with a built optimizer, so that Keras traces a step once, not twice.
 
-    The references are trained as users train, with one that `fit` builds.
+    The references are trained as users train: `fit` builds their optimizers.
     """
     model.optimizer.build(model.trainable_variables)
     return model
@@ -108,7 +108,7 @@ def state(model):
 
 
 def assert_close(model, reference):
-    """Same counts and steps, the same thetas but for rounding, nearly the same sets."""
+    """Same counts and steps, the same thetas up to rounding, nearly the same sets."""
     for one, other in zip(
         tk.sparse_weights(model), tk.sparse_weights(reference), strict=True
     ):
@@ -122,7 +122,7 @@ def assert_close(model, reference):
 
 
 class _Trained(dict):
-    """A method's model after one epoch, trained when it is first asked for."""
+    """Each method's model after one epoch, trained at its first use."""
 
     def __init__(self, digits, train):
         self.digits, self.train = digits, train
@@ -299,7 +299,7 @@ def test_built_inside_a_tf_function(method, digits):
 
 @pytest.mark.parametrize("method", ["topkast", "swat", "set", "rigl"])
 def test_the_graph_of_a_step_refreshes_all_weights_under_one_condition(method):
-    """What makes a deep model slow to start is a subgraph for each of its weights."""
+    """A subgraph for each weight would make deep models slow to start."""
 
     def conditions(depth):
         with EXAMPLES[method]():

@@ -39,7 +39,7 @@ def test_docstring_examples(name):
 
 
 def public_objects(name):
-    """{qualified name: object} of what a module offers and defines."""
+    """(qualified name, object) of each class and function of a module."""
     module = importlib.import_module(name)
     exported = {n: getattr(module, n) for n in getattr(module, "__all__", ())}
     own = {

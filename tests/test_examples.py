@@ -1,4 +1,4 @@
-"""The examples run as their heads say."""
+"""The examples run as their docstrings say."""
 
 import csv
 import pathlib
@@ -34,4 +34,4 @@ def test_from_dense(tmp_path):
             float(row["fwd"]), abs=1e-3
         )
         assert int(row["kept_parameters"]) <= int(row["parameters"]) == 77_754
-    assert len(printed[0]) == 6 and len(printed[1]) == 1  # nothing is made twice
+    assert len(printed[0]) == 6 and len(printed[1]) == 1  # nothing is run twice

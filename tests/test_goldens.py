@@ -1,6 +1,6 @@
-"""What earlier versions have saved loads, computes the same, and trains on alike.
+"""Files saved by earlier versions load, compute the same, and continue to train.
 
-The files of tests/goldens were made once, by `tests/goldens/make.py`; they stay.
+The files of tests/goldens were made once, by `tests/goldens/make.py`.
 """
 
 import shutil
@@ -28,7 +28,7 @@ def expected(folder, time):
 
 
 def assert_same(found, wanted):
-    """Sets and steps are equal; numbers, but for the rounding of another machine."""
+    """Sets and steps are equal; numbers, up to the rounding of another machine."""
     assert found.keys() == wanted.keys()
     for key, value in wanted.items():
         if key.endswith(("codes", "step")):
@@ -66,7 +66,7 @@ def test_weights_alone(version, name):
     with make.SCOPES[name]():
         model = make.compiled(make.functional(keras), keras)
     model.load_weights(folder / "model.weights.h5")
-    # The next step is another one: the momentum was left behind.
+    # The next step differs, as the file has no momentum.
     assert_goes_on(model, folder, trains=False)
 
 

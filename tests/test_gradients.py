@@ -1,4 +1,4 @@
-"""Packed gradients: what is taken, what comes back, and what two replicas sum."""
+"""Packed gradients: packing, unpacking, and the sum over two replicas."""
 
 import math
 
@@ -47,7 +47,7 @@ def build(method):
 
 
 def masked(gradient, variable):
-    """The gradient on B, zero outside, as written out."""
+    """The gradient on B, and zero outside."""
     found = [w for w in tk.sparse_weights([variable]) if not w.method.dense_updates]
     return gradient * found[0].backward_mask() if found else gradient
 

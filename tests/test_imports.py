@@ -1,7 +1,7 @@
-"""The imports of the packages: no circle, and arrows that run one way.
+"""The imports of the packages: no cycles, and only from lower layers.
 
-Read from the sources, so that imports for types only (`TYPE_CHECKING`) and those within
-functions count, too.
+They are read from the sources, so imports for types only (`TYPE_CHECKING`) and imports
+within functions count too.
 """
 
 import ast
@@ -11,11 +11,11 @@ import pathlib
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PACKAGES = ("topkast_tf", "swat_tf", "launch")
 WINGS = ("core", "methods", "variables", "layers", "analysis")
-"""Of topkast_tf, from the ground up; its other files stand above them."""
+"""Subpackages of topkast_tf, the lowest first; its other modules are above them."""
 GROUND = "topkast_tf.compat"
-"""What stands below all wings."""
+"""The module below all subpackages."""
 MAY_USE = {"methods": ("core",), "variables": ("core", "methods")}
-"""What a wing may use beside itself; by default all that stands below."""
+"""Subpackages that one may import besides itself; by default all lower ones."""
 
 
 def name_of(path):
@@ -45,7 +45,7 @@ def imports():
 
 
 def test_no_import_cycles():
-    """Depth first: a module that is met again while it is open closes a circle."""
+    """Depth first: a module that is met again while it is open closes a cycle."""
     done, path = set(), []
 
     def visit(module):
@@ -54,8 +54,8 @@ def test_no_import_cycles():
             return
         path.append(module)
         for other in sorted(imports()[module]):
-            # `from package.wing import file` also names the wing, which imports nothing
-            # or what it offers.
+            # `from package.sub import module` also names the subpackage, which imports
+            # nothing or its public names.
             if not module.startswith(f"{other}."):
                 visit(other)
         done.add(path.pop())

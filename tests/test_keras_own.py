@@ -4,7 +4,7 @@
 
 `KERAS_TESTS` is the folder `src` of the installed version of Keras, with its files
 `*_test.py` (the wheel has them). A test that passes without a scope must pass inside one,
-but for those named here.
+except those named here.
 """
 
 import os
@@ -41,7 +41,7 @@ MAY_DIFFER = {
         "the gradient of a sparse weight is a dense tensor, also for a sparse input"
     ),
     r"file_editor_test.SavingTest.test_(basics|scalar_weight)": (
-        "a file holds the sets and the clock beside the weights"
+        "a file holds the sets and the counters beside the weights"
     ),
     r"ModelTest.test_get_state_tree": "the sets are variables that are not trained",
 }
@@ -55,7 +55,7 @@ MAY_FAIL_WITH = {
         "Keras's old `.h5` format holds weights and no sets"
     ),
 }
-"""Regex on how a test has failed -> why it may."""
+"""Regex on the failure of a test -> why it may fail."""
 
 pytestmark = [
     pytest.mark.slow,
@@ -64,7 +64,7 @@ pytestmark = [
 
 
 def outcomes(part, scope, folder):
-    """Name -> how it has failed, "" if it has not; of tests that were not skipped."""
+    """Name -> failure, or "" if it passed, of the tests that were not skipped."""
     report = folder / f"{scope}.xml"
     command = [sys.executable, "-m", "pytest", f"{FOLDER}/{part}", "-q", "-vv"]
     command += ["-c", os.devnull, f"--rootdir={FOLDER}", "-p", "no:cacheprovider"]

@@ -1,4 +1,4 @@
-"""Models that others wrote: the checks of docs/models.py, and the page they make."""
+"""Third-party models: the checks of docs/models.py, and the page made from them."""
 
 import pytest
 

@@ -12,8 +12,8 @@ from keras import layers
 def two_devices():
     """A MirroredStrategy on the two virtual CPUs; one for all tests.
 
-    Each new strategy numbers its collective operations from the start, and TensorFlow
-    takes an old number with other shapes for a mistake.
+    Each new strategy numbers its collective operations from zero, and TensorFlow
+    refuses a number that was used with other shapes.
     """
     return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 
@@ -45,7 +45,7 @@ class OwnDense(layers.Layer):
 
 @keras.saving.register_keras_serializable("tests")
 class Subclassed(keras.Model):
-    """A subclassed model, whose layers build at its first call."""
+    """A subclassed model, whose layers are built at its first call."""
 
     def __init__(self, units=24, **kwargs):
         super().__init__(**kwargs)

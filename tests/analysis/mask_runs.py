@@ -46,10 +46,10 @@ def _weights(seed):
 
 
 def as_new(which=0, seed=0):
-    """A model, compiled once, in the state in which `small_model` makes it.
+    """A model, compiled once, reset to the state that `small_model` returns.
 
-    Each compiled model traces its step anew. A run that goes on where another has ended
-    takes another `which`, as it would be in another process.
+    Each compiled model traces its step again. A resumed run takes another `which`, as
+    it would run in another process.
     """
     model, optimizer = _compiled(which)
     model.set_weights(_weights(seed))

@@ -91,7 +91,7 @@ def test_einsum(weight):
     assert count_macs(product("...ij,jk->...ik"), (1, 2, 3, 4)).total == 6 * 4 * 6
     assert count_macs(product("b...j,jk->bk..."), (1, 2, 3, 4)).total == 6 * 4 * 6
     assert count_macs(product("abj,jk->kab"), (1, 3, 4)).total == 3 * 4 * 6
-    # What only one operand has is summed over before the product.
+    # An index of one operand alone is summed before the product.
     assert count_macs(product("bj,jk->b"), (1, 4)).total == 4
     assert count_macs(lambda x: tf.einsum("bii->b", x), (1, 4, 4)).total == 0
 
@@ -173,7 +173,7 @@ def test_mapped_functions(weight):
     assert count_macs(lambda x: tf.vectorized_map(row, x), (5, 4)).total == 24
 
 
-# --- What cannot be counted is said ---------------------------------------------------
+# --- What cannot be counted is reported -----------------------------------------------
 
 
 def test_opaque_operations_are_named(weight):

@@ -1,4 +1,4 @@
-"""Counted multiply-adds: each layer type by hand, and models of every make."""
+"""Counted multiply-adds: each layer type by hand, and models of every kind."""
 
 import keras
 import pytest
@@ -41,7 +41,7 @@ def by_name(count):
         ((8, 8, 4), layers.DepthwiseConv2D(3, depth_multiplier=2), 6 * 6 * 9 * 4 * 2),
         ((9, 9, 4), layers.DepthwiseConv2D(3, dilation_rate=2), 5 * 5 * 9 * 4),
         ((8, 4), layers.DepthwiseConv1D(3), 6 * 3 * 4),
-        # Transposed: every input position meets every tap of the kernel.
+        # Transposed: each input position is multiplied by each tap of the kernel.
         ((8, 8, 4), layers.Conv2DTranspose(3, 5, strides=2), 8 * 8 * 4 * 5 * 5 * 3),
         ((8, 4), layers.Conv1DTranspose(3, 5, strides=2), 8 * 4 * 5 * 3),
         ((2, 3, 4, 5), layers.Conv3DTranspose(3, 2), 2 * 3 * 4 * 5 * 2 * 2 * 2 * 3),
@@ -117,7 +117,7 @@ def test_recurrent_layers_count_every_step_once(layer, gates):
     count = count_macs(sequential((7, 5), layer))
     kernel, recurrent = count.values()
     assert kernel == 7 * 5 * 3 * gates
-    # Unrolled, and with a loop alike: the product with the zero state is run too.
+    # The product with the zero state counts too, unrolled or in a loop.
     assert recurrent == 7 * 3 * 3 * gates
     assert count.activations == 0
 
@@ -146,7 +146,7 @@ def test_attention():
     assert count.total == sum(count.values()) + count.activations
 
 
-# --- Models of every make -------------------------------------------------------------
+# --- Models of every kind -------------------------------------------------------------
 
 
 def test_shared_nested_and_subclassed_models():
@@ -223,7 +223,7 @@ def test_counts_are_per_example():
         [keras.Input(batch_shape=(4, 7, 5)), layers.LSTM(3, stateful=True)]
     )
     assert list(count_macs(stateful).values()) == [7 * 5 * 12, 7 * 3 * 12]
-    # Every example of eight meets eight others.
+    # Each of the eight examples is multiplied by all eight.
     assert count_macs(lambda x: x @ tf.transpose(x), (8, 5)).activations == 8 * 5
 
 

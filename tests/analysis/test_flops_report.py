@@ -1,4 +1,4 @@
-"""The report of FLOPs: by hand, of models in a scope, and what it could not count."""
+"""The FLOP report: by hand, for models in a scope, and uncounted operations."""
 
 import types
 

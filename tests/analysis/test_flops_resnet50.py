@@ -1,4 +1,4 @@
-"""The formulas of FLOPs, and with them the published factors of ResNet-50."""
+"""FLOP formulas, checked against the published factors of ResNet-50."""
 
 import math
 
@@ -110,7 +110,7 @@ def test_training_factor_of_uniform_resnet50(fwd, bwd, published):
     ("sparsity", "published", "inference"), [(0.8, 0.42, 0.4138), (0.9, 0.24, 0.2418)]
 )
 def test_erk_factors_of_resnet50(sparsity, published, inference):
-    # RigL publishes the two decimals; the four are worked out from its definition.
+    # RigL publishes two decimals; the four follow from its definition.
     network = resnet50(stride_in_first=False)
     sparsities = erdos_renyi_kernel({k: s for k, (s, _) in network.items()}, sparsity)
     found, _ = factors(sparsities, sparsities)

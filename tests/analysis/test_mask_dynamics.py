@@ -83,7 +83,7 @@ def test_measurements_of_three_steps_by_hand(tmp_path):
         gradient = model.layers[0].kernel.numpy() - np.array([theta])
         sgd.apply([tf.constant(gradient, tf.float32)], model.trainable_variables)
         dynamics.on_train_batch_end(batch)
-    # A: {0, 1}, {2, 0}, {2, 0}, {3, 2}; C_0 = {3}, which comes into B at step 2.
+    # A: {0, 1}, {2, 0}, {2, 0}, {3, 2}; C_0 = {3}, which enters B at step 2.
     # Loss: 0.1 (1/2 sum_A + 1/2 / 0.5 sum_{B without A}) of the squares.
     path = sparse_weights(model)[0].path
     expected = [
@@ -157,7 +157,7 @@ def test_fit_measurements_equal_those_of_every_step(digits, tmp_path, jit_compil
         used.append(reached)
     assert column(rows, "churn")[1:] == pytest.approx(np.mean(churns, axis=0))
     assert column(rows, "reservoir_used") == pytest.approx(np.mean(used, axis=0))
-    # The case is worth something only if the sets move and the reservoir is used.
+    # The test is meaningful only if the sets move and the reservoir is used.
     assert min(column(rows, "churn")[1:]) > 0
     assert column(rows, "reservoir_used")[-1] > 0
     sizes = [math.prod(weight.shape) for weight in weights]

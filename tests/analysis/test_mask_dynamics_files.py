@@ -1,4 +1,4 @@
-"""The files of mask dynamics: where they may be, and damage that is said or mended."""
+"""Files of mask dynamics: valid paths, and damage that is reported or repaired."""
 
 import keras
 import pytest

@@ -1,4 +1,4 @@
-"""Mask dynamics of a run in parts: resumed, repaired, the same as undisturbed."""
+"""Mask dynamics of interrupted runs equal those of an uninterrupted run."""
 
 import keras
 import pytest
@@ -29,7 +29,7 @@ class Interrupt(keras.callbacks.Callback):
 
 @pytest.fixture(scope="module")
 def undisturbed(digits, tmp_path_factory):
-    """The CSV of three epochs that nothing interrupted."""
+    """The CSV of three uninterrupted epochs."""
     path = tmp_path_factory.mktemp("undisturbed") / "masks.csv"
     fit(as_new(), digits, MaskDynamics(csv=path, every=5), epochs=3)
     return path.read_bytes()

@@ -1,4 +1,4 @@
-"""The summary of a model: what it counts, and its looks as text and in a notebook."""
+"""The model summary: its counts, its text and its notebook table."""
 
 import html.parser
 
@@ -47,7 +47,7 @@ def test_summary_explains_reads_of_theta_and_alpha():
 
 
 class _Tables(html.parser.HTMLParser):
-    """Reads the texts of cells, and of what stands between the tables."""
+    """Reads the text of the cells, and the text between the tables."""
 
     def __init__(self, text):
         super().__init__()

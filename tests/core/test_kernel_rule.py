@@ -84,7 +84,7 @@ def test_layers_are_recognised_by_class_not_by_name():
             super().build(shape)
             self.gain = self.add_weight(name="gain", shape=(1, self.units))
 
-    class Embedding(layers.Layer):  # of another author
+    class Embedding(layers.Layer):  # not that of Keras
         def build(self, shape):
             self.table = self.add_weight(name="projection", shape=(shape[-1], 4))
 

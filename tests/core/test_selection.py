@@ -121,7 +121,7 @@ def test_large_tensors_are_selected_in_chunks(kind):
 
 
 def test_selection_works_in_graphs_and_xla_in_turn():
-    """A selection that was traced for a graph is not handed to XLA, nor the reverse."""
+    """A trace made for a graph is not reused by XLA, and vice versa."""
     x = np.array([1.0, -4.0, 2.0, 3.0], np.float32)
     for jit_compile in (False, True, False):
         select_ = tf.function(
@@ -181,7 +181,7 @@ def test_random_entries_are_sampled_uniformly():
     for draw in range(400):
         draws = [random_keys(20, [3, draw])]
         counts += selection.forward_and_random_sets(keys, 2, 8, draws)[0].numpy() == 1
-    # 18 candidates for 6 places: each wins 1/3 of 400 draws, within 5 deviations.
+    # Each of 18 candidates is sampled in 1/3 of 400 draws, within 5 deviations.
     np.testing.assert_array_equal(counts[18:], 0)
     assert np.all(np.abs(counts[:18] - 400 / 3) < 5 * np.sqrt(400 * 2 / 9))
 

@@ -1,4 +1,4 @@
-"""Dense models and sparse ones that may begin from them, of a few steps or of none."""
+"""Dense models, and sparse models that start from them, trained or not."""
 
 import keras
 
@@ -32,7 +32,7 @@ def sparse_model(scope="topkast", builder=zoo.functional, seed=4):
 
 
 def trained(model, steps=3):
-    if not model.compiled:  # else each call would trace the step anew
+    if not model.compiled:  # else each call would trace the step again
         model.compile(keras.optimizers.SGD(0.1, momentum=0.9), LOSS)
     model.fit(
         zoo.images(zoo.functional, 8 * steps),

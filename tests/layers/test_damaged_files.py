@@ -1,4 +1,4 @@
-"""Saved sets that cannot be right are refused, with the weight and what is wrong."""
+"""Invalid saved sets are refused; the error names the weight and the problem."""
 
 import shutil
 

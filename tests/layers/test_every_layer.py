@@ -1,4 +1,4 @@
-"""Every layer class of the installed Keras, in scopes that change nothing and that do."""
+"""Every layer class of the installed Keras, in scopes with and without sparsity."""
 
 import contextlib
 
@@ -27,7 +27,7 @@ def self_attention(layer):
 
 
 def pair(layer):
-    """A layer that merges two tensors, one of which has gone through a kernel."""
+    """A layer that merges two tensors, one of them the output of a kernel."""
     return lambda x: layer()([x, L.Dense(8)(x)])
 
 

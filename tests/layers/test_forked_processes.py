@@ -20,7 +20,7 @@ def test_load_in_a_forked_process(tmp_path):
     with tk.topkast_scope(fwd=0.9, bwd=0.8):
         model = keras.Sequential([keras.Input((10,)), keras.layers.Dense(20)])
     model.save(tmp_path / "model.keras")
-    # The child has none of the threads of this process, and nobody who joins it later.
+    # A forked child has none of the threads of this process.
     with multiprocessing.get_context("fork").Pool(2) as pool:
         loads = [pool.apply_async(_load, (tmp_path / "model.keras",)) for _ in range(2)]
         for load in loads:

@@ -1,4 +1,4 @@
-"""Sparse models that begin from the weights of dense ones, and the way back."""
+"""Sparse models that start from the weights of dense ones, and the way back."""
 
 import keras
 import numpy as np
@@ -13,8 +13,8 @@ from tests.layers.begun_models import LOSS, SCOPES, dense_model, sparse_model, t
 
 @pytest.fixture(scope="module")
 def once_trained():
-    """A dense and a sparse model; the first is only read, the second is set back."""
-    dense_model()  # so that no name is by chance one of a test's own model
+    """A dense and a sparse model; the first is only read, the second is reset."""
+    dense_model()  # so that names differ from those of a test's own model
     dense, sparse = trained(dense_model()), trained(sparse_model())
     return dense, sparse, sparse.get_weights()
 
@@ -81,7 +81,7 @@ WAYS = (
 
 
 def assert_begun_from(model, dense):
-    """Theta is the dense kernels; the sets are those of a first selection from them."""
+    """Theta equals the dense kernels; the sets are a first selection from them."""
     weights = tk.sparse_weights(model)
     for weight, kernel in zip(weights, kernels_of(dense), strict=True):
         np.testing.assert_array_equal(weight.dense(), kernel)
@@ -226,7 +226,7 @@ def test_set_weights_restores_weights_sets_and_step(trained_sparse):
     model, saved = trained_sparse, trained_sparse.get_weights()
     codes = [w.codes() for w in tk.sparse_weights(model)]
     outputs = model.predict(zoo.images(zoo.functional), verbose=0)
-    trained(model, 100)  # up to the next selection and on
+    trained(model, 100)  # past the next selection
     assert any(
         np.any(w.codes() != old)
         for w, old in zip(tk.sparse_weights(model), codes, strict=True)

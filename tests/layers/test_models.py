@@ -8,7 +8,7 @@ import tensorflow as tf
 import topkast_tf as tk
 from tests import zoo
 
-# The others take long to compile, by Keras itself, or are much like one of these.
+# The others compile slowly in Keras itself, or resemble one of these.
 _QUICK = (zoo.sequential, zoo.shared, zoo.attention, zoo.Subclassed)
 _TRAINED = [
     pytest.param(builder, marks=[] if builder in _QUICK else [pytest.mark.slow])
@@ -66,7 +66,7 @@ def seen(model):
 
 @pytest.fixture(scope="module", params=_TRAINED, ids=lambda b: b.__name__)
 def trained(request):
-    """Builder, model, and what it was before and after training; tests only read it."""
+    """Builder, model, and its state before and after training; tests only read it."""
     keras.utils.set_random_seed(0)
     builder, inputs = request.param, zoo.images(request.param)
     model = sparse(builder, refresh_every=100)
@@ -78,7 +78,7 @@ def trained(request):
     before = seen(model)
     model.fit(inputs, zoo.labels(), batch_size=4, epochs=2, verbose=0)
     after = seen(model)
-    tk.refresh(model)  # a file holds sets that are not those of the beginning
+    tk.refresh(model)  # so that a file holds other sets than the initial ones
     return builder, model, before, after
 
 

@@ -1,4 +1,4 @@
-"""Weights from elsewhere, further: tf_keras's files, parts of models, refusals, memory."""
+"""More sources of weights: tf_keras files, parts of models, refusals, layer state."""
 
 import keras
 import numpy as np
@@ -30,7 +30,7 @@ def sparse(scope=None, library=keras):
 
 
 def fit(model, optimizer="sgd"):
-    if getattr(model, "optimizer", None) is None:  # else each fit would trace anew
+    if getattr(model, "optimizer", None) is None:  # else each fit would trace again
         model.compile(optimizer, "mse")
     model.fit(X, Y, batch_size=16, shuffle=False, verbose=0)
 
@@ -120,7 +120,7 @@ def test_loading_sharded_sparse_weights_into_dense_names_strip(tmp_path):
         three_layers().load_weights(path)
 
 
-# A new beginning is a whole one.
+# New weights reset all state.
 
 
 def units(model):
@@ -179,7 +179,7 @@ def test_strip_does_not_serialise_a_custom_loss(recwarn):
     assert model.get_compile_config() is not None and again.get_config()
 
 
-# What a stateful recurrent layer remembers.
+# The state of recurrent layers.
 
 
 @pytest.mark.parametrize("kind", ["SimpleRNN", "LSTM", "GRU"])
@@ -207,7 +207,7 @@ def test_strip_keeps_the_state_of_recurrent_layers(kind, library):
 
 
 def test_strip_of_a_model_that_makes_its_own_inputs():
-    """As backbones of keras_hub do: made again, the model has an input layer more."""
+    """As backbones of keras_hub do: the rebuilt model has one more input layer."""
 
     class Net(keras.Model):
         def __init__(self, width=8):

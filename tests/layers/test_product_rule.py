@@ -1,7 +1,7 @@
-"""A rule that computes a layer's own product gives what the layer itself gives.
+"""A rule that computes a layer's own product gives the output of the layer itself.
 
-Where a rule is active, the bias and the activation of a layer are computed by this
-library and not by Keras: they are to be the same, for every kind of layer it serves.
+Where a rule is active, this library computes the bias and the activation of a layer
+instead of Keras. The output must be the same, for every supported layer.
 """
 
 import dataclasses
@@ -84,7 +84,7 @@ ACTIVATIONS = (None, "gelu", "softmax")
 
 
 def always_the_same(shape, dtype=None, **_):
-    """An initializer: to assign the weights instead selects the sets a second time."""
+    """A fixed initializer; assigning weights would select the sets a second time."""
     return tf.constant(np.random.default_rng(1).normal(0, 0.3, shape), dtype)
 
 

@@ -1,4 +1,4 @@
-"""A saved model comes back the same; an interrupted run goes on as if undisturbed."""
+"""A saved model is restored; a resumed run equals an uninterrupted one."""
 
 import subprocess
 import sys
@@ -58,8 +58,8 @@ def assert_same(one, other):
     ]
 
 
-# Models that several tests use. They only read them: a saved, stripped or cloned one is
-# another model.
+# Models shared by several tests, which only read them: saving, stripping and cloning do
+# not change them.
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,7 @@ def undisturbed(digits):
 
 @pytest.fixture(scope="module")
 def half(digits, tmp_path_factory):
-    """Half of that training, and the folder of what was saved then."""
+    """Half of that training, and the folder of its saved files."""
     model, folder = build(refresh_every=3), tmp_path_factory.mktemp("half")
     fit(model, digits, 2)
     model.save(folder / "half.keras")
@@ -94,7 +94,7 @@ def test_resumed_from_keras_file(undisturbed, half, digits):
 
 def test_resumed_from_weights_file(undisturbed, half, digits):
     resumed = build(refresh_every=3)
-    fit(resumed, digits, 1)  # the file must win over whatever is there
+    fit(resumed, digits, 1)  # the file must replace any state
     resumed.load_weights(half[1] / "half.weights.h5")
     fit(resumed, digits, 4, first=2)
     assert_same(undisturbed, resumed)
@@ -140,7 +140,7 @@ def test_every_distribution_is_restored(distribution, digits, tmp_path):
     model.save(tmp_path / "model.keras")
     after = [v.numpy() for v in (*model.variables, *model.optimizer.variables)]
     for one, other in zip(before, after, strict=True):
-        np.testing.assert_array_equal(one, other)  # so it goes on undisturbed
+        np.testing.assert_array_equal(one, other)  # saving changes nothing
     loaded = keras.models.load_model(tmp_path / "model.keras")
     for each in (model, loaded):
         fit(each, digits, 2, first=1)

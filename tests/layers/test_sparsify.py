@@ -1,4 +1,4 @@
-"""`sparsify` prunes a dense model at once, and keeps all else that it is."""
+"""`sparsify` prunes a dense model at once, and keeps everything else."""
 
 import keras
 import numpy as np
@@ -13,7 +13,7 @@ from tests.layers.begun_models import LOSS, dense_model, sparse_model, trained
 
 @pytest.fixture(scope="module")
 def trained_dense():
-    """One for all tests, which only read it."""
+    """One model for all tests, which only read it."""
     model = trained(dense_model())
     model.optimizer.learning_rate.assign(0.025)  # not what it was compiled with
     return model

@@ -27,7 +27,7 @@ def scaled_by(factor):
 
 
 class Table(layers.Layer):
-    """A user's layer with state that is no variable."""
+    """A user's layer with state that is not a variable."""
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)

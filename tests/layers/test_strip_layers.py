@@ -1,4 +1,4 @@
-"""Layers with state or code of both Keras libraries, stripped: the same outputs."""
+"""Stripped layers with state or code, of both Keras libraries: the same outputs."""
 
 import functools
 import operator
@@ -28,7 +28,7 @@ def one_hot(library):
     return library.layers.CategoryEncoding(11, output_mode="multi_hot")
 
 
-# Name -> of a Keras library: the layers before a Dense of three units, what they take.
+# Name -> function of a Keras library: layers before a Dense of three units, and inputs.
 KERAS_LAYERS = {
     "Normalization": lambda k: ([adapted(k.layers.Normalization(), NUMBERS)], NUMBERS),
     "Normalization, inverted": lambda k: (

@@ -1,4 +1,4 @@
-"""A dense layer with a mask that moves, and what it is trained on."""
+"""A dense layer with a moving mask, and its training data."""
 
 import keras
 import numpy as np
@@ -13,10 +13,10 @@ def dense_layer(name="rigl", **arguments):
 
 
 def build_optimizer(model):
-    """Makes the optimizer's slots now: Keras makes them as it traces a step.
+    """Makes the optimizer's slots now, so that Keras traces a step once.
 
-    It then traces the step again, if there are any. Some test of each file that uses
-    this leaves it to Keras.
+    Otherwise Keras makes them as it traces a step, and traces it again. At least one
+    test in each file that uses this leaves it to Keras.
     """
     model.optimizer.build(model.trainable_variables)
 
@@ -28,7 +28,7 @@ def batches(count):
 
 
 def trained(x, y, optimizer, **arguments):
-    """The layer after a step a batch, from always the same theta, and its weight."""
+    """The layer after one step per batch, from a fixed theta, and its weight."""
     model = dense_layer(seed=2, **arguments)
     [weight] = tk.sparse_weights(model)
     rng = np.random.default_rng(4)

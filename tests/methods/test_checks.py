@@ -1,4 +1,4 @@
-"""What the contract of a method excludes is refused in one sentence."""
+"""Violations of the contract of a method are refused in one sentence."""
 
 import dataclasses
 
@@ -91,7 +91,7 @@ def test_invalid_arguments_of_rigl_are_refused(arguments, message):
 
 
 def of_two_classes(**body):
-    """A method that is due at each step, with other parts."""
+    """Registers a method that is due at each step, with other attributes."""
     body = {"name": "mine", "schedule": UpdateSchedule(every=1, first=1), **body}
     return register(
         dataclasses.dataclass(frozen=True, kw_only=True)(

@@ -1,6 +1,6 @@
-"""Methods that only the contract knows: what is planned next fits without touching it.
+"""New methods fit the contract without a change of the library.
 
-They are registered here alone: the one of docs/methods.md, gradual pruning, and SNIP.
+They are registered here alone: that of docs/methods.md, gradual pruning, and SNIP.
 """
 
 import dataclasses
@@ -80,7 +80,7 @@ def pruning():
             return RefreshSchedule(1)
 
         def size(self, entries, kept, step):
-            """Entries of A at a step, of the number in all and that at the end."""
+            """Size of A at a step, from the number of entries and the final size."""
             done = min(max(step, 0), self.until) / self.until
             return entries - int((entries - kept) * (1 - (1 - done) ** 3))
 
@@ -133,7 +133,7 @@ def snip():
             return found._replace(thresholds=[step + 1] * len(weights))
 
         def counts(self, units, kept_forward, kept_backward, step):
-            # Between the first batch and the first step it may be either.
+            # Between the first batch and the first step, both sizes are valid.
             return (kept_forward, kept_backward) if step else None
 
 

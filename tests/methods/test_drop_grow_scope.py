@@ -1,4 +1,4 @@
-"""The scopes of static masks, SET and RigL: arguments that they take and refuse."""
+"""The scopes of static masks, SET and RigL: valid and invalid arguments."""
 
 import keras
 import pytest

@@ -1,4 +1,4 @@
-"""What SET and RigL drop and grow, by hand, and masks that are chosen once and stay."""
+"""Entries that SET and RigL drop and grow, by hand, and static masks."""
 
 import keras
 import numpy as np
@@ -104,14 +104,14 @@ def test_noise_only_breaks_ties():
     theta[:250] = 0.6
     method = SET(sparsity=0.5, drop_fraction=0.3)
     mask, _ = updated(method, selection_of(theta, active))
-    assert mask[:250].all()  # 150 of the 250 equal ones are dropped, at random
+    assert mask[:250].all()  # 150 of the 250 equal ones are dropped at random
     kept = mask[250:500]
     assert 100 <= kept.sum() < 250 and np.any(np.diff(kept.astype(int)) == 1)
     other, _ = updated(method, selection_of(theta, active), step=1)
     assert np.any(other[250:500] != kept)
 
 
-# Chosen once.
+# Static masks.
 
 
 def static_oracle(n, sparsity):
@@ -133,7 +133,7 @@ def test_static_masks_have_exact_counts_and_stay(sparsity, digits):
 
 
 def test_random_masks_are_sampled_uniformly():
-    """Each entry is as often in it as any other: chi-square over 400 seeds."""
+    """Each entry is equally likely: a chi-square test over 400 seeds."""
     counts = np.zeros(40)
     method = Static(sparsity=0.75)
     for seed in range(400):

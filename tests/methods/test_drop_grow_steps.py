@@ -1,4 +1,4 @@
-"""What an update of SET or RigL does to a step: gradients, slots, replicas, optimizers."""
+"""Updates of SET and RigL within steps: gradients, slots, replicas, optimizers."""
 
 import keras
 import numpy as np
@@ -16,7 +16,7 @@ from tests.methods.drop_grow_models import (
 
 
 def test_optimizer_gets_the_masked_gradient():
-    """What it clips by, and what it gathers, is that of the masked gradient."""
+    """So that it clips and accumulates the masked gradient."""
     seen = []
 
     class Spy(keras.optimizers.SGD):
@@ -36,7 +36,7 @@ def test_optimizer_gets_the_masked_gradient():
 
 
 def test_accumulated_batches_equal_one_batch():
-    """The gradient that is looked at is the mean of the parts; a step is a step."""
+    """Growth uses the mean gradient of the parts, which count as one step."""
     x, y = batches(12)
     merged = (x.reshape(6, 16, 12), y.reshape(6, 16, 6))
     whole, ours = trained(*merged, keras.optimizers.SGD(0.1, momentum=0.9),
@@ -47,7 +47,7 @@ def test_accumulated_batches_equal_one_batch():
         keras.optimizers.SGD(0.1, momentum=0.9, gradient_accumulation_steps=2),
         update_every=2,
     )
-    assert ours.step == theirs.step == 4  # two of six took the place of steps
+    assert ours.step == theirs.step == 4  # two of six updates replaced steps
     assert int(whole.optimizer.iterations) == int(parts.optimizer.iterations) == 4
     np.testing.assert_array_equal(ours.forward_mask(), theirs.forward_mask())
     np.testing.assert_allclose(ours.dense(), theirs.dense(), atol=1e-6)
@@ -72,7 +72,7 @@ def test_replicas_keep_equal_sets(replaces):
 
 
 def test_replicas_grow_where_the_summed_gradient_is_largest():
-    """Each half of the batch points elsewhere; their sum decides."""
+    """The halves of the batch have different largest gradients; the sum decides."""
     x = np.zeros((4, 12), "float32")
     x[0, :3], x[1, 3:6], x[2, :3], x[3, 3:6] = 1.0, 0.5, -0.9, 0.6
     y = np.ones((4, 6), "float32")
@@ -128,9 +128,9 @@ def test_slots_of_new_entries_start_at_zero():
 
 
 def test_a_regrown_weight_takes_no_outsized_step():
-    """Adam's second moment begins anew with the first, so that no step is outsized.
+    """Both moments of Adam restart at zero, so that no step is outsized.
 
-    With both at zero, the first step is 0.1 / sqrt(0.001) = 3.2 times the rate at most.
+    From zero, the first step is 0.1 / sqrt(0.001) = 3.2 times the rate at most.
     """
     model = dense_layer("set", update_every=3, drop_fraction=0.5)
     model.compile(keras.optimizers.Adam(0.01), "mse")
@@ -248,7 +248,7 @@ def test_loss_scaling_does_not_change_updates(replaces):
 
 
 def test_keras_regularizer_does_not_affect_growth():
-    """A regularizer is of alpha: what is grown is where the network asks for it."""
+    """A regularizer acts on alpha; growth uses the gradient without it."""
     masks = []
     x, y = batches(1)
     for regularizer in (None, keras.regularizers.L2(100.0)):
@@ -275,7 +275,7 @@ def test_keras_regularizer_does_not_affect_growth():
 
 
 def test_mask_dynamics_measures_updates_that_replace_steps(tmp_path):
-    """An update in the place of a step has a time of its own."""
+    """An update that replaces a step is measured separately."""
     model = dense_layer("rigl", update_every=2)
     model.compile("sgd", "mse")
     x, y = batches(6)

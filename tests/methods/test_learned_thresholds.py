@@ -21,7 +21,7 @@ RATE = 0.5
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Learned(Method):
-    """What the two have in common; `sparsity` is what plans state."""
+    """The common base of the two; `sparsity` is stated for plans."""
 
     sparsity: float
     computes_alpha = True

@@ -1,4 +1,4 @@
-"""Top-KAST's arguments: which sets they select, when, and what moves then."""
+"""Top-KAST's arguments: the sets, when they are selected, and updated entries."""
 
 import keras
 import numpy as np

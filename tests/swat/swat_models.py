@@ -17,10 +17,10 @@ def build(builder=zoo.sequential, sparsity=0.9, **arguments):
 
 
 def build_to_train(*arguments, **options):
-    """The same with the optimizer's variables made.
+    """The same with the optimizer's variables made, so that Keras traces a step once.
 
-    Keras makes them as it traces a step, if there are any, and then traces the step
-    again. Tests with `build` train that way.
+    Otherwise Keras makes them as it traces a step, and traces it again, as in tests
+    that train with `build`.
     """
     model = build(*arguments, **options)
     model.optimizer.build(model.trainable_variables)

@@ -1,4 +1,4 @@
-"""SWAT's products written in NumPy: an oracle for its ops."""
+"""SWAT's products in NumPy: an oracle for its ops."""
 
 import math
 
@@ -39,10 +39,10 @@ def conv2d_valid(a, w):
 def momentum_budget(means, sizes, budget):
     """How many weights each layer keeps under SWAT-M, by its definition.
 
-    Each layer asks for its share. One that asks for more than 99 % of its weights gets
-    all of them, and what it asked for beyond that is the residual. The residual is asked
-    for again, by all layers alike, until it is no more than one a layer or more than the
-    budget has been given (in the authors' code: at most 1000 passes).
+    Each layer requests its share. A layer that requests more than 99 % of its weights
+    gets all of them; its excess is the residual. The residual is added equally to the
+    requests of all layers, until it is at most one per layer or more than the budget is
+    allocated (in the authors' code: at most 1000 passes).
     """
     asked = [math.ceil(mean / math.fsum(means) * budget) for mean in means]
     for _ in range(1000):

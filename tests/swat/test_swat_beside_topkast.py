@@ -1,4 +1,4 @@
-"""SWAT beside Top-KAST: activations of the one, weights of the other."""
+"""SWAT with Top-KAST: activations of SWAT, weights of Top-KAST."""
 
 import keras
 import numpy as np

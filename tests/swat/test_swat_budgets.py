@@ -1,4 +1,4 @@
-"""How SWAT spreads what it keeps over the layers: ERK, by name, by the momentum."""
+"""How SWAT distributes its budget over layers: ERK, by name, by momentum."""
 
 import keras
 import numpy as np
@@ -38,8 +38,8 @@ def test_budget_by_layer_name():
 
 
 def test_momentum_budget_by_hand():
-    # Shares 0.9 and 0.1 of 20: 18 and 2. The first has 10 only: 8 too many, dealt out
-    # as 4 and 4, then 2 and 2; the 2 that are left then are no more than one a layer.
+    # Shares 0.9 and 0.1 of 20: 18 and 2. The first has only 10: its excess of 8 is
+    # spread as 4 and 4, then 2 and 2; the remaining 2 are at most one per layer.
     share = tf.constant([0.9, 0.1], tf.float64)
     found = momentum.allot(share, [10, 100], tf.constant(20))
     np.testing.assert_array_equal(found, [10, 8])
@@ -54,9 +54,9 @@ def test_momentum_budget_by_hand():
 
 
 def test_momentum_budget_stops_once_it_is_exceeded():
-    # 45, 45, 10 of 100, in layers of 10, 10 and 1000. The first two are dense; what they
-    # have too much is dealt out: 24, 16, 11, 8, 6, 4 to the third make 79, 99 in all,
-    # and 3 more make 82. There 102 are kept, and the 6 that are left are forgotten.
+    # 45, 45, 10 of 100, in layers of 10, 10 and 1000. The first two are dense; their
+    # excess is spread: 24, 16, 11, 8, 6, 4 for the third make 79, 99 in all, and 3 more
+    # make 82. Then 102 are kept, and the remaining 6 are dropped.
     share = tf.constant([0.45, 0.45, 0.10], tf.float64)
     found = momentum.allot(share, [10, 10, 1000], tf.constant(100))
     np.testing.assert_array_equal(found, [10, 10, 82])
@@ -129,7 +129,7 @@ def test_swat_m_follows_the_momentum(optimizer, digits):
     expected = oracle.momentum_budget(means, sizes, sum(sizes) - int(0.8 * sum(sizes)))
     found = [int(weight.forward_mask().sum()) for weight in weights]
     np.testing.assert_allclose(found, expected, atol=1)
-    # The activations of a layer are as sparse as its weights have become.
+    # The activations of a layer are as sparse as its weights now are.
     model.train_on_batch(images[:32], labels[:32])
     for weight, kept, layer in zip(weights, found, layer_densities(model), strict=True):
         assert layer.activations == pytest.approx(kept / weight.dense().size, abs=0.01)

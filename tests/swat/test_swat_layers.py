@@ -1,4 +1,4 @@
-"""What layers compute in a scope of SWAT, and that whole models train and come back."""
+"""Outputs of layers in a SWAT scope; whole models that train and are restored."""
 
 import keras
 import numpy as np
@@ -12,7 +12,7 @@ from tests import zoo
 from tests.swat import swat_oracle as oracle
 from tests.swat.swat_models import build, build_to_train
 
-# How many kernels SWAT makes sparse; the rest is left dense, as it has no rule for it.
+# How many kernels SWAT makes sparse; it leaves those without a rule dense.
 KERNELS = {
     **zoo.KERNELS,
     zoo.own_layer: 0,

@@ -45,7 +45,7 @@ def test_memory_saving_selection_breaks_ties_alike(k):
 SPARSITIES = [(0.5, None), (0.9, 0.3), (0.0, 0.7)]
 
 
-@functools.cache  # XLA compiles all in half the time of one after the other
+@functools.cache  # XLA compiles all together in half the time
 def products(storage, jit_compile):
     random = np.random.default_rng(0)
     shapes = (4, 10), (10, 6), (4, 6)  # of a, w and dy
@@ -209,7 +209,7 @@ def test_a_stale_threshold_keeps_what_reaches_it():
     np.testing.assert_array_equal(
         topk.at_or_above(2 * x, key), [[True, True, False], [True, True, True]]
     )
-    # More zeros than were to be dropped: the rest is kept, not the zeros.
+    # With more zeros than entries to drop, the zeros are dropped all the same.
     sparse = tf.constant([0.0, 0.0, 0.0, 5.0])
     reached = topk.at_or_above(sparse, topk.threshold(sparse, 3))
     np.testing.assert_array_equal(reached, [False, False, False, True])
@@ -341,7 +341,7 @@ def test_nan_propagates_to_the_gradient():
 
 
 def test_only_the_sparse_operands_are_kept_for_the_backward_pass():
-    """What the gradient function holds, beside shapes, is packed."""
+    """The gradient function holds only packed values and shapes."""
     held = {}
 
     def spy(x):

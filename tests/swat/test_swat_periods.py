@@ -1,4 +1,4 @@
-"""When SWAT selects: what is kept between two selections, and once sets are frozen."""
+"""When SWAT selects: sets between two selections, and frozen sets."""
 
 import keras
 import numpy as np
@@ -59,7 +59,7 @@ def test_fully_kept_layer_is_dense_at_each_step(sparsity, arguments):
 
 
 def test_global_threshold_applies_to_small_layers():
-    """Of 4 entries 0.2 would drop none, but what is dropped is of all layers together."""
+    """Entries are dropped from all layers together, not from each by its size."""
     keras.utils.set_random_seed(0)
     with swat_scope(0.2, topk_period=10, distribution="global"):
         model = keras.Sequential([keras.Input((4,)), layers.Dense(64), layers.Dense(1)])
@@ -258,7 +258,7 @@ def test_period_of_convolutions_is_saved_and_old_files_have_one_of_all():
 
 
 def test_drift_of_the_realised_densities_is_small(digits, tmp_path):
-    """With a threshold of 20 steps the densities stay within a fifth of the nominal."""
+    """With a period of 20 steps the densities stay within a fifth of the nominal."""
     images, labels = digits
     model = build_to_train(zoo.functional, sparsity=0.8, topk_period=20)
     log = DensityLog(tmp_path / "densities.csv", every=1)
@@ -285,9 +285,9 @@ def test_activation_thresholds_are_computed_when_due(digits):
         key, kept, size = weight.auxiliary["activations"].numpy()
         seen.append(int(key))
         assert size == 32 * 64 and kept <= 0.25 * size  # ties stay
-    # The same batch at each step, the first layer: found at steps 0, 3, 6 alike.
+    # The first layer gets the same batch at each step: steps 0, 3 and 6 agree.
     assert len(set(seen)) == 1
-    # Evaluation and inference leave it alone.
+    # Evaluation and inference do not change it.
     model.evaluate(images[:8] * 5, labels[:8], verbose=0)
     assert int(weight.auxiliary["activations"].numpy()[0]) == seen[0]
 

@@ -1,4 +1,4 @@
-"""What SWAT costs and how dense it is: counted FLOPs, and the densities it reports."""
+"""SWAT's counted FLOPs, and the densities that it reports."""
 
 import keras
 import numpy as np
@@ -29,9 +29,9 @@ def test_flops_of_resnet_50_match_the_paper():
     cost = count_flops(model)
     # Keras's ResNet50 strides in the 1x1 convolutions, the authors' in the 3x3 ones.
     assert 1 - cost.inference_ratio == pytest.approx(0.777, abs=2e-3)
-    # All three products are as sparse: where the input gradient of the first layer is
-    # counted for the dense network too, training saves what inference does. (The paper
-    # prints 76.1 %, and does not say how that is counted.)
+    # All three products are equally sparse. As the input gradient of the first layer is
+    # counted for the dense network too, training saves as much as inference. (The paper
+    # gives 76.1 % without saying how it is counted.)
     assert cost.training_ratio == pytest.approx(cost.inference_ratio, abs=1e-3)
 
 

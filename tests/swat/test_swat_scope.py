@@ -1,4 +1,4 @@
-"""The scope of SWAT: which weights it takes, which it leaves dense, what it refuses."""
+"""The scope of SWAT: sparse weights, weights left dense, invalid arguments."""
 
 import keras
 import numpy as np
@@ -70,7 +70,7 @@ def test_exempt_first_and_last():
     model(inputs)
     with tf.GradientTape() as tape:
         loss = tf.reduce_sum(model(inputs) ** 2)
-    # The layers left dense have dense activations, too: their own gradients.
+    # The layers left dense have dense activations too, and dense gradients.
     last = model.layers[-1]
     gradient = tape.gradient(loss, last.kernel.value)
     features = keras.Model(model.input, last.input)(inputs)

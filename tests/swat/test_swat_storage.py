@@ -1,4 +1,4 @@
-"""Packed storage of SWAT's activations: the same training, and no output kept twice."""
+"""Packed storage of SWAT's activations: equal training, and no output kept twice."""
 
 import keras
 import numpy as np
@@ -25,7 +25,7 @@ def test_packed_storage_trains_bitwise_like_dense(digits):
 
 
 def test_packed_storage_keeps_no_relu_output(digits):
-    """Nor does that of the first layer, which is left dense."""
+    """Not even that of the first layer, which is left dense."""
     model = build(exempt="first", storage="packed")
 
     @tf.function

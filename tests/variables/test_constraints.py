@@ -1,4 +1,4 @@
-"""A constraint of a sparse weight is one of the entries that are updated."""
+"""A constraint of a sparse weight applies to the entries that are updated."""
 
 import keras
 import numpy as np

@@ -74,7 +74,7 @@ def test_functional_models_written_as_subclasses(make, distribution, tmp_path):
 
 
 class Failing(keras.Model):
-    """Builds a layer, and raises then."""
+    """Builds a layer, and then raises."""
 
     def __init__(self):
         super().__init__()
@@ -85,7 +85,7 @@ class Failing(keras.Model):
 
 
 def keep_traceback(error):
-    """As a notebook does, which keeps all that a failed cell has made."""
+    """Keeps all objects of a failed call alive, as a notebook does."""
     sys.last_value = error
 
 
@@ -122,7 +122,7 @@ def test_a_constructor_that_raises_leaves_no_trace(make, exempt, tmp_path):
     for one, other in zip(*(s.rows for s in summaries), strict=True):
         assert (one.shape, one.fwd, one.kept) == (other.shape, other.fwd, other.kept)
     assert len(summaries[0].left_dense) == len(summaries[1].left_dense)
-    found.save(tmp_path / "model.keras")  # it is not waiting for layers to be built
+    found.save(tmp_path / "model.keras")  # it does not wait for layers to be built
     loaded = keras.models.load_model(tmp_path / "model.keras")
     np.testing.assert_array_equal(loaded(INPUTS), found(INPUTS))
 

@@ -1,4 +1,4 @@
-"""The doors beside Keras 3: `tf.Module`, tf_keras, and TensorFlow 1's custom getter."""
+"""APIs besides Keras 3: `tf.Module`, tf_keras, and TensorFlow 1's custom getter."""
 
 import keras
 import numpy as np

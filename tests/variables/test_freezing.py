@@ -1,4 +1,4 @@
-"""Frozen sets stay, whatever else moves."""
+"""Frozen sets do not change."""
 
 import keras
 import numpy as np

@@ -1,4 +1,4 @@
-"""The getter: what a read returns, what reaches theta, and what never does."""
+"""The getter: values that a read returns, and gradients that reach theta."""
 
 import time
 
@@ -218,7 +218,7 @@ def model_and_momentum():
 
 @pytest.fixture(scope="module")
 def by_hand(digits):
-    """A model after steps written out, eagerly; and nobody trains it further."""
+    """A model trained by a hand-written eager loop, which tests only read."""
     model, optimizer = model_and_momentum()
     for step in range(STEPS):
         batch = slice(16 * step, 16 * step + 16)
@@ -267,6 +267,6 @@ def test_compiled_training_equals_a_hand_written_loop(
 
 
 def test_xla_compiles_a_training_step_once(compiled_by_xla):
-    # An index found at run time made it compile anew at each step (XLA bakes it in).
+    # XLA bakes in an index found at run time, and would compile again at each step.
     _, seconds = compiled_by_xla
     assert max(seconds[2:]) < seconds[0] / 5, seconds

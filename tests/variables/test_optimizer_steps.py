@@ -1,4 +1,4 @@
-"""What an optimizer's call means to a sparse weight: a step, its gradient, its decays."""
+"""Optimizer calls on a sparse weight: steps, gradient averages, weight decay."""
 
 import functools
 
@@ -29,7 +29,7 @@ def one_kernel(scope, **layer):
 # SWAT-M's own average of the gradients, where the optimizer keeps no momentum.
 
 
-@functools.cache  # nobody trains that model further
+@functools.cache  # the model is not trained further
 def average_after(batch_size, jit_compile, **sgd):
     model = one_kernel(swat_scope(0.5, distribution="momentum"))
     model.compile(keras.optimizers.SGD(0.1, **sgd), "mse", jit_compile=jit_compile)
@@ -74,7 +74,7 @@ def test_average_is_updated_once_per_step(jit_compile):
 
 @pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])
 def test_the_average_takes_the_mean_of_accumulated_gradients(jit_compile):
-    # Two times four batches of two: two gradients, of the means; the last is Keras's own.
+    # Two times four batches of two: two steps, with the mean gradient of four batches.
     model = one_kernel(swat_scope(0.5, distribution="momentum"))
     sgd = keras.optimizers.SGD(0.1, gradient_accumulation_steps=4)
     model.compile(sgd, "mse", jit_compile=jit_compile)
@@ -127,7 +127,7 @@ def test_skipped_step_does_not_change_the_average():
     assert not np.any(weight.replica().auxiliary_variable(steps.AVERAGE).numpy())
 
 
-# What Keras does at each call of an optimizer, though it only accumulates, is no step.
+# Calls of an optimizer that only accumulate gradients are not steps.
 
 
 @pytest.mark.parametrize("scope", [topkast_scope(0.5, 0.3), swat_scope(0.5)])
@@ -273,7 +273,7 @@ def test_a_regularizer_of_tf_keras_warns_too(caplog):
     assert [m.split()[0] for m in found] == ["Weight", "The"]
 
 
-# Calls that are no step
+# Calls that are not steps
 
 
 def test_steps_are_counted_only_when_gradients_were_accumulated(digits):

@@ -1,4 +1,4 @@
-"""The reservoir C keeps its bits, whoever reads a kernel and writes it back."""
+"""The reservoir C is kept bitwise when a kernel is read and written back."""
 
 import functools
 
@@ -44,7 +44,7 @@ class StepsTheVariable(layers.Wrapper):
 
 
 class Zeroes(layers.Wrapper):
-    """A user's wrapper that assigns what has nothing to do with alpha."""
+    """A user's wrapper that assigns values unrelated to alpha."""
 
     def call(self, inputs):
         self.layer.kernel.assign(keras.ops.zeros_like(self.layer.kernel))
@@ -52,7 +52,7 @@ class Zeroes(layers.Wrapper):
 
 
 class WeightNormalization(layers.Wrapper):
-    """The kernel is g * v / |v|, made anew in each call, as users write it."""
+    """The kernel is g * v / |v|, computed in each call, as users write it."""
 
     def build(self, input_shape):
         super().build(input_shape)
@@ -123,12 +123,12 @@ def assert_reservoir_kept(before):
         np.testing.assert_array_equal(weight.dense()[in_c], theta[in_c])
 
 
-@functools.cache  # to trace a step takes seconds, and hardly more with more layers
+@functools.cache  # tracing takes seconds, and hardly more with more layers
 def fitted_side_by_side(constrained, optimizer, jit_compile):
-    """Weights after a fit, and what `outside_b` said: by the maker of their layer.
+    """Weights after a fit, and the result of `outside_b`, by the maker of their layer.
 
-    The layers have the inputs in common, and a head that adds what they put out. Those
-    with a constraint are in a model without wrappers: neither has to help the other.
+    The layers share the inputs, and a head on the sum of their outputs. Layers with a
+    constraint are in another model than wrappers, so that each is tested alone.
     """
     makers = CONSTRAINTS if constrained else WRAPPERS
     keras.utils.set_random_seed(0)
@@ -254,7 +254,7 @@ def test_swapped_averages_keep_the_reservoir():
 
 
 def test_spectral_normalisation_applies_to_alpha():
-    """Its own definition, on alpha: A is divided by the norm, all else keeps its bits."""
+    """By definition, on alpha: A is divided by the norm, all else is kept bitwise."""
     model = model_of(lambda: layers.SpectralNormalization(dense(), power_iterations=50))
     kernel = tk.sparse_weights(model)[0]
     theta, in_a = kernel.dense(), kernel.forward_mask()

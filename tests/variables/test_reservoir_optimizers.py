@@ -1,4 +1,4 @@
-"""The reservoir C keeps its bits whatever the optimizer is, and so do its slots."""
+"""Every optimizer keeps the reservoir C bitwise; slots outside B decay."""
 
 import keras
 import numpy as np
@@ -49,7 +49,7 @@ OPTIMIZERS = {
     ],
 )
 def test_every_optimizer_keeps_c_bitwise(name, jit_compile, digits):
-    # Entries that have been in B and have left it carry momentum: they must not move.
+    # Entries that have left B still carry momentum; they must not move.
     model = two_kernels(refresh_every=2)
     model.compile(OPTIMIZERS[name](), LOSS, jit_compile=jit_compile)
     if name != "momentum":

@@ -1,4 +1,4 @@
-"""What Keras makes of a sparse layer by itself: dense copies, quantization, LoRA."""
+"""Keras's own operations on a sparse layer: dense copies, quantization, LoRA."""
 
 import keras
 import pytest
@@ -50,7 +50,7 @@ def test_quantization_is_refused():
     for made in (model, outside):
         with pytest.raises(ValueError, match=refused + "layer 'd"):
             made.quantize("int8")
-        # No layer is quantised, also none of those before the sparse one.
+        # No layer is quantised, not even those before the sparse one.
         assert {v.dtype for v in made.trainable_variables} == {"float32"}
     with pytest.raises(ValueError, match=refused + "d20"):
         body.layers[1].quantize("int8")

@@ -1,4 +1,4 @@
-"""What a scope says to bad input: one clear sentence each."""
+"""Errors of a scope for bad input, one sentence each."""
 
 import gc
 
@@ -128,7 +128,7 @@ def test_nan_while_training_is_an_error(jit_compile):
         model = three_layers()
     model.compile("sgd", "mse", jit_compile=jit_compile)
     x, y = np.full((4, 20), np.nan, "float32"), np.ones((4, 10))
-    if jit_compile:  # compiled code cannot raise: the next look from Python does
+    if jit_compile:  # compiled code cannot raise: the next access from Python does
         model.fit(np.repeat(x, 2, 0), np.repeat(y, 2, 0), batch_size=4, verbose=0)
         with pytest.raises(ValueError, match="Expected finite weights"):
             tk.summary(model)

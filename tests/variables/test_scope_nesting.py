@@ -1,4 +1,4 @@
-"""Scopes opened and closed: nested, in threads, used again, around copies of layers."""
+"""Scopes opened and closed: nested, in threads, reused, around copies of layers."""
 
 import threading
 

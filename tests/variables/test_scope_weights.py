@@ -1,4 +1,4 @@
-"""Which weights a scope takes, how sparse each becomes, with which sets it begins."""
+"""Which weights a scope makes sparse, their sparsities, and their initial sets."""
 
 import keras
 import numpy as np

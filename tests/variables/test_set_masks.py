@@ -1,4 +1,4 @@
-"""Masks from outside: taken as they are, or refused in one sentence."""
+"""User-supplied masks: used as given, or refused in one sentence."""
 
 import keras
 import numpy as np

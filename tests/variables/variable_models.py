@@ -1,4 +1,4 @@
-"""A model that is quick to trace, for tests of what becomes of weights."""
+"""A model that traces quickly, for tests of its weights."""
 
 import keras
 from keras import layers
@@ -20,9 +20,9 @@ def two_kernels(**scope):
 
 
 def build_optimizer(model):
-    """Makes the optimizer's slots now: Keras makes them as it traces a step.
+    """Makes the optimizer's slots now, so that Keras traces a step once.
 
-    It then traces the step again, if there are any. Some test of each file that uses
-    this leaves it to Keras.
+    Otherwise Keras makes them as it traces a step, and traces it again. At least one
+    test in each file that uses this leaves it to Keras.
     """
     model.optimizer.build(model.trainable_variables)
