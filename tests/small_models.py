@@ -50,6 +50,16 @@ def small_model(**scope):
         )
 
 
+def build_optimizer(model):
+    """The model, with its optimizer's slots made, so that Keras traces a step once.
+
+    Otherwise Keras makes them while it traces a step, and traces it again. At least one
+    test in each file that uses this leaves it to Keras, as users do.
+    """
+    model.optimizer.build(model.trainable_variables)
+    return model
+
+
 def thetas(model):
     return [weight.dense() for weight in tk.sparse_weights(model)]
 

@@ -14,6 +14,7 @@ import tensorflow as tf
 import topkast_tf as tk
 from swat_tf import swat_scope
 from tests import zoo
+from tests.small_models import build_optimizer
 from topkast_tf.methods import METHODS
 
 
@@ -63,15 +64,6 @@ def build(method, builder=zoo.nested):
     return model
 
 
-def with_slots(model):
-    """The model with a built optimizer, so that Keras traces a step once, not twice.
-
-    The references are trained as users train: `fit` builds their optimizers.
-    """
-    model.optimizer.build(model.trainable_variables)
-    return model
-
-
 def train_by_fit(model, images, labels, **compile_arguments):
     if compile_arguments:
         model.compile(model.optimizer, LOSS, **compile_arguments)
@@ -79,7 +71,7 @@ def train_by_fit(model, images, labels, **compile_arguments):
 
 
 def train_by_hand(model, images, labels, wrap=lambda step: step):
-    with_slots(model)
+    build_optimizer(model)
 
     @wrap
     def step(x, y):
@@ -172,7 +164,7 @@ def test_configuration_round_trips_field_by_field(method, references):
 
 @METHOD
 def test_fit_under_xla(method, digits, references):
-    model = with_slots(build(method))
+    model = build_optimizer(build(method))
     train_by_fit(model, *digits, jit_compile=True)
     assert_close(model, references[method])
 
@@ -195,7 +187,7 @@ def test_tf_function(method, jit_compile, digits, references):
 @METHOD
 def test_mixed_precision(method, digits):
     keras.mixed_precision.set_global_policy("mixed_bfloat16")
-    model = with_slots(build(method))
+    model = build_optimizer(build(method))
     before = state(model)[0]
     train_by_fit(model, *digits)
     for weight, old in zip(tk.sparse_weights(model), before, strict=True):
@@ -251,7 +243,7 @@ def test_resumed_run_equals_uninterrupted_run(
         if mirrored:
             strategy = zoo.two_devices()
         with strategy.scope():
-            return with_slots(build(method))
+            return build_optimizer(build(method))
 
     interrupted = make()
     run(interrupted, slice(None, half))

@@ -6,6 +6,7 @@ import math
 
 import keras
 
+from tests.small_models import build_optimizer
 from topkast_tf import topkast_scope
 from topkast_tf.analysis.mask_csv import ALL
 
@@ -36,7 +37,7 @@ def small_model(seed=0, jit_compile=False, **compiled):
 @functools.cache
 def _compiled(which):
     model = small_model()
-    model.optimizer.build(model.trainable_variables)
+    build_optimizer(model)
     return model, [variable.numpy() for variable in model.optimizer.variables]
 
 

@@ -10,6 +10,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
+from tests.launch.runs import write_text  # noqa: E402  # needs the path
+
 
 @pytest.fixture(scope="session")
 def root():
@@ -95,3 +97,10 @@ def plain_terminal(monkeypatch):
     monkeypatch.delenv("NO_COLOR", raising=False)
     yield
     terminal.before_messages(None)
+
+
+@pytest.fixture(scope="session")
+def text(tmp_path_factory):
+    """A text of few letters with some structure; an epoch is ten steps."""
+    path = tmp_path_factory.mktemp("text") / "text.txt"
+    return write_text(path, draws=410, size=900)

@@ -12,7 +12,7 @@ import zipfile
 import pytest
 
 from launch.support import files
-from tests.launch.runs import rows, write_text
+from tests.launch.runs import rows
 
 DRIVER = pathlib.Path(__file__).with_name("kill_driver.py")
 CASES = {
@@ -20,13 +20,6 @@ CASES = {
     for kind in ("images", "language")
     for method in ("topkast", "swat")
 }
-
-
-@pytest.fixture(scope="module")
-def text(tmp_path_factory):
-    """A text of few letters with some structure."""
-    path = tmp_path_factory.mktemp("text") / "text.txt"
-    return write_text(path, draws=410, size=900)
 
 
 def arguments_of(kind, method, text, steps, every, checkpoint_steps):

@@ -13,16 +13,9 @@ from launch import evaluate
 from launch.models import transformer_xl  # noqa: F401, registers the class
 from launch.support.errors import UserError
 from launch.tasks import task_of
-from tests.launch.runs import settings, write_text
+from tests.launch.runs import settings
 
 STEPS = 14
-
-
-@pytest.fixture(scope="module")
-def text(tmp_path_factory):
-    """A text of few letters with some structure; an epoch is ten steps."""
-    path = tmp_path_factory.mktemp("text") / "text.txt"
-    return write_text(path, draws=410, size=900)
 
 
 @pytest.fixture(scope="module")

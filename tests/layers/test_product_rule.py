@@ -120,7 +120,7 @@ def test_every_kind_of_layer_has_a_case():
         assert owners == set(_products(library))
 
 
-@pytest.mark.parametrize(("library", "name", "shape", "arguments"), cases())
+@pytest.mark.parametrize(("library", "name", "shape", "arguments"), list(cases()))
 @pytest.mark.parametrize("use_bias", [True, False])
 def test_identity_rule_changes_nothing(library, name, shape, arguments, use_bias):
     has_bias_flag = name != "EinsumDense"

@@ -11,6 +11,7 @@ from keras import layers
 
 import topkast_tf as tk
 from tests import zoo
+from tests.small_models import build_optimizer
 
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
@@ -102,7 +103,7 @@ def test_resumed_from_weights_file(undisturbed, half, digits):
 
 def test_resumed_from_tensorflow_checkpoint(undisturbed, half, digits):
     resumed = build(refresh_every=3)
-    resumed.optimizer.build(resumed.trainable_variables)
+    build_optimizer(resumed)
     checkpoint = tf.train.Checkpoint(model=resumed, optimizer=resumed.optimizer)
     status = checkpoint.restore(str(half[1] / "half-1"))
     status.assert_existing_objects_matched()
@@ -284,7 +285,7 @@ def test_loading_under_a_strategy_restores_the_reservoir(half):
         mirrored = build(seed=3)
         for variable in mirrored.trainable_variables:
             variable.assign(tf.ones_like(variable) * 0.25)
-        mirrored.optimizer.build(mirrored.trainable_variables)
+        build_optimizer(mirrored)
         mirrored.load_weights(folder / "half.weights.h5")
     for one, other in zip(
         tk.sparse_weights(model), tk.sparse_weights(mirrored), strict=True

@@ -4,21 +4,13 @@ import keras
 import numpy as np
 
 import topkast_tf as tk
+from tests.small_models import build_optimizer
 
 
 def dense_layer(name="rigl", **arguments):
     defaults = {"update_until": 10, "noise": 0.0}
     with tk.sparse_scope(name, sparsity=0.7, **{**defaults, **arguments}):
         return keras.Sequential([keras.Input((12,)), keras.layers.Dense(6)])
-
-
-def build_optimizer(model):
-    """Makes the optimizer's slots now, so that Keras traces a step once.
-
-    Otherwise Keras makes them as it traces a step, and traces it again. At least one
-    test in each file that uses this leaves it to Keras.
-    """
-    model.optimizer.build(model.trainable_variables)
 
 
 def batches(count):

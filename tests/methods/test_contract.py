@@ -187,7 +187,7 @@ def test_snip_on_the_first_batch(tmp_path):
     snip()
     scope = tk.sparse_scope("snip", sparsity=0.8)
     keras.utils.set_random_seed(3)
-    model, x, y = trained(scope, 0)
+    model, _, _ = trained(scope, 0)
     weights = tk.sparse_weights(model)
     assert all(weight.forward_mask().all() for weight in weights)
     assert_saved(model, tmp_path / "dense.keras")

@@ -9,10 +9,10 @@ import topkast_tf as tk
 from tests import zoo
 from tests.methods.drop_grow_models import (
     batches,
-    build_optimizer,
     dense_layer,
     trained,
 )
+from tests.small_models import build_optimizer
 
 
 def test_optimizer_gets_the_masked_gradient():
@@ -89,7 +89,7 @@ def test_replaced_step_changes_only_the_mask(how):
     with strategy.scope():
         model = dense_layer(update_every=1)
         model.compile(keras.optimizers.Adam(0.1), "mse", run_eagerly=how == "eager")
-        model.optimizer.build(model.trainable_variables)
+        build_optimizer(model)
     [weight] = tk.sparse_weights(model)
     x, y = batches(1)
     steps = [weight.step]

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 import topkast_tf as tk
-from tests.methods.drop_grow_models import build_optimizer
+from tests.small_models import build_optimizer
 from topkast_tf.core.keys import random_keys
 
 RATE, MOMENTUM = 0.05, 0.9

@@ -4,6 +4,7 @@ import keras
 
 from swat_tf import swat_scope
 from tests import zoo
+from tests.small_models import build_optimizer
 
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
@@ -17,11 +18,5 @@ def build(builder=zoo.sequential, sparsity=0.9, **arguments):
 
 
 def build_to_train(*arguments, **options):
-    """The same with the optimizer's variables made, so that Keras traces a step once.
-
-    Otherwise Keras makes them as it traces a step, and traces it again, as in tests
-    that train with `build`.
-    """
-    model = build(*arguments, **options)
-    model.optimizer.build(model.trainable_variables)
-    return model
+    """The same with the optimizer's slots made."""
+    return build_optimizer(build(*arguments, **options))

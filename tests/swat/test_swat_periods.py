@@ -10,6 +10,7 @@ import topkast_tf as tk
 from swat_tf import swat_scope
 from swat_tf.report import DensityLog
 from tests import zoo
+from tests.small_models import build_optimizer
 from tests.swat import swat_oracle as oracle
 from tests.swat.swat_models import LOSS, build, build_to_train
 from topkast_tf.variables.counters import Counter
@@ -49,7 +50,7 @@ def test_fully_kept_layer_is_dense_at_each_step(sparsity, arguments):
             ]
         )
     model.compile(keras.optimizers.SGD(0.05, momentum=0.9), "mse")
-    model.optimizer.build(model.trainable_variables)
+    build_optimizer(model)
     head = scope.weights[-1]  # `sparse_weights` leaves out an exempt one
     assert head.forward_mask().all()
     for _ in range(6):

@@ -8,7 +8,7 @@ from keras import layers
 import topkast_tf as tk
 from swat_tf import swat_scope
 from tests import zoo
-from tests.variables.variable_models import build_optimizer
+from tests.small_models import build_optimizer
 
 SCOPES = {
     "every step": lambda: tk.topkast_scope(0.9, 0.5),

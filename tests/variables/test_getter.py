@@ -9,8 +9,8 @@ import tensorflow as tf
 from keras import layers, optimizers
 
 import topkast_tf as tk
-from tests.small_models import LOSS, dense_layer, train
-from tests.variables.variable_models import build_optimizer, two_kernels
+from tests.small_models import LOSS, build_optimizer, dense_layer, train
+from tests.variables.variable_models import two_kernels
 from topkast_tf.variables.views import sparse_view, straight_through_view
 
 # By hand.

@@ -9,8 +9,7 @@ import tensorflow as tf
 
 from swat_tf import swat_scope
 from tests import zoo
-from tests.small_models import LOSS, small_model, thetas
-from tests.variables.variable_models import build_optimizer
+from tests.small_models import LOSS, build_optimizer, small_model, thetas
 from topkast_tf import sparse_weights, topkast_scope
 from topkast_tf.variables import steps
 

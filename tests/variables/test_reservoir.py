@@ -10,7 +10,7 @@ from keras import layers
 
 import topkast_tf as tk
 from tests import zoo
-from tests.variables.variable_models import build_optimizer
+from tests.small_models import build_optimizer
 
 tf_keras = pytest.importorskip("tf_keras")
 

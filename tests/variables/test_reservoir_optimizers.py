@@ -7,8 +7,8 @@ import tensorflow as tf
 from keras import optimizers
 
 import topkast_tf as tk
-from tests.small_models import LOSS, dense_layer, thetas
-from tests.variables.variable_models import build_optimizer, two_kernels
+from tests.small_models import LOSS, build_optimizer, dense_layer, thetas
+from tests.variables.variable_models import two_kernels
 
 
 def bits(array):

@@ -17,12 +17,3 @@ def two_kernels(**scope):
                 layers.Dense(10),
             ]
         )
-
-
-def build_optimizer(model):
-    """Makes the optimizer's slots now, so that Keras traces a step once.
-
-    Otherwise Keras makes them as it traces a step, and traces it again. At least one
-    test in each file that uses this leaves it to Keras.
-    """
-    model.optimizer.build(model.trainable_variables)
