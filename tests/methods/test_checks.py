@@ -147,6 +147,15 @@ def test_invalid_results_of_update_are_refused(found, message):
         fit(small("mine"))
 
 
+def test_initial_codes_above_2_are_refused():
+    def initial(self, weights):
+        return Sets([codes + 3 for codes in codes_of(weights)], True)
+
+    of_two_classes(initial=initial, update=lambda self, weights, step: None)
+    with pytest.raises(TypeError, match="codes up to 2 from.*'mine'. Received: 3"):
+        small("mine")
+
+
 def test_python_bool_is_accepted_as_finite():
     of_two_classes(
         update=lambda self, weights, step: Sets([w.sets for w in weights], True)

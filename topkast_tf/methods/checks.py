@@ -6,6 +6,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from topkast_tf.core.sets import FORWARD
 from topkast_tf.methods.base import INPUTS, Method, Selection, Sets
 
 
@@ -41,7 +42,7 @@ def checked(
 ) -> Sets:
     """What a method has returned, if it fits the weights.
 
-    Only what is known before values are: numbers, dtypes and shapes.
+    In a graph only what is known without values: numbers, dtypes and shapes.
 
     Args:
       method: the method.
@@ -66,6 +67,8 @@ def checked(
         shape = weight.theta.shape
         if codes.dtype != tf.uint8 or not shape.is_compatible_with(codes.shape):
             refuse(f"uint8 codes of shape {shape}", f"{codes.dtype.name} {codes.shape}")
+        if tf.executing_eagerly() and tf.reduce_any(codes > FORWARD):
+            refuse(f"codes up to {FORWARD}", f"{int(tf.reduce_max(codes))}")
     if found.resets is not None and not method.resets:
         refuse("no `Sets.resets`, as its `resets` is false,", "resets")
     if updates and method.replaces_step and found.thresholds is None:

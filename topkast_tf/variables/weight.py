@@ -195,7 +195,8 @@ class SparseWeight(WeightState):
     def calls(self) -> int:
         """How many calls of the optimizer it has seen: steps, and updates in their place.
 
-        Counted from the schedule of its method; of frozen sets it is the steps.
+        Counted from the schedule of its method; of frozen sets it is the steps. Updates
+        of another scope of the model that replace a step are not counted.
         """
         self.prepare()
         counters = self._numpy(lambda replica: replica.counters)
