@@ -265,3 +265,25 @@ def test_litert_holds_alpha_alone(tmp_path, caplog):
     content = (tmp_path / "sparse.tflite").read_bytes()
     assert len(gzip.compress(content)) < 0.25 * 4 * 100 * 200 < len(content)
     assert "strip" not in caplog.text
+
+
+class OwnVariable(layers.Layer):
+    """A user's layer with a variable that Keras 3 does not track."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.kernel = tf.Variable(tf.random.normal((8, 10)), name="kernel")
+
+    def call(self, inputs):
+        return tf.matmul(inputs, self.kernel)
+
+
+def test_variable_that_keras_does_not_track_keeps_its_alpha():
+    with tk.topkast_scope(0.8, 0.5):
+        inputs = keras.Input((8,))
+        model = keras.Model(inputs, layers.Dense(3)(OwnVariable()(inputs)))
+    weights = tk.sparse_weights(model)
+    assert sorted(weight.shape for weight in weights) == [(8, 10), (10, 3)]
+    plain = tk.strip(model)
+    np.testing.assert_array_equal(plain(NUMBERS), model(NUMBERS))
+    assert not tk.sparse_weights(plain)

@@ -54,6 +54,18 @@ def test_rigl_by_hand():
     assert not np.any(reset.theta) and not np.any(reset.slots)
 
 
+@pytest.mark.parametrize("noise", [0.0, 1e-5])
+def test_inactive_entries_are_never_kept(noise):
+    """Three of the four active entries are 0; none of the inactive takes their place."""
+    active = np.array([0, 1, 0, 1, 0, 1, 0, 1], bool)
+    theta = np.where(active, [0, 0, 0, 0, 0, 0, 0, 5.0], 9.0)
+    method = SET(sparsity=0.5, drop_fraction=0.25, noise=noise)
+    mask, reset = updated(method, selection_of(theta, active))
+    assert (mask & active).sum() >= 3
+    new = mask & ~active
+    np.testing.assert_array_equal(reset.entries, new)  # all that enter start at zero
+
+
 def test_ties_of_the_gradient_go_to_the_lower_index():
     method = RigL(sparsity=0.5, drop_fraction=0.5, anneal="constant", noise=0.0,
                   update_until=None)  # fmt: skip

@@ -91,6 +91,8 @@ def copy_values(source: Any, target: Any) -> None:
     for variable, made in weights:
         alpha = alphas.get(id(raw_variable(variable)))
         made.assign(variable.numpy() if alpha is None else alpha)
+    for layer, made in _pairs(source, target):
+        _copy_untracked(layer, made, alphas)
     for layer in layers_within(target):
         cls, base = dense_class(layer), library_of(layer).layers.Layer
         # tf_keras does not recompute state derived from adapted weights on loading.
@@ -163,6 +165,16 @@ def _copy_own_state(layer: Any, made: Any) -> None:
     generators = map(compat.seed_generators, (layer, made))
     for one, other in zip(*generators, strict=True):
         other.state.assign(one.state)
+
+
+def _copy_untracked(layer: Any, made: Any, alphas: dict[int, np.ndarray]) -> None:
+    """Copies the values of attributes that are `tf.Variable`s: Keras 3 saves none."""
+    for name, value in vars(layer).items():
+        other = vars(made).get(name)
+        both = isinstance(value, tf.Variable) and isinstance(other, tf.Variable)
+        if both and value.shape == other.shape:
+            alpha = alphas.get(id(value))
+            other.assign(value.numpy() if alpha is None else alpha)
 
 
 def _overrides(cls: type, base: type, name: str) -> bool:

@@ -46,7 +46,8 @@ class SET(FixedSparsity):
       anneal: the schedule of f_t (`DropFraction`): ``"constant"``, ``"cosine"``
         or ``"exponential_k"``.
       drop: ``"magnitude"``, as above; ``"signs"``: the fraction f_t (rounded down) of
-        the positive and of the negative entries that is nearest to zero, as in the paper.
+        the positive and of the negative entries that is nearest to zero, as in the paper;
+        entries of value 0 count as negative.
       grow_init: values of new entries: ``"zeros"``; ``"random_normal_d"``, with theta's
         standard deviation / d; ``"random_uniform_d"``, up to theta's mean magnitude / d.
       noise: standard deviation of the noise added to the magnitudes to break ties.
@@ -60,7 +61,9 @@ class SET(FixedSparsity):
 
     Source: `SparseSETOptimizerBase` of google-research/rigl, whose defaults these are;
     the paper (Nature Communications 2018) updates after each epoch. Departs from the code
-    in the random numbers, and in that a score made negative by noise counts as zero.
+    in the random numbers, in that a score made negative by noise counts as zero, and in
+    that an inactive entry is never kept. In the code, one may take the place of an active
+    entry of value 0, and becomes active with its old value.
     """
 
     name: ClassVar[str] = "set"
@@ -183,7 +186,9 @@ class SET(FixedSparsity):
         keys = magnitude_keys(scores)
         if self.drop == "magnitude":
             dropped = _share(weight.kept_forward, fraction)
-            [kept] = selection.largest([keys], weight.kept_forward - dropped)
+            # Inactive entries rank below all active ones, including those of value 0.
+            within = tf.where(active, tf.minimum(keys, 2**31 - 2) + 1, 0)
+            [kept] = selection.largest([within], weight.kept_forward - dropped)
             return kept, dropped
         positive = tf.reshape(weight.theta, [-1]) > 0
         kept, dropped = tf.zeros_like(active), tf.constant(0)

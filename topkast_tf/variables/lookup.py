@@ -2,7 +2,9 @@
 
 from typing import Any
 
-from topkast_tf.compat import raw_variable
+import tensorflow as tf
+
+from topkast_tf.compat import layers_within, raw_variable
 from topkast_tf.variables.components import components
 from topkast_tf.variables.weight import SparseWeight
 
@@ -31,7 +33,7 @@ def sparse_weights(model: Any) -> list[SparseWeight]:
 def planned_weights(model: Any) -> list[SparseWeight]:
     """As `sparse_weights`, plus weights with sets that keep all (``exempt="last"``)."""
     found = {}
-    for variable in variables_of(model):
+    for variable in [*variables_of(model), *untracked_variables(model)]:
         raw = raw_variable(variable)
         if raw is None:
             continue
@@ -39,6 +41,21 @@ def planned_weights(model: Any) -> list[SparseWeight]:
         if replica is not None:
             found[id(replica.weight)] = replica.weight
     return list(found.values())
+
+
+def untracked_variables(model: Any) -> list[tf.Variable]:
+    """The `tf.Variable`s that are attributes of Keras layers.
+
+    Keras 3 neither trains nor saves them, but a scope makes them sparse.
+    """
+    if not hasattr(model, "layers") and not hasattr(model, "add_weight"):
+        return []
+    return [
+        value
+        for layer in layers_within(model)
+        for value in vars(layer).values()
+        if isinstance(value, tf.Variable)
+    ]
 
 
 def variables_of(model: Any) -> list[Any]:

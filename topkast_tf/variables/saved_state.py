@@ -14,6 +14,12 @@ def set_sizes(codes: np.ndarray) -> tuple[int, int]:
     return int((codes == FORWARD).sum()), int((codes != RESERVOIR).sum())
 
 
+_NOT_STATE = (
+    "the file is damaged, or the arrays were computed, such as averages of `get_weights`, "
+    "which holds the sets and counters too: average `trainable_variables` only"
+)
+
+
 def check_shapes(
     path: str, shape: Sequence[int], counters: np.ndarray, sets: np.ndarray
 ) -> None:
@@ -32,7 +38,7 @@ def check_codes(path: str, sets: np.ndarray) -> None:
     if sets.max(initial=0) > FORWARD:
         raise ValueError(
             f"Expected set codes of at most {FORWARD} for {path}. Received: "
-            f"{sets.max()}; the file is damaged"
+            f"{sets.max()}; {_NOT_STATE}"
         )
 
 
@@ -56,7 +62,7 @@ def codes_of_units(
     if np.any(units[unit_of] != sets):
         raise ValueError(
             f"Expected sets of {path} that hold whole blocks. Received: sets "
-            "that divide one; the file is damaged"
+            f"that divide one; {_NOT_STATE}"
         )
     return units
 
@@ -76,7 +82,7 @@ def check_sizes(
         raise ValueError(
             f"Expected sets of {path} that keep {expected[0]} units forward and "
             f"{expected[1]} backward, as its counters say. Received: sets that keep "
-            f"{found[0]} and {found[1]}; the file is damaged"
+            f"{found[0]} and {found[1]}; {_NOT_STATE}"
         )
 
 
