@@ -17,6 +17,7 @@ The CSV holds each round, and only grows: the same command goes on where it stop
 Example: python benchmarks/plan_memory.py --runs=text_topkast --rounds=3
 """
 
+import functools
 import json
 import pathlib
 import resource
@@ -83,12 +84,14 @@ def measure(arguments: Sequence[str], steps: int) -> dict[str, int]:
     from launch.config import plan_flags
     from launch.cost_model.memory import GRAPH
     from launch.cost_model.plan import plan_of
-    from launch.run import sparsity, training
+    from launch.run import building, sparsity
     from launch.tasks import task_of
 
     settings = plan_flags.parse(["plan_memory.py", *arguments])
     plan = plan_of(
-        settings, settings.method, lambda: sparsity.scope(settings.method, settings)
+        settings,
+        settings.method,
+        functools.partial(sparsity.scope, settings.method, settings),
     )
     task = task_of(settings)
     source = data.find(settings.dataset)
@@ -102,7 +105,7 @@ def measure(arguments: Sequence[str], steps: int) -> dict[str, int]:
         classes = tf.random.uniform([settings.batch_size], 0, source.classes, tf.int32)
         targets = tf.one_hot(classes, source.classes)
     before = _resident_bytes()
-    model = training.build(task, settings.method)
+    model = building.build(task, settings.method)
     for _ in range(steps):
         model.train_on_batch(batch, targets)
     graph = sum(item.here for item in plan.memory.host if item.name == GRAPH)
