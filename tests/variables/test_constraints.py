@@ -67,3 +67,14 @@ def test_repeated_constraint_has_no_further_effect():
     )
     np.testing.assert_allclose(np.linalg.norm(weight.effective(), axis=0), 1, rtol=1e-5)
     np.testing.assert_array_equal(weight.forward_mask(), one.forward_mask())
+
+
+@LIBRARIES
+def test_constraint_keeps_its_class_and_configuration(library):
+    constraint = library.constraints.MaxNorm(3, axis=0)
+    with tk.topkast_scope(0.6, 0.4):
+        layer = library.layers.Dense(5, kernel_constraint=constraint)
+        layer.build((None, 12))
+    assert isinstance(layer.kernel.constraint, library.constraints.MaxNorm)
+    assert layer.kernel.constraint.get_config() == constraint.get_config()
+    assert layer.kernel_constraint is constraint

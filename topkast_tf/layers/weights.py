@@ -207,17 +207,22 @@ def _on_backward_set(constraint: Any, weight: SparseWeight, layer: Any) -> Any:
     """A constraint of the entries that are updated: C is zero to it.
 
     Only B takes its result. A norm over all of theta would shrink B a little more at each
-    step, as C keeps its values.
+    step, as C keeps its values. It remains an instance of the constraint's class.
     """
+    base = layer._topkast_library.constraints.Constraint
+    cls = type(constraint) if isinstance(constraint, base) else base
 
-    class OnBackwardSet(layer._topkast_library.constraints.Constraint):
+    class OnBackwardSet(cls):  # type: ignore[misc,valid-type]
         def __call__(self, value):
             if not weight.is_ready:  # Keras is building symbolically
                 return constraint(value)
             sets = weight.replica(local_index(weight.variable)).sets.read_value()
             return constraint(masked(tf.convert_to_tensor(value), on_backward(sets)))
 
-    return OnBackwardSet()
+    made = object.__new__(OnBackwardSet)
+    if cls is not base:
+        vars(made).update(vars(constraint))
+    return made
 
 
 def _unless_symbolic(variable: Any, initializer: Any) -> Any:
