@@ -1,0 +1,83 @@
+"""The loaded native kernels, and what the machine offers."""
+
+import ctypes
+import functools
+import os
+from typing import Any
+
+import tensorflow as tf
+
+from topkast_tf.kernels import build
+from topkast_tf.kernels.build import Unavailable
+
+CPU_VARIABLE = "TOPKAST_CPU"
+"""Environment variable: the instruction set that the kernels use."""
+CPUS = ("avx512", "avx2", "portable")
+"""The instruction sets that there are kernels for, the fastest first."""
+
+
+class Library:
+    """The native kernels.
+
+    Attributes:
+      ops: the TensorFlow operations.
+      cpu: the instruction set that they use, one of `CPUS`.
+    """
+
+    def __init__(self, path: str, forced: str):
+        # TensorFlow must be the first to load the file: it registers the operations.
+        self.ops: Any = tf.load_op_library(path)
+        self._functions = ctypes.CDLL(path)
+        self._functions.topkast_kernels.restype = ctypes.c_char_p
+        self._functions.topkast_plan_bytes.restype = ctypes.c_int64
+        if forced and not self.runs(forced):
+            raise Unavailable(
+                f"this machine does not run {CPU_VARIABLE}={forced}: it runs "
+                f"{', '.join(filter(self.runs, CPUS))}"
+            )
+        self.cpu: str = self._functions.topkast_kernels(forced.encode()).decode()
+
+    def runs(self, cpu: str) -> bool:
+        """Whether this machine runs the kernels of an instruction set."""
+        return self._functions.topkast_kernels(cpu.encode()) is not None
+
+    def plan_bytes(self, key: int) -> int:
+        """The bytes that the plans of a weight take."""
+        return self._functions.topkast_plan_bytes(ctypes.c_int64(key))
+
+    def forget_plans(self, key: int) -> None:
+        """Frees the plans of a weight."""
+        self._functions.topkast_forget_plans(ctypes.c_int64(key))
+
+
+@functools.cache
+def _loaded(forced: str) -> Library | Unavailable:
+    if forced and forced not in CPUS:
+        return Unavailable(f"expected {CPU_VARIABLE} in {CPUS}; it is {forced!r}")
+    try:
+        return Library(str(build.built()), forced)
+    except Unavailable as error:
+        return error
+    except (tf.errors.NotFoundError, OSError) as error:
+        return Unavailable(f"the built library does not load: {error}")
+
+
+def library() -> Library:
+    """The native kernels, which are built if they are not there.
+
+    Raises:
+      Unavailable: if they cannot be had; the message says why.
+    """
+    found = _loaded(os.environ.get(CPU_VARIABLE, ""))
+    if isinstance(found, Unavailable):
+        raise found
+    return found
+
+
+def why_unavailable() -> str | None:
+    """Why there are no native kernels here, or None if there are. May build them."""
+    try:
+        library()
+    except Unavailable as error:
+        return str(error)
+    return None

@@ -1,0 +1,76 @@
+"""The products of a sparse weight by the native kernels, with their gradients."""
+
+import itertools
+import weakref
+from typing import Any
+
+import tensorflow as tf
+
+from topkast_tf.kernels.library import library
+
+_keys = itertools.count(1)
+
+
+def new_key(owner: Any) -> int:
+    """A key for the plans of a weight, which are freed with their owner.
+
+    Args:
+      owner: the object whose plans they are.
+    """
+    key = next(_keys)
+    weakref.finalize(owner, library().forget_plans, key)
+    return key
+
+
+def sparse_matmul(
+    x: tf.Tensor,
+    theta: tf.Tensor,
+    codes: tf.Tensor,
+    *,
+    key: int,
+    dense_gradient: bool = False,
+    cpu: str | None = None,
+) -> tf.Tensor:
+    """The product with alpha: ``y = x alpha``, alpha = theta on A, 0 elsewhere.
+
+    Its gradients are those of the masked product: ``dx = dy alpha^T``, and of theta
+    ``x^T dy`` on B, 0 elsewhere. Each output is summed in a fixed order, whatever the
+    number of threads.
+
+    Args:
+      x: float32, positions x inputs.
+      theta: float32, inputs x outputs.
+      codes: uint8, inputs x outputs: 2 on A, 1 on B \\ A, 0 outside B.
+      key: the weight's own, from `new_key`: its plans are kept under it.
+      dense_gradient: whether the gradient of theta is dense, ``x^T dy`` everywhere.
+      cpu: the instruction set; None for the one that the library chose.
+
+    Returns:
+      float32, positions x outputs.
+
+    Raises:
+      Unavailable: without native kernels.
+
+    >>> import numpy as np
+    >>> theta, codes = tf.constant([[1.0], [2.0]]), tf.constant([[0], [2]], tf.uint8)
+    >>> class Owner: pass
+    >>> owner = Owner()
+    >>> sparse_matmul(tf.constant([[3.0, 4.0]]), theta, codes, key=new_key(owner)).numpy()
+    array([[8.]], dtype=float32)
+    """
+    native = library()
+    how = {"key": key, "cpu": cpu or native.cpu}
+
+    @tf.custom_gradient
+    def product(x, theta):
+        def gradient(dy):
+            dx = native.ops.topkast_sparse_mat_mul(
+                dy, theta, codes, transpose=True, **how
+            )
+            if dense_gradient:
+                return dx, tf.matmul(x, dy, transpose_a=True)
+            return dx, native.ops.topkast_sparse_weight_gradient(x, dy, codes, **how)
+
+        return native.ops.topkast_sparse_mat_mul(x, theta, codes, **how), gradient
+
+    return product(x, theta)

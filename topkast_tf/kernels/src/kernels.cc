@@ -1,0 +1,35 @@
+#include "kernels.h"
+
+#include <cstring>
+
+namespace topkast {
+
+#if defined(__x86_64__)
+namespace avx512 {
+extern const Kernels kKernels;
+}
+namespace avx2 {
+extern const Kernels kKernels;
+}
+#endif
+namespace portable {
+extern const Kernels kKernels;
+}
+
+const Kernels* FindKernels(const char* name) {
+  const bool any = name == nullptr || *name == '\0';
+#if defined(__x86_64__)
+  if ((any || std::strcmp(name, "avx512") == 0) && __builtin_cpu_supports("avx512f") &&
+      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
+    return &avx512::kKernels;
+  }
+  if ((any || std::strcmp(name, "avx2") == 0) && __builtin_cpu_supports("avx2") &&
+      __builtin_cpu_supports("fma")) {
+    return &avx2::kKernels;
+  }
+#endif
+  if (any || std::strcmp(name, "portable") == 0) return &portable::kKernels;
+  return nullptr;
+}
+
+}  // namespace topkast

@@ -1,0 +1,49 @@
+// The kernels of one instruction set, and which of them this machine runs.
+#ifndef TOPKAST_KERNELS_H_
+#define TOPKAST_KERNELS_H_
+
+#include <cstdint>
+
+#include "plan.h"
+
+namespace topkast {
+
+// Activations are `positions` x `channels`, channels fastest; a weight has the entries of
+// a plan, `rows` x `cols`. Panels and scratch are aligned to 64 bytes.
+struct Kernels {
+  const char* name;
+
+  // Positions of one call of `multiply`, and floats of scratch for it.
+  int64_t panel;
+  int64_t (*scratch)(const Plan& plan);
+
+  // y[p, row] = sum over the entries of value * x[p, col], for positions <= panel.
+  //
+  // Each output is summed in the order of the plan, by one thread.
+  void (*multiply)(const Plan& plan, const float* values, const float* x,
+                   int64_t positions, float* y, float* scratch);
+
+  // Positions of a block of `accumulate`.
+  int64_t block;
+
+  // Copies up to `block` positions into a panel of that width, channel by channel.
+  void (*pack)(const float* x, int64_t positions, int64_t channels, float* panel);
+
+  // sums[entry] += sum over the positions of a block of dy[row] * x[col], for the runs
+  // from `begin` up to `end` of a plan.
+  void (*accumulate)(const Plan& plan, int64_t begin, int64_t end, const float* x,
+                     const float* dy, float* sums);
+};
+
+// Columns in a tile and rows in a group, for the plans of `multiply` and `accumulate`.
+constexpr int kMultiplyTile = 128;
+constexpr int kMultiplyGroup = 4;
+constexpr int kAccumulateTile = 64;
+
+// The kernels that a name selects ("avx512", "avx2", "portable"); null if this machine
+// does not run them. An empty name selects the fastest.
+const Kernels* FindKernels(const char* name);
+
+}  // namespace topkast
+
+#endif  // TOPKAST_KERNELS_H_

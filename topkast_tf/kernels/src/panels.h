@@ -1,0 +1,62 @@
+// Panels: some positions of an activation, channel by channel.
+//
+// An activation is `positions` x `channels`, channels fastest. A panel of `width`
+// positions is `channels` x `width`: the inner loops of the kernels run over positions.
+#ifndef TOPKAST_PANELS_H_
+#define TOPKAST_PANELS_H_
+
+#include <algorithm>
+#include <cstdint>
+
+#include "vec.h"
+
+namespace topkast {
+namespace TOPKAST_ISA {
+
+// Copies `positions` <= `width` positions into a panel; the rest of the panel is zero.
+//
+// Args:
+//   from: the first position.
+//   channels: entries of a position, and their distance in memory.
+//   width: positions in a panel, a multiple of kLanes.
+inline void Pack(const float* from, int64_t positions, int64_t channels, float* panel,
+                 int64_t width) {
+  for (int64_t p = 0; p < width; p += kLanes) {
+    const int64_t live = std::min<int64_t>(kLanes, positions - p);
+    int64_t c = 0;
+    if (live == kLanes) {
+      for (; c + kLanes <= channels; c += kLanes) {
+        Transpose(from + p * channels + c, channels, panel + c * width + p, width);
+      }
+    }
+    for (; c < channels; ++c) {
+      float* to = panel + c * width + p;
+      for (int64_t i = 0; i < kLanes; ++i) {
+        to[i] = i < live ? from[(p + i) * channels + c] : 0.0f;
+      }
+    }
+  }
+}
+
+// Copies the first `positions` <= `width` positions of a panel back.
+inline void Unpack(const float* panel, int64_t width, float* to, int64_t positions,
+                   int64_t channels) {
+  for (int64_t p = 0; p < positions; p += kLanes) {
+    const int64_t live = std::min<int64_t>(kLanes, positions - p);
+    int64_t c = 0;
+    if (live == kLanes) {
+      for (; c + kLanes <= channels; c += kLanes) {
+        Transpose(panel + c * width + p, width, to + p * channels + c, channels);
+      }
+    }
+    for (; c < channels; ++c) {
+      const float* from = panel + c * width + p;
+      for (int64_t i = 0; i < live; ++i) to[(p + i) * channels + c] = from[i];
+    }
+  }
+}
+
+}  // namespace TOPKAST_ISA
+}  // namespace topkast
+
+#endif  // TOPKAST_PANELS_H_

@@ -1,0 +1,88 @@
+#include "plans.h"
+
+#include <cstring>
+#include <unordered_map>
+
+#include "kernels.h"
+
+namespace topkast {
+namespace {
+
+constexpr uint8_t kForwardCode = 2;
+constexpr uint8_t kBackwardCode = 1;
+
+std::mutex& KeysMutex() {
+  static std::mutex* mutex = new std::mutex;
+  return *mutex;
+}
+
+std::unordered_map<int64_t, std::shared_ptr<Plans>>& Keys() {
+  static auto* keys = new std::unordered_map<int64_t, std::shared_ptr<Plans>>;
+  return *keys;
+}
+
+std::shared_ptr<const Plan> Made(const tensorflow::Tensor& codes, Product product) {
+  const int64_t inputs = codes.dim_size(0), outputs = codes.dim_size(1);
+  const uint8_t* data = codes.flat<uint8_t>().data();
+  const Pattern by_output = {data, outputs, inputs, 1, outputs, kForwardCode};
+  const Pattern by_input = {data, inputs, outputs, outputs, 1, kForwardCode};
+  Pattern backward = by_output;
+  backward.threshold = kBackwardCode;
+  switch (product) {
+    case Product::kForward:
+      return std::make_shared<const Plan>(MakePlan(by_output, kMultiplyTile));
+    case Product::kInputGradient:
+      return std::make_shared<const Plan>(MakePlan(by_input, kMultiplyTile));
+    default:
+      return std::make_shared<const Plan>(MakePlan(backward, kAccumulateTile));
+  }
+}
+
+}  // namespace
+
+std::shared_ptr<const Plan> Plans::Get(const tensorflow::Tensor& codes,
+                                       Product product) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  if (codes.data() != codes_.data() || codes.shape() != codes_.shape()) {
+    const bool same = codes.shape() == codes_.shape() &&
+                      std::memcmp(codes.data(), codes_.data(), codes.NumElements()) == 0;
+    if (!same) plans_ = {};
+    codes_ = codes;
+  }
+  std::shared_ptr<const Plan>& plan = plans_[static_cast<int>(product)];
+  if (plan == nullptr) plan = Made(codes, product);
+  return plan;
+}
+
+int64_t Plans::bytes() const {
+  std::lock_guard<std::mutex> lock(mutex_);
+  int64_t total = 0;
+  for (const auto& plan : plans_) total += plan == nullptr ? 0 : plan->bytes();
+  return total;
+}
+
+std::shared_ptr<Plans> PlansOf(int64_t key) {
+  std::lock_guard<std::mutex> lock(KeysMutex());
+  std::shared_ptr<Plans>& plans = Keys()[key];
+  if (plans == nullptr) plans = std::make_shared<Plans>();
+  return plans;
+}
+
+void ForgetPlans(int64_t key) {
+  std::lock_guard<std::mutex> lock(KeysMutex());
+  Keys().erase(key);
+}
+
+}  // namespace topkast
+
+extern "C" {
+
+// For Python, by ctypes.
+void topkast_forget_plans(int64_t key) { topkast::ForgetPlans(key); }
+int64_t topkast_plan_bytes(int64_t key) { return topkast::PlansOf(key)->bytes(); }
+const char* topkast_kernels(const char* name) {
+  const topkast::Kernels* kernels = topkast::FindKernels(name);
+  return kernels == nullptr ? nullptr : kernels->name;
+}
+
+}  // extern "C"

@@ -1,0 +1,48 @@
+// The plans of one weight, made anew when its codes have changed.
+#ifndef TOPKAST_PLANS_H_
+#define TOPKAST_PLANS_H_
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+
+#include "plan.h"
+#include "tensorflow/core/framework/tensor.h"
+
+namespace topkast {
+
+// Which product a plan is for.
+enum class Product { kForward, kInputGradient, kWeightGradient };
+
+// Holds the plans of one weight. Safe to use from several threads.
+class Plans {
+ public:
+  // The plan of a product for the given codes, made now unless it is there.
+  //
+  // The codes that the plans were made of are kept. A tensor that shares their buffer has
+  // the same codes: TensorFlow never writes to a buffer that something else refers to.
+  // Another buffer is compared.
+  //
+  // Args:
+  //   codes: uint8, inputs x outputs: 0 outside B, 1 on B \ A, 2 on A.
+  std::shared_ptr<const Plan> Get(const tensorflow::Tensor& codes, Product product);
+
+  // Bytes that the plans take.
+  int64_t bytes() const;
+
+ private:
+  mutable std::mutex mutex_;
+  tensorflow::Tensor codes_;
+  std::array<std::shared_ptr<const Plan>, 3> plans_;
+};
+
+// The plans of the weight with this key; a key's first use makes them.
+std::shared_ptr<Plans> PlansOf(int64_t key);
+
+// Forgets the plans of a weight. Operations that still hold them are not affected.
+void ForgetPlans(int64_t key);
+
+}  // namespace topkast
+
+#endif  // TOPKAST_PLANS_H_

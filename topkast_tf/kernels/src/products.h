@@ -1,0 +1,121 @@
+// The products of a sparse weight, for one instruction set.
+//
+// Included once for each set (`products_*.cc`), which defines TOPKAST_ISA and is compiled
+// with the flags of the set.
+#include <algorithm>
+
+#include "kernels.h"
+#include "panels.h"
+#include "plan.h"
+#include "vec.h"
+
+namespace topkast {
+namespace TOPKAST_ISA {
+
+// Vectors of positions for each row in registers. Every entry loads a value, and this many
+// vectors of the panel, each of which is an operand of one fused operation.
+constexpr int kVectors = 4;
+constexpr int64_t kPanel = kVectors * kLanes;
+
+// outputs[row] (+)= sum of value * inputs[col], over the entries of one tile of a plan.
+inline void MultiplyTile(const Plan& plan, int tile, const float* values,
+                         const float* inputs, float* outputs) {
+  const bool is_first = tile == 0;
+  for (int32_t run = plan.first_run[tile]; run < plan.first_run[tile + 1]; ++run) {
+    float* output = outputs + plan.row[run] * kPanel;
+    Vec sums[kVectors];
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) {
+      sums[v] = is_first ? Vec{} : LoadAligned(output + v * kLanes);
+    }
+    const int32_t end = plan.first_entry[run + 1];
+    for (int32_t entry = plan.first_entry[run]; entry < end; ++entry) {
+      const float* input = inputs + plan.col[entry] * kPanel;
+      const float value = values[entry];
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; ++v) {
+        sums[v] += value * LoadAligned(input + v * kLanes);
+      }
+    }
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) StoreAligned(output + v * kLanes, sums[v]);
+  }
+}
+
+inline void Multiply(const Plan& plan, const float* values, const float* x,
+                     int64_t positions, float* y, float* scratch) {
+  float* inputs = scratch;
+  float* outputs = scratch + plan.cols * kPanel;
+  Pack(x, positions, plan.cols, inputs, kPanel);
+  const int tiles = static_cast<int>(plan.first_run.size()) - 1;
+  for (int tile = 0; tile < tiles; ++tile) {
+    MultiplyTile(plan, tile, values,
+                 inputs + static_cast<int64_t>(tile) * plan.tile * kPanel, outputs);
+  }
+  Unpack(outputs, kPanel, y, positions, plan.rows);
+}
+
+inline int64_t Scratch(const Plan& plan) { return (plan.cols + plan.rows) * kPanel; }
+
+// Vectors of positions of a block: those of one row of dy stay in registers.
+constexpr int kBlockVectors = 8;
+constexpr int64_t kBlock = kBlockVectors * kLanes;
+
+inline void PackBlock(const float* x, int64_t positions, int64_t channels,
+                      float* panel) {
+  Pack(x, positions, channels, panel, kBlock);
+}
+
+TOPKAST_INLINE Vec DotOf(const Vec* dy, const float* x) {
+  Vec sum = dy[0] * LoadAligned(x);
+#pragma GCC unroll 8
+  for (int v = 1; v < kBlockVectors; ++v) sum += dy[v] * LoadAligned(x + v * kLanes);
+  return sum;
+}
+
+// Four entries of a row at once: enough sums in flight, and one transpose of them.
+inline void Accumulate(const Plan& plan, int64_t begin, int64_t end, const float* x,
+                       const float* dy, float* sums) {
+  int tile = 0;
+  for (int64_t run = begin; run < end; ++run) {
+    while (run >= plan.first_run[tile + 1]) ++tile;
+    const float* inputs = x + static_cast<int64_t>(tile) * plan.tile * kBlock;
+    const float* error = dy + plan.row[run] * kBlock;
+    const int64_t first = plan.first_entry[run];
+    const int32_t* col = plan.col.data() + first;
+    float* to = sums + first;
+    const int32_t count = plan.first_entry[run + 1] - plan.first_entry[run];
+    Vec row[kBlockVectors];
+#pragma GCC unroll 8
+    for (int v = 0; v < kBlockVectors; ++v) row[v] = LoadAligned(error + v * kLanes);
+    int32_t z = 0;
+    for (; z + 4 <= count; z += 4) {
+      const float* x0 = inputs + col[z] * kBlock;
+      const float* x1 = inputs + col[z + 1] * kBlock;
+      const float* x2 = inputs + col[z + 2] * kBlock;
+      const float* x3 = inputs + col[z + 3] * kBlock;
+      Vec a = row[0] * LoadAligned(x0), b = row[0] * LoadAligned(x1);
+      Vec c = row[0] * LoadAligned(x2), d = row[0] * LoadAligned(x3);
+#pragma GCC unroll 8
+      for (int v = 1; v < kBlockVectors; ++v) {
+        a += row[v] * LoadAligned(x0 + v * kLanes);
+        b += row[v] * LoadAligned(x1 + v * kLanes);
+        c += row[v] * LoadAligned(x2 + v * kLanes);
+        d += row[v] * LoadAligned(x3 + v * kLanes);
+      }
+      *reinterpret_cast<UnalignedQuad*>(to + z) += SumsOf(a, b, c, d);
+    }
+    for (; z < count; ++z) {
+      const Vec sum = DotOf(row, inputs + col[z] * kBlock);
+      to[z] += SumsOf(sum, Vec{}, Vec{}, Vec{})[0];
+    }
+  }
+}
+
+extern const Kernels kKernels;
+const Kernels kKernels = {
+    TOPKAST_NAME, kPanel, Scratch, Multiply, kBlock, PackBlock, Accumulate,
+};
+
+}  // namespace TOPKAST_ISA
+}  // namespace topkast

@@ -1,0 +1,4 @@
+// The products for AVX2 with FMA.
+#define TOPKAST_ISA avx2
+#define TOPKAST_NAME "avx2"
+#include "products.h"
