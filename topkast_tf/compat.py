@@ -16,6 +16,7 @@ from typing import Any
 import tensorflow as tf
 from tensorflow.python.distribute import distribute_lib
 from tensorflow.python.ops import control_flow_util
+from tensorflow.python.saved_model import save_context
 
 try:  # only called by multi-worker strategies
     from tensorflow.python.ops import collective_ops
@@ -198,3 +199,8 @@ def function_graph(graph: tf.Graph, name: str) -> tf.Graph | None:
 def is_compiled(graph: tf.Graph) -> bool:
     """Whether XLA will compile a graph that is being traced."""
     return control_flow_util.GraphOrParentsInXlaContext(graph)
+
+
+def is_saving_graphs() -> bool:
+    """Whether TensorFlow is writing a SavedModel, which traces functions."""
+    return bool(save_context.in_save_context())

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from topkast_tf.kernels.choice import KERNELS
 from topkast_tf.layers import sparse_layer
 from topkast_tf.methods import METHODS, Method, TopKAST
 from topkast_tf.variables import creators, hooks
@@ -41,22 +42,31 @@ class ReusableScope(contextlib.ContextDecorator):
         return self._of_thread.open.pop().__exit__(*error)
 
 
-def open_scope(method: Method, placement: Placement) -> ReusableScope:
+def open_scope(
+    method: Method, placement: Placement, kernels: str = "auto"
+) -> ReusableScope:
     """The scope of any method: weights created in it join it.
 
     Args:
       method: how the sets are selected, such as `topkast_tf.methods.TopKAST`.
       placement: which weights are sparsified.
+      kernels: as for `topkast_scope`.
 
     Returns:
       A context manager that yields the `SparsityScope`.
     """
-    return ReusableScope(lambda: _opened(method, placement))
+    if kernels not in KERNELS:
+        raise ValueError(
+            f"Expected kernels in {KERNELS}. Received: kernels={kernels!r}"
+        )
+    return ReusableScope(lambda: _opened(method, placement, kernels))
 
 
 @contextlib.contextmanager
-def _opened(method: Method, placement: Placement) -> Iterator[SparsityScope]:
-    scope = SparsityScope(method, placement)
+def _opened(
+    method: Method, placement: Placement, kernels: str
+) -> Iterator[SparsityScope]:
+    scope = SparsityScope(method, placement, kernels=kernels)
     hooks.install()
     with contextlib.ExitStack() as stack:
         stack.enter_context(activated(scope))
@@ -95,6 +105,7 @@ def sparse_scope(
     exempt: str | Sequence[str] = (),
     include: str | Sequence[str] | None = None,
     seed: int = 0,
+    kernels: str = "auto",
     **of_the_method: Any,
 ) -> ReusableScope:
     """Makes the weights of any model built in it sparse, by any method.
@@ -112,6 +123,7 @@ def sparse_scope(
       exempt: as for `topkast_scope`.
       include: as for `topkast_scope`.
       seed: the random seed.
+      kernels: as for `topkast_scope`.
       **of_the_method: the method's own arguments: the attributes of its class in
         `topkast_tf.methods` (for Top-KAST and SWAT those of their scopes, such as
         ``bwd=0.8``).
@@ -143,6 +155,8 @@ def sparse_scope(
             f"`swat_tf` is imported). Received: {name!r}"
         )
     if name in SCOPES:
+        if kernels != "auto":  # not every scope has the choice
+            of_the_method = {**of_the_method, "kernels": kernels}
         try:
             inspect.signature(SCOPES[name]).bind(sparsity, **common, **of_the_method)
         except TypeError as error:
@@ -159,7 +173,7 @@ def sparse_scope(
             f"Expected arguments of {name!r}: {own}. Received: {', '.join(unknown)}"
         )
     method = METHODS[name](sparsity=sparsity, **of_the_method)  # type: ignore
-    return open_scope(method, Placement(**common))
+    return open_scope(method, Placement(**common), kernels)
 
 
 def topkast_scope(
@@ -177,6 +191,7 @@ def topkast_scope(
     exempt: str | Sequence[str] = (),
     include: str | Sequence[str] | None = None,
     seed: int = 0,
+    kernels: str = "auto",
 ) -> ReusableScope:
     r"""Makes the weights of any model built in it sparse, by Top-KAST.
 
@@ -228,6 +243,10 @@ def topkast_scope(
         sparsified, including embeddings. By default every matmul or convolution kernel is
         (docs/what_is_sparsified.md has the rule).
       seed: the random seed.
+      kernels: what computes the products of layers on a CPU: ``"masked"``, TensorFlow
+        with zeros in alpha; ``"native"``, kernels that leave the zeros out, and an error
+        for a layer that has none; or ``"auto"``, native where a cost model expects them
+        to be faster (docs/kernels.md). It is of the run, and not saved with a model.
 
     Returns:
       A context manager that yields the `SparsityScope`; also a decorator. It may be used
@@ -262,6 +281,7 @@ def topkast_scope(
             block_reduce=block_reduce,
         ),
         Placement(distribution=distribution, exempt=exempt, include=include, seed=seed),
+        kernels,
     )
 
 

@@ -149,7 +149,12 @@ def _digest(compiler: str, commands: Sequence[Command]) -> str:
         [compiler, "--version"], capture_output=True, text=True, check=False
     ).stdout
     found = hashlib.sha256()
-    for part in (tf.version.VERSION, tf.version.GIT_VERSION, platform.platform(), version):
+    for part in (
+        tf.version.VERSION,
+        tf.version.GIT_VERSION,
+        platform.platform(),
+        version,
+    ):
         found.update(f"{part}\n".encode())
     for command in commands:
         found.update("\n".join(command.arguments).encode())

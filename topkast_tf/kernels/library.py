@@ -74,6 +74,22 @@ def library() -> Library:
     return found
 
 
+@functools.cache
+def fastest() -> str:
+    """The instruction set that the kernels use here; known before they are built."""
+    forced = os.environ.get(CPU_VARIABLE, "")
+    if forced in CPUS:
+        return forced
+    try:
+        with open("/proc/cpuinfo") as file:
+            flags = next(line for line in file if line.startswith("flags")).split()
+    except (OSError, StopIteration):
+        flags = []
+    if {"avx512f", "avx512dq", "avx512vl"} <= set(flags):
+        return "avx512"
+    return "avx2" if {"avx2", "fma"} <= set(flags) else "portable"
+
+
 def why_unavailable() -> str | None:
     """Why there are no native kernels here, or None if there are. May build them."""
     try:

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from topkast_tf.compat import raw_variable
 from topkast_tf.core.kernel_rule import OUTPUT_EMBEDDING
+from topkast_tf.layers import native
 from topkast_tf.layers.products import ProductSpec, activation_of, finish
 from topkast_tf.layers.weights import weights_of
 
@@ -24,8 +25,13 @@ def by_rule(cls: type, spec: ProductSpec) -> Any:
         rule = self._topkast_rule if weight is None else weight.rule
         tensor = isinstance(inputs, tf.Tensor | tf.SparseTensor)
         building = not tensor or (weight and not weight.is_ready)
-        if building or rule is None:  # Keras builds symbolically
+        if building:  # Keras builds symbolically
             return dense_call(self, inputs, *args, **kwargs)
+        if rule is None:
+            outputs = weight and native.product(self, spec, inputs, weight)
+            if outputs is None:
+                return dense_call(self, inputs, *args, **kwargs)
+            return finish(self, outputs, self.activation)
         if weight:
             weight.prepare()
         kernel, product = getattr(self, spec.kernel), spec.product(self)

@@ -21,6 +21,7 @@ _warned: set[str] = set()
 """The scopes already warned about; each makes one model."""
 _lock = threading.Lock()
 _converting = contextvars.ContextVar("converting", default=False)
+_exporting = contextvars.ContextVar("exporting", default=False)
 
 
 def install(library: Any) -> None:
@@ -37,6 +38,24 @@ def install(library: Any) -> None:
         hooks.wrap_method(
             archive, "track", functools.partial(_warning, given_model=True)
         )
+        hooks.wrap_method(archive, "add_endpoint", _marking)
+    hooks.wrap_method(library.Model, "export", _marking)
+
+
+def is_exporting() -> bool:
+    """Whether a model is being exported, so that what is traced must run elsewhere."""
+    return _exporting.get() or compat.is_saving_graphs()
+
+
+def _marking(original: Callable) -> Callable:
+    def method(*args, **kwargs):
+        token = _exporting.set(True)
+        try:
+            return original(*args, **kwargs)
+        finally:
+            _exporting.reset(token)
+
+    return method
 
 
 def warn_of_theta(layers: Iterable[Any]) -> None:

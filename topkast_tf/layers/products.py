@@ -16,6 +16,21 @@ Product = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 """A function of (inputs, kernel) that is linear in each."""
 
 
+class MatrixProduct(NamedTuple):
+    """A product that is one of matrices: positions x inputs by inputs x outputs.
+
+    Attributes:
+      input_axes: the number of trailing axes of the layer's input that are its inputs.
+      kernel_axes: the number of leading axes of the kernel that are its inputs.
+      strides: the step between the positions that are used, of each axis between the
+        first and the inputs; () if all are used.
+    """
+
+    input_axes: int
+    kernel_axes: int
+    strides: tuple[int, ...] = ()
+
+
 class ProductSpec(NamedTuple):
     """How a kind of layer computes its output.
 
@@ -23,11 +38,13 @@ class ProductSpec(NamedTuple):
       kernel: name of the weight in the product.
       product: returns the product of a layer.
       spatial_axes: returns the number of leading kernel axes that are window positions.
+      matrix: returns the product of a layer as one of matrices, or None if it is not.
     """
 
     kernel: str
     product: Callable[[Any], Product]
     spatial_axes: Callable[[Any], int] = lambda layer: 0
+    matrix: Callable[[Any], MatrixProduct | None] = lambda layer: None
 
 
 def product_spec(cls: type, library: Any) -> ProductSpec | None:
@@ -105,6 +122,47 @@ def _window_axes(layer: Any) -> int:
     return layer.rank
 
 
+def _matrix_of_dense(layer: Any) -> MatrixProduct:
+    del layer
+    return MatrixProduct(1, 1)
+
+
+def _matrix_of_einsum(layer: Any) -> MatrixProduct | None:
+    return einsum_as_matrix(layer.equation)
+
+
+def _matrix_of_conv(layer: Any) -> MatrixProduct | None:
+    """That of a convolution whose window is one position."""
+    one = all(size == 1 for size in layer.kernel_size)
+    if not one or layer.groups != 1 or layer.data_format != "channels_last":
+        return None
+    strides = tuple(layer.strides)
+    strides = () if set(strides) == {1} else strides
+    return MatrixProduct(1, layer.rank + 1, strides)
+
+
+def einsum_as_matrix(equation: str) -> MatrixProduct | None:
+    """An einsum of inputs and kernel as a product of matrices, or None if it is not.
+
+    It is, if the contracted axes are the last of the inputs and the first of the kernel,
+    in the same order, and all others keep their order.
+
+    >>> einsum_as_matrix("abc,cde->abde")
+    MatrixProduct(input_axes=1, kernel_axes=1, strides=())
+    >>> einsum_as_matrix("abc,dc->abd") is None
+    True
+    """
+    terms, output = equation.replace(" ", "").replace("...", "0").split("->")
+    inputs, kernel = terms.split(",")
+    contracted = [axis for axis in kernel if axis in inputs and axis not in output]
+    count = len(contracted)
+    batch, rest = inputs[: len(inputs) - count], kernel[count:]
+    whole = inputs == batch + "".join(contracted) and kernel[:count] == inputs[-count:]
+    if not count or not whole or output != batch + rest or set(batch) & set(kernel):
+        return None
+    return MatrixProduct(count, count)
+
+
 def _keras_3_products(keras: Any) -> dict[str, ProductSpec]:
     ops = keras.ops
 
@@ -143,9 +201,12 @@ def _keras_3_products(keras: Any) -> dict[str, ProductSpec]:
         )
 
     return {
-        "Dense": ProductSpec("kernel", dense),
-        "EinsumDense": ProductSpec("kernel", einsum),
-        **{f"Conv{n}D": ProductSpec("kernel", conv, _window_axes) for n in (1, 2, 3)},
+        "Dense": ProductSpec("kernel", dense, matrix=_matrix_of_dense),
+        "EinsumDense": ProductSpec("kernel", einsum, matrix=_matrix_of_einsum),
+        **{
+            f"Conv{n}D": ProductSpec("kernel", conv, _window_axes, _matrix_of_conv)
+            for n in (1, 2, 3)
+        },
         **{
             f"DepthwiseConv{n}D": ProductSpec("kernel", depthwise, _window_axes)
             for n in (1, 2)
@@ -175,7 +236,7 @@ def _tf_keras_products(tf_keras: Any) -> dict[str, ProductSpec]:
         )
 
     return {
-        "Dense": ProductSpec("kernel", dense),
-        "EinsumDense": ProductSpec("kernel", einsum),
-        "Conv2D": ProductSpec("kernel", conv, _window_axes),
+        "Dense": ProductSpec("kernel", dense, matrix=_matrix_of_dense),
+        "EinsumDense": ProductSpec("kernel", einsum, matrix=_matrix_of_einsum),
+        "Conv2D": ProductSpec("kernel", conv, _window_axes, _matrix_of_conv),
     }

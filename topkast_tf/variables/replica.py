@@ -55,6 +55,8 @@ class WeightReplica:
         self.index = index
         # A regularizer of alpha that contributes to the loss of the current step.
         self.decayed_by: Callable[[tf.Tensor], tf.Tensor] | None = None
+        # Under which native kernels keep its plans.
+        self.plans_key: int | None = None
 
     @property
     def theta(self) -> tf.Variable:

@@ -47,6 +47,8 @@ class SparsityScope:
       decisions: on each parameter that was met, in that order.
       saved: decisions from a file that are yet to be taken, or None.
       layers: the layers that were constructed in it.
+      kernels: what computes the products of its layers (`topkast_tf.kernels.choice`);
+        of the run, not of the model: it is not saved.
     """
 
     def __init__(
@@ -56,8 +58,10 @@ class SparsityScope:
         uid: str | None = None,
         decisions: Sequence[Mapping] | None = None,
         restored: bool = False,
+        kernels: str = "auto",
     ):
         _check_distribution(method, placement)
+        self.kernels = kernels
         self.method = method
         self.placement = placement
         self.uid = uid or uuid.uuid4().hex

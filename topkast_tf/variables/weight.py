@@ -37,6 +37,8 @@ class SparseWeight(WeightState):
       place: its place in the order in which the weights of its scope are made; None for
         one that counts from its first use on, before that.
       rule: how its layer computes its product (`topkast_tf.layers.products`), or None.
+      kernels: the kernels that were chosen for its layer's product, and why
+        (`topkast_tf.layers.native`); None before its first use.
       regularizer: the layer's own, to which the method's penalty is added, or None.
       penalty_regularizer: the one through which Keras 3 asks for the penalty, or None.
       assignments: how often theta was assigned from outside, as by `set_weights`.

@@ -59,6 +59,7 @@ class WeightState:
         self.auxiliary: dict[str, Any] = {}
         self.trained = method.trained_variables(view)
         self.rule: Any = None
+        self.kernels: Any = None
         self.regularizer: Any = None
         self.penalty_regularizer: Any = None
         self.assignments = 0

@@ -1,0 +1,196 @@
+"""The products of sparse layers by the native kernels, where they can and pay."""
+
+import math
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+from absl import logging
+
+from topkast_tf import compat
+from topkast_tf.kernels import choice, library
+from topkast_tf.kernels.products import new_key, sparse_matmul
+from topkast_tf.layers import export_warning
+from topkast_tf.layers.products import MatrixProduct, ProductSpec
+from topkast_tf.methods.base import GRADIENT
+from topkast_tf.variables import hooks
+from topkast_tf.variables.components import local_index
+from topkast_tf.variables.replica import WeightReplica
+from topkast_tf.variables.weight import SparseWeight
+
+MASKED, NATIVE = "masked", "native"
+
+
+class Choice(NamedTuple):
+    """How the product of a layer is computed.
+
+    Attributes:
+      kernels: `MASKED` or `NATIVE`.
+      why: a short phrase.
+    """
+
+    kernels: str
+    why: str
+
+
+def product(
+    layer: Any, spec: ProductSpec, inputs: Any, weight: SparseWeight
+) -> tf.Tensor | None:
+    """The product of a layer by the native kernels; None if the masked one is chosen.
+
+    Args:
+      layer: a sparse layer.
+      spec: how its class computes its output.
+      inputs: its inputs.
+      weight: its sparse weight, whose variables exist.
+
+    Raises:
+      ValueError: if the layer's scope asks for native kernels that cannot be had.
+    """
+    asked = layer._topkast_scope.kernels
+    if asked == MASKED or weight.exempt:
+        return None
+    weight.prepare()
+    made = spec.matrix(layer)
+    found = chosen(layer, made, inputs, weight)
+    weight.kernels = found
+    if made is None or found.kernels == MASKED:
+        return None
+    replica = weight.replica(local_index(weight.variable))
+    return _product(made, inputs, replica)
+
+
+def chosen(
+    layer: Any, made: MatrixProduct | None, inputs: Any, weight: SparseWeight
+) -> Choice:
+    """How the product of a layer is to be computed.
+
+    Args:
+      layer: a sparse layer, not exempt.
+      made: its product as one of matrices, or None.
+      inputs: its inputs.
+      weight: its sparse weight.
+
+    Raises:
+      ValueError: if the layer's scope asks for native kernels that cannot be had.
+    """
+    asked = layer._topkast_scope.kernels
+    why = _why_elsewhere()
+    if why is not None:  # of the run, not of the layer
+        if asked == NATIVE:
+            logging.log_first_n(
+                logging.WARNING, "Layers compute the masked product: %s.", 1, why
+            )
+        return Choice(MASKED, why)
+    if made is None:
+        why = f"there is no native kernel for this {_kind(layer)}"
+    else:
+        why = _why_not(layer, made, inputs, weight)
+    if made is not None and why is None:
+        gain = _speedup(made, inputs, weight)
+        if asked == NATIVE:
+            return Choice(NATIVE, "asked for")
+        if gain > 1:
+            why = library.why_unavailable()
+            if why is None:
+                return Choice(NATIVE, f"about {gain:.1f} times as fast")
+            logging.log_first_n(logging.WARNING, "No native kernels: %s.", 1, why)
+            return Choice(MASKED, why)
+        why = f"native about {gain:.1f} times as fast"
+    if asked == NATIVE:
+        raise ValueError(
+            "Expected a layer that has native kernels, as kernels='native' asks for. "
+            f"Received: {weight.path}: {why}"
+        )
+    return Choice(MASKED, why)
+
+
+def _why_elsewhere() -> str | None:
+    """Why nothing that is traced now can use CPU kernels, or None."""
+    if tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("TPU"):
+        return "native kernels are for the CPU, and there is an accelerator"
+    if compat.is_compiled(tf.compat.v1.get_default_graph()):
+        return "XLA compiles the masked product"
+    if export_warning.is_exporting():
+        return "an export holds the masked product, which runs everywhere"
+    return None
+
+
+def _why_not(
+    layer: Any, made: MatrixProduct, inputs: Any, weight: SparseWeight
+) -> str | None:
+    """Why a layer cannot have native kernels, or None if it can."""
+    method = weight.method
+    if method.computes_alpha or not method.sparse_forward:
+        return f"there is no native kernel for the method {method.name!r}"
+    if isinstance(inputs, tf.SparseTensor):
+        return "its input is a sparse tensor"
+    kernel = weight.variable.dtype
+    computed = layer.compute_dtype
+    if kernel != tf.float32 or computed != "float32" or inputs.dtype != tf.float32:
+        return f"native kernels are for float32, and it computes in {computed}"
+    if inputs.shape.rank is None or None in inputs.shape[-made.input_axes :]:
+        return "its input has an unknown shape"
+    if math.prod(weight.shape) >= 2**31:
+        return "it has 2^31 entries or more"
+    return None
+
+
+def _kind(layer: Any) -> str:
+    cls = getattr(type(layer), "_topkast_dense_class", type(layer))
+    window = getattr(layer, "kernel_size", None)
+    return cls.__name__ if window is None else f"{cls.__name__} with window {window}"
+
+
+def _speedup(made: MatrixProduct, inputs: Any, weight: SparseWeight) -> float:
+    known = inputs.shape[: -made.input_axes]
+    positions = None if None in known else math.prod(known)
+    if positions is not None and made.strides:
+        positions //= math.prod(made.strides)
+    dense = _is_dense_gradient(weight)
+    return choice.speedup(
+        math.prod(weight.shape[: made.kernel_axes]),
+        math.prod(weight.shape[made.kernel_axes :]),
+        positions,
+        1 - weight.fwd,
+        1.0 if dense else 1 - weight.bwd,
+        library.fastest(),
+    )
+
+
+def _is_dense_gradient(weight: SparseWeight) -> bool:
+    """As `WeightReplica.alpha` decides."""
+    method = weight.method
+    return method.dense_updates or GRADIENT in method.inputs
+
+
+def _product(
+    made: MatrixProduct, inputs: tf.Tensor, replica: WeightReplica
+) -> tf.Tensor:
+    if made.strides:
+        steps = [slice(None, None, step) for step in made.strides]
+        inputs = inputs[(slice(None), *steps)]
+    shape = replica.weight.shape
+    rows = math.prod(shape[: made.kernel_axes])
+    matrix = [rows, math.prod(shape[made.kernel_axes :])]
+    with hooks.dense_reads():
+        theta = tf.convert_to_tensor(replica.theta)
+    y = sparse_matmul(
+        tf.reshape(inputs, [-1, rows]),
+        tf.reshape(theta, matrix),
+        tf.reshape(replica.sets.read_value(), matrix),
+        key=_key(replica),
+        dense_gradient=_is_dense_gradient(replica.weight),
+    )
+    batch, rest = inputs.shape[: -made.input_axes], shape[made.kernel_axes :]
+    known = [-1 if size is None else size for size in batch]
+    if known.count(-1) > 1:
+        known = tf.concat([tf.shape(inputs)[: -made.input_axes], rest], 0)
+    else:
+        known = [*known, *rest]
+    return tf.ensure_shape(tf.reshape(y, known), [*batch, *rest])
+
+
+def _key(replica: WeightReplica) -> int:
+    if replica.plans_key is None:
+        replica.plans_key = new_key(replica)
+    return replica.plans_key
