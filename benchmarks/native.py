@@ -1,0 +1,302 @@
+"""Native kernels beside TensorFlow's dense products: layers alone, and whole steps.
+
+Products (`--cases` of the form `forward_512x2048`, `gradient_2048x512`): one product of a
+weight of inputs x outputs with 2,048 positions, as a compiled function.
+
+  forward   y = x alpha; the input gradient is the same product of alpha's transpose
+  gradient  the weight gradient: on B for the native kernels, everywhere for the dense
+
+Steps (`transformer_xl`, `dense_stack`): `train_on_batch` of a Keras model with Adam, in
+variants:
+
+  dense        the model without a scope, with jit_compile=False
+  dense_xla    the same with jit_compile=True, which is what Keras chooses
+  masked       in topkast_scope with kernels="masked"
+  native       in topkast_scope with kernels="native"
+  auto         in topkast_scope with kernels="auto"
+
+with refresh_every=--refresh_every. A burst of steps of each variant is measured in each
+round, in random order; a ratio compares medians of one round, so what else runs on the
+machine hits both sides alike. The table gives the median of the ratios over the rounds,
+and the range between their quartiles. Speed-ups are over the faster of the two dense
+variants.
+
+The CSV holds each round, and only grows: the same command goes on where it stopped, and
+--rounds is the total.
+
+Example: python benchmarks/native.py --cases=forward_512x2048 --rounds=5 --threads=1
+"""
+
+import pathlib
+import random
+import re
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+
+if __name__ == "__main__":
+    # Run as a file, Python looks for modules in benchmarks/ and not in the project.
+    sys.path[0] = str(pathlib.Path(__file__).resolve().parent.parent)
+
+from absl import flags
+from tqdm import tqdm
+
+from benchmarks import common
+from launch.support.quiet import quiet_start
+
+with quiet_start():
+    import keras
+    import tensorflow as tf
+
+    from launch.models.transformer_xl import TransformerXL
+    from launch.models.transformer_xl_config import TransformerXLConfig
+    from topkast_tf import topkast_scope
+    from topkast_tf.core.sets import BACKWARD_ONLY, FORWARD
+    from topkast_tf.core.sparsities import kept
+    from topkast_tf.kernels.library import library
+    from topkast_tf.kernels.products import sparse_matmul
+
+COLUMNS = (
+    *("case", "fwd", "bwd", "threads", "cpu", "burst", "refresh_every", "tensorflow"),
+    *("round", "variant", "wall_ms", "cpu_ms"),
+)
+STEPS = ("transformer_xl", "dense_stack")
+PRODUCTS = tuple(
+    f"{product}_{shape}"
+    for product in ("forward", "gradient")
+    for shape in ("512x2048", "2048x512")
+)
+CASES = PRODUCTS + STEPS
+DENSE = ("dense", "dense_xla")
+OF_STEPS = (*DENSE, "masked", "native", "auto")
+OF_PRODUCTS = ("dense", "native")
+_PRODUCT = re.compile(r"(forward|gradient)_(\d+)x(\d+)$")
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """Adds the flags of this benchmark."""
+    for kind, name, default, text in (
+        ("list", "cases", list(CASES), "which products and models"),
+        (
+            "list",
+            "sparsities",
+            ["0.8/0.6", "0.9/0.8", "0.95/0.9"],
+            "pairs fwd/bwd of sparsities",
+        ),
+        ("string", "csv", "native.csv", "where the rounds are kept"),
+        ("float", "seconds", 0.0, "begin no round after so long; 0: no limit"),
+    ):
+        define = getattr(flags, f"DEFINE_{kind}")
+        define(name, default, text, flag_values=values)
+    for name, default, text in (
+        ("rounds", 10, "rounds of each case"),
+        ("burst", 3, "calls that count of each variant in a round"),
+        ("threads", 1, "threads within an operation"),
+        ("positions", 2048, "positions of the products and of dense_stack"),
+        ("batch", 8, "segments a step of transformer_xl"),
+        ("length", 256, "tokens of a segment"),
+        ("layers", 6, "blocks of transformer_xl"),
+        ("width", 512, "width of transformer_xl and dense_stack; 4 times that inside"),
+        ("refresh_every", 100, "steps between selections"),
+    ):
+        flags.DEFINE_integer(name, default, text, 1, flag_values=values)
+
+
+def product_of(
+    case: str, variant: str, fwd: float, bwd: float, values: flags.FlagValues
+) -> Callable[[], object]:
+    """One product as a function without arguments, compiled and warm."""
+    what, inputs, outputs = _PRODUCT.match(case).groups()  # type: ignore[union-attr]
+    inputs, outputs = int(inputs), int(outputs)
+    generator = tf.random.Generator.from_seed(0)
+    x = generator.normal([values.positions, inputs])
+    dy = generator.normal([values.positions, outputs])
+    theta = generator.normal([inputs, outputs])
+    codes = _codes_of(theta, fwd, bwd)
+    native = library()
+    how = {"key": hash(case) % 2**31, "cpu": native.cpu}
+
+    @tf.function
+    def call():
+        if variant == "dense":
+            if what == "forward":
+                return tf.matmul(x, tf.identity(theta))
+            return tf.matmul(x, dy, transpose_a=True)
+        if what == "forward":
+            return sparse_matmul(x, theta, codes, key=how["key"])
+        return native.ops.topkast_sparse_weight_gradient(x, dy, codes, **how)
+
+    def waited():
+        return call().numpy()[0, 0]
+
+    waited()
+    return waited
+
+
+def _codes_of(theta: tf.Tensor, fwd: float, bwd: float) -> tf.Tensor:
+    """Sets by magnitude, as Top-KAST selects them."""
+    size = int(tf.size(theta))
+    order = tf.argsort(-tf.abs(tf.reshape(theta, [-1])))
+    rank = tf.scatter_nd(order[:, None], tf.range(size), [size])
+    codes = tf.where(rank < kept(size, bwd), BACKWARD_ONLY, 0)
+    codes = tf.where(rank < kept(size, fwd), FORWARD, codes)
+    return tf.cast(tf.reshape(codes, theta.shape), tf.uint8)
+
+
+def step_of(
+    case: str, variant: str, fwd: float, bwd: float, values: flags.FlagValues
+) -> Callable[[], object]:
+    """A training step of a variant, compiled and warm."""
+    keras.utils.set_random_seed(0)
+
+    def build():
+        if case == "dense_stack":
+            return keras.Sequential(
+                [
+                    keras.Input((values.width,)),
+                    keras.layers.Dense(4 * values.width, activation="relu"),
+                    keras.layers.Dense(values.width),
+                ]
+            )
+        return TransformerXL(
+            TransformerXLConfig(
+                vocabulary=256,
+                layers=values.layers,
+                d_model=values.width,
+                heads=8,
+                d_head=values.width // 8,
+                d_inner=4 * values.width,
+                segment_length=values.length,
+            )
+        )
+
+    if variant in DENSE:
+        model = build()
+    else:
+        with topkast_scope(
+            fwd, bwd, refresh_every=values.refresh_every, kernels=variant
+        ):
+            model = build()
+    jit_compile = variant == "dense_xla"
+    adam = keras.optimizers.Adam(1e-4)
+    if case == "dense_stack":
+        model.compile(adam, "mse", jit_compile=jit_compile)
+        x = tf.random.normal([values.positions, values.width])
+        y = tf.random.normal([values.positions, values.width])
+    else:
+        model.compile(adam, jit_compile=jit_compile)
+        x = tf.random.uniform([values.batch, values.length], 0, 256, tf.int32)
+        y = tf.random.uniform([values.batch, values.length], 0, 256, tf.int32)
+
+    def step():
+        return model.train_on_batch(x, y)
+
+    for _ in range(2):
+        step()
+    return step
+
+
+def run_case(
+    case: str, fwd: float, bwd: float, values: flags.FlagValues, deadline: float
+) -> list[Sequence[str]]:
+    """Measures the rounds that are missing; returns the rows of the table."""
+    is_product = _PRODUCT.match(case) is not None
+    variants = OF_PRODUCTS if is_product else OF_STEPS
+    make = product_of if is_product else step_of
+    results = common.Results(
+        values.csv,
+        COLUMNS,
+        {
+            "case": _sized(case, values),
+            "fwd": fwd,
+            "bwd": bwd,
+            "threads": values.threads,
+            "cpu": library().cpu,
+            "burst": values.burst,
+            "refresh_every": values.refresh_every,
+            "tensorflow": tf.__version__,
+        },
+    )
+    done = len(results.complete_rounds(variants, common.times_of))
+    name = f"{_sized(case, values)} at {fwd:g}/{bwd:g}"
+    missing = tqdm(range(done, values.rounds), name, unit="round", disable=None)
+    calls: dict[str, Callable[[], object]] = {}
+    for number in missing:
+        if time.monotonic() > deadline:
+            break
+        for variant in variants if not calls else ():
+            missing.set_postfix_str(f"compiling {variant}")
+            calls[variant] = make(case, variant, fwd, bwd, values)
+        missing.set_postfix_str("")
+        for variant in random.sample(list(calls), len(calls)):
+            calls[variant]()
+            times = common.median_timed(calls[variant], values.burst)
+            results.add(
+                round=number,
+                variant=variant,
+                wall_ms=f"{times.wall:.3f}",
+                cpu_ms=f"{times.cpu:.3f}",
+            )
+    rounds = results.complete_rounds(variants, common.times_of)
+    return table_rows(name, variants, rounds)
+
+
+def _sized(case: str, values: flags.FlagValues) -> str:
+    if case == "transformer_xl":
+        tokens = f"{values.batch}x{values.length}"
+        return f"transformer_xl {values.width}, {values.layers} layers, {tokens}"
+    if case == "dense_stack":
+        return f"dense_stack {values.width}, {values.positions}"
+    return f"{case}, {values.positions}"
+
+
+def table_rows(
+    name: str, variants: Sequence[str], rounds: Sequence[dict[str, common.Times]]
+) -> list[Sequence[str]]:
+    """The rows of the table for one case, without the header."""
+    if not rounds:
+        return [(name, "no round yet", "", "")]
+    dense = [v for v in variants if v in DENSE]
+    median = {v: statistics.median(t[v].wall for t in rounds) for v in variants}
+    best = min(dense, key=median.__getitem__)
+    rows: list[Sequence[str]] = []
+    for variant in variants:
+        ratio = common.spread([t[best].wall / t[variant].wall for t in rounds])
+        rows.append(
+            (
+                f"{name}: {variant}",
+                f"{median[variant]:.2f}",
+                str(ratio),
+                str(len(rounds)),
+            )
+        )
+    return rows
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs the command line."""
+    values = common.parse(argv, __doc__ or "", define_flags)
+    for case in values.cases:
+        if case not in CASES and not _PRODUCT.match(case):
+            common.fail(f"Expected --cases of {', '.join(CASES)}. Received: {case}")
+    pairs = []
+    for pair in values.sparsities:
+        try:
+            fwd, bwd = map(float, pair.split("/"))
+        except ValueError:
+            common.fail(f"Expected --sparsities such as 0.9/0.8. Received: {pair}")
+        pairs.append((fwd, bwd))
+    tf.config.threading.set_intra_op_parallelism_threads(values.threads)
+    tf.config.threading.set_inter_op_parallelism_threads(1)
+    deadline = time.monotonic() + (values.seconds or float("inf"))
+    rows: list[Sequence[str]] = [("", "ms", "speed-up over dense", "rounds")]
+    for case in values.cases:
+        for fwd, bwd in pairs:
+            rows += run_case(case, fwd, bwd, values, deadline)
+    print(common.table(rows))
+    print("median (quartiles) over the rounds")
+
+
+if __name__ == "__main__":
+    main(sys.argv)

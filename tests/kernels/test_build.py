@@ -1,0 +1,152 @@
+"""The build of the native kernels: its cache, its checks, its failures."""
+
+import concurrent.futures
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from topkast_tf.kernels import build
+from topkast_tf.kernels.build import Unavailable
+
+try:
+    build.find_compiler()
+except Unavailable as error:
+    pytest.skip(str(error), allow_module_level=True)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A cache folder of its own, with the library that is built already."""
+    path = build.built()
+    made = tmp_path / "cache"
+    made.mkdir(mode=0o700)
+    for file in (path, path.with_suffix(".sha256")):
+        shutil.copy2(file, made / file.name)
+    monkeypatch.setenv(build.FOLDER_VARIABLE, str(made))
+    return made
+
+
+def test_built_library_is_found_again(folder):
+    found = build.built()
+    assert found.parent == folder
+    assert build.built() == found
+
+
+def test_changed_library_is_not_loaded(folder):
+    path = build.built()
+    path.write_bytes(path.read_bytes() + b"0")
+    with pytest.raises(Unavailable, match="as it was built; its digest differs"):
+        build.built()
+
+
+def test_library_without_a_digest_is_not_loaded(folder):
+    build.built().with_suffix(".sha256").unlink()
+    with pytest.raises(Unavailable, match="digest"):
+        build.built()
+
+
+@pytest.mark.parametrize("mode", [0o720, 0o702])
+def test_folder_that_others_may_write_to_is_refused(folder, mode):
+    folder.chmod(mode)
+    with pytest.raises(Unavailable, match="this user's alone.*writable by others"):
+        build.built()
+
+
+def test_library_that_others_may_write_to_is_refused(folder):
+    build.built().chmod(0o722)
+    with pytest.raises(Unavailable, match="writable by others"):
+        build.built()
+
+
+def test_link_is_refused(folder):
+    path = build.built()
+    elsewhere = folder.parent / "elsewhere.so"
+    path.rename(elsewhere)
+    path.symlink_to(elsewhere)
+    with pytest.raises(Unavailable, match="a link"):
+        build.built()
+
+
+def test_folder_that_cannot_be_made(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv(build.FOLDER_VARIABLE, str(tmp_path / "file" / "cache"))
+    with pytest.raises(Unavailable, match="cannot be used.*TOPKAST_CACHE"):
+        build.built()
+
+
+def test_without_a_compiler(monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(Unavailable, match=r"no C\+\+ compiler \(no-such-compiler\)"):
+        build.built()
+
+
+def test_failed_build_names_its_log(tmp_path, monkeypatch):
+    compiler = tmp_path / "broken"
+    compiler.write_text("#!/bin/sh\necho no space left >&2\nexit 4\n")
+    compiler.chmod(0o700)
+    monkeypatch.setenv("CXX", str(compiler))
+    monkeypatch.setenv(build.FOLDER_VARIABLE, str(tmp_path / "cache"))
+    with pytest.raises(Unavailable, match=r"exit code 4.*\.log has its messages"):
+        build.built()
+    [log] = (tmp_path / "cache").glob("*.log")
+    assert "no space left" in log.read_text()
+    assert not list((tmp_path / "cache").glob("*.so"))
+
+
+def test_default_folder_follows_the_environment(monkeypatch, tmp_path):
+    monkeypatch.delenv(build.FOLDER_VARIABLE, raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert build.cache_folder() == tmp_path / "topkast_tf"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", "/home/someone")
+    assert str(build.cache_folder()) == "/home/someone/.cache/topkast_tf"
+
+
+def test_processes_that_start_at_once_build_once(tmp_path, monkeypatch):
+    """With a compiler that records its calls and writes empty objects."""
+    record = tmp_path / "calls"
+    compiler = tmp_path / "compiler"
+    compiler.write_text(
+        "#!/bin/sh\n"
+        'if [ "$1" = --version ]; then echo 1; exit; fi\n'
+        f"echo call >> {record}\nsleep 0.2\n"
+        'while [ "$1" != -o ]; do shift; done; echo object > "$2"\n'
+    )
+    compiler.chmod(0o700)
+    environment = {
+        **os.environ,
+        "CXX": str(compiler),
+        build.FOLDER_VARIABLE: str(tmp_path / "cache"),
+    }
+    program = [
+        *(sys.executable, "-c"),
+        "from topkast_tf.kernels import build; print(build.built())",
+    ]
+
+    def run(_):
+        return subprocess.run(
+            program, env=environment, capture_output=True, text=True, check=True
+        ).stdout
+
+    with concurrent.futures.ThreadPoolExecutor(2) as threads:
+        first, second = threads.map(run, range(2))
+    assert first == second
+    monkeypatch.setenv("CXX", str(compiler))
+    steps = len(build.commands_for(str(compiler)))
+    assert len(record.read_text().split()) == steps
+
+
+def test_command_reports_what_the_machine_runs():
+    program = [sys.executable, "-m", "topkast_tf.kernels"]
+    found = subprocess.run(program, capture_output=True, text=True, check=True).stdout
+    assert "this machine runs: " in found
+    assert "portable" in found
+    environment = {**os.environ, "CXX": "no-such-compiler"}
+    refused = subprocess.run(
+        program, env=environment, capture_output=True, text=True, check=False
+    )
+    assert refused.returncode == 1
+    assert refused.stdout.startswith("No native kernels: there is no C++ compiler")
