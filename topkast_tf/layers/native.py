@@ -11,6 +11,7 @@ from topkast_tf.kernels import choice, library
 from topkast_tf.kernels.products import new_key, sparse_matmul
 from topkast_tf.layers import export_warning
 from topkast_tf.layers.products import MatrixProduct, ProductSpec
+from topkast_tf.layers.weights import weights_of
 from topkast_tf.methods.base import GRADIENT
 from topkast_tf.variables import hooks
 from topkast_tf.variables.components import local_index
@@ -86,16 +87,17 @@ def chosen(
     else:
         why = _why_not(layer, made, inputs, weight)
     if made is not None and why is None:
-        gain = _speedup(made, inputs, weight)
-        if asked == NATIVE:
-            return Choice(NATIVE, "asked for")
-        if gain > 1:
+        gain = _speedup(made, inputs.shape, weight)
+        if asked == NATIVE or gain > 1:
             why = library.why_unavailable()
-            if why is None:
-                return Choice(NATIVE, f"about {gain:.1f} times as fast")
+        else:
+            why = f"native about {gain:.1f} times as fast"
+        if why is None and asked == NATIVE:
+            return Choice(NATIVE, "asked for")
+        if why is None:
+            return Choice(NATIVE, f"about {gain:.1f} times as fast")
+        if gain > 1 and asked != NATIVE:
             logging.log_first_n(logging.WARNING, "No native kernels: %s.", 1, why)
-            return Choice(MASKED, why)
-        why = f"native about {gain:.1f} times as fast"
     if asked == NATIVE:
         raise ValueError(
             "Expected a layer that has native kernels, as kernels='native' asks for. "
@@ -119,17 +121,26 @@ def _why_not(
     layer: Any, made: MatrixProduct, inputs: Any, weight: SparseWeight
 ) -> str | None:
     """Why a layer cannot have native kernels, or None if it can."""
+    why = _why_not_weight(layer, weight)
+    if why is not None:
+        return why
+    if isinstance(inputs, tf.SparseTensor):
+        return "its input is a sparse tensor"
+    if inputs.dtype != tf.float32:
+        return f"native kernels are for float32, and its input is {inputs.dtype.name}"
+    if inputs.shape.rank is None or None in inputs.shape[-made.input_axes :]:
+        return "its input has an unknown shape"
+    return None
+
+
+def _why_not_weight(layer: Any, weight: SparseWeight) -> str | None:
+    """The same, of what is known without inputs."""
     method = weight.method
     if method.computes_alpha or not method.sparse_forward:
         return f"there is no native kernel for the method {method.name!r}"
-    if isinstance(inputs, tf.SparseTensor):
-        return "its input is a sparse tensor"
-    kernel = weight.variable.dtype
     computed = layer.compute_dtype
-    if kernel != tf.float32 or computed != "float32" or inputs.dtype != tf.float32:
+    if weight.variable.dtype != tf.float32 or computed != "float32":
         return f"native kernels are for float32, and it computes in {computed}"
-    if inputs.shape.rank is None or None in inputs.shape[-made.input_axes :]:
-        return "its input has an unknown shape"
     if math.prod(weight.shape) >= 2**31:
         return "it has 2^31 entries or more"
     return None
@@ -141,8 +152,33 @@ def _kind(layer: Any) -> str:
     return cls.__name__ if window is None else f"{cls.__name__} with window {window}"
 
 
-def _speedup(made: MatrixProduct, inputs: Any, weight: SparseWeight) -> float:
-    known = inputs.shape[: -made.input_axes]
+def is_expected(layer: Any, spec: ProductSpec | None) -> bool:
+    """Whether a layer that is built will use native kernels, unless XLA compiles it.
+
+    Args:
+      layer: a sparse layer.
+      spec: how its class computes its output, or None.
+    """
+    scope = layer._topkast_scope
+    if spec is None or scope is None or scope.kernels == MASKED:
+        return False
+    found = [w for w in weights_of(layer) if w.local_name == spec.kernel and w.is_ready]
+    if not found or found[0].exempt or _why_elsewhere() is not None:
+        return False
+    [weight] = found
+    weight.prepare()
+    made = spec.matrix(layer)
+    if made is None or _why_not_weight(layer, weight) is not None:
+        return False
+    unknown = tf.TensorShape([None] * (made.input_axes + 1))
+    pays = scope.kernels == NATIVE or _speedup(made, unknown, weight) > 1
+    return pays and library.why_unavailable() is None
+
+
+def _speedup(
+    made: MatrixProduct, inputs: tf.TensorShape, weight: SparseWeight
+) -> float:
+    known = inputs[: -made.input_axes]
     positions = None if None in known else math.prod(known)
     if positions is not None and made.strides:
         positions //= math.prod(made.strides)

@@ -18,6 +18,7 @@ from topkast_tf import compat
 from topkast_tf.core.blocks import MatrixView
 from topkast_tf.methods import Method
 from topkast_tf.variables import hooks
+from topkast_tf.variables.active_scopes import active_scope
 from topkast_tf.variables.budget import Budget, shared_budget
 from topkast_tf.variables.decisions import (
     FIRST,
@@ -330,9 +331,17 @@ class SparsityScope:
 
     @classmethod
     def from_config(cls, config: Mapping) -> "SparsityScope":
-        """The inverse of `get_config`."""
+        """The inverse of `get_config`; `kernels` is that of the active scope, if any."""
         method, placement = parts_of(config)
-        scope = cls(method, placement, config["uid"], config["weights"], restored=True)
+        active = active_scope()
+        scope = cls(
+            method,
+            placement,
+            config["uid"],
+            config["weights"],
+            restored=True,
+            kernels="auto" if active is None else active.kernels,
+        )
         scope._replaces = "replaces" in config
         return scope
 
