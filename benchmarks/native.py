@@ -9,8 +9,8 @@ weight of inputs x outputs with 2,048 positions, as a compiled function.
 Steps (`transformer_xl`, `dense_stack`): `train_on_batch` of a Keras model with Adam, in
 variants:
 
-  dense        the model without a scope, with jit_compile=False
-  dense_xla    the same with jit_compile=True, which is what Keras chooses
+  dense        the model without a scope, as Keras runs it on a CPU
+  dense_xla    the same with jit_compile=True
   masked       in topkast_scope with kernels="masked"
   native       in topkast_scope with kernels="native"
   auto         in topkast_scope with kernels="auto"

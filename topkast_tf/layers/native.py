@@ -11,7 +11,6 @@ from topkast_tf.kernels import choice, library
 from topkast_tf.kernels.products import new_key, sparse_matmul
 from topkast_tf.layers import export_warning
 from topkast_tf.layers.products import MatrixProduct, ProductSpec
-from topkast_tf.layers.weights import weights_of
 from topkast_tf.methods.base import GRADIENT
 from topkast_tf.variables import hooks
 from topkast_tf.variables.components import local_index
@@ -87,7 +86,7 @@ def chosen(
     else:
         why = _why_not(layer, made, inputs, weight)
     if made is not None and why is None:
-        gain = _speedup(made, inputs.shape, weight)
+        gain = _speedup(made, inputs, weight)
         if asked == NATIVE or gain > 1:
             why = library.why_unavailable()
         else:
@@ -121,26 +120,18 @@ def _why_not(
     layer: Any, made: MatrixProduct, inputs: Any, weight: SparseWeight
 ) -> str | None:
     """Why a layer cannot have native kernels, or None if it can."""
-    why = _why_not_weight(layer, weight)
-    if why is not None:
-        return why
-    if isinstance(inputs, tf.SparseTensor):
-        return "its input is a sparse tensor"
-    if inputs.dtype != tf.float32:
-        return f"native kernels are for float32, and its input is {inputs.dtype.name}"
-    if inputs.shape.rank is None or None in inputs.shape[-made.input_axes :]:
-        return "its input has an unknown shape"
-    return None
-
-
-def _why_not_weight(layer: Any, weight: SparseWeight) -> str | None:
-    """The same, of what is known without inputs."""
-    method = weight.method
+    method, computed = weight.method, layer.compute_dtype
     if method.computes_alpha or not method.sparse_forward:
         return f"there is no native kernel for the method {method.name!r}"
-    computed = layer.compute_dtype
-    if weight.variable.dtype != tf.float32 or computed != "float32":
-        return f"native kernels are for float32, and it computes in {computed}"
+    if isinstance(inputs, tf.SparseTensor):
+        return "its input is a sparse tensor"
+    if {weight.variable.dtype, inputs.dtype} != {tf.float32} or computed != "float32":
+        return (
+            f"native kernels are for float32, and it computes in {computed} from "
+            f"{inputs.dtype.name}"
+        )
+    if inputs.shape.rank is None or None in inputs.shape[-made.input_axes :]:
+        return "its input has an unknown shape"
     if math.prod(weight.shape) >= 2**31:
         return "it has 2^31 entries or more"
     return None
@@ -152,33 +143,8 @@ def _kind(layer: Any) -> str:
     return cls.__name__ if window is None else f"{cls.__name__} with window {window}"
 
 
-def is_expected(layer: Any, spec: ProductSpec | None) -> bool:
-    """Whether a layer that is built will use native kernels, unless XLA compiles it.
-
-    Args:
-      layer: a sparse layer.
-      spec: how its class computes its output, or None.
-    """
-    scope = layer._topkast_scope
-    if spec is None or scope is None or scope.kernels == MASKED:
-        return False
-    found = [w for w in weights_of(layer) if w.local_name == spec.kernel and w.is_ready]
-    if not found or found[0].exempt or _why_elsewhere() is not None:
-        return False
-    [weight] = found
-    weight.prepare()
-    made = spec.matrix(layer)
-    if made is None or _why_not_weight(layer, weight) is not None:
-        return False
-    unknown = tf.TensorShape([None] * (made.input_axes + 1))
-    pays = scope.kernels == NATIVE or _speedup(made, unknown, weight) > 1
-    return pays and library.why_unavailable() is None
-
-
-def _speedup(
-    made: MatrixProduct, inputs: tf.TensorShape, weight: SparseWeight
-) -> float:
-    known = inputs[: -made.input_axes]
+def _speedup(made: MatrixProduct, inputs: Any, weight: SparseWeight) -> float:
+    known = inputs.shape[: -made.input_axes]
     positions = None if None in known else math.prod(known)
     if positions is not None and made.strides:
         positions //= math.prod(made.strides)

@@ -18,7 +18,7 @@ import tensorflow as tf
 
 from topkast_tf.compat import layers_within
 from topkast_tf.core import kernel_rule
-from topkast_tf.layers import calls, export_warning, native, weight_lists
+from topkast_tf.layers import calls, export_warning, weight_lists
 from topkast_tf.layers.product_rule import (
     ProductRule,
     activated_rule,
@@ -154,13 +154,9 @@ class _SparseLayer(SavesScope, SavesState):
     @property
     def supports_jit(self):
         rule = self._topkast_rule
-        if not self.__dict__.get("_topkast_jit", True):
-            return False
-        if rule is not None:
-            return rule.supports_jit
-        # XLA cannot call native kernels.
-        spec = product_spec(self._topkast_dense_class, self._topkast_library)
-        return not native.is_expected(self, spec)
+        return self.__dict__.get("_topkast_jit", True) and (
+            rule is None or rule.supports_jit
+        )
 
     @supports_jit.setter
     def supports_jit(self, value):
