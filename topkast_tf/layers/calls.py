@@ -36,6 +36,7 @@ def by_rule(cls: type, spec: ProductSpec) -> Any:
             weight.prepare()
         kernel, product = getattr(self, spec.kernel), spec.product(self)
         if weight and not weight.exempt:
+            native.refuse_with_rule(self, weight)
             outputs = rule(product, _dense(inputs), kernel, weight)
         elif rule.replaces_activations and self.activation:
             # Left dense, but its activation takes as much memory as any other.

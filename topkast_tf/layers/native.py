@@ -1,6 +1,9 @@
 """The products of sparse layers by the native kernels, where they can and pay."""
 
+import contextlib
+import contextvars
 import math
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -19,6 +22,8 @@ from topkast_tf.variables.weight import SparseWeight
 
 MASKED, NATIVE = "masked", "native"
 
+_tracing_masked = contextvars.ContextVar("tracing_masked", default=False)
+
 
 class Choice(NamedTuple):
     """How the product of a layer is computed.
@@ -30,6 +35,25 @@ class Choice(NamedTuple):
 
     kernels: str
     why: str
+
+
+@contextlib.contextmanager
+def masked_products() -> Iterator[None]:
+    """Within it, layers compute the masked product: a graph has known operations."""
+    token = _tracing_masked.set(True)
+    try:
+        yield
+    finally:
+        _tracing_masked.reset(token)
+
+
+def refuse_with_rule(layer: Any, weight: SparseWeight) -> None:
+    """Raises a ValueError if native kernels are asked for beside a product rule."""
+    if layer._topkast_scope.kernels == NATIVE and not weight.exempt:
+        raise ValueError(
+            "Expected a layer that has native kernels, as kernels='native' asks for. "
+            f"Received: {weight.path}: its product is computed by {weight.rule.name!r}"
+        )
 
 
 def product(
@@ -47,7 +71,7 @@ def product(
       ValueError: if the layer's scope asks for native kernels that cannot be had.
     """
     asked = layer._topkast_scope.kernels
-    if asked == MASKED or weight.exempt:
+    if asked == MASKED or weight.exempt or _tracing_masked.get():
         return None
     weight.prepare()
     made = spec.matrix(layer)

@@ -41,7 +41,7 @@ class RunMethod:
     about: str
     scopes: Scopes
     groups: Groups = ()
-    common: tuple[str, ...] = ("sparsity", *PLACEMENT)
+    common: tuple[str, ...] = ("sparsity", *PLACEMENT, "kernels")
     distributions: tuple[str, ...] = LAYERWISE
     check: Callable[[flags.FlagValues], None] = lambda values: None
     has_penalty: bool = False
@@ -72,7 +72,11 @@ def sparse_scope(
 
     given = {key: value for key, value in arguments.items() if value is not None}
     return topkast_tf.sparse_scope(
-        name, sparsity=settings.sparsity, **given, **placement(settings)
+        name,
+        sparsity=settings.sparsity,
+        kernels=settings.kernels,
+        **given,
+        **placement(settings),
     )
 
 

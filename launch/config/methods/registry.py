@@ -76,6 +76,14 @@ COMMON = (
         "weights left dense: first, last, regexes on their paths",
     ),
     Flag("list", "include", None, "only these weights are made sparse"),
+    Flag(
+        "string",
+        "kernels",
+        "auto",
+        "what computes the products on a CPU: masked, native (an error for a layer "
+        "without native kernels), or auto, native where they are expected to be faster",
+        choices=("auto", "masked", "native"),
+    ),
 )
 
 

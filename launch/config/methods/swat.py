@@ -5,7 +5,7 @@ from typing import Any
 from absl import flags
 
 from launch.config.flag import AT_LEAST_1, SHARE, Flag
-from launch.config.methods.base import LAYERWISE, RunMethod, Scope, placement
+from launch.config.methods.base import LAYERWISE, PLACEMENT, RunMethod, Scope, placement
 
 _OPERANDS = ("weights", "activations")
 _PER = ("batch", "sample")
@@ -114,6 +114,7 @@ METHOD = RunMethod(
     "SWAT",
     _scopes,
     groups=(GROUP,),
+    common=("sparsity", *PLACEMENT),
     distributions=(*LAYERWISE, "global", "momentum"),
     sparse_activations=True,
 )

@@ -75,20 +75,24 @@ def check(values: flags.FlagValues) -> None:
         )
 
 
-def scopes(settings: flags.FlagValues, total_steps: int | None) -> list[Scope]:
-    """The scope of Top-KAST; its arguments do not depend on the length of the run."""
+def scope(settings: flags.FlagValues, kernels: str) -> Scope:
+    """The scope of Top-KAST."""
     from topkast_tf import topkast_scope
 
     arguments: dict[str, Any] = {flag.name: settings[flag.name].value for flag in FLAGS}
     arguments["block"] = whole_numbers(settings, "block") or None
-    return [topkast_scope(**arguments, **placement(settings))]
+    return topkast_scope(**arguments, kernels=kernels, **placement(settings))
+
+
+def _scopes(settings: flags.FlagValues, total_steps: int | None) -> list[Scope]:
+    return [scope(settings, settings.kernels)]
 
 
 METHOD = RunMethod(
     "Top-KAST",
-    scopes,
+    _scopes,
     groups=(GROUP,),
-    common=PLACEMENT,
+    common=(*PLACEMENT, "kernels"),
     distributions=(*LAYERWISE, "global"),
     check=check,
     has_penalty=True,
