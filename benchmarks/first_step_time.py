@@ -7,8 +7,9 @@ process of its own, after the imports. Models:
   chain         --depth Dense layers of --width units
   mobilenetv2   of `keras.applications`, for 32 x 32 images
 
-Variants: dense; sparse, in `topkast_scope(0.9, 0.8)`, whose sets are selected at every
-step. A ratio is of one round, whose two processes run one after the other.
+Variants: dense; sparse, in `topkast_scope(0.9, 0.8, kernels="masked")`, whose sets are
+selected at every step. A ratio is of one round, whose two processes run one after the
+other.
 
 Target: at most 3 times the dense time.
 
@@ -105,7 +106,9 @@ def measure(case: str, variant: str, values: flags.FlagValues) -> dict[str, floa
         )
 
     def first_step() -> None:
-        scope = topkast_scope(0.9, 0.8) if variant == "sparse" else None
+        scope = (
+            topkast_scope(0.9, 0.8, kernels="masked") if variant == "sparse" else None
+        )
         with scope or contextlib.nullcontext():
             model = build()
         model.compile(

@@ -88,7 +88,7 @@ def measure(variant: str, side: int, steps: int, jit_compile: bool) -> dict[str,
 
     from topkast_tf import sparse_weights, topkast_scope
 
-    scope = topkast_scope(0.9, 0.8) if variant == "sparse" else None
+    scope = topkast_scope(0.9, 0.8, kernels="masked") if variant == "sparse" else None
     with scope or contextlib.nullcontext():
         model = keras.Sequential(
             [keras.Input((side,)), keras.layers.Dense(side, use_bias=False)]

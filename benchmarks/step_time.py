@@ -26,8 +26,8 @@ The ratio of refresh_every=N is ((N - 1) * sparse + refreshing) / (N * dense).
 Targets: at most 1.03 with refresh_every=100 and 1.20 with refresh_every=1; of
 mobilenetv2, 1.08 and 1.25.
 
-What the figures do not say: nothing is faster for being sparse here, the multiplications
-are dense. Input pipeline, metrics and callbacks, which would make the ratio smaller, are
+What the figures do not say: the products are masked and dense (kernels="masked");
+`benchmarks/native.py` has the native ones. Input pipeline, metrics and callbacks, which would make the ratio smaller, are
 left out. The dense baseline has no weight decay, which the exploration loss stands in
 for. Wall time is noisy on a shared machine; `cpu` is the time of all threads.
 
@@ -145,7 +145,11 @@ def step_of(
     """A training step of a variant, compiled and warm."""
     keras.utils.set_random_seed(0)
     sparse = VARIANTS[variant]
-    scope = topkast_scope(values.fwd, values.bwd, **sparse) if sparse else None
+    scope = (
+        topkast_scope(values.fwd, values.bwd, kernels="masked", **sparse)
+        if sparse
+        else None
+    )
     with scope or contextlib.nullcontext():
         model = build(case, values)
     sgd = keras.optimizers.SGD(1e-3, momentum=0.9)

@@ -238,6 +238,17 @@ def test_auto_takes_what_pays():
     del first
 
 
+def test_summary_says_what_was_chosen():
+    model = stack("auto", widths=(1500, 1500))
+    assert "kernels" not in str(tk.summary(model))
+    model(data(1024)[0])
+    found = tk.summary(model)
+    assert found.rows[1].kernels.startswith("native: about ")
+    assert found.rows[2].kernels.startswith("masked: native about 0.")
+    assert f"  {found.rows[1].path}: {found.rows[1].kernels}" in str(found).splitlines()
+    assert found.rows[1].kernels in found._repr_html_()
+
+
 def test_masked_never_uses_kernels(monkeypatch):
     monkeypatch.setattr(kernels, "library", None)
     model = fitted(stack("masked", widths=(1500, 1500)))

@@ -23,6 +23,8 @@ class WeightRow:
       forward_sparsity, backward_sparsity: the achieved ones.
       kept: the number of entries in A.
       size: the number of entries in theta.
+      kernels: what computed its layer's last product, and why, such as ``"native: about
+        2.1 times as fast"``; None before the first call, or if no choice was made.
     """
 
     path: str
@@ -33,6 +35,7 @@ class WeightRow:
     backward_sparsity: float
     kept: int
     size: int
+    kernels: str | None = None
 
 
 _HEADER = ("weight", "shape", "fwd", "achieved", "bwd", "achieved", "kept", "dense")
@@ -78,6 +81,10 @@ class Summary:
         lines.append(self._totals())
         if self.rows:
             lines += _WHERE_THE_ZEROS_ARE
+        chosen = [row for row in self.rows if row.kernels]
+        if chosen:
+            lines.append("kernels (docs/kernels.md):")
+            lines += [f"  {row.path}: {row.kernels}" for row in chosen]
         if self.left_dense:
             lines.append("left dense:")
             lines += [
@@ -96,6 +103,12 @@ class Summary:
         if self.rows:
             zeros = " ".join(_WHERE_THE_ZEROS_ARE)
             parts.append(f"<p>{html.escape(zeros)}</p>")
+        chosen = [(row.path, row.kernels) for row in self.rows if row.kernels]
+        if chosen:
+            header = _html_row("th", ("weight", "kernels"), left=2)
+            parts += ["<table>", "<thead>", header, "</thead>", "<tbody>"]
+            parts += [_html_row("td", cells, left=2) for cells in chosen]
+            parts += ["</tbody>", "</table>"]
         if self.left_dense:
             dense = [(path, _by_x(shape), why) for path, shape, why in self.left_dense]
             header = _html_row("th", ("left dense", "shape", "why"), left=3)
@@ -175,6 +188,7 @@ def summary(model: Any) -> Summary:
                 weight.backward_sparsity,
                 kept,
                 size,
+                weight.kernels and f"{weight.kernels.kernels}: {weight.kernels.why}",
             )
         )
     reasons = _reasons(model)

@@ -1,0 +1,139 @@
+// Random products by all kernels that the machine runs, against sums in double precision.
+//
+// Compiled with sanitizers by test_sanitizers.py. Buffers have exactly the size that the
+// kernels may touch, so that a sanitizer sees each access beyond.
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <memory>
+#include <random>
+#include <vector>
+
+#include "kernels.h"
+
+namespace {
+
+using topkast::Kernels;
+using topkast::Plan;
+
+struct Free {
+  void operator()(float* data) const { std::free(data); }
+};
+
+// Aligned memory without a byte more than is asked for.
+std::unique_ptr<float, Free> Aligned(int64_t floats) {
+  void* data = nullptr;
+  if (posix_memalign(&data, 64, std::max<int64_t>(1, floats) * sizeof(float))) abort();
+  return std::unique_ptr<float, Free>(static_cast<float*>(data));
+}
+
+std::vector<float> ValuesOf(const Plan& plan, const std::vector<float>& theta) {
+  std::vector<float> values;
+  for (int32_t place : plan.source) values.push_back(theta[place]);
+  return values;
+}
+
+void Expect(double found, double expected, const char* what, const char* name) {
+  if (std::abs(found - expected) <= 1e-3 * (1 + std::abs(expected))) return;
+  std::printf("%s of %s: %g, expected %g\n", what, name, found, expected);
+  std::exit(1);
+}
+
+void Check(const Kernels& kernels, std::mt19937& random) {
+  auto below = [&](int n) { return static_cast<int64_t>(random() % n); };
+  const int64_t positions = 1 + below(300), inputs = 1 + below(260);
+  const int64_t outputs = 1 + below(260);
+  const int densities[] = {0, 1, 5, 30, 100};
+  const int bwd = densities[below(5)], fwd = std::min(bwd, densities[below(5)]);
+  std::normal_distribution<float> normal;
+  std::vector<float> x(positions * inputs), dy(positions * outputs);
+  std::vector<float> theta(inputs * outputs);
+  std::vector<uint8_t> codes(inputs * outputs);
+  for (auto* values : {&x, &dy, &theta}) {
+    for (float& value : *values) value = normal(random);
+  }
+  for (uint8_t& code : codes) {
+    const int64_t draw = below(100);
+    code = draw < fwd ? 2 : draw < bwd ? 1 : 0;
+  }
+
+  const uint8_t* of = codes.data();
+  const Plan forward = topkast::MakePlan({of, outputs, inputs, 1, outputs, 2},
+                                         topkast::kMultiplyTile);
+  const Plan backward = topkast::MakePlan({of, inputs, outputs, outputs, 1, 2},
+                                          topkast::kMultiplyTile);
+  const Plan gradient = topkast::MakePlan({of, outputs, inputs, 1, outputs, 1},
+                                          topkast::kAccumulateTile);
+
+  auto multiply = [&](const Plan& plan, const std::vector<float>& from) {
+    std::vector<float> to(positions * plan.rows);
+    const std::vector<float> values = ValuesOf(plan, theta);
+    const auto scratch = Aligned(kernels.scratch(plan));
+    for (int64_t p = 0; p < positions; p += kernels.panel) {
+      kernels.multiply(plan, values.data(), from.data() + p * plan.cols,
+                       std::min(kernels.panel, positions - p),
+                       to.data() + p * plan.rows, scratch.get());
+    }
+    return to;
+  };
+  const std::vector<float> y = multiply(forward, x), dx = multiply(backward, dy);
+  for (int64_t p = 0; p < positions; ++p) {
+    for (int64_t o = 0; o < outputs; ++o) {
+      double sum = 0;
+      for (int64_t i = 0; i < inputs; ++i) {
+        if (codes[i * outputs + o] == 2) {
+          sum += static_cast<double>(x[p * inputs + i]) * theta[i * outputs + o];
+        }
+      }
+      Expect(y[p * outputs + o], sum, "output", kernels.name);
+    }
+    for (int64_t i = 0; i < inputs; ++i) {
+      double sum = 0;
+      for (int64_t o = 0; o < outputs; ++o) {
+        if (codes[i * outputs + o] == 2) {
+          sum += static_cast<double>(dy[p * outputs + o]) * theta[i * outputs + o];
+        }
+      }
+      Expect(dx[p * inputs + i], sum, "input gradient", kernels.name);
+    }
+  }
+
+  std::vector<float> sums(gradient.entries());
+  const auto of_x = Aligned(inputs * kernels.block), of_dy = Aligned(outputs * kernels.block);
+  for (int64_t p = 0; p < positions; p += kernels.block) {
+    const int64_t live = std::min(kernels.block, positions - p);
+    kernels.pack(x.data() + p * inputs, live, inputs, of_x.get());
+    kernels.pack(dy.data() + p * outputs, live, outputs, of_dy.get());
+    const int64_t middle = below(static_cast<int>(gradient.runs()) + 1);  // as of two threads
+    kernels.accumulate(gradient, 0, middle, of_x.get(), of_dy.get(), sums.data());
+    kernels.accumulate(gradient, middle, gradient.runs(), of_x.get(), of_dy.get(),
+                       sums.data());
+  }
+  int64_t in_b = 0;
+  for (uint8_t code : codes) in_b += code > 0;
+  Expect(static_cast<double>(gradient.entries()), static_cast<double>(in_b), "entries",
+         kernels.name);
+  for (int64_t k = 0; k < gradient.entries(); ++k) {
+    const int64_t i = gradient.source[k] / outputs, o = gradient.source[k] % outputs;
+    double sum = 0;
+    for (int64_t p = 0; p < positions; ++p) {
+      sum += static_cast<double>(x[p * inputs + i]) * dy[p * outputs + o];
+    }
+    Expect(sums[k], sum, "weight gradient", kernels.name);
+  }
+}
+
+}  // namespace
+
+int main(int, char** argv) {
+  std::mt19937 random(7);
+  int checked = 0;
+  for (const char* name : {"avx512", "avx2", "portable"}) {
+    const Kernels* kernels = topkast::FindKernels(name);
+    if (kernels == nullptr) continue;
+    for (int k = 0; k < std::atoi(argv[1]); ++k, ++checked) Check(*kernels, random);
+  }
+  std::printf("%d products agree\n", checked);
+  return 0;
+}
