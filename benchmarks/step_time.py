@@ -27,9 +27,10 @@ Targets: at most 1.03 with refresh_every=100 and 1.20 with refresh_every=1; of
 mobilenetv2, 1.08 and 1.25.
 
 What the figures do not say: the products are masked and dense (kernels="masked");
-`benchmarks/native.py` has the native ones. Input pipeline, metrics and callbacks, which would make the ratio smaller, are
-left out. The dense baseline has no weight decay, which the exploration loss stands in
-for. Wall time is noisy on a shared machine; `cpu` is the time of all threads.
+`benchmarks/native.py` has the native ones. Input pipeline, metrics and callbacks, which
+would make the ratio smaller, are left out. The dense baseline has no weight decay, which
+the exploration loss stands in for. Wall time is noisy on a shared machine; `cpu` is the
+time of all threads.
 
 The CSV holds each round, and only grows: the same command goes on where it stopped, and
 --rounds is the total.
