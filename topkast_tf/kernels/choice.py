@@ -10,34 +10,40 @@ KERNELS = ("auto", "masked", "native")
 
 
 class Costs(NamedTuple):
-    """The cost of kernels, measured relative to TensorFlow's dense product.
+    """The cost of native products on a machine.
 
-    The unit is the time of one multiply-add of a large dense float32 product on the same
-    machine.
+    The unit is the time of one multiply-add of a large dense float32 product of
+    TensorFlow on the same machine.
 
     Attributes:
-      product: of an entry and a position, in forward pass and input gradient.
-      gradient: of an entry and a position, in the weight gradient.
-      activation: of an entry of an activation that is packed or unpacked.
-      call: of a call of an operation.
+      entry: of an entry and a position, in forward pass and input gradient; in the
+        weight gradient it is 1.1 times that.
+      activation: of an entry of the input or the output, in all three products.
+      gather: of an entry, once a call: its value is read from theta, or its gradient
+        written to the dense one.
     """
 
-    product: float
-    gradient: float
+    entry: float
     activation: float
-    call: float
+    gather: float
 
 
 COSTS = {
-    "avx512": Costs(product=1.35, gradient=1.4, activation=35.0, call=1.5e6),
-    "avx2": Costs(product=1.5, gradient=1.5, activation=35.0, call=1.5e6),
-    "portable": Costs(product=3.0, gradient=3.6, activation=70.0, call=1.5e6),
+    "avx512": Costs(entry=1.4, activation=46, gather=90),
+    "avx2": Costs(entry=1.75, activation=37, gather=60),
+    "portable": Costs(entry=3.6, activation=47, gather=60),
 }
-"""Instruction set -> its costs, by `benchmarks/native.py` (`docs/kernels.md`)."""
+"""Instruction set -> costs, fitted to 152 shapes and densities (docs/kernels.md)."""
+
+_GRADIENT = 1.1
+_MASKED_WEIGHT, _MASKED_ACTIVATION = 78, 15
+_NATIVE_WEIGHT = 45
+_CALLS = 4.5e6  # of three operations, so that small layers stay as they are
+_PLAN_WEIGHT, _PLAN_ENTRY = 180, 400
+_PANEL = 64
 
 TYPICAL_POSITIONS = 1024
 """The number of positions that is assumed where a layer does not know it."""
-_PANEL = 64
 
 
 def speedup(
@@ -47,23 +53,30 @@ def speedup(
     forward_density: float,
     backward_density: float,
     cpu: str,
+    *,
+    every: int | None = None,
+    dense_gradient: bool = False,
 ) -> float:
     """The expected time of the masked products over that of the native ones.
 
     Forward pass, input gradient and weight gradient together::
 
-        masked = 3 p n + 3 n
-        native = p (2 d_A product + d_B gradient) n + 6 p (i + o) activation + 3 call
+        masked = 3 p n + 78 n + 15 p (i + o)
+        native = p e n entry + p (i + o) activation + n (2 d_A + d_B) gather + 45 n
+                 + n (180 + 400 (2 d_A + d_B)) / N + 4.5e6,   e = 2 d_A + 1.1 d_B
 
-    with p positions, rounded up to whole panels, and n = i o.
+    with n = i o, and p rounded up to whole panels in `native`. A dense gradient costs as
+    much in both.
 
     Args:
       inputs: i.
       outputs: o.
       positions: p; None for `TYPICAL_POSITIONS`.
       forward_density: d_A, the fraction of entries in A.
-      backward_density: d_B; 1 for a dense gradient.
+      backward_density: d_B.
       cpu: the instruction set of the kernels.
+      every: N, the steps between two changes of the sets; None if they stay.
+      dense_gradient: whether the weight gradient is dense.
 
     >>> speedup(512, 2048, 2048, 0.1, 0.2, "avx512") > 2
     True
@@ -71,14 +84,21 @@ def speedup(
     True
     """
     costs = COSTS[cpu]
-    p = TYPICAL_POSITIONS if positions is None else positions
-    whole = -(-max(p, 1) // _PANEL) * _PANEL
-    n = inputs * outputs
-    masked = 3 * p * n + 3 * n
-    entries = 2 * forward_density * costs.product + backward_density * costs.gradient
+    p = TYPICAL_POSITIONS if positions is None else max(positions, 1)
+    whole = -(-p // _PANEL) * _PANEL
+    n, ends = inputs * outputs, inputs + outputs
+    d_b = 0.0 if dense_gradient else backward_density
+    entries = 2 * forward_density + d_b
+    masked = 3 * p * n + _MASKED_WEIGHT * n + _MASKED_ACTIVATION * p * ends
     native = (
-        whole * entries * n
-        + 6 * whole * (inputs + outputs) * costs.activation
-        + 3 * costs.call
+        whole * (2 * forward_density + _GRADIENT * d_b) * n * costs.entry
+        + whole * ends * costs.activation
+        + n * entries * costs.gather
+        + _NATIVE_WEIGHT * n
+        + _CALLS
     )
+    if dense_gradient:
+        native += p * n
+    if every is not None:
+        native += n * (_PLAN_WEIGHT + _PLAN_ENTRY * entries) / every
     return masked / native

@@ -172,14 +172,15 @@ def _speedup(made: MatrixProduct, inputs: Any, weight: SparseWeight) -> float:
     positions = None if None in known else math.prod(known)
     if positions is not None and made.strides:
         positions //= math.prod(made.strides)
-    dense = _is_dense_gradient(weight)
     return choice.speedup(
         math.prod(weight.shape[: made.kernel_axes]),
         math.prod(weight.shape[made.kernel_axes :]),
         positions,
         1 - weight.fwd,
-        1.0 if dense else 1 - weight.bwd,
+        1 - weight.bwd,
         library.fastest(),
+        every=getattr(weight.schedule, "every", None),  # some never change
+        dense_gradient=_is_dense_gradient(weight),
     )
 
 

@@ -1,0 +1,42 @@
+"""The cost model: what it must never get wrong, and that it is a function of its inputs."""
+
+import pytest
+
+from topkast_tf.kernels.choice import COSTS, speedup
+
+
+@pytest.mark.parametrize("cpu", COSTS)
+def test_by_hand(cpu):
+    entry, activation, gather = COSTS[cpu]
+    # 2 x 3 weights, 64 positions, d_A = 1/2, d_B = 1.
+    masked = 3 * 64 * 6 + 78 * 6 + 15 * 64 * 5
+    native = 64 * 2.1 * 6 * entry + 64 * 5 * activation + 12 * gather + 45 * 6 + 4.5e6
+    assert speedup(2, 3, 64, 0.5, 1.0, cpu) == pytest.approx(masked / native)
+    native += 6 * (180 + 400 * 2) / 10
+    found = speedup(2, 3, 64, 0.5, 1.0, cpu, every=10)
+    assert found == pytest.approx(masked / native, rel=1e-9)
+
+
+def test_dense_weights_are_masked():
+    assert speedup(4096, 4096, 4096, 1.0, 1.0, "avx512") < 1
+
+
+def test_more_sparsity_pays_more():
+    found = [
+        speedup(512, 2048, 2048, 1 - s, 1 - s, "avx512") for s in (0.5, 0.8, 0.9, 0.98)
+    ]
+    assert found == sorted(found)
+
+
+def test_frequent_changes_and_dense_gradients_cost():
+    often, rarely, never = (
+        speedup(512, 512, 256, 0.1, 0.2, "avx512", every=every)
+        for every in (1, 100, None)
+    )
+    assert often < rarely < never
+    dense = speedup(512, 512, 256, 0.1, 0.1, "avx512", dense_gradient=True)
+    assert dense < speedup(512, 512, 256, 0.1, 0.1, "avx512")
+
+
+def test_one_position_costs_a_whole_panel():
+    assert speedup(512, 512, 1, 0.1, 0.2, "avx512") < 1
