@@ -63,7 +63,7 @@ void Check(const Kernels& kernels, std::mt19937& random) {
                                          topkast::kMultiplyTile);
   const Plan backward = topkast::MakePlan({of, inputs, outputs, outputs, 1, 2},
                                           topkast::kMultiplyTile);
-  const Plan gradient = topkast::MakePlan({of, outputs, inputs, 1, outputs, 1},
+  const Plan gradient = topkast::MakePlan({of, inputs, outputs, outputs, 1, 1},
                                           topkast::kAccumulateTile);
 
   auto multiply = [&](const Plan& plan, const std::vector<float>& from) {

@@ -29,10 +29,10 @@ struct Kernels {
   // Copies up to `block` positions into a panel of that width, channel by channel.
   void (*pack)(const float* x, int64_t positions, int64_t channels, float* panel);
 
-  // sums[entry] += sum over the positions of a block of dy[row] * x[col], for the runs
-  // from `begin` up to `end` of a plan.
-  void (*accumulate)(const Plan& plan, int64_t begin, int64_t end, const float* x,
-                     const float* dy, float* sums);
+  // sums[entry] += sum over the positions of a block of of_rows[row] * of_cols[col], for
+  // the runs from `begin` up to `end` of a plan.
+  void (*accumulate)(const Plan& plan, int64_t begin, int64_t end, const float* of_rows,
+                     const float* of_cols, float* sums);
 };
 
 // Columns in a tile and rows in a group, for the plans of `multiply` and `accumulate`.

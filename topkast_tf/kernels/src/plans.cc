@@ -26,7 +26,8 @@ std::shared_ptr<const Plan> Made(const tensorflow::Tensor& codes, Product produc
   const uint8_t* data = codes.flat<uint8_t>().data();
   const Pattern by_output = {data, outputs, inputs, 1, outputs, kForwardCode};
   const Pattern by_input = {data, inputs, outputs, outputs, 1, kForwardCode};
-  Pattern backward = by_output;
+  // By input, so that the gradients of a run are neighbours in the weight.
+  Pattern backward = by_input;
   backward.threshold = kBackwardCode;
   switch (product) {
     case Product::kForward:
