@@ -201,6 +201,12 @@ def is_compiled(graph: tf.Graph) -> bool:
     return control_flow_util.GraphOrParentsInXlaContext(graph)
 
 
+def is_given_statelessly(variable: Any) -> bool:
+    """Whether a `keras.StatelessScope` gives the value of a Keras variable."""
+    value = getattr(variable, "value", None)
+    return isinstance(value, tf.Tensor)
+
+
 def is_saving_graphs() -> bool:
     """Whether TensorFlow is writing a SavedModel, which traces functions."""
     return bool(save_context.in_save_context())

@@ -96,6 +96,39 @@ def test_failed_build_names_its_log(tmp_path, monkeypatch):
     assert not list((tmp_path / "cache").glob("*.so"))
 
 
+def test_messages_of_the_compiler_may_have_any_encoding(tmp_path, monkeypatch):
+    compiler = tmp_path / "latin"
+    compiler.write_text("#!/bin/sh\nprintf '\\377'\nprintf '\\377' >&2\nexit 1\n")
+    compiler.chmod(0o700)
+    monkeypatch.setenv("CXX", str(compiler))
+    monkeypatch.setenv(build.FOLDER_VARIABLE, str(tmp_path / "cache"))
+    with pytest.raises(Unavailable, match="exit code 1"):
+        build.built()
+    with pytest.raises(Unavailable, match="failed before.*delete it to try again"):
+        build.built()
+
+
+def test_compiler_that_hangs_is_given_up(tmp_path, monkeypatch):
+    compiler = tmp_path / "hanging"
+    compiler.write_text("#!/bin/sh\nexec sleep 60\n")
+    compiler.chmod(0o700)
+    monkeypatch.setenv("CXX", str(compiler))
+    monkeypatch.setattr(build, "_PATIENCE", 0.5)
+    with pytest.raises(Unavailable, match="did not run on --version.*timed out"):
+        build.built()
+
+
+def test_user_without_a_home_folder(monkeypatch):
+    def no_home(self):
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv(build.FOLDER_VARIABLE, raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(build.pathlib.Path, "expanduser", no_home)
+    with pytest.raises(Unavailable, match="no home folder.*TOPKAST_CACHE"):
+        build.built()
+
+
 def test_default_folder_follows_the_environment(monkeypatch, tmp_path):
     monkeypatch.delenv(build.FOLDER_VARIABLE, raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import weakref
 
 import hypothesis.strategies as st
 import numpy as np
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 
 from topkast_tf.kernels import library as kernels
 from topkast_tf.kernels.products import new_key, sparse_matmul
+from topkast_tf.variables.views import sparse_view
 
 pytestmark = pytest.mark.skipif(
     kernels.why_unavailable() is not None, reason=str(kernels.why_unavailable())
@@ -146,11 +148,61 @@ def test_plans_are_freed_with_their_owner():
     owner = Owner()
     key = new_key(owner)
     codes = tf.fill([20, 30], tf.cast(2, tf.uint8))
+    held = weakref.ref(codes)
     sparse_matmul(tf.ones([4, 20]), tf.ones([20, 30]), codes, key=key)
     assert native.plan_bytes(key) > 20 * 30 * 8
-    del owner
+    del owner, codes
+    assert held() is None
     assert native.plan_bytes(key) == 0
     native.forget_plans(key)
+
+
+def test_gradients_of_gradients():
+    """As of the masked product: a penalty of the input gradient."""
+    rng = np.random.default_rng(4)
+    x = tf.constant(rng.normal(size=(9, 6)), tf.float32)
+    theta = tf.constant(rng.normal(size=(6, 5)), tf.float32)
+    codes = tf.constant(random_codes(rng, (6, 5), 0.4, 0.7))
+    owner = Owner()
+    key = new_key(owner)
+
+    def second(product):
+        with tf.GradientTape() as outer:
+            outer.watch((x, theta))
+            with tf.GradientTape() as inner:
+                inner.watch((x, theta))
+                y = tf.reduce_sum(tf.tanh(product(x, theta)))
+            dx, dtheta = inner.gradient(y, (x, theta))
+            penalty = tf.reduce_sum(dx**2) + tf.reduce_sum(dtheta**2)
+        return outer.gradient(penalty, (x, theta))
+
+    found = second(lambda x, theta: sparse_matmul(x, theta, codes, key=key))
+    expected = second(lambda x, theta: x @ sparse_view(theta, codes))
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_forward_mode_and_vectorized_map():
+    rng = np.random.default_rng(5)
+    x = tf.constant(rng.normal(size=(3, 9, 6)), tf.float32)
+    theta = tf.constant(rng.normal(size=(6, 5)), tf.float32)
+    codes = tf.constant(random_codes(rng, (6, 5), 0.4, 0.7))
+    owner = Owner()
+    key = new_key(owner)
+    alpha = tf.where(codes == 2, theta, 0.0)
+    first, direction = x[0], tf.ones_like(x[0])
+    with tf.autodiff.ForwardAccumulator(first, direction) as forward:
+        y = sparse_matmul(first, theta, codes, key=key)
+    np.testing.assert_allclose(forward.jvp(y), direction @ alpha, atol=1e-5)
+    with tf.GradientTape() as tape:
+        tape.watch(theta)
+        each = tf.vectorized_map(
+            lambda one: sparse_matmul(one, theta, codes, key=key), x
+        )
+        total = tf.reduce_sum(each)
+    np.testing.assert_allclose(each, x @ alpha, atol=1e-5)
+    on_b = np.where(codes.numpy() > 0, np.sum(x, (0, 1))[:, None], 0)
+    np.testing.assert_allclose(tape.gradient(total, theta), on_b, rtol=1e-4)
 
 
 def test_empty_batch():

@@ -118,6 +118,40 @@ def test_layer_without_native_kernel(name, shape, arguments, why):
     assert weight.kernels.kernels == "masked"
 
 
+def test_strides_with_a_further_batch_axis_are_masked():
+    x = np.ones((2, 3, 8, 8, 6), np.float32)
+    arguments = {"filters": 8, "kernel_size": 1, "strides": 2}
+    layer = layer_in_scope(tf_keras, "Conv2D", arguments, (2, 3, 8, 8, 6), "auto")
+    assert layer(x).shape == (2, 3, 4, 4, 8)
+
+
+def test_input_of_another_width_is_refused_as_by_keras():
+    arguments = {"equation": "bc,cd->bd", "output_shape": 9}
+    layer = layer_in_scope(keras, "EinsumDense", arguments, (5, 12), "auto")
+    function = tf.function(layer, input_signature=[tf.TensorSpec([None, 24])])
+    with pytest.raises(ValueError, match="12.*24|24.*12"):
+        function(tf.ones([4, 24]))
+
+
+def test_given_weights_and_dense_reads_take_the_masked_product():
+    layer = layer_in_scope(keras, "Dense", {"units": 900}, (None, 600), "auto")
+    x = tf.random.normal([2048, 600])
+    layer(x)
+    [weight] = tk.sparse_weights(layer)
+    assert weight.kernels.kernels == "native"
+    given = [v.value * 2 for v in layer.trainable_variables]
+    with tf.GradientTape() as tape:
+        tape.watch(given)
+        y, _ = layer.stateless_call(
+            given, [v.value for v in layer.non_trainable_variables], x
+        )
+    assert tape.gradient(y, given)[0] is not None
+    assert "StatelessScope" in weight.kernels.why
+    with tk.dense_reads():
+        y = layer(x)
+    np.testing.assert_allclose(y - layer.bias, x @ weight.dense(), atol=1e-3)
+
+
 @pytest.mark.parametrize(
     ("equation", "expected"),
     [
@@ -131,6 +165,7 @@ def test_layer_without_native_kernel(name, shape, arguments, why):
         ("abc,cd->adb", None),  # transposed output
         ("abc,bcd->abd", None),  # an axis of both
         ("abc,bd->acd", None),  # not the last axis
+        ("bb,bbc->c", None),  # a diagonal
     ],
 )
 def test_einsums_that_are_products_of_matrices(equation, expected):

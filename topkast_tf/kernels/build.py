@@ -37,6 +37,8 @@ _FLAGS_OF = {
     "products_avx2.cc": ("-mavx2", "-mfma"),
 }
 _X86 = ("x86_64", "amd64")
+_PATIENCE = 300
+"""Seconds after which a compiler, or a process that builds, counts as stuck."""
 
 
 class Unavailable(Exception):
@@ -62,10 +64,13 @@ def cache_folder() -> pathlib.Path:
     or ``~/.cache``).
     """
     named = os.environ.get(FOLDER_VARIABLE)
-    if named:
-        return pathlib.Path(named)
     base = os.environ.get("XDG_CACHE_HOME") or os.path.join("~", ".cache")
-    return pathlib.Path(base).expanduser() / "topkast_tf"
+    try:
+        return pathlib.Path(named or f"{base}/topkast_tf").expanduser()
+    except RuntimeError as error:
+        raise Unavailable(
+            f"this user has no home folder: name a folder in {FOLDER_VARIABLE}"
+        ) from error
 
 
 def built() -> pathlib.Path:
@@ -80,6 +85,11 @@ def built() -> pathlib.Path:
     path = _own_folder() / f"kernels-{_digest(compiler, commands)}.so"
     if not path.exists():
         with _alone(path.with_suffix(".lock")):
+            if _log_of(path).exists():
+                raise Unavailable(
+                    f"the build failed before: {_log_of(path)} has the compiler's "
+                    "messages; delete it to try again"
+                )
             if not path.exists():  # another process may have been faster
                 _build(commands, path)
     _verify(path)
@@ -145,9 +155,7 @@ def commands_for(compiler: str) -> list[Command]:
 def _digest(compiler: str, commands: Sequence[Command]) -> str:
     import tensorflow as tf
 
-    version = subprocess.run(
-        [compiler, "--version"], capture_output=True, text=True, check=False
-    ).stdout
+    version = _run([compiler, "--version"], "--version").stdout
     found = hashlib.sha256()
     for part in (
         tf.version.VERSION,
@@ -170,12 +178,10 @@ def _build(commands: Sequence[Command], path: pathlib.Path) -> None:
 
         def run(command: Command) -> None:
             arguments = [part.replace("{out}", out) for part in command.arguments]
-            made = subprocess.run(
-                arguments, capture_output=True, text=True, check=False
-            )
+            made = _run(arguments, command.source or "the objects")
             if made.returncode:
-                log = path.with_suffix(".log")
-                log.write_text(" ".join(arguments) + "\n" + made.stderr)
+                log = _log_of(path)
+                log.write_text(" ".join(arguments) + "\n" + made.stderr, "utf-8")
                 raise Unavailable(
                     f"the compiler failed on {command.source or 'the objects'} "
                     f"(exit code {made.returncode}): {log} has its messages"
@@ -192,6 +198,26 @@ def _build(commands: Sequence[Command], path: pathlib.Path) -> None:
         os.replace(digest, _digest_file(path))
         os.replace(library, path)
     logging.warning("Built the native kernels in %.0f s.", time.monotonic() - start)
+
+
+def _run(arguments: Sequence[str], what: str) -> subprocess.CompletedProcess:
+    """Runs the compiler, whose messages may be in any encoding."""
+    try:
+        return subprocess.run(
+            arguments,
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+            check=False,
+            timeout=_PATIENCE,
+        )
+    except (subprocess.TimeoutExpired, OSError) as error:
+        raise Unavailable(f"the compiler did not run on {what} ({error})") from error
+
+
+def _log_of(path: pathlib.Path) -> pathlib.Path:
+    return path.with_suffix(".log")
 
 
 def _own_folder() -> pathlib.Path:
@@ -250,6 +276,16 @@ def _alone(path: pathlib.Path) -> Iterator[None]:
     """Within it, this process alone holds a lock; the system releases those of the dead."""
     import fcntl
 
+    end = time.monotonic() + _PATIENCE
     with open(path, "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > end:
+                    raise Unavailable(
+                        f"another process has built the kernels for {_PATIENCE} s"
+                    ) from None
+                time.sleep(0.1)
         yield

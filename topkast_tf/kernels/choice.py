@@ -42,14 +42,14 @@ _CALLS = 4.5e6  # of three operations, so that small layers stay as they are
 _PLAN_WEIGHT, _PLAN_ENTRY = 180, 400
 _PANEL = 64
 
-TYPICAL_POSITIONS = 1024
-"""The number of positions that is assumed where a layer does not know it."""
+TYPICAL_BATCH = 32
+"""The size that an unknown axis counts as: Keras's default size of a batch."""
 
 
 def speedup(
     inputs: int,
     outputs: int,
-    positions: int | None,
+    positions: int,
     forward_density: float,
     backward_density: float,
     cpu: str,
@@ -71,7 +71,7 @@ def speedup(
     Args:
       inputs: i.
       outputs: o.
-      positions: p; None for `TYPICAL_POSITIONS`.
+      positions: p.
       forward_density: d_A, the fraction of entries in A.
       backward_density: d_B.
       cpu: the instruction set of the kernels.
@@ -84,7 +84,7 @@ def speedup(
     True
     """
     costs = COSTS[cpu]
-    p = TYPICAL_POSITIONS if positions is None else max(positions, 1)
+    p = max(positions, 1)
     whole = -(-p // _PANEL) * _PANEL
     n, ends = inputs * outputs, inputs + outputs
     d_b = 0.0 if dense_gradient else backward_density

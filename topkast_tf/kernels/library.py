@@ -7,7 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from topkast_tf.kernels import build
+from topkast_tf.kernels import build, gradients
 from topkast_tf.kernels.build import Unavailable
 
 CPU_VARIABLE = "TOPKAST_CPU"
@@ -28,6 +28,7 @@ class Library:
         # TensorFlow must be the first to load the file: it registers the operations.
         self.ops: Any = tf.load_op_library(path)
         self._functions = ctypes.CDLL(path)
+        gradients.register(self.ops)
         self._functions.topkast_kernels.restype = ctypes.c_char_p
         self._functions.topkast_plan_bytes.restype = ctypes.c_int64
         if forced and not self.runs(forced):
@@ -58,8 +59,11 @@ def _loaded(forced: str) -> Library | Unavailable:
         return Library(str(build.built()), forced)
     except Unavailable as error:
         return error
-    except (tf.errors.NotFoundError, OSError) as error:
-        return Unavailable(f"the built library does not load: {error}")
+    except (tf.errors.OpError, OSError, AttributeError) as error:
+        return Unavailable(
+            f"the library does not load ({error}): delete {build.cache_folder()}, and it "
+            "is built again"
+        )
 
 
 def library() -> Library:

@@ -59,18 +59,11 @@ def sparse_matmul(
     array([[8.]], dtype=float32)
     """
     native = library()
-    how = {"key": key, "cpu": cpu or native.cpu}
-
-    @tf.custom_gradient
-    def product(x, theta):
-        def gradient(dy):
-            dx = native.ops.topkast_sparse_mat_mul(
-                dy, theta, codes, transpose=True, **how
-            )
-            if dense_gradient:
-                return dx, tf.matmul(x, dy, transpose_a=True)
-            return dx, native.ops.topkast_sparse_weight_gradient(x, dy, codes, **how)
-
-        return native.ops.topkast_sparse_mat_mul(x, theta, codes, **how), gradient
-
-    return product(x, theta)
+    return native.ops.topkast_sparse_mat_mul(
+        x,
+        theta,
+        codes,
+        key=key,
+        cpu=cpu or native.cpu,
+        dense_gradient=dense_gradient,
+    )

@@ -75,7 +75,7 @@ def product(
         return None
     weight.prepare()
     made = spec.matrix(layer)
-    found = chosen(layer, made, inputs, weight)
+    found = chosen(layer, spec, made, inputs, weight)
     weight.kernels = found
     if made is None or found.kernels == MASKED:
         return None
@@ -84,12 +84,17 @@ def product(
 
 
 def chosen(
-    layer: Any, made: MatrixProduct | None, inputs: Any, weight: SparseWeight
+    layer: Any,
+    spec: ProductSpec,
+    made: MatrixProduct | None,
+    inputs: Any,
+    weight: SparseWeight,
 ) -> Choice:
     """How the product of a layer is to be computed.
 
     Args:
       layer: a sparse layer, not exempt.
+      spec: how its class computes its output.
       made: its product as one of matrices, or None.
       inputs: its inputs.
       weight: its sparse weight.
@@ -108,7 +113,7 @@ def chosen(
     if made is None:
         why = f"there is no native kernel for this {_kind(layer)}"
     else:
-        why = _why_not(layer, made, inputs, weight)
+        why = _why_not(layer, spec, made, inputs, weight)
     if made is not None and why is None:
         gain = _speedup(made, inputs, weight)
         if asked == NATIVE or gain > 1:
@@ -135,13 +140,19 @@ def _why_elsewhere() -> str | None:
         return "native kernels are for the CPU, and there is an accelerator"
     if compat.is_compiled(tf.compat.v1.get_default_graph()):
         return "XLA compiles the masked product"
+    if hooks.dense_reads_requested():
+        return "theta is read, not alpha (`dense_reads`)"
     if export_warning.is_exporting():
         return "an export holds the masked product, which runs everywhere"
     return None
 
 
 def _why_not(
-    layer: Any, made: MatrixProduct, inputs: Any, weight: SparseWeight
+    layer: Any,
+    spec: ProductSpec,
+    made: MatrixProduct,
+    inputs: Any,
+    weight: SparseWeight,
 ) -> str | None:
     """Why a layer cannot have native kernels, or None if it can."""
     method, computed = weight.method, layer.compute_dtype
@@ -156,6 +167,12 @@ def _why_not(
         )
     if inputs.shape.rank is None or None in inputs.shape[-made.input_axes :]:
         return "its input has an unknown shape"
+    expected = weight.shape[made.kernel_axes - made.input_axes : made.kernel_axes]
+    extra = made.strides and inputs.shape.rank != len(made.strides) + 2
+    if tuple(inputs.shape[-made.input_axes :]) != expected or extra:
+        return f"its input has another shape than expected: {inputs.shape}"
+    if compat.is_given_statelessly(getattr(layer, spec.kernel)):
+        return "a `StatelessScope` gives its weights"
     if math.prod(weight.shape) >= 2**31:
         return "it has 2^31 entries or more"
     return None
@@ -168,10 +185,11 @@ def _kind(layer: Any) -> str:
 
 
 def _speedup(made: MatrixProduct, inputs: Any, weight: SparseWeight) -> float:
-    known = inputs.shape[: -made.input_axes]
-    positions = None if None in known else math.prod(known)
-    if positions is not None and made.strides:
-        positions //= math.prod(made.strides)
+    positions = math.prod(
+        choice.TYPICAL_BATCH if size is None else size
+        for size in inputs.shape[: -made.input_axes]
+    )
+    positions //= math.prod(made.strides)
     return choice.speedup(
         math.prod(weight.shape[: made.kernel_axes]),
         math.prod(weight.shape[made.kernel_axes :]),

@@ -154,6 +154,8 @@ def einsum_as_matrix(equation: str) -> MatrixProduct | None:
     """
     terms, output = equation.replace(" ", "").replace("...", "0").split("->")
     inputs, kernel = terms.split(",")
+    if any(len(set(term)) < len(term) for term in (inputs, kernel)):
+        return None  # a diagonal
     contracted = [axis for axis in kernel if axis in inputs and axis not in output]
     count = len(contracted)
     batch, rest = inputs[: len(inputs) - count], kernel[count:]

@@ -35,9 +35,8 @@ struct Kernels {
                      const float* of_cols, float* sums);
 };
 
-// Columns in a tile and rows in a group, for the plans of `multiply` and `accumulate`.
-constexpr int kMultiplyTile = 128;
-constexpr int kMultiplyGroup = 4;
+// Columns in a tile: 48 KiB of a panel of `multiply`, 32 KiB of a block of `accumulate`.
+constexpr int kMultiplyTile = 192;
 constexpr int kAccumulateTile = 64;
 
 // The kernels that a name selects ("avx512", "avx2", "portable"); null if this machine

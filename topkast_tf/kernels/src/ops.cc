@@ -71,11 +71,9 @@ tensorflow::Status CheckedWeight(const Tensor& codes, const TensorShape& expecte
 class SparseOp : public OpKernel {
  public:
   explicit SparseOp(OpKernelConstruction* context) : OpKernel(context) {
-    int64_t key;
     std::string cpu;
-    OP_REQUIRES_OK(context, context->GetAttr("key", &key));
+    OP_REQUIRES_OK(context, context->GetAttr("key", &key_));
     OP_REQUIRES_OK(context, context->GetAttr("cpu", &cpu));
-    plans_ = PlansOf(key);
     kernels_ = FindKernels(cpu.c_str());
     OP_REQUIRES(context, kernels_ != nullptr,
                 InvalidArgument("Expected kernels that this machine runs. Received: cpu=",
@@ -83,7 +81,12 @@ class SparseOp : public OpKernel {
   }
 
  protected:
-  std::shared_ptr<Plans> plans_;
+  // Looked up by each call: TensorFlow caches operations, which would keep the plans.
+  std::shared_ptr<const Plan> PlanFor(const Tensor& codes, Product product) const {
+    return PlansOf(key_)->Get(codes, product);
+  }
+
+  int64_t key_;
   const Kernels* kernels_ = nullptr;
 };
 
@@ -114,7 +117,7 @@ class SparseMatMul : public SparseOp {
     }
 
     const auto plan =
-        plans_->Get(codes, transpose_ ? Product::kInputGradient : Product::kForward);
+        PlanFor(codes, transpose_ ? Product::kInputGradient : Product::kForward);
     Tensor values;
     OP_REQUIRES_OK(context, context->allocate_temp(tensorflow::DT_FLOAT,
                                                    TensorShape({plan->entries()}),
@@ -166,7 +169,7 @@ class SparseWeightGradient : public SparseOp {
     OP_REQUIRES_OK(context, context->allocate_output(0, codes.shape(), &gradient));
     if (gradient->NumElements() == 0) return;
 
-    const auto plan = plans_->Get(codes, Product::kWeightGradient);
+    const auto plan = PlanFor(codes, Product::kWeightGradient);
     // Several blocks are packed, then used by all threads: fewer barriers.
     const int64_t block = kernels_->block;
     const int64_t blocks = (positions + block - 1) / block;
@@ -243,6 +246,7 @@ REGISTER_OP("TopkastSparseMatMul")
     .Attr("key: int")
     .Attr("cpu: string = ''")
     .Attr("transpose: bool = false")
+    .Attr("dense_gradient: bool = false")
     .Output("y: float")
     .SetShapeFn(MatMulShape);
 
