@@ -244,3 +244,25 @@ def test_broadcast_functions_exist():
 def test_overridden_methods_exist(owner, name):
     assert callable(getattr(owner, name))
     assert isinstance(vars(tf.Variable(1.0))["_handle"], tf.Tensor)
+
+
+def test_is_saving_graphs(tmp_path):
+    found = []
+
+    class Module(tf.Module):
+        @tf.function(input_signature=[tf.TensorSpec([2])])
+        def __call__(self, x):
+            found.append(compat.is_saving_graphs())
+            return x
+
+    tf.saved_model.save(Module(), str(tmp_path))
+    assert found == [True]
+    assert not compat.is_saving_graphs()
+
+
+def test_is_given_statelessly():
+    variable = keras.Variable(1.0)
+    assert not compat.is_given_statelessly(variable)
+    assert not compat.is_given_statelessly(tf.Variable(1.0))
+    with keras.StatelessScope(state_mapping=[(variable, tf.constant(2.0))]):
+        assert compat.is_given_statelessly(variable)
