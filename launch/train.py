@@ -122,6 +122,7 @@ def _train(
     worker = devices.worker_of(settings)
     with (
         failures.memory_named(),
+        failures.missing_kernels_named(),
         strategies.losses_named(settings),
         strategies.claimed(run_dir, settings),
     ):

@@ -14,7 +14,7 @@ WINGS = ("core", "kernels", "methods", "variables", "layers", "analysis")
 """Subpackages of topkast_tf, the lowest first; its other modules are above them."""
 GROUND = "topkast_tf.compat"
 """The module below all subpackages."""
-MAY_USE = {"methods": ("core",), "variables": ("core", "methods")}
+MAY_USE = {"methods": ("core",), "variables": ("core", "kernels", "methods")}
 """Subpackages that one may import besides itself; by default all lower ones."""
 
 

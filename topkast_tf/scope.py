@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from topkast_tf.kernels.choice import KERNELS
+from topkast_tf.kernels import choice
 from topkast_tf.layers import sparse_layer
 from topkast_tf.methods import METHODS, Method, TopKAST
 from topkast_tf.variables import creators, hooks
@@ -55,10 +55,7 @@ def open_scope(
     Returns:
       A context manager that yields the `SparsityScope`.
     """
-    if kernels not in KERNELS:
-        raise ValueError(
-            f"Expected kernels in {KERNELS}. Received: kernels={kernels!r}"
-        )
+    choice.check(kernels)
     return ReusableScope(lambda: _opened(method, placement, kernels))
 
 

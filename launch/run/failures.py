@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from launch.run import sparsity
 from launch.support.errors import UserError
+from topkast_tf.kernels.choice import NoNativeKernels
 
 
 class Diverged(Exception):
@@ -42,6 +43,17 @@ def memory_named() -> Iterator[None]:
             + ": take a smaller --batch_size, a larger --accumulate or a smaller model "
             "(launch/plan.py says what a run needs)."
         ) from error
+
+
+@contextlib.contextmanager
+def missing_kernels_named() -> Iterator[None]:
+    """Turns the error for a layer without native kernels into a `UserError`."""
+    try:
+        yield
+    except NoNativeKernels as error:
+        # Keras adds the layer's arguments, and colours.
+        found = re.search(r"Expected a layer[^\n\x1b]*", str(error))
+        raise UserError(f"{found[0] if found else error}. See --kernels.") from error
 
 
 @contextlib.contextmanager

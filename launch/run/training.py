@@ -22,6 +22,7 @@ from launch.tasks.base import Task
 from launch.tasks.metrics import Items
 from topkast_tf import gradients as reduction
 from topkast_tf.analysis.mask_history import OtherFiles
+from topkast_tf.kernels.choice import loading_with
 
 MODEL_FILE = "model.keras"
 
@@ -110,7 +111,8 @@ def _start(
     if is_chief:
         checkpoints.clear_unfinished(folder)
     with strategy.scope():
-        restored = checkpoints.restore(folder)
+        with loading_with(task.settings.kernels):
+            restored = checkpoints.restore(folder)
         model, state, damaged = restored or (build(task, method), {}, [])
     replicas.part_seeds(model)
     step = callbacks.steps_taken(model)

@@ -22,8 +22,8 @@ _FILES = ("metrics.csv", "checkpoints", "events", "model.keras")
 _EVALUATE = pathlib.Path(__file__).resolve().parents[1] / "evaluate.py"
 
 _NOTE = """\
-Sparsity is simulated: dense kernels are multiplied by masks, so the seconds are
-those of masked training and no speed-up. FLOPs are counted, not measured: a
+Sparsity is simulated by masks, which makes nothing faster, except in layers with
+native kernels (--kernels, docs/kernels.md). FLOPs are counted, not measured: a
 multiply and an add are two, only products count, at the achieved sparsities.
 Metrics are those of the last epoch, one seed."""
 

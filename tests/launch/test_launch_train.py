@@ -252,3 +252,14 @@ def test_quickstart_writes_results_metrics_and_models(reduced):
         assert (folder / method / "model.keras").is_file()
         assert list((folder / method / "events").iterdir())
     assert found[-1]["test_accuracy"] == sparse["test_accuracy"]
+
+
+def test_layer_without_native_kernels_is_one_sentence(launch_forked, tmp_path):
+    ended = launch_forked(
+        *("--dataset=digits", "--model=resnet8", "--kernels=native", "--steps=2"),
+        f"--run_dir={tmp_path / 'run'}",
+    )
+    assert ended.returncode == 2
+    [line] = ended.stderr.splitlines()
+    assert "Expected a layer that has native kernels" in line
+    assert line.endswith("Conv2D with window (3, 3). See --kernels.")

@@ -9,6 +9,7 @@ import tf_keras
 import topkast_tf as tk
 from tests import zoo
 from topkast_tf.kernels import library as kernels
+from topkast_tf.kernels.choice import loading_with
 from topkast_tf.layers.products import einsum_as_matrix
 
 pytestmark = pytest.mark.skipif(
@@ -345,3 +346,16 @@ def test_unknown_kernels_are_refused():
         tk.topkast_scope(0.9, 0.8, kernels="fast")
     with pytest.raises(ValueError, match="kernels='fast'"):
         tk.sparse_scope("static", sparsity=0.9, kernels="fast")
+
+
+def test_loaded_models_take_the_choice_that_is_given(tmp_path):
+    stack("auto").save(tmp_path / "model.keras")
+    x, _ = data()
+    for given in ("native", "masked"):
+        with loading_with(given):
+            loaded = keras.saving.load_model(tmp_path / "model.keras")
+        loaded(x)
+        found = {w.kernels and w.kernels.kernels for w in tk.sparse_weights(loaded)}
+        assert found == ({"native"} if given == "native" else {None})
+    with pytest.raises(ValueError, match="kernels='fast'"), loading_with("fast"):
+        pass

@@ -3,10 +3,48 @@
 The same machine decides the same each time, so that a run resumes bitwise.
 """
 
+import contextlib
+import contextvars
+from collections.abc import Iterator
 from typing import NamedTuple
 
 KERNELS = ("auto", "masked", "native")
 """What a scope may ask for: what pays, the masked product, or the native kernels."""
+
+
+_of_loaded = contextvars.ContextVar("of_loaded", default="auto")
+
+
+def check(kernels: str) -> None:
+    """Raises a ValueError for anything but one of `KERNELS`."""
+    if kernels not in KERNELS:
+        raise ValueError(
+            f"Expected kernels in {KERNELS}. Received: kernels={kernels!r}"
+        )
+
+
+@contextlib.contextmanager
+def loading_with(kernels: str) -> Iterator[None]:
+    """Within it, models that are loaded outside of a scope use these kernels.
+
+    Args:
+      kernels: one of `KERNELS`.
+    """
+    check(kernels)
+    token = _of_loaded.set(kernels)
+    try:
+        yield
+    finally:
+        _of_loaded.reset(token)
+
+
+def of_loaded() -> str:
+    """The kernels of models that are loaded outside of a scope."""
+    return _of_loaded.get()
+
+
+class NoNativeKernels(ValueError):
+    """A layer has no native kernels, and its scope asks for them."""
 
 
 class Costs(NamedTuple):

@@ -48,9 +48,9 @@ def masked_products() -> Iterator[None]:
 
 
 def refuse_with_rule(layer: Any, weight: SparseWeight) -> None:
-    """Raises a ValueError if native kernels are asked for beside a product rule."""
+    """Raises an error if native kernels are asked for beside a product rule."""
     if layer._topkast_scope.kernels == NATIVE and not weight.exempt:
-        raise ValueError(
+        raise choice.NoNativeKernels(
             "Expected a layer that has native kernels, as kernels='native' asks for. "
             f"Received: {weight.path}: its product is computed by {weight.rule.name!r}"
         )
@@ -68,7 +68,7 @@ def product(
       weight: its sparse weight, whose variables exist.
 
     Raises:
-      ValueError: if the layer's scope asks for native kernels that cannot be had.
+      NoNativeKernels: if the layer's scope asks for native kernels that cannot be had.
     """
     asked = layer._topkast_scope.kernels
     if asked == MASKED or weight.exempt or _tracing_masked.get():
@@ -100,7 +100,7 @@ def chosen(
       weight: its sparse weight.
 
     Raises:
-      ValueError: if the layer's scope asks for native kernels that cannot be had.
+      NoNativeKernels: if the layer's scope asks for native kernels that cannot be had.
     """
     asked = layer._topkast_scope.kernels
     why = _why_elsewhere()
@@ -127,7 +127,7 @@ def chosen(
         if gain > 1 and asked != NATIVE:
             logging.log_first_n(logging.WARNING, "No native kernels: %s.", 1, why)
     if asked == NATIVE:
-        raise ValueError(
+        raise choice.NoNativeKernels(
             "Expected a layer that has native kernels, as kernels='native' asks for. "
             f"Received: {weight.path}: {why}"
         )

@@ -16,6 +16,7 @@ from absl import logging
 
 from topkast_tf import compat
 from topkast_tf.core.blocks import MatrixView
+from topkast_tf.kernels import choice
 from topkast_tf.methods import Method
 from topkast_tf.variables import hooks
 from topkast_tf.variables.active_scopes import active_scope
@@ -331,7 +332,7 @@ class SparsityScope:
 
     @classmethod
     def from_config(cls, config: Mapping) -> "SparsityScope":
-        """The inverse of `get_config`; `kernels` is that of the active scope, if any."""
+        """The inverse of `get_config`, which does not hold `kernels`."""
         method, placement = parts_of(config)
         active = active_scope()
         scope = cls(
@@ -340,7 +341,7 @@ class SparsityScope:
             config["uid"],
             config["weights"],
             restored=True,
-            kernels="auto" if active is None else active.kernels,
+            kernels=choice.of_loaded() if active is None else active.kernels,
         )
         scope._replaces = "replaces" in config
         return scope
