@@ -8,7 +8,8 @@ import sys
 
 import pytest
 
-from topkast_tf.kernels import build
+from topkast_tf.kernels import __main__ as command
+from topkast_tf.kernels import build, library
 from topkast_tf.kernels.build import Unavailable
 
 try:
@@ -172,14 +173,16 @@ def test_processes_that_start_at_once_build_once(tmp_path, monkeypatch):
     assert len(record.read_text().split()) == steps
 
 
-def test_command_reports_what_the_machine_runs():
-    program = [sys.executable, "-m", "topkast_tf.kernels"]
-    found = subprocess.run(program, capture_output=True, text=True, check=True).stdout
+def test_command_reports_what_the_machine_runs(monkeypatch, capsys):
+    assert command.main() == 0
+    found = capsys.readouterr().out
     assert "this machine runs: " in found
     assert "portable" in found
-    environment = {**os.environ, "CXX": "no-such-compiler"}
-    refused = subprocess.run(
-        program, env=environment, capture_output=True, text=True, check=False
-    )
-    assert refused.returncode == 1
-    assert refused.stdout.startswith("No native kernels: there is no C++ compiler")
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    library._loaded.cache_clear()
+    try:
+        assert command.main() == 1
+    finally:
+        library._loaded.cache_clear()
+    found = capsys.readouterr().out
+    assert found.startswith("No native kernels: there is no C++ compiler")
