@@ -1,7 +1,6 @@
 """The build of the native kernels: its cache, its checks, its failures."""
 
 import concurrent.futures
-import os
 import shutil
 import subprocess
 import sys
@@ -28,6 +27,21 @@ def folder(tmp_path, monkeypatch):
         shutil.copy2(file, made / file.name)
     monkeypatch.setenv(build.FOLDER_VARIABLE, str(made))
     return made
+
+
+@pytest.fixture
+def use_compiler(tmp_path, monkeypatch):
+    """Makes a shell script the compiler, with an empty cache folder; returns its path."""
+
+    def use(script):
+        path = tmp_path / "compiler"
+        path.write_text(f"#!/bin/sh\n{script}")
+        path.chmod(0o700)
+        monkeypatch.setenv("CXX", str(path))
+        monkeypatch.setenv(build.FOLDER_VARIABLE, str(tmp_path / "cache"))
+        return str(path)
+
+    return use
 
 
 def test_built_library_is_found_again(folder):
@@ -84,12 +98,8 @@ def test_without_a_compiler(monkeypatch):
         build.built()
 
 
-def test_failed_build_names_its_log(tmp_path, monkeypatch):
-    compiler = tmp_path / "broken"
-    compiler.write_text("#!/bin/sh\necho no space left >&2\nexit 4\n")
-    compiler.chmod(0o700)
-    monkeypatch.setenv("CXX", str(compiler))
-    monkeypatch.setenv(build.FOLDER_VARIABLE, str(tmp_path / "cache"))
+def test_failed_build_names_its_log(use_compiler, tmp_path):
+    use_compiler("echo no space left >&2\nexit 4\n")
     with pytest.raises(Unavailable, match=r"exit code 4.*\.log has its messages"):
         build.built()
     [log] = (tmp_path / "cache").glob("*.log")
@@ -97,23 +107,16 @@ def test_failed_build_names_its_log(tmp_path, monkeypatch):
     assert not list((tmp_path / "cache").glob("*.so"))
 
 
-def test_messages_of_the_compiler_may_have_any_encoding(tmp_path, monkeypatch):
-    compiler = tmp_path / "latin"
-    compiler.write_text("#!/bin/sh\nprintf '\\377'\nprintf '\\377' >&2\nexit 1\n")
-    compiler.chmod(0o700)
-    monkeypatch.setenv("CXX", str(compiler))
-    monkeypatch.setenv(build.FOLDER_VARIABLE, str(tmp_path / "cache"))
+def test_messages_of_the_compiler_may_have_any_encoding(use_compiler):
+    use_compiler("printf '\\377'\nprintf '\\377' >&2\nexit 1\n")
     with pytest.raises(Unavailable, match="exit code 1"):
         build.built()
     with pytest.raises(Unavailable, match="failed before.*delete it to try again"):
         build.built()
 
 
-def test_compiler_that_hangs_is_given_up(tmp_path, monkeypatch):
-    compiler = tmp_path / "hanging"
-    compiler.write_text("#!/bin/sh\nexec sleep 60\n")
-    compiler.chmod(0o700)
-    monkeypatch.setenv("CXX", str(compiler))
+def test_compiler_that_hangs_is_given_up(use_compiler, monkeypatch):
+    use_compiler("exec sleep 60\n")
     monkeypatch.setattr(build, "_PATIENCE", 0.5)
     with pytest.raises(Unavailable, match="did not run on --version.*timed out"):
         build.built()
@@ -139,22 +142,14 @@ def test_default_folder_follows_the_environment(monkeypatch, tmp_path):
     assert str(build.cache_folder()) == "/home/someone/.cache/topkast_tf"
 
 
-def test_processes_that_start_at_once_build_once(tmp_path, monkeypatch):
+def test_processes_that_start_at_once_build_once(use_compiler, tmp_path):
     """With a compiler that records its calls and writes empty objects."""
     record = tmp_path / "calls"
-    compiler = tmp_path / "compiler"
-    compiler.write_text(
-        "#!/bin/sh\n"
+    compiler = use_compiler(
         'if [ "$1" = --version ]; then echo 1; exit; fi\n'
         f"echo call >> {record}\nsleep 0.2\n"
         'while [ "$1" != -o ]; do shift; done; echo object > "$2"\n'
     )
-    compiler.chmod(0o700)
-    environment = {
-        **os.environ,
-        "CXX": str(compiler),
-        build.FOLDER_VARIABLE: str(tmp_path / "cache"),
-    }
     program = [
         *(sys.executable, "-c"),
         "from topkast_tf.kernels import build; print(build.built())",
@@ -162,14 +157,13 @@ def test_processes_that_start_at_once_build_once(tmp_path, monkeypatch):
 
     def run(_):
         return subprocess.run(
-            program, env=environment, capture_output=True, text=True, check=True
+            program, capture_output=True, text=True, check=True
         ).stdout
 
     with concurrent.futures.ThreadPoolExecutor(2) as threads:
         first, second = threads.map(run, range(2))
     assert first == second
-    monkeypatch.setenv("CXX", str(compiler))
-    steps = len(build.commands_for(str(compiler)))
+    steps = len(build.commands_for(compiler))
     assert len(record.read_text().split()) == steps
 
 

@@ -102,6 +102,13 @@ def test_each_argument_of_a_method_is_a_flag(name):
     assert fields - {"total_steps"} == names - of_every_scope
 
 
+def test_kernels_are_those_of_the_scopes():
+    from topkast_tf.kernels.choice import KERNELS
+
+    [flag] = [each for each in methods.COMMON if each.name == "kernels"]
+    assert flag.choices == KERNELS
+
+
 # --- Accepted and refused alike ------------------------------------------------------
 
 

@@ -275,11 +275,10 @@ def test_choice_is_not_saved(tmp_path):
 def test_auto_takes_what_pays():
     model = stack("auto", widths=(1500, 1500))
     model(data(1024)[0])
-    first, second, last = (w.kernels for w in tk.sparse_weights(model))
+    _, second, last = (w.kernels for w in tk.sparse_weights(model))
     assert second.kernels == "native"
     assert "times as fast" in second.why
     assert last.kernels == "masked"
-    del first
 
 
 def test_summary_says_what_was_chosen():

@@ -3,6 +3,7 @@
 import dataclasses
 import html
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -105,16 +106,10 @@ class Summary:
             parts.append(f"<p>{html.escape(zeros)}</p>")
         chosen = [(row.path, row.kernels) for row in self.rows if row.kernels]
         if chosen:
-            header = _html_row("th", ("weight", "kernels"), left=2)
-            parts += ["<table>", "<thead>", header, "</thead>", "<tbody>"]
-            parts += [_html_row("td", cells, left=2) for cells in chosen]
-            parts += ["</tbody>", "</table>"]
+            parts += _html_list(("weight", "kernels"), chosen)
         if self.left_dense:
             dense = [(path, _by_x(shape), why) for path, shape, why in self.left_dense]
-            header = _html_row("th", ("left dense", "shape", "why"), left=3)
-            parts += ["<table>", "<thead>", header, "</thead>", "<tbody>"]
-            parts += [_html_row("td", cells, left=3) for cells in dense]
-            parts += ["</tbody>", "</table>"]
+            parts += _html_list(("left dense", "shape", "why"), dense)
         return "\n".join(parts)
 
     def _cells(self) -> list[tuple[str, ...]]:
@@ -223,6 +218,14 @@ def _reasons(model: Any) -> dict[int, str]:
 
 def _by_x(shape: tuple[int, ...]) -> str:
     return "x".join(map(str, shape))
+
+
+def _html_list(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """A table whose cells are all left-aligned."""
+    left = len(header)
+    parts = ["<table>", "<thead>", _html_row("th", header, left), "</thead>", "<tbody>"]
+    parts += [_html_row("td", cells, left) for cells in rows]
+    return [*parts, "</tbody>", "</table>"]
 
 
 def _html_row(tag: str, cells: tuple[str, ...], left: int = 2) -> str:

@@ -8,6 +8,8 @@ import contextvars
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from topkast_tf.core.context_values import holding
+
 KERNELS = ("auto", "masked", "native")
 """What a scope may ask for: what pays, the masked product, or the native kernels."""
 
@@ -31,11 +33,8 @@ def loading_with(kernels: str) -> Iterator[None]:
       kernels: one of `KERNELS`.
     """
     check(kernels)
-    token = _of_loaded.set(kernels)
-    try:
+    with holding(_of_loaded, kernels):
         yield
-    finally:
-        _of_loaded.reset(token)
 
 
 def of_loaded() -> str:

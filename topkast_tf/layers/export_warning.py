@@ -14,6 +14,7 @@ from typing import Any
 from absl import logging
 
 from topkast_tf import compat
+from topkast_tf.core.context_values import holding
 from topkast_tf.layers.weights import weights_of
 from topkast_tf.variables import hooks
 
@@ -49,11 +50,8 @@ def is_exporting() -> bool:
 
 def _marking(original: Callable) -> Callable:
     def method(*args, **kwargs):
-        token = _exporting.set(True)
-        try:
+        with holding(_exporting, True):
             return original(*args, **kwargs)
-        finally:
-            _exporting.reset(token)
 
     return method
 
@@ -90,11 +88,8 @@ def _warning(original: Callable, given_model: bool) -> Callable:
         form = given.get("format")
         if form == "litert":
             # It holds alpha as constants; theta is only in a temporary SavedModel.
-            token = _converting.set(True)
-            try:
+            with holding(_converting, True):
                 return original(self, *args, **kwargs)
-            finally:
-                _converting.reset(token)
         warn_of_theta(compat.layers_within(model))
         return original(self, *args, **kwargs)
 

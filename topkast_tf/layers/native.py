@@ -3,18 +3,17 @@
 import contextlib
 import contextvars
 import math
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import tensorflow as tf
 from absl import logging
 
 from topkast_tf import compat
+from topkast_tf.core.context_values import holding
 from topkast_tf.kernels import choice, library
 from topkast_tf.kernels.products import new_key, sparse_matmul
 from topkast_tf.layers import export_warning
 from topkast_tf.layers.products import MatrixProduct, ProductSpec
-from topkast_tf.methods.base import GRADIENT
 from topkast_tf.variables import hooks
 from topkast_tf.variables.components import local_index
 from topkast_tf.variables.replica import WeightReplica
@@ -37,23 +36,22 @@ class Choice(NamedTuple):
     why: str
 
 
-@contextlib.contextmanager
-def masked_products() -> Iterator[None]:
+def masked_products() -> contextlib.AbstractContextManager[None]:
     """Within it, layers compute the masked product: a graph has known operations."""
-    token = _tracing_masked.set(True)
-    try:
-        yield
-    finally:
-        _tracing_masked.reset(token)
+    return holding(_tracing_masked, True)
 
 
 def refuse_with_rule(layer: Any, weight: SparseWeight) -> None:
     """Raises an error if native kernels are asked for beside a product rule."""
-    if layer._topkast_scope.kernels == NATIVE and not weight.exempt:
-        raise choice.NoNativeKernels(
-            "Expected a layer that has native kernels, as kernels='native' asks for. "
-            f"Received: {weight.path}: its product is computed by {weight.rule.name!r}"
-        )
+    if layer._topkast_scope.kernels == NATIVE:
+        _refuse(weight, f"its product is computed by {weight.rule.name!r}")
+
+
+def _refuse(weight: SparseWeight, why: str | None) -> None:
+    raise choice.NoNativeKernels(
+        "Expected a layer that has native kernels, as kernels='native' asks for. "
+        f"Received: {weight.path}: {why}"
+    )
 
 
 def product(
@@ -116,21 +114,17 @@ def chosen(
         why = _why_not(layer, spec, made, inputs, weight)
     if made is not None and why is None:
         gain = _speedup(made, inputs, weight)
+        faster = f"about {gain:.1f} times as fast"
         if asked == NATIVE or gain > 1:
             why = library.why_unavailable()
+            if why is None:
+                return Choice(NATIVE, "asked for" if asked == NATIVE else faster)
+            if asked != NATIVE:
+                logging.log_first_n(logging.WARNING, "No native kernels: %s.", 1, why)
         else:
-            why = f"native about {gain:.1f} times as fast"
-        if why is None and asked == NATIVE:
-            return Choice(NATIVE, "asked for")
-        if why is None:
-            return Choice(NATIVE, f"about {gain:.1f} times as fast")
-        if gain > 1 and asked != NATIVE:
-            logging.log_first_n(logging.WARNING, "No native kernels: %s.", 1, why)
+            why = f"native {faster}"
     if asked == NATIVE:
-        raise choice.NoNativeKernels(
-            "Expected a layer that has native kernels, as kernels='native' asks for. "
-            f"Received: {weight.path}: {why}"
-        )
+        _refuse(weight, why)
     return Choice(MASKED, why)
 
 
@@ -198,14 +192,8 @@ def _speedup(made: MatrixProduct, inputs: Any, weight: SparseWeight) -> float:
         1 - weight.bwd,
         library.fastest(),
         every=getattr(weight.schedule, "every", None),  # some never change
-        dense_gradient=_is_dense_gradient(weight),
+        dense_gradient=weight.method.has_dense_gradient,
     )
-
-
-def _is_dense_gradient(weight: SparseWeight) -> bool:
-    """As `WeightReplica.alpha` decides."""
-    method = weight.method
-    return method.dense_updates or GRADIENT in method.inputs
 
 
 def _product(
@@ -224,7 +212,7 @@ def _product(
         tf.reshape(theta, matrix),
         tf.reshape(replica.sets.read_value(), matrix),
         key=_key(replica),
-        dense_gradient=_is_dense_gradient(replica.weight),
+        dense_gradient=replica.weight.method.has_dense_gradient,
     )
     batch, rest = inputs.shape[: -made.input_axes], shape[made.kernel_axes :]
     known = [-1 if size is None else size for size in batch]

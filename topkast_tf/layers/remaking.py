@@ -84,14 +84,15 @@ def copy_values(source: Any, target: Any) -> None:
       source: a model.
       target: the model that `made_again` returns, dense or sparse.
     """
-    for layer, made in _pairs(source, target):
+    pairs = _pairs(source, target)
+    for layer, made in pairs:
         _copy_own_state(layer, made)
     alphas = {id(w.variable): w.effective() for w in planned_weights(source)}
     weights = zip(own_weights(source), own_weights(target), strict=True)
     for variable, made in weights:
         alpha = alphas.get(id(raw_variable(variable)))
         made.assign(variable.numpy() if alpha is None else alpha)
-    for layer, made in _pairs(source, target):
+    for layer, made in pairs:
         _copy_untracked(layer, made, alphas)
     for layer in layers_within(target):
         cls, base = dense_class(layer), library_of(layer).layers.Layer

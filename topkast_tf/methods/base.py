@@ -158,6 +158,11 @@ class Method(abc.ABC):
     has_penalty: bool = False
 
     @property
+    def has_dense_gradient(self) -> bool:
+        """Whether the gradient of theta reaches every entry, also outside B."""
+        return self.dense_updates or GRADIENT in self.inputs
+
+    @property
     @abc.abstractmethod
     def schedule(self) -> RefreshSchedule:
         """The update schedule: ``due(step)`` says whether the sets are updated."""

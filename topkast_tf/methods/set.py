@@ -150,9 +150,7 @@ class SET(FixedSparsity):
         drop_scores = self._drop_scores(weight, active, step)
         kept, dropped = self._kept(weight, active, drop_scores, step)
         grow_keys = self._grow_keys(weight, step)
-        # Kept entries rank below all others, including those with a score of 0.
-        others = tf.where(kept, 0, tf.minimum(grow_keys, 2**31 - 2) + 1)
-        [grown] = selection.largest([others], dropped)
+        [grown] = selection.largest([_ranked(~kept, grow_keys)], dropped)
         shape = tf.shape(weight.theta)
         reset = Reset(
             tf.reshape(grown & ~active, shape),
@@ -186,17 +184,15 @@ class SET(FixedSparsity):
         keys = magnitude_keys(scores)
         if self.drop == "magnitude":
             dropped = _share(weight.kept_forward, fraction)
-            # Inactive entries rank below all active ones, including those of value 0.
-            within = tf.where(active, tf.minimum(keys, 2**31 - 2) + 1, 0)
-            [kept] = selection.largest([within], weight.kept_forward - dropped)
+            left = weight.kept_forward - dropped
+            [kept] = selection.largest([_ranked(active, keys)], left)
             return kept, dropped
         positive = tf.reshape(weight.theta, [-1]) > 0
         kept, dropped = tf.zeros_like(active), tf.constant(0)
         for of_sign in (active & positive, active & ~positive):
             count = tf.reduce_sum(tf.cast(of_sign, tf.int32))
             gone = _share(count, fraction)
-            within = tf.where(of_sign, tf.minimum(keys, 2**31 - 2) + 1, 0)
-            kept |= selection.largest([within], count - gone)[0]
+            kept |= selection.largest([_ranked(of_sign, keys)], count - gone)[0]
             dropped += gone
         return kept, dropped
 
@@ -226,6 +222,11 @@ class SET(FixedSparsity):
 
     def _new_slots(self, weight: Selection) -> tf.Tensor:
         return tf.zeros_like(weight.theta)
+
+
+def _ranked(among: tf.Tensor, keys: tf.Tensor) -> tf.Tensor:
+    """Keys in which all other entries rank below these, including those with key 0."""
+    return tf.where(among, tf.minimum(keys, 2**31 - 2) + 1, 0)
 
 
 def _share(count: tf.Tensor, fraction: tf.Tensor) -> tf.Tensor:

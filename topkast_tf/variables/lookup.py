@@ -48,8 +48,6 @@ def untracked_variables(model: Any) -> list[tf.Variable]:
 
     Keras 3 neither trains nor saves them, but a scope makes them sparse.
     """
-    if not hasattr(model, "layers") and not hasattr(model, "add_weight"):
-        return []
     return [
         value
         for layer in layers_within(model)

@@ -9,7 +9,7 @@ from topkast_tf.compat import raw_variable
 from topkast_tf.core.blocks import Blocks
 from topkast_tf.core.schedules import RefreshSchedule
 from topkast_tf.core.sets import FORWARD, chosen
-from topkast_tf.methods.base import GRADIENT, Method, TrainedVariable
+from topkast_tf.methods.base import Method, TrainedVariable
 from topkast_tf.variables import hooks
 from topkast_tf.variables.components import components, local_component
 from topkast_tf.variables.counters import Counter
@@ -104,7 +104,7 @@ class WeightReplica:
         method = self.weight.method
         if method.computes_alpha and not self.weight.exempt:
             return method.alpha(theta, sets, self.trained())
-        if method.dense_updates or GRADIENT in method.inputs:
+        if method.has_dense_gradient:
             # A method that uses the gradient outside B takes it from the optimizer's
             # call, where the optimizer's own input is then masked (`steps`).
             return straight_through_view(theta, sets)

@@ -40,7 +40,7 @@ class Plans {
 // The plans of the weight with this key; a key's first use makes them.
 std::shared_ptr<Plans> PlansOf(int64_t key);
 
-// Forgets the plans of a weight. Operations that still hold them are not affected.
+// Forgets the plans of a weight. A product that is being computed keeps its own.
 void ForgetPlans(int64_t key);
 
 }  // namespace topkast
