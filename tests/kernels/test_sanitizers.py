@@ -22,7 +22,7 @@ def program(tmp_path_factory):
     sanitize = ("-fsanitize=address,undefined", "-fno-sanitize-recover", "-g")
     objects = []
     for command in build.commands_for(compiler)[:-1]:
-        if command.source in ("ops.cc", "plans.cc"):
+        if command.source.endswith("ops.cc") or command.source == "plans.cc":
             continue
         arguments = [part.replace("{out}", str(out)) for part in command.arguments]
         subprocess.run([*arguments, *sanitize, "-O1"], check=True)

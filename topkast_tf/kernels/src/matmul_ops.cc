@@ -1,94 +1,11 @@
-// The TensorFlow operations: checks of what reaches the kernels, and threads.
+// The TensorFlow operations of a sparse weight that is a matrix: checks of what reaches the
+// kernels, and the division of the work among threads.
 #include <algorithm>
-#include <cstdint>
-#include <memory>
-#include <string>
 
-#include "kernels.h"
-#include "plans.h"
-#include "tensorflow/core/framework/op.h"
-#include "tensorflow/core/framework/op_kernel.h"
-#include "tensorflow/core/framework/shape_inference.h"
+#include "ops.h"
 
 namespace topkast {
 namespace {
-
-using tensorflow::OpKernel;
-using tensorflow::OpKernelConstruction;
-using tensorflow::OpKernelContext;
-using tensorflow::Tensor;
-using tensorflow::TensorShape;
-using tensorflow::errors::InvalidArgument;
-using tensorflow::shape_inference::DimensionHandle;
-using tensorflow::shape_inference::InferenceContext;
-using tensorflow::shape_inference::ShapeHandle;
-
-constexpr int64_t kMostEntries = int64_t{1} << 31;  // places are 32-bit
-
-// Calls `work(begin, end)` for parts of [0, total), in TensorFlow's own threads.
-template <typename Work>
-void InParallel(OpKernelContext* context, int64_t total, int64_t cycles_each,
-                Work work) {
-  auto* workers = context->device()->tensorflow_cpu_worker_threads();
-  if (total <= 1 || workers->num_threads <= 1) {
-    work(int64_t{0}, total);
-    return;
-  }
-  workers->workers->ParallelFor(total, std::max<int64_t>(1, cycles_each), work);
-}
-
-// Memory of a thread, kept from call to call: a panel is larger than what allocators
-// give back without the cost of touching new pages.
-float* ThreadScratch(int64_t floats) {
-  struct Owned {
-    float* data = nullptr;
-    int64_t size = 0;
-    ~Owned() { tensorflow::port::AlignedFree(data); }
-  };
-  static thread_local Owned owned;
-  if (owned.size < floats) {
-    tensorflow::port::AlignedFree(owned.data);
-    owned.data =
-        static_cast<float*>(tensorflow::port::AlignedMalloc(floats * sizeof(float), 64));
-    owned.size = owned.data == nullptr ? 0 : floats;
-  }
-  return owned.data;
-}
-
-tensorflow::Status CheckedWeight(const Tensor& codes, const TensorShape& expected) {
-  if (codes.dims() != 2 || codes.NumElements() >= kMostEntries) {
-    return InvalidArgument("Expected codes with two axes and less than ", kMostEntries,
-                           " entries. Received: ", codes.shape().DebugString());
-  }
-  if (codes.shape() != expected) {
-    return InvalidArgument("Expected codes of shape ", expected.DebugString(),
-                           ". Received: ", codes.shape().DebugString());
-  }
-  return tensorflow::Status();
-}
-
-// What the operations have in common: a weight's plans, and the kernels.
-class SparseOp : public OpKernel {
- public:
-  explicit SparseOp(OpKernelConstruction* context) : OpKernel(context) {
-    std::string cpu;
-    OP_REQUIRES_OK(context, context->GetAttr("key", &key_));
-    OP_REQUIRES_OK(context, context->GetAttr("cpu", &cpu));
-    kernels_ = FindKernels(cpu.c_str());
-    OP_REQUIRES(context, kernels_ != nullptr,
-                InvalidArgument("Expected kernels that this machine runs. Received: cpu=",
-                                cpu));
-  }
-
- protected:
-  // Looked up by each call: TensorFlow caches operations, which would keep the plans.
-  std::shared_ptr<const Plan> PlanFor(const Tensor& codes, Product product) const {
-    return PlansOf(key_)->Get(codes, product);
-  }
-
-  int64_t key_;
-  const Kernels* kernels_ = nullptr;
-};
 
 class SparseMatMul : public SparseOp {
  public:
