@@ -39,12 +39,12 @@ def relative_shift(scores):
     Source: Dai et al. 2019, appendix B; linear in the number of entries.
     """
     shape = tf.shape(scores)
-    before, queries, keys = shape[:-2], shape[-2], shape[-1]
+    queries, keys = shape[-2], shape[-1]
     padding = [[0, 0]] * (scores.shape.rank - 1) + [[1, 0]]
-    padded = tf.pad(scores, padding)
-    turned = tf.reshape(padded, tf.concat([before, [keys + 1, queries]], 0))
-    shifted = tf.reshape(turned[..., 1:, :], shape)
-    return tf.ensure_shape(shifted, scores.shape)
+    # In two axes: the gradient of a slice of more is several times slower.
+    padded = tf.reshape(tf.pad(scores, padding), [-1, (keys + 1) * queries])
+    shifted = tf.slice(padded, [0, queries], [-1, keys * queries])
+    return tf.ensure_shape(tf.reshape(shifted, shape), scores.shape)
 
 
 def sinusoids(length, width: int, clamp_len: int | None = None, dtype: str = "float32"):
@@ -174,28 +174,33 @@ class RelativeAttention(layers.Layer):
             biases = self.content_bias, self.position_bias
         content_bias, position_bias = (tf.convert_to_tensor(b) for b in biases)
         states = tf.concat([memory, hidden], 1)
+        # Heads come first, so that no product has to transpose the scores.
         query = self._by_head(self.query(hidden))
         key = self._by_head(self.key(states))
         value = self._by_head(self.value(states))
-        position = self._by_head(self.position(positions))
-        content = tf.einsum("bqhd,bkhd->bhqk", query + content_bias, key)
-        place = tf.einsum("bqhd,khd->bhqk", query + position_bias, position)
-        scores = content + relative_shift(place)
+        position = self._by_head(self.position(positions)[None])[:, 0]
+        scale = self.d_head**-0.5
+        of_content = (query + content_bias[:, None, None]) * scale
+        of_place = (query + position_bias[:, None, None]) * scale
+        content = tf.matmul(of_content, key, transpose_b=True)
+        place = tf.reshape(of_place, [self.heads, -1, self.d_head])
+        place = tf.matmul(place, position, transpose_b=True)
+        scores = content + relative_shift(tf.reshape(place, tf.shape(content)))
         scores = tf.cast(scores, softmax_dtype(self.compute_dtype))
-        excluded = tf.constant(_EXCLUDED, scores.dtype)
-        scores = tf.where(seen, scores * self.d_head**-0.5, excluded)
+        scores = tf.where(seen, scores, tf.constant(_EXCLUDED, scores.dtype))
         attention = tf.cast(tf.nn.softmax(scores), value.dtype)
         attention = self.dropout(attention, training=training)
-        mixed = tf.einsum("bhqk,bkhd->bqhd", attention, value)
+        mixed = tf.transpose(tf.matmul(attention, value), [1, 2, 0, 3])
         width = self.heads * self.d_head
         merged = tf.reshape(mixed, tf.concat([tf.shape(mixed)[:2], [width]], 0))
         return self.output_projection(merged)
 
     def _by_head(self, x):
+        """From [batch, tokens, heads * d_head] to [heads, batch, tokens, d_head]."""
         split = tf.concat([tf.shape(x)[:-1], [self.heads, self.d_head]], 0)
-        return tf.ensure_shape(
-            tf.reshape(x, split), (*x.shape[:-1], self.heads, self.d_head)
-        )
+        known = (*x.shape[:-1], self.heads, self.d_head)
+        by_head = tf.ensure_shape(tf.reshape(x, split), known)
+        return tf.transpose(by_head, [2, 0, 1, 3])
 
 
 def add_biases(layer: layers.Layer, heads: int, d_head: int, init_std: float):
