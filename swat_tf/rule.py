@@ -113,6 +113,12 @@ class SparseBackward(ProductRule):
             1 - error * (1 - masked) * left(*({"activations"} & set(self.backward))),
         )
 
+    def gradient_density(self, weight: "SparseWeight") -> float | None:
+        if "weights" not in self.forward or "weights" not in self.backward:
+            return None
+        sparse = "activations" in self.backward
+        return 1 - self.sparsity_of(weight) if sparse else 1.0
+
     def realised(self, weight: "SparseWeight") -> float:
         """The sparsity of the activations in the last step; nominal before the first."""
         if STATE in weight.auxiliary:

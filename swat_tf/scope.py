@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from swat_tf.method import SWAT
 from swat_tf.recipe import OPERANDS
 from swat_tf.rule import SparseBackward
+from topkast_tf.kernels import choice
 from topkast_tf.layers.product_rule import activated_rule, active_rule
 from topkast_tf.scope import ReusableScope, open_scope, register_scope
 from topkast_tf.variables.active_scopes import active_scope
@@ -33,6 +34,7 @@ def swat_scope(
     exempt: str | Sequence[str] = (),
     include: str | Sequence[str] | None = None,
     seed: int = 0,
+    kernels: str = "auto",
 ) -> ReusableScope:
     r"""Trains any Keras model built in it with sparse weights and activations.
 
@@ -94,6 +96,9 @@ def swat_scope(
         ``"first"`` (SWAT-U leaves the first layer dense) and ``"last"``.
       include: regexes on weight paths: if given, only the matching weights.
       seed: saved with the model; SWAT uses no random numbers.
+      kernels: as for `topkast_tf.topkast_scope`. Native kernels compute the weight
+        gradient from the entries of a~ alone; they need weights that are sparse in both
+        passes.
 
     Returns:
       A context manager that yields the `topkast_tf.SparsityScope`; also a decorator.
@@ -159,15 +164,22 @@ def swat_scope(
         freeze_at=freeze_at,
         forward="weights" in rule.forward,
     )
-    return ReusableScope(lambda: _opened(method, placement, rule))
+    choice.check(kernels)
+    return ReusableScope(lambda: _opened(method, placement, rule, kernels))
 
 
 def _opened(
-    method: SWAT, placement: Placement, rule: SparseBackward
+    method: SWAT, placement: Placement, rule: SparseBackward, kernels: str
 ) -> contextlib.AbstractContextManager[SparsityScope]:
     outer = active_scope()
     if outer is None:
-        return _scope_of_its_own(method, placement, rule)
+        return _scope_of_its_own(method, placement, rule, kernels)
+    if kernels not in ("auto", outer.kernels):
+        raise ValueError(
+            "Expected `kernels` as an argument of the outer scope, which makes the weights "
+            f"sparse. Received: kernels={kernels!r} of a `swat_scope` inside a scope with "
+            f"kernels={outer.kernels!r}"
+        )
     if active_rule() is not None or not _is_plain(method, placement):
         raise ValueError(
             "Expected one `swat_scope` around a model, and inside a scope of another "
@@ -190,9 +202,9 @@ def _is_plain(method: SWAT, placement: Placement) -> bool:
 
 @contextlib.contextmanager
 def _scope_of_its_own(
-    method: SWAT, placement: Placement, rule: SparseBackward
+    method: SWAT, placement: Placement, rule: SparseBackward, kernels: str
 ) -> Iterator[SparsityScope]:
-    with activated_rule(rule), open_scope(method, placement) as scope:
+    with activated_rule(rule), open_scope(method, placement, kernels) as scope:
         yield scope
         if scope.has_inner and not scope.weights and not _is_plain(method, placement):
             raise ValueError(

@@ -146,28 +146,27 @@ def sparse_scope(
         "include": include,
         "seed": seed,
     }
+    own = {**of_the_method, "kernels": kernels}
     if not isinstance(name, str) or name not in {*SCOPES, *METHODS}:
         raise ValueError(
             f"Expected one of the methods {sorted(METHODS)} ('swat' is among them once "
             f"`swat_tf` is imported). Received: {name!r}"
         )
     if name in SCOPES:
-        if kernels != "auto":  # not every scope has the choice
-            of_the_method = {**of_the_method, "kernels": kernels}
         try:
-            inspect.signature(SCOPES[name]).bind(sparsity, **common, **of_the_method)
+            inspect.signature(SCOPES[name]).bind(sparsity, **common, **own)
         except TypeError as error:
             given = ", ".join(sorted(of_the_method)) or "none"
             raise TypeError(
                 f"Expected the arguments of the scope of {name!r} ({error}). "
                 f"Received: sparsity and, of the method's own, {given}"
             ) from None
-        return SCOPES[name](sparsity, **common, **of_the_method)
+        return SCOPES[name](sparsity, **common, **own)
     known = [field.name for field in dataclasses.fields(METHODS[name])]  # type: ignore
     if unknown := sorted(set(of_the_method) - set(known)):
-        own = ", ".join(argument for argument in known if argument != "sparsity")
+        those = ", ".join(argument for argument in known if argument != "sparsity")
         raise TypeError(
-            f"Expected arguments of {name!r}: {own}. Received: {', '.join(unknown)}"
+            f"Expected arguments of {name!r}: {those}. Received: {', '.join(unknown)}"
         )
     method = METHODS[name](sparsity=sparsity, **of_the_method)  # type: ignore
     return open_scope(method, Placement(**common), kernels)

@@ -124,6 +124,62 @@ void Check(const Kernels& kernels, std::mt19937& random) {
   }
 }
 
+// The weight gradient from the entries of sparse activations.
+void CheckActivations(const Kernels& kernels, std::mt19937& random) {
+  auto below = [&](int n) { return static_cast<int64_t>(random() % n); };
+  const int64_t positions = 1 + below(400), channels = 1 + below(100);
+  const int64_t outputs = 1 + below(200);
+  const int64_t density = std::vector<int64_t>{0, 1, 10, 100}[below(4)];
+  std::normal_distribution<float> normal;
+  std::vector<float> x(positions * channels), dy(positions * outputs);
+  for (float& value : x) value = below(100) < density ? normal(random) : 0.0f;
+  for (float& value : dy) value = normal(random);
+
+  Plan plan;
+  plan.rows = channels;
+  plan.cols = positions;
+  plan.tile = topkast::kCompressTile;
+  std::vector<float> values;
+  std::vector<int32_t> count(channels), starts, order;
+  for (int64_t p = 0; p < positions; p += plan.tile) {
+    const int64_t live = std::min<int64_t>(plan.tile, positions - p);
+    const float* from = x.data() + p * channels;
+    kernels.count_entries(from, live, channels, count.data());
+    topkast::OrderByCount(count, starts, order);
+    plan.first_run.push_back(static_cast<int32_t>(plan.runs()));
+    std::vector<int32_t> first(channels);
+    int32_t entries = static_cast<int32_t>(plan.entries());
+    for (const int32_t channel : order) {
+      plan.row.push_back(channel);
+      plan.first_entry.push_back(first[channel] = entries);
+      entries += count[channel];
+    }
+    plan.col.resize(entries);
+    values.resize(entries);
+    kernels.copy_entries(from, live, channels, first.data(), plan.col.data(),
+                         values.data());
+  }
+  plan.first_run.push_back(static_cast<int32_t>(plan.runs()));
+  plan.first_entry.push_back(static_cast<int32_t>(plan.entries()));
+
+  std::vector<float> gradient(channels * outputs);
+  const auto scratch = Aligned(kernels.rows_scratch(plan));
+  for (int64_t o = 0; o < outputs; o += kernels.panel) {
+    kernels.multiply_rows(plan, values.data(), dy.data() + o, outputs,
+                          std::min(kernels.panel, outputs - o), gradient.data() + o,
+                          scratch.get());
+  }
+  for (int64_t c = 0; c < channels; ++c) {
+    for (int64_t o = 0; o < outputs; ++o) {
+      double sum = 0;
+      for (int64_t p = 0; p < positions; ++p) {
+        sum += static_cast<double>(x[p * channels + c]) * dy[p * outputs + o];
+      }
+      Expect(gradient[c * outputs + o], sum, "gradient of activations", kernels.name);
+    }
+  }
+}
+
 }  // namespace
 
 int main(int, char** argv) {
@@ -132,7 +188,10 @@ int main(int, char** argv) {
   for (const char* name : {"avx512", "avx2", "portable"}) {
     const Kernels* kernels = topkast::FindKernels(name);
     if (kernels == nullptr) continue;
-    for (int k = 0; k < std::atoi(argv[1]); ++k, ++checked) Check(*kernels, random);
+    for (int k = 0; k < std::atoi(argv[1]); ++k, ++checked) {
+      Check(*kernels, random);
+      CheckActivations(*kernels, random);
+    }
   }
   std::printf("%d products agree\n", checked);
   return 0;

@@ -75,6 +75,7 @@ COSTS = {
 _GRADIENT = 1.1
 _MASKED_WEIGHT, _MASKED_ACTIVATION = 78, 15
 _NATIVE_WEIGHT = 45
+_COMPRESSED, _COPIED = 45, 20  # of an activation, and of an error
 _CALLS = 4.5e6  # of three operations, so that small layers stay as they are
 _PLAN_WEIGHT, _PLAN_ENTRY = 180, 400
 _PANEL = 64
@@ -93,6 +94,7 @@ def speedup(
     *,
     every: int | None = None,
     dense_gradient: bool = False,
+    activation_density: float | None = None,
 ) -> float:
     """The expected time of the masked products over that of the native ones.
 
@@ -114,6 +116,9 @@ def speedup(
       cpu: the instruction set of the kernels.
       every: N, the steps between two changes of the sets; None if they stay.
       dense_gradient: whether the weight gradient is dense.
+      activation_density: d_x, the fraction of activations from which a dense weight
+        gradient is computed: its cost is that of d_x n p entries and of ``p (45 i + 20
+        o)`` to find and copy them. None if it is computed from all.
 
     >>> speedup(512, 2048, 2048, 0.1, 0.2, "avx512") > 2
     True
@@ -124,7 +129,8 @@ def speedup(
     p = max(positions, 1)
     whole = -(-p // _PANEL) * _PANEL
     n, ends = inputs * outputs, inputs + outputs
-    d_b = 0.0 if dense_gradient else backward_density
+    dense_gradient = dense_gradient and activation_density is None
+    d_b = 0.0 if dense_gradient or activation_density else backward_density
     entries = 2 * forward_density + d_b
     masked = 3 * p * n + _MASKED_WEIGHT * n + _MASKED_ACTIVATION * p * ends
     native = (
@@ -136,6 +142,9 @@ def speedup(
     )
     if dense_gradient:
         native += p * n
+    if activation_density is not None:
+        native += whole * n * activation_density * costs.entry
+        native += p * (_COMPRESSED * inputs + _COPIED * outputs)
     if every is not None:
         native += n * (_PLAN_WEIGHT + _PLAN_ENTRY * entries) / every
     return masked / native

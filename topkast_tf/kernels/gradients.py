@@ -26,12 +26,19 @@ def register(ops: Any) -> None:
         x, theta, codes = op.inputs
         transpose = op.get_attr("transpose")
         how = {"key": op.get_attr("key"), "cpu": op.get_attr("cpu")}
-        dense = op.get_attr("dense_gradient")
+        of_theta = {
+            name: op.get_attr(name) for name in ("dense_gradient", "sparse_activations")
+        }
         dx = ops.topkast_sparse_mat_mul(
-            dy, theta, codes, transpose=not transpose, dense_gradient=dense, **how
+            dy, theta, codes, transpose=not transpose, **of_theta, **how
         )
         inputs, outputs = (dy, x) if transpose else (x, dy)
-        if dense:
+        if of_theta["sparse_activations"]:
+            gradient = ops.topkast_sparse_activation_gradient(
+                inputs, outputs, cpu=how["cpu"]
+            )
+            return dx, gradient, None
+        if of_theta["dense_gradient"]:
             return dx, tf.matmul(inputs, outputs, transpose_a=True), None
         gradient = ops.topkast_sparse_weight_gradient(inputs, outputs, codes, **how)
         return dx, gradient, None
@@ -41,3 +48,8 @@ def register(ops: Any) -> None:
         x, dy, codes = op.inputs
         on_b = tf.where(tf.cast(codes, tf.bool), upstream, tf.zeros_like(upstream))
         return tf.matmul(dy, on_b, transpose_b=True), tf.matmul(x, on_b), None
+
+    @tf.RegisterGradient("TopkastSparseActivationGradient")
+    def _(op, upstream):
+        x, dy = op.inputs
+        return tf.matmul(dy, upstream, transpose_b=True), tf.matmul(x, upstream)

@@ -29,6 +29,7 @@ def sparse_matmul(
     *,
     key: int,
     dense_gradient: bool = False,
+    sparse_activations: bool = False,
     cpu: str | None = None,
 ) -> tf.Tensor:
     """The product with alpha: ``y = x alpha``, alpha = theta on A, 0 elsewhere.
@@ -43,6 +44,8 @@ def sparse_matmul(
       codes: uint8, inputs x outputs: 2 on A, 1 on B \\ A, 0 outside B.
       key: the weight's own, from `new_key`: its plans are kept under it.
       dense_gradient: whether the gradient of theta is dense, ``x^T dy`` everywhere.
+      sparse_activations: whether the gradient of theta is dense, and computed from the
+        entries of x that are not zero: for a method that makes most of them zero.
       cpu: the instruction set; None for the one that the library chose.
 
     Returns:
@@ -66,4 +69,5 @@ def sparse_matmul(
         key=key,
         cpu=cpu or native.cpu,
         dense_gradient=dense_gradient,
+        sparse_activations=sparse_activations,
     )

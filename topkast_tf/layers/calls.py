@@ -34,13 +34,13 @@ def by_rule(cls: type, spec: ProductSpec) -> Any:
             return finish(self, outputs, self.activation)
         if weight:
             weight.prepare()
-        kernel, product = getattr(self, spec.kernel), spec.product(self)
+        kernel, inputs = getattr(self, spec.kernel), _dense(inputs)
         if weight and not weight.exempt:
-            native.refuse_with_rule(self, weight)
-            outputs = rule(product, _dense(inputs), kernel, weight)
+            product = native.product_for_rule(self, spec, inputs, weight)
+            outputs = rule(product, inputs, kernel, weight)
         elif rule.replaces_activations and self.activation:
             # Left dense, but its activation takes as much memory as any other.
-            outputs = product(_dense(inputs), tf.convert_to_tensor(kernel))
+            outputs = spec.product(self)(inputs, tf.convert_to_tensor(kernel))
         else:
             return dense_call(self, inputs, *args, **kwargs)
         activation = self.activation and rule.activation(self.activation)

@@ -13,7 +13,7 @@ from topkast_tf.core.context_values import holding
 from topkast_tf.kernels import choice, library
 from topkast_tf.kernels.products import new_key, sparse_matmul
 from topkast_tf.layers import export_warning
-from topkast_tf.layers.products import MatrixProduct, ProductSpec
+from topkast_tf.layers.products import MatrixProduct, Product, ProductSpec
 from topkast_tf.variables import hooks
 from topkast_tf.variables.components import local_index
 from topkast_tf.variables.replica import WeightReplica
@@ -41,12 +41,6 @@ def masked_products() -> contextlib.AbstractContextManager[None]:
     return holding(_tracing_masked, True)
 
 
-def refuse_with_rule(layer: Any, weight: SparseWeight) -> None:
-    """Raises an error if native kernels are asked for beside a product rule."""
-    if layer._topkast_scope.kernels == NATIVE:
-        _refuse(weight, f"its product is computed by {weight.rule.name!r}")
-
-
 def _refuse(weight: SparseWeight, why: str | None) -> None:
     raise choice.NoNativeKernels(
         "Expected a layer that has native kernels, as kernels='native' asks for. "
@@ -68,17 +62,46 @@ def product(
     Raises:
       NoNativeKernels: if the layer's scope asks for native kernels that cannot be had.
     """
+    made = _matrix_if_chosen(layer, spec, inputs, weight)
+    if made is None:
+        return None
+    replica = weight.replica(local_index(weight.variable))
+    with hooks.dense_reads():
+        theta = tf.convert_to_tensor(replica.theta)
+    return _product(made, inputs, theta, replica)
+
+
+def product_for_rule(
+    layer: Any, spec: ProductSpec, inputs: Any, weight: SparseWeight
+) -> Product:
+    """The product that a layer's rule computes with: native if that is chosen.
+
+    Args:
+      layer: a sparse layer with a product rule.
+      spec: how its class computes its output.
+      inputs: its inputs.
+      weight: its sparse weight, whose variables exist.
+
+    Raises:
+      NoNativeKernels: if the layer's scope asks for native kernels that cannot be had.
+    """
+    made = _matrix_if_chosen(layer, spec, inputs, weight)
+    if made is None:
+        return spec.product(layer)
+    replica = weight.replica(local_index(weight.variable))
+    return lambda activation, kernel: _product(made, activation, kernel, replica)
+
+
+def _matrix_if_chosen(
+    layer: Any, spec: ProductSpec, inputs: Any, weight: SparseWeight
+) -> MatrixProduct | None:
     asked = layer._topkast_scope.kernels
     if asked == MASKED or weight.exempt or _tracing_masked.get():
         return None
     weight.prepare()
     made = spec.matrix(layer)
-    found = chosen(layer, spec, made, inputs, weight)
-    weight.kernels = found
-    if made is None or found.kernels == MASKED:
-        return None
-    replica = weight.replica(local_index(weight.variable))
-    return _product(made, inputs, replica)
+    weight.kernels = chosen(layer, spec, made, inputs, weight)
+    return made if weight.kernels.kernels == NATIVE else None
 
 
 def chosen(
@@ -150,6 +173,9 @@ def _why_not(
 ) -> str | None:
     """Why a layer cannot have native kernels, or None if it can."""
     method, computed = weight.method, layer.compute_dtype
+    rule = weight.rule
+    if rule is not None and rule.gradient_density(weight) is None:
+        return f"there is no native kernel for these operands of {rule.name!r}"
     if method.computes_alpha or not method.sparse_forward:
         return f"there is no native kernel for the method {method.name!r}"
     if isinstance(inputs, tf.SparseTensor):
@@ -191,13 +217,28 @@ def _speedup(made: MatrixProduct, inputs: Any, weight: SparseWeight) -> float:
         1 - weight.fwd,
         1 - weight.bwd,
         library.fastest(),
-        every=getattr(weight.schedule, "every", None),  # some never change
+        every=_steps_between_changes(weight),
         dense_gradient=weight.method.has_dense_gradient,
+        activation_density=_activation_density(weight),
     )
 
 
+def _steps_between_changes(weight: SparseWeight) -> int | None:
+    if weight.method.updates_between_refreshes:
+        return 1
+    return getattr(weight.schedule, "every", None)  # some never change
+
+
+def _activation_density(weight: SparseWeight) -> float | None:
+    """The density of activations whose entries a dense gradient is computed from."""
+    if weight.rule is None or not weight.method.has_dense_gradient:
+        return None
+    density = weight.rule.gradient_density(weight)
+    return density if density is not None and density < 1 else None
+
+
 def _product(
-    made: MatrixProduct, inputs: tf.Tensor, replica: WeightReplica
+    made: MatrixProduct, inputs: tf.Tensor, theta: tf.Tensor, replica: WeightReplica
 ) -> tf.Tensor:
     if made.strides:
         steps = [slice(None, None, step) for step in made.strides]
@@ -205,14 +246,13 @@ def _product(
     shape = replica.weight.shape
     rows = math.prod(shape[: made.kernel_axes])
     matrix = [rows, math.prod(shape[made.kernel_axes :])]
-    with hooks.dense_reads():
-        theta = tf.convert_to_tensor(replica.theta)
     y = sparse_matmul(
         tf.reshape(inputs, [-1, rows]),
         tf.reshape(theta, matrix),
         tf.reshape(replica.sets.read_value(), matrix),
         key=_key(replica),
         dense_gradient=replica.weight.method.has_dense_gradient,
+        sparse_activations=_activation_density(replica.weight) is not None,
     )
     batch, rest = inputs.shape[: -made.input_axes], shape[made.kernel_axes :]
     known = [-1 if size is None else size for size in batch]

@@ -88,6 +88,20 @@ class ProductRule(abc.ABC):
         del weight
         return None
 
+    def gradient_density(self, weight: SparseWeight) -> float | None:
+        """The density of the activations in the weight gradient, for native kernels.
+
+        Args:
+          weight: the layer's sparse weight.
+
+        Returns:
+          The fraction of activations that are not zero there; None if native kernels
+          cannot compute this rule: they take weights to be zero outside of A in each
+          product.
+        """
+        del weight
+        return None
+
     def activation(self, function: Callable) -> Callable:
         """The replacement of a layer's activation function; by default itself."""
         return function

@@ -5,7 +5,7 @@ from typing import Any
 from absl import flags
 
 from launch.config.flag import AT_LEAST_1, SHARE, Flag
-from launch.config.methods.base import LAYERWISE, PLACEMENT, RunMethod, Scope, placement
+from launch.config.methods.base import LAYERWISE, RunMethod, Scope, placement
 
 _OPERANDS = ("weights", "activations")
 _PER = ("batch", "sample")
@@ -107,14 +107,13 @@ def _scopes(settings: flags.FlagValues, total_steps: int | None) -> list[Scope]:
         "freeze_at": settings.freeze_at,
         **placement(settings),
     }
-    return [swat_scope(**products(settings), **weights)]
+    return [swat_scope(**products(settings), **weights, kernels=settings.kernels)]
 
 
 METHOD = RunMethod(
     "SWAT",
     _scopes,
     groups=(GROUP,),
-    common=("sparsity", *PLACEMENT),
     distributions=(*LAYERWISE, "global", "momentum"),
     sparse_activations=True,
 )

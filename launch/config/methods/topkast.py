@@ -75,17 +75,17 @@ def check(values: flags.FlagValues) -> None:
         )
 
 
-def scope(settings: flags.FlagValues, kernels: str) -> Scope:
+def scope(settings: flags.FlagValues) -> Scope:
     """The scope of Top-KAST."""
     from topkast_tf import topkast_scope
 
     arguments: dict[str, Any] = {flag.name: settings[flag.name].value for flag in FLAGS}
     arguments["block"] = whole_numbers(settings, "block") or None
-    return topkast_scope(**arguments, kernels=kernels, **placement(settings))
+    return topkast_scope(**arguments, kernels=settings.kernels, **placement(settings))
 
 
 def _scopes(settings: flags.FlagValues, total_steps: int | None) -> list[Scope]:
-    return [scope(settings, settings.kernels)]
+    return [scope(settings)]
 
 
 METHOD = RunMethod(

@@ -3,21 +3,20 @@
 from absl import flags
 
 from launch.config.methods import swat, topkast
-from launch.config.methods.base import PLACEMENT, RunMethod, Scope
+from launch.config.methods.base import RunMethod, Scope
 
 
 def _scopes(settings: flags.FlagValues, total_steps: int | None) -> list[Scope]:
     from swat_tf import swat_scope
 
     activations = swat_scope(**swat.products(settings), seed=settings.seed)
-    return [topkast.scope(settings, kernels="masked"), activations]
+    return [topkast.scope(settings), activations]
 
 
 METHOD = RunMethod(
     "Top-KAST weights, SWAT activations",
     _scopes,
     groups=(topkast.GROUP, swat.GROUP),
-    common=("sparsity", *PLACEMENT),
     distributions=topkast.METHOD.distributions,
     check=topkast.check,
     has_penalty=True,

@@ -33,11 +33,27 @@ struct Kernels {
   // the runs from `begin` up to `end` of a plan.
   void (*accumulate)(const Plan& plan, int64_t begin, int64_t end, const float* of_rows,
                      const float* of_cols, float* sums);
+
+  // The entries of sparse activations, by channel: see activations.h.
+  void (*count_entries)(const float* x, int64_t positions, int64_t channels,
+                        int32_t* count);
+  void (*copy_entries)(const float* x, int64_t positions, int64_t channels,
+                       const int32_t* first, int32_t* places, float* values);
+
+  // gradient[channel, o] = sum over the entries of value * dy[p, o], for `width` <=
+  // panel outputs, which are `outputs` apart from position to position.
+  void (*multiply_rows)(const Plan& plan, const float* values, const float* dy,
+                        int64_t outputs, int64_t width, float* gradient,
+                        float* scratch);
+  int64_t (*rows_scratch)(const Plan& plan);
 };
 
 // Columns in a tile: 48 KiB of a panel of `multiply`, 32 KiB of a block of `accumulate`.
 constexpr int kMultiplyTile = 192;
 constexpr int kAccumulateTile = 64;
+
+// Positions in a tile of sparse activations, as many as columns of `multiply`.
+constexpr int kCompressTile = kMultiplyTile;
 
 // The kernels that a name selects ("avx512", "avx2", "portable"); null if this machine
 // does not run them. An empty name selects the fastest.

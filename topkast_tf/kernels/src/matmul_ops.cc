@@ -164,6 +164,7 @@ REGISTER_OP("TopkastSparseMatMul")
     .Attr("cpu: string = ''")
     .Attr("transpose: bool = false")
     .Attr("dense_gradient: bool = false")
+    .Attr("sparse_activations: bool = false")
     .Output("y: float")
     .SetShapeFn(MatMulShape);
 

@@ -69,17 +69,22 @@ inline tensorflow::Status CheckedWeight(const Tensor& codes, const TensorShape& 
   return tensorflow::Status();
 }
 
+// The kernels that the attribute `cpu` of an operation selects.
+inline tensorflow::Status KernelsOf(OpKernelConstruction* context,
+                                    const Kernels** kernels) {
+  std::string cpu;
+  TF_RETURN_IF_ERROR(context->GetAttr("cpu", &cpu));
+  *kernels = FindKernels(cpu.c_str());
+  if (*kernels != nullptr) return tensorflow::Status();
+  return InvalidArgument("Expected kernels that this machine runs. Received: cpu=", cpu);
+}
+
 // An operation of one weight: its plans, and the kernels.
 class SparseOp : public OpKernel {
  public:
   explicit SparseOp(OpKernelConstruction* context) : OpKernel(context) {
-    std::string cpu;
     OP_REQUIRES_OK(context, context->GetAttr("key", &key_));
-    OP_REQUIRES_OK(context, context->GetAttr("cpu", &cpu));
-    kernels_ = FindKernels(cpu.c_str());
-    OP_REQUIRES(context, kernels_ != nullptr,
-                InvalidArgument("Expected kernels that this machine runs. Received: cpu=",
-                                cpu));
+    OP_REQUIRES_OK(context, KernelsOf(context, &kernels_));
   }
 
  protected:

@@ -56,6 +56,17 @@ Rows RowsOf(const Pattern& pattern) {
 
 }  // namespace
 
+void OrderByCount(const std::vector<int32_t>& count, std::vector<int32_t>& starts,
+                  std::vector<int32_t>& order) {
+  const int32_t rows = static_cast<int32_t>(count.size());
+  const int32_t longest = rows ? *std::max_element(count.begin(), count.end()) : 0;
+  starts.assign(longest + 2, 0);
+  for (int32_t r = 0; r < rows; ++r) ++starts[count[r] + 1];
+  std::partial_sum(starts.begin(), starts.end(), starts.begin());
+  order.resize(rows);
+  for (int32_t r = 0; r < rows; ++r) order[starts[count[r]]++] = r;
+}
+
 Plan MakePlan(const Pattern& pattern, int tile) {
   const Rows entries = RowsOf(pattern);
   const int64_t rows = pattern.rows;
@@ -68,22 +79,16 @@ Plan MakePlan(const Pattern& pattern, int tile) {
 
   std::vector<int64_t> next(entries.first.begin(), entries.first.end() - 1);
   std::vector<int64_t> begin(rows);
-  std::vector<int32_t> count(rows), order(rows), starts;
+  std::vector<int32_t> count(rows), order, starts;
   for (int64_t tile_begin = 0; tile_begin < pattern.cols; tile_begin += tile) {
-    int32_t longest = 0;
     for (int64_t r = 0; r < rows; ++r) {
       int64_t at = next[r], end = entries.first[r + 1];
       begin[r] = at;
       while (at < end && entries.col[at] < tile_begin + tile) ++at;
       next[r] = at;
       count[r] = static_cast<int32_t>(at - begin[r]);
-      longest = std::max(longest, count[r]);
     }
-    // A counting sort, which keeps the order of rows with equally many entries.
-    starts.assign(longest + 2, 0);
-    for (int64_t r = 0; r < rows; ++r) ++starts[count[r] + 1];
-    std::partial_sum(starts.begin(), starts.end(), starts.begin());
-    for (int64_t r = 0; r < rows; ++r) order[starts[count[r]]++] = static_cast<int32_t>(r);
+    OrderByCount(count, starts, order);
 
     plan.first_run.push_back(static_cast<int32_t>(plan.runs()));
     for (const int32_t r : order) {

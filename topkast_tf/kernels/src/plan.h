@@ -45,6 +45,14 @@ struct Plan {
   }
 };
 
+// The order of rows by their number of entries; equal ones keep their order.
+//
+// Args:
+//   count: of each row.
+//   starts: scratch.
+void OrderByCount(const std::vector<int32_t>& count, std::vector<int32_t>& starts,
+                  std::vector<int32_t>& order);
+
 // Makes a plan, whose first tile has a run of each row, also without entries.
 //
 // Args:

@@ -112,9 +112,18 @@ inline void Accumulate(const Plan& plan, int64_t begin, int64_t end,
   }
 }
 
+}  // namespace TOPKAST_ISA
+}  // namespace topkast
+
+#include "activations.h"
+
+namespace topkast {
+namespace TOPKAST_ISA {
+
 extern const Kernels kKernels;
 const Kernels kKernels = {
-    TOPKAST_NAME, kPanel, Scratch, Multiply, kBlock, PackBlock, Accumulate,
+    TOPKAST_NAME, kPanel,       Scratch,     Multiply,     kBlock,      PackBlock,
+    Accumulate,   CountEntries, CopyEntries, MultiplyRows, RowsScratch,
 };
 
 }  // namespace TOPKAST_ISA

@@ -7,6 +7,11 @@
 #define TOPKAST_VEC_H_
 
 #include <cstddef>
+#include <cstdint>
+
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
 
 #if defined(__AVX512F__)
 #define TOPKAST_LANES 16
@@ -88,6 +93,21 @@ TOPKAST_INLINE void Transpose(const float* from, size_t from_stride, float* to,
   }
 #pragma GCC unroll 16
   for (int i = 0; i < kLanes; ++i) Store(to + i * to_stride, rows[i]);
+}
+
+// Bit i is set if entry i is not zero; a NaN is not.
+TOPKAST_INLINE uint32_t NonZero(Vec value) {
+#if TOPKAST_LANES == 16
+  return _mm512_cmp_ps_mask((__m512)value, _mm512_setzero_ps(), _CMP_NEQ_UQ);
+#elif TOPKAST_LANES == 8
+  return _mm256_movemask_ps(
+      _mm256_cmp_ps((__m256)value, _mm256_setzero_ps(), _CMP_NEQ_UQ));
+#else
+  uint32_t bits = 0;
+#pragma GCC unroll 4
+  for (int i = 0; i < kLanes; ++i) bits |= uint32_t{value[i] != 0.0f} << i;
+  return bits;
+#endif
 }
 
 typedef float Quad __attribute__((vector_size(16)));

@@ -1,0 +1,100 @@
+// Sparse activations: their entries as a plan, and the weight gradient from them.
+//
+// Included once for each instruction set, by `products.h`.
+#ifndef TOPKAST_ACTIVATIONS_H_
+#define TOPKAST_ACTIVATIONS_H_
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+
+#include "kernels.h"
+#include "panels.h"
+#include "plan.h"
+#include "vec.h"
+
+namespace topkast {
+namespace TOPKAST_ISA {
+
+// count[c] = number of entries that are not zero, of each channel of some positions.
+inline void CountEntries(const float* x, int64_t positions, int64_t channels,
+                         int32_t* count) {
+  std::fill(count, count + channels, 0);
+  for (int64_t p = 0; p < positions; ++p) {
+    const float* of = x + p * channels;
+    for (int64_t c = 0; c < channels; ++c) count[c] += of[c] != 0.0f;
+  }
+}
+
+// Copies the entries that are not zero of up to kCompressTile positions, by channel.
+//
+// Args:
+//   first: where the entries of each channel go.
+//   places: of each entry, its position.
+inline void CopyEntries(const float* x, int64_t positions, int64_t channels,
+                        const int32_t* first, int32_t* places, float* values) {
+  // The positions of kLanes channels: 12 KiB at most, which stay in the L1 cache.
+  alignas(64) float panel[kLanes * kCompressTile];
+  const int64_t width = (positions + kLanes - 1) / kLanes * kLanes;
+  for (int64_t c = 0; c < channels; c += kLanes) {
+    const int64_t live = std::min<int64_t>(kLanes, channels - c);
+    int64_t p = 0;
+    for (; live == kLanes && p + kLanes <= positions; p += kLanes) {
+      Transpose(x + p * channels + c, channels, panel + p, kCompressTile);
+    }
+    for (; p < width; ++p) {
+      for (int64_t i = 0; i < live; ++i) {
+        panel[i * kCompressTile + p] = p < positions ? x[p * channels + c + i] : 0.0f;
+      }
+    }
+    for (int64_t i = 0; i < live; ++i) {
+      int32_t at = first[c + i];
+      const float* of = panel + i * kCompressTile;
+      for (int64_t begin = 0; begin < width; begin += kLanes) {
+        for (uint32_t bits = NonZero(LoadAligned(of + begin)); bits; bits &= bits - 1) {
+          const int32_t place = static_cast<int32_t>(begin) + __builtin_ctz(bits);
+          places[at] = place;
+          values[at++] = of[place];
+        }
+      }
+    }
+  }
+}
+
+// gradient[channel, o] = sum over the entries (p, channel) of value * dy[p, o], for
+// `width` <= kPanel outputs.
+//
+// Args:
+//   plan: the entries of x: rows are its channels, columns its positions.
+//   dy: the first of the outputs at the first position.
+//   outputs: distance of two positions of dy, and of two rows of the gradient.
+//   scratch: see `RowsScratch`.
+inline void MultiplyRows(const Plan& plan, const float* values, const float* dy,
+                         int64_t outputs, int64_t width, float* gradient,
+                         float* scratch) {
+  float* sums = scratch;
+  float* errors = scratch + plan.rows * kPanel;
+  const int tiles = static_cast<int>(plan.first_run.size()) - 1;
+  for (int tile = 0; tile < tiles; ++tile) {
+    const int64_t first = static_cast<int64_t>(tile) * plan.tile;
+    const int64_t positions = std::min<int64_t>(plan.tile, plan.cols - first);
+    // Copied: rows of dy that are a power of two apart would share few lines of the cache.
+    for (int64_t p = 0; p < positions; ++p) {
+      const float* from = dy + (first + p) * outputs;
+      std::copy(from, from + width, errors + p * kPanel);
+      std::fill(errors + p * kPanel + width, errors + (p + 1) * kPanel, 0.0f);
+    }
+    MultiplyTile(plan, tile, values, errors, sums);
+  }
+  for (int64_t row = 0; row < plan.rows; ++row) {
+    const float* from = sums + row * kPanel;
+    std::copy(from, from + width, gradient + row * outputs);
+  }
+}
+
+inline int64_t RowsScratch(const Plan& plan) { return (plan.rows + plan.tile) * kPanel; }
+
+}  // namespace TOPKAST_ISA
+}  // namespace topkast
+
+#endif  // TOPKAST_ACTIVATIONS_H_
