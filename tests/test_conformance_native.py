@@ -1,0 +1,140 @@
+"""The columns of the conformance table for native kernels: every method, in every mode.
+
+Layers of the small models take native kernels wherever there are any.
+"""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import topkast_tf as tk
+from tests import zoo
+from tests.small_models import build_optimizer
+from tests.test_conformance import (
+    EXAMPLES,
+    METHOD,
+    SELECTS_OVER_A_REPLICA,
+    _Trained,
+    assert_close,
+    build,
+    state,
+    train_by_fit,
+    train_by_hand,
+    train_mirrored,
+    train_without_xla,
+)
+from topkast_tf.kernels import library as kernels
+from topkast_tf.layers import native
+
+pytestmark = pytest.mark.skipif(
+    kernels.why_unavailable() is not None, reason=str(kernels.why_unavailable())
+)
+SOME = pytest.mark.parametrize(
+    "method",
+    [
+        pytest.param(m, marks=[] if m in ("topkast", "swat") else [pytest.mark.slow])
+        for m in EXAMPLES
+    ],
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def native_wherever_possible():
+    """As if the kernels paid for every layer, so that no scope has to ask for them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(native, "_speedup", lambda *args: 2.0)
+        yield
+
+
+def assert_native(model):
+    assert "native" in {
+        w.kernels and w.kernels.kernels for w in tk.sparse_weights(model)
+    }
+    return model
+
+
+@pytest.fixture(scope="module")
+def references(digits):
+    """Each method's model after one epoch with masked products."""
+
+    def train(method, images, labels):
+        with native.masked_products():
+            return train_without_xla(method, images, labels)
+
+    return _Trained(digits, train)
+
+
+@pytest.fixture(scope="module")
+def trained(digits):
+    """The same with native kernels."""
+    return _Trained(digits, lambda *args: assert_native(train_without_xla(*args)))
+
+
+@METHOD
+def test_fit(method, references, trained):
+    assert_close(trained[method], references[method])
+
+
+@SOME
+@pytest.mark.parametrize(
+    "wrap", [lambda f: f, tf.function], ids=["custom loop", "tf.function"]
+)
+def test_loop_by_hand(method, wrap, digits, references):
+    model = build(method)
+    train_by_hand(model, *digits, wrap)
+    assert_close(assert_native(model), references[method])
+
+
+@SOME
+def test_two_devices(method, digits, references):
+    model = assert_native(train_mirrored(method, *digits))
+    if method not in SELECTS_OVER_A_REPLICA:
+        assert_close(model, references[method])
+    for weight in tk.sparse_weights(model):
+        for variable in (weight.variable, weight.sets):
+            first, second = (copy.numpy() for copy in variable.values)
+            np.testing.assert_array_equal(first, second)
+
+
+@SOME
+def test_masked_under_xla_and_in_mixed_precision(method, digits, references):
+    model = build_optimizer(build(method))
+    train_by_fit(model, *digits, jit_compile=True)
+    assert_close(model, references[method])
+    keras.mixed_precision.set_global_policy("mixed_bfloat16")
+    train_by_fit(build(method), *digits)
+
+
+@METHOD
+def test_resumed_run_equals_uninterrupted_run(method, digits, trained, tmp_path):
+    (images, labels), half = digits, 128
+    interrupted = build_optimizer(build(method))
+    train_by_fit(interrupted, images[:half], labels[:half])
+    interrupted.save_weights(tmp_path / "half.weights.h5")
+    resumed = build_optimizer(build(method))
+    resumed.load_weights(tmp_path / "half.weights.h5")
+    train_by_fit(resumed, images[half:], labels[half:])
+    for ours, theirs in zip(state(trained[method]), state(resumed), strict=True):
+        for one, other in zip(ours, theirs, strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+@METHOD
+def test_saved_model_computes_the_same_with_either(method, digits, trained, tmp_path):
+    model = trained[method]
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(model(digits[0]), loaded(digits[0]))
+    with native.masked_products():
+        masked = keras.models.load_model(tmp_path / "model.keras")(digits[0])
+    plain = tk.strip(model)(digits[0])
+    for outputs in (masked, plain):
+        np.testing.assert_allclose(outputs, model(digits[0]), rtol=1e-4, atol=1e-5)
+
+
+@SOME
+def test_subclassed_model_built_late(method, digits):
+    model = build(method, zoo.Subclassed)
+    train_by_fit(model, *digits)
+    assert_native(model)
