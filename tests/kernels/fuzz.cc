@@ -163,11 +163,24 @@ void CheckActivations(const Kernels& kernels, std::mt19937& random) {
   plan.first_entry.push_back(static_cast<int32_t>(plan.entries()));
 
   std::vector<float> gradient(channels * outputs);
-  const auto scratch = Aligned(kernels.rows_scratch(plan));
+  const auto sums = Aligned(channels * kernels.panel);
+  const auto errors = Aligned(plan.tile * kernels.panel);
   for (int64_t o = 0; o < outputs; o += kernels.panel) {
-    kernels.multiply_rows(plan, values.data(), dy.data() + o, outputs,
-                          std::min(kernels.panel, outputs - o), gradient.data() + o,
-                          scratch.get());
+    const int64_t width = std::min(kernels.panel, outputs - o);
+    for (int tile = 0; tile * plan.tile < positions; ++tile) {
+      const int64_t first = tile * plan.tile;
+      for (int64_t p = 0; p < std::min<int64_t>(plan.tile, positions - first); ++p) {
+        float* to = errors.get() + p * kernels.panel;
+        std::fill(to, to + kernels.panel, 0.0f);
+        std::copy_n(dy.data() + (first + p) * outputs + o, width, to);
+      }
+      kernels.multiply_tile(plan, tile, tile == 0, values.data(), errors.get(),
+                            sums.get());
+    }
+    for (int64_t c = 0; c < channels; ++c) {
+      std::copy_n(sums.get() + c * kernels.panel, width,
+                  gradient.data() + c * outputs + o);
+    }
   }
   for (int64_t c = 0; c < channels; ++c) {
     for (int64_t o = 0; o < outputs; ++o) {

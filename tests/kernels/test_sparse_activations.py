@@ -24,8 +24,26 @@ pytestmark = pytest.mark.skipif(
 
 
 def gradient_of(x, dy, cpu=""):
+    """That of a matrix: of images of one position, by a window of one."""
+    return gradient_of_images(x[:, None, None], dy[:, None, None], cpu=cpu)[0, 0]
+
+
+def gradient_of_images(x, dy, **arguments):
     native = kernels.library()
-    return native.ops.topkast_sparse_activation_gradient(x, dy, cpu=cpu).numpy()
+    return native.ops.topkast_sparse_activation_gradient(x, dy, **arguments).numpy()
+
+
+def by_definition_of_images(x, dy, window, dilations, before):
+    """``dw[k, m] = sum over outputs (i, j) of x[i + k d - b, j + m d - b]^T dy[i, j]``."""
+    images, rows, cols, channels = x.shape
+    gradient = np.zeros((*window, channels, dy.shape[-1]))
+    for up, left in np.ndindex(*window):
+        for i, j in np.ndindex(*dy.shape[1:3]):
+            row = i + up * dilations[0] - before[0]
+            col = j + left * dilations[1] - before[1]
+            if 0 <= row < rows and 0 <= col < cols:
+                gradient[up, left] += x[:, row, col].astype(np.float64).T @ dy[:, i, j]
+    return gradient
 
 
 @pytest.mark.parametrize("cpu", cpus())
@@ -47,6 +65,58 @@ def test_against_definition(cpu, positions, inputs, outputs, density, seed):
     dy = rng.normal(size=(positions, outputs)).astype(np.float32)
     exact = x.astype(np.float64).T @ dy.astype(np.float64)
     np.testing.assert_allclose(gradient_of(x, dy, cpu), exact, rtol=1e-4, atol=1e-4)
+
+
+small = st.integers(1, 9)
+of_window = st.tuples(st.integers(1, 4), st.integers(1, 2), st.booleans())
+
+
+@pytest.mark.parametrize("cpu", cpus())
+@settings(max_examples=30, deadline=None)
+@given(
+    st.integers(1, 40),
+    st.tuples(small, of_window),
+    st.tuples(small, of_window),
+    st.tuples(st.integers(1, 40), st.integers(1, 100)),
+    densities,
+    st.integers(0, 2**20),
+)
+def test_windows_against_definition(cpu, images, y, x, channels, density, seed):
+    rng = np.random.default_rng(seed)
+    sizes, outputs, arguments = [], [], {"window": [], "dilations": [], "before": []}
+    for size, (taps, dilation, same) in (y, x):
+        halo = (taps - 1) * dilation
+        size = size if same else size + halo
+        sizes.append(size)
+        outputs.append(size if same else size - halo)
+        arguments["window"].append(taps)
+        arguments["dilations"].append(dilation)
+        arguments["before"].append(halo // 2 if same else 0)
+    a = rng.normal(size=(images, *sizes, channels[0])).astype(np.float32)
+    a *= rng.uniform(size=a.shape) < density
+    dy = rng.normal(size=(images, *outputs, channels[1])).astype(np.float32)
+    np.testing.assert_allclose(
+        gradient_of_images(a, dy, cpu=cpu, **arguments),
+        by_definition_of_images(a, dy, **arguments),
+        rtol=1e-3,
+        atol=1e-3,
+    )
+
+
+def test_many_tiles():
+    """More positions than one part of the tiles holds, and rows as long as a tile."""
+    rng = np.random.default_rng(4)
+    for images in ((60, 20, 20), (3, 2, 192)):
+        x = rng.normal(size=(*images, 5)).astype(np.float32)
+        x *= rng.uniform(size=x.shape) < 0.1
+        dy = rng.normal(size=(*images, 70)).astype(np.float32)
+        arguments = {"window": [3, 3], "dilations": [1, 1], "before": [1, 1]}
+        np.testing.assert_allclose(
+            gradient_of_images(x, dy, **arguments),
+            by_definition_of_images(x, dy, **arguments),
+            rtol=1e-3,
+            atol=1e-3,
+        )
 
 
 @pytest.mark.parametrize("shape", [(0, 3, 4), (5, 0, 4), (5, 3, 0)])
@@ -93,10 +163,12 @@ def test_gradients_are_finite_differences():
     rng = np.random.default_rng(1)
     native = kernels.library()
     ours, numeric = tf.test.compute_gradient(
-        native.ops.topkast_sparse_activation_gradient,
+        lambda x, dy: native.ops.topkast_sparse_activation_gradient(
+            x, dy, window=[2, 3], before=[1, 0]
+        ),
         [
-            tf.constant(rng.normal(size=(7, 6)), tf.float32),
-            tf.constant(rng.normal(size=(7, 5)), tf.float32),
+            tf.constant(rng.normal(size=(2, 4, 5, 2)), tf.float32),
+            tf.constant(rng.normal(size=(2, 4, 3, 3)), tf.float32),
         ],
         delta=1e-2,
     )
@@ -104,6 +176,15 @@ def test_gradients_are_finite_differences():
         np.testing.assert_allclose(one, other, atol=2e-3)
 
 
-def test_shapes_that_do_not_fit_are_refused():
-    with pytest.raises(tf.errors.InvalidArgumentError, match="as many positions"):
-        gradient_of(tf.ones([3, 2]), tf.ones([4, 2]))
+@pytest.mark.parametrize(
+    ("x", "dy", "arguments", "message"),
+    [
+        ([3, 1, 1, 2], [4, 1, 1, 2], {}, "of as many images"),
+        ([3, 1, 193, 2], [3, 1, 193, 2], {}, "rows of at most 192 positions"),
+        ([3, 4, 4, 2], [3, 4, 4, 2], {"before": [1, 0]}, "`before` within the window"),
+        ([3, 4, 4, 2], [3, 4, 4, 2], {"dilations": [0, 1]}, "dilations of at least 1"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_refused(x, dy, arguments, message):
+    with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+        gradient_of_images(tf.ones(x), tf.ones(dy), **arguments)

@@ -34,10 +34,9 @@ def register(ops: Any) -> None:
         )
         inputs, outputs = (dy, x) if transpose else (x, dy)
         if of_theta["sparse_activations"]:
-            gradient = ops.topkast_sparse_activation_gradient(
-                inputs, outputs, cpu=how["cpu"]
-            )
-            return dx, gradient, None
+            images = (x[:, None, None] for x in (inputs, outputs))
+            gradient = ops.topkast_sparse_activation_gradient(*images, cpu=how["cpu"])
+            return dx, gradient[0, 0], None
         if of_theta["dense_gradient"]:
             return dx, tf.matmul(inputs, outputs, transpose_a=True), None
         gradient = ops.topkast_sparse_weight_gradient(inputs, outputs, codes, **how)
@@ -52,4 +51,21 @@ def register(ops: Any) -> None:
     @tf.RegisterGradient("TopkastSparseActivationGradient")
     def _(op, upstream):
         x, dy = op.inputs
-        return tf.matmul(dy, upstream, transpose_b=True), tf.matmul(x, upstream)
+        window, dilations, before = (
+            op.get_attr(name) for name in ("window", "dilations", "before")
+        )
+        sizes = zip(x.shape[1:3], dy.shape[1:3], window, dilations, before, strict=True)
+        # The forward pass has y[j] = sum over k of w[k] x[j + k dilation - before].
+        padding = [
+            [zeros, outputs + (taps - 1) * dilation - inputs - zeros]
+            for inputs, outputs, taps, dilation, zeros in sizes
+        ]
+        how = {
+            "strides": 1,
+            "dilations": dilations,
+            "padding": [[0, 0], *padding, [0, 0]],
+        }
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = tf.nn.conv2d(x, upstream, **how)
+        return tape.gradient(y, x, dy), y

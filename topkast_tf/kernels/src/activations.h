@@ -1,4 +1,4 @@
-// Sparse activations: their entries as a plan, and the weight gradient from them.
+// Sparse activations: their entries, by channel.
 //
 // Included once for each instruction set, by `products.h`.
 #ifndef TOPKAST_ACTIVATIONS_H_
@@ -6,11 +6,9 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <cstring>
 
 #include "kernels.h"
 #include "panels.h"
-#include "plan.h"
 #include "vec.h"
 
 namespace topkast {
@@ -60,39 +58,6 @@ inline void CopyEntries(const float* x, int64_t positions, int64_t channels,
     }
   }
 }
-
-// gradient[channel, o] = sum over the entries (p, channel) of value * dy[p, o], for
-// `width` <= kPanel outputs.
-//
-// Args:
-//   plan: the entries of x: rows are its channels, columns its positions.
-//   dy: the first of the outputs at the first position.
-//   outputs: distance of two positions of dy, and of two rows of the gradient.
-//   scratch: see `RowsScratch`.
-inline void MultiplyRows(const Plan& plan, const float* values, const float* dy,
-                         int64_t outputs, int64_t width, float* gradient,
-                         float* scratch) {
-  float* sums = scratch;
-  float* errors = scratch + plan.rows * kPanel;
-  const int tiles = static_cast<int>(plan.first_run.size()) - 1;
-  for (int tile = 0; tile < tiles; ++tile) {
-    const int64_t first = static_cast<int64_t>(tile) * plan.tile;
-    const int64_t positions = std::min<int64_t>(plan.tile, plan.cols - first);
-    // Copied: rows of dy that are a power of two apart would share few lines of the cache.
-    for (int64_t p = 0; p < positions; ++p) {
-      const float* from = dy + (first + p) * outputs;
-      std::copy(from, from + width, errors + p * kPanel);
-      std::fill(errors + p * kPanel + width, errors + (p + 1) * kPanel, 0.0f);
-    }
-    MultiplyTile(plan, tile, values, errors, sums);
-  }
-  for (int64_t row = 0; row < plan.rows; ++row) {
-    const float* from = sums + row * kPanel;
-    std::copy(from, from + width, gradient + row * outputs);
-  }
-}
-
-inline int64_t RowsScratch(const Plan& plan) { return (plan.rows + plan.tile) * kPanel; }
 
 }  // namespace TOPKAST_ISA
 }  // namespace topkast

@@ -40,12 +40,10 @@ struct Kernels {
   void (*copy_entries)(const float* x, int64_t positions, int64_t channels,
                        const int32_t* first, int32_t* places, float* values);
 
-  // gradient[channel, o] = sum over the entries of value * dy[p, o], for `width` <=
-  // panel outputs, which are `outputs` apart from position to position.
-  void (*multiply_rows)(const Plan& plan, const float* values, const float* dy,
-                        int64_t outputs, int64_t width, float* gradient,
-                        float* scratch);
-  int64_t (*rows_scratch)(const Plan& plan);
+  // outputs[row] (+)= sum of value * inputs[col] over the entries of a tile of a plan;
+  // both have `panel` floats a row. The first tile sets the outputs.
+  void (*multiply_tile)(const Plan& plan, int tile, bool is_first, const float* values,
+                        const float* inputs, float* outputs);
 };
 
 // Columns in a tile: 48 KiB of a panel of `multiply`, 32 KiB of a block of `accumulate`.

@@ -18,9 +18,8 @@ constexpr int kVectors = 4;
 constexpr int64_t kPanel = kVectors * kLanes;
 
 // outputs[row] (+)= sum of value * inputs[col], over the entries of one tile of a plan.
-inline void MultiplyTile(const Plan& plan, int tile, const float* values,
+inline void MultiplyTile(const Plan& plan, int tile, bool is_first, const float* values,
                          const float* inputs, float* outputs) {
-  const bool is_first = tile == 0;
   for (int32_t run = plan.first_run[tile]; run < plan.first_run[tile + 1]; ++run) {
     float* output = outputs + plan.row[run] * kPanel;
     Vec sums[kVectors];
@@ -49,7 +48,7 @@ inline void Multiply(const Plan& plan, const float* values, const float* x,
   Pack(x, positions, plan.cols, inputs, kPanel);
   const int tiles = static_cast<int>(plan.first_run.size()) - 1;
   for (int tile = 0; tile < tiles; ++tile) {
-    MultiplyTile(plan, tile, values,
+    MultiplyTile(plan, tile, tile == 0, values,
                  inputs + static_cast<int64_t>(tile) * plan.tile * kPanel, outputs);
   }
   Unpack(outputs, kPanel, y, positions, plan.rows);
@@ -122,8 +121,8 @@ namespace TOPKAST_ISA {
 
 extern const Kernels kKernels;
 const Kernels kKernels = {
-    TOPKAST_NAME, kPanel,       Scratch,     Multiply,     kBlock,      PackBlock,
-    Accumulate,   CountEntries, CopyEntries, MultiplyRows, RowsScratch,
+    TOPKAST_NAME, kPanel,       Scratch,     Multiply,     kBlock,
+    PackBlock,    Accumulate,   CountEntries, CopyEntries, MultiplyTile,
 };
 
 }  // namespace TOPKAST_ISA
