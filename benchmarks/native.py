@@ -6,16 +6,17 @@ weight of inputs x outputs with 2,048 positions, as a compiled function.
   forward   y = x alpha; the input gradient is the same product of alpha's transpose
   gradient  the weight gradient: on B for the native kernels, everywhere for the dense
 
-Steps (`transformer_xl`, `dense_stack`): `train_on_batch` of a Keras model with Adam, in
-variants:
+Steps (`transformer_xl`, `resnet50`, ...): `train_on_batch` of a Keras model
+(native_models.py), in variants:
 
   dense        the model without a scope, as Keras runs it on a CPU
   dense_xla    the same with jit_compile=True
-  masked       in topkast_scope with kernels="masked"
-  native       in topkast_scope with kernels="native"
-  auto         in topkast_scope with kernels="auto"
+  masked       in its scope with kernels="masked"
+  native       with kernels="native"
+  auto         with kernels="auto"
 
-with refresh_every=--refresh_every. A burst of steps of each variant is measured in each
+with refresh_every=--refresh_every (SWAT's topk_period). A model with a layer that has no
+native kernels has no variant `native`. A burst of steps of each variant is measured in each
 round, in random order; a ratio compares medians of one round, so what else runs on the
 machine hits both sides alike. The table gives the median of the ratios over the rounds,
 and the range between their quartiles. Speed-ups are over the faster of the two dense
@@ -49,9 +50,7 @@ with quiet_start():
     import keras
     import tensorflow as tf
 
-    from launch.models.transformer_xl import TransformerXL
-    from launch.models.transformer_xl_config import TransformerXLConfig
-    from topkast_tf import topkast_scope
+    from benchmarks import native_models
     from topkast_tf.core.sets import BACKWARD_ONLY, FORWARD
     from topkast_tf.core.sparsities import kept
     from topkast_tf.kernels.library import library
@@ -61,13 +60,12 @@ COLUMNS = (
     *("case", "fwd", "bwd", "threads", "cpu", "burst", "refresh_every", "tensorflow"),
     *("round", "variant", "wall_ms", "cpu_ms"),
 )
-STEPS = ("transformer_xl", "dense_stack")
 PRODUCTS = tuple(
     f"{product}_{shape}"
     for product in ("forward", "gradient")
     for shape in ("512x2048", "2048x512")
 )
-CASES = PRODUCTS + STEPS
+CASES = (*PRODUCTS, *native_models.CASES)
 DENSE = ("dense", "dense_xla")
 OF_STEPS = (*DENSE, "masked", "native", "auto")
 OF_PRODUCTS = ("dense", "native")
@@ -150,45 +148,14 @@ def step_of(
 ) -> Callable[[], object]:
     """A training step of a variant, compiled and warm."""
     keras.utils.set_random_seed(0)
-
-    def build():
-        if case == "dense_stack":
-            return keras.Sequential(
-                [
-                    keras.Input((values.width,)),
-                    keras.layers.Dense(4 * values.width, activation="relu"),
-                    keras.layers.Dense(values.width),
-                ]
-            )
-        return TransformerXL(
-            TransformerXLConfig(
-                vocabulary=256,
-                layers=values.layers,
-                d_model=values.width,
-                heads=8,
-                d_head=values.width // 8,
-                d_inner=4 * values.width,
-                segment_length=values.length,
-            )
-        )
-
+    of = native_models.CASES[case]
     if variant in DENSE:
-        model = build()
+        model = of.build(values)
     else:
-        with topkast_scope(
-            fwd, bwd, refresh_every=values.refresh_every, kernels=variant
-        ):
-            model = build()
-    jit_compile = variant == "dense_xla"
-    adam = keras.optimizers.Adam(1e-4)
-    if case == "dense_stack":
-        model.compile(adam, "mse", jit_compile=jit_compile)
-        x = tf.random.normal([values.positions, values.width])
-        y = tf.random.normal([values.positions, values.width])
-    else:
-        model.compile(adam, jit_compile=jit_compile)
-        x = tf.random.uniform([values.batch, values.length], 0, 256, tf.int32)
-        y = tf.random.uniform([values.batch, values.length], 0, 256, tf.int32)
+        with of.scope(fwd, bwd, values.refresh_every, variant):
+            model = of.build(values)
+    model.compile(**of.compile(), jit_compile=variant == "dense_xla")
+    x, y = of.batch(values)
 
     def step():
         return model.train_on_batch(x, y)
@@ -203,7 +170,7 @@ def run_case(
 ) -> list[Sequence[str]]:
     """Measures the rounds that are missing; returns the rows of the table."""
     is_product = _PRODUCT.match(case) is not None
-    variants = OF_PRODUCTS if is_product else OF_STEPS
+    variants = OF_PRODUCTS if is_product else _variants_of(case)
     make = product_of if is_product else step_of
     results = common.Results(
         values.csv,
@@ -243,12 +210,14 @@ def run_case(
     return table_rows(name, variants, rounds)
 
 
+def _variants_of(case: str) -> tuple[str, ...]:
+    whole = native_models.CASES[case].whole
+    return tuple(variant for variant in OF_STEPS if whole or variant != "native")
+
+
 def _sized(case: str, values: flags.FlagValues) -> str:
-    if case == "transformer_xl":
-        tokens = f"{values.batch}x{values.length}"
-        return f"transformer_xl {values.width}, {values.layers} layers, {tokens}"
-    if case == "dense_stack":
-        return f"dense_stack {values.width}, {values.positions}"
+    if case in native_models.CASES:
+        return f"{case} {native_models.CASES[case].about(values)}"
     return f"{case}, {values.positions}"
 
 
