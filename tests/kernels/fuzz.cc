@@ -10,10 +10,12 @@
 #include <random>
 #include <vector>
 
+#include "generated.h"
 #include "kernels.h"
 
 namespace {
 
+using topkast::Generated;
 using topkast::Kernels;
 using topkast::Plan;
 
@@ -28,9 +30,12 @@ std::unique_ptr<float, Free> Aligned(int64_t floats) {
   return std::unique_ptr<float, Free>(static_cast<float*>(data));
 }
 
-std::vector<float> ValuesOf(const Plan& plan, const std::vector<float>& theta) {
+// The values of a plan or of generated code; no more may be read.
+template <typename Order>
+std::vector<float> ValuesOf(const Order& order, const std::vector<float>& theta) {
   std::vector<float> values;
-  for (int32_t place : plan.source) values.push_back(theta[place]);
+  for (int32_t place : order.source) values.push_back(theta[place]);
+  values.shrink_to_fit();
   return values;
 }
 
@@ -42,8 +47,10 @@ void Expect(double found, double expected, const char* what, const char* name) {
 
 void Check(const Kernels& kernels, std::mt19937& random) {
   auto below = [&](int n) { return static_cast<int64_t>(random() % n); };
-  const int64_t positions = 1 + below(300), inputs = 1 + below(260);
-  const int64_t outputs = 1 + below(260);
+  // Now and then more than a tile of columns, and than the groups that are done at once.
+  const int longest = below(16) == 0 ? 1200 : 260;
+  const int64_t positions = 1 + below(longest == 260 ? 300 : 20);
+  const int64_t inputs = 1 + below(longest), outputs = 1 + below(longest);
   const int densities[] = {0, 1, 5, 30, 100};
   const int bwd = densities[below(5)], fwd = std::min(bwd, densities[below(5)]);
   std::normal_distribution<float> normal;
@@ -59,10 +66,10 @@ void Check(const Kernels& kernels, std::mt19937& random) {
   }
 
   const uint8_t* of = codes.data();
-  const Plan forward = topkast::MakePlan({of, outputs, inputs, 1, outputs, 2},
-                                         topkast::kMultiplyTile);
-  const Plan backward = topkast::MakePlan({of, inputs, outputs, outputs, 1, 2},
-                                          topkast::kMultiplyTile);
+  const topkast::Pattern by_output = {of, outputs, inputs, 1, outputs, 2};
+  const topkast::Pattern by_input = {of, inputs, outputs, outputs, 1, 2};
+  const Plan forward = topkast::MakePlan(by_output, topkast::kMultiplyTile);
+  const Plan backward = topkast::MakePlan(by_input, topkast::kMultiplyTile);
   const Plan gradient = topkast::MakePlan({of, inputs, outputs, outputs, 1, 1},
                                           topkast::kAccumulateTile);
 
@@ -77,7 +84,24 @@ void Check(const Kernels& kernels, std::mt19937& random) {
     }
     return to;
   };
+  auto generated = [&](const topkast::Pattern& pattern, const std::vector<float>& from) {
+    const auto code = topkast::Generate(pattern);
+    Expect(code != nullptr, 1, "code", kernels.name);
+    std::vector<float> to(positions * pattern.rows);
+    const std::vector<float> values = ValuesOf(*code, theta);
+    const auto scratch = Aligned(kernels.generated_scratch(*code));
+    const int64_t at_once = topkast::kCodeLanes * (1 + below(code->panels()));
+    for (int64_t p = 0; p < positions; p += at_once) {
+      kernels.multiply_generated(*code, values.data(), from.data() + p * pattern.cols,
+                                 std::min(at_once, positions - p),
+                                 to.data() + p * pattern.rows, scratch.get());
+    }
+    return to;
+  };
+  const bool has_code = kernels.multiply_generated != nullptr;
   const std::vector<float> y = multiply(forward, x), dx = multiply(backward, dy);
+  const std::vector<float> code_y = has_code ? generated(by_output, x) : y;
+  const std::vector<float> code_dx = has_code ? generated(by_input, dy) : dx;
   for (int64_t p = 0; p < positions; ++p) {
     for (int64_t o = 0; o < outputs; ++o) {
       double sum = 0;
@@ -87,6 +111,7 @@ void Check(const Kernels& kernels, std::mt19937& random) {
         }
       }
       Expect(y[p * outputs + o], sum, "output", kernels.name);
+      Expect(code_y[p * outputs + o], sum, "output by generated code", kernels.name);
     }
     for (int64_t i = 0; i < inputs; ++i) {
       double sum = 0;
@@ -96,6 +121,8 @@ void Check(const Kernels& kernels, std::mt19937& random) {
         }
       }
       Expect(dx[p * inputs + i], sum, "input gradient", kernels.name);
+      Expect(code_dx[p * inputs + i], sum, "input gradient by generated code",
+             kernels.name);
     }
   }
 

@@ -29,6 +29,13 @@ def cpus():
     return [cpu for cpu in kernels.CPUS if kernels.library().runs(cpu)]
 
 
+def with_code():
+    """Pairs of an instruction set and how its product is computed."""
+    return [(cpu, "static") for cpu in cpus()] + [
+        (cpu, "generated") for cpu in cpus() if cpu == "avx512"
+    ]
+
+
 def random_codes(rng, shape, fwd_density, bwd_density):
     """Codes with the given fractions of entries in A and in B."""
     uniform = rng.uniform(size=shape)
@@ -51,15 +58,15 @@ def computed(x, theta, codes, dy, key, cpu=None, **arguments):
     return (y.numpy(), *(g.numpy() for g in tape.gradient(y, (x, theta), dy)))
 
 
-@pytest.mark.parametrize("cpu", cpus())
-def test_by_hand(cpu):
+@pytest.mark.parametrize(("cpu", "code"), with_code())
+def test_by_hand(cpu, code):
     x = np.array([[1.0, 2.0, 3.0], [0.0, -1.0, 1.0]], np.float32)
     theta = np.array([[5.0, 1.0], [7.0, 2.0], [-1.0, 9.0]], np.float32)
     codes = np.array([[2, 0], [1, 2], [0, 1]], np.uint8)
     # alpha = [[5, 0], [0, 2], [0, 0]]
     dy = np.array([[1.0, 10.0], [100.0, 1000.0]], np.float32)
     owner = Owner()
-    y, dx, dtheta = computed(x, theta, codes, dy, new_key(owner), cpu)
+    y, dx, dtheta = computed(x, theta, codes, dy, new_key(owner), cpu, code=code)
     np.testing.assert_array_equal(y, [[5.0, 4.0], [0.0, -2.0]])
     np.testing.assert_array_equal(dx, [[5.0, 20.0, 0.0], [500.0, 2000.0, 0.0]])
     # x^T dy = [[1, 10], [-98, -980], [103, 1030]], on B.
@@ -70,10 +77,10 @@ sizes = st.one_of(st.integers(1, 20), st.sampled_from([31, 64, 65, 127, 200, 300
 densities = st.sampled_from([0.0, 0.02, 0.1, 0.5, 1.0])
 
 
-@pytest.mark.parametrize("cpu", cpus())
+@pytest.mark.parametrize(("cpu", "code"), with_code())
 @settings(max_examples=40, deadline=None)
 @given(sizes, sizes, sizes, densities, densities, st.integers(0, 2**20))
-def test_against_definition(cpu, positions, inputs, outputs, first, second, seed):
+def test_against_definition(cpu, code, positions, inputs, outputs, first, second, seed):
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(positions, inputs)).astype(np.float32)
     theta = rng.normal(size=(inputs, outputs)).astype(np.float32)
@@ -81,7 +88,7 @@ def test_against_definition(cpu, positions, inputs, outputs, first, second, seed
     fwd, bwd = sorted((first, second))
     codes = random_codes(rng, theta.shape, fwd, bwd)
     owner = Owner()
-    found = computed(x, theta, codes, dy, new_key(owner), cpu)
+    found = computed(x, theta, codes, dy, new_key(owner), cpu, code=code)
     for ours, exact in zip(found, by_definition(x, theta, codes, dy), strict=True):
         np.testing.assert_allclose(ours, exact, rtol=1e-4, atol=1e-4)
     np.testing.assert_array_equal(found[2][codes == 0], 0.0)

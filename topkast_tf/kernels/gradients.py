@@ -30,7 +30,11 @@ def register(ops: Any) -> None:
             name: op.get_attr(name) for name in ("dense_gradient", "sparse_activations")
         }
         dx = ops.topkast_sparse_mat_mul(
-            dy, theta, codes, transpose=not transpose, **of_theta, **how
+            *(dy, theta, codes),
+            transpose=not transpose,
+            code=op.get_attr("code"),
+            **of_theta,
+            **how,
         )
         inputs, outputs = (dy, x) if transpose else (x, dy)
         if of_theta["sparse_activations"]:

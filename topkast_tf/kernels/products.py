@@ -31,6 +31,7 @@ def sparse_matmul(
     dense_gradient: bool = False,
     sparse_activations: bool = False,
     cpu: str | None = None,
+    code: str = "auto",
 ) -> tf.Tensor:
     """The product with alpha: ``y = x alpha``, alpha = theta on A, 0 elsewhere.
 
@@ -47,6 +48,9 @@ def sparse_matmul(
       sparse_activations: whether the gradient of theta is dense, and computed from the
         entries of x that are not zero: for a method that makes most of them zero.
       cpu: the instruction set; None for the one that the library chose.
+      code: `"generated"` for machine code of the pattern, `"static"` for compiled loops
+        over a plan, `"auto"` for generated code where there is any. The results are the
+        same, except with `cpu="portable"` without fused operations.
 
     Returns:
       float32, positions x outputs.
@@ -70,4 +74,5 @@ def sparse_matmul(
         cpu=cpu or native.cpu,
         dense_gradient=dense_gradient,
         sparse_activations=sparse_activations,
+        code=code,
     )

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "generated.h"
 #include "plan.h"
 
 namespace topkast {
@@ -44,6 +45,11 @@ struct Kernels {
   // both have `panel` floats a row. The first tile sets the outputs.
   void (*multiply_tile)(const Plan& plan, int tile, bool is_first, const float* values,
                         const float* inputs, float* outputs);
+  // As `scratch` and `multiply`, by generated code, for positions <= code.panels() panels
+  // of 16; null without generated code for the instruction set. The same bits as `multiply`.
+  int64_t (*generated_scratch)(const Generated& code) = nullptr;
+  void (*multiply_generated)(const Generated& code, const float* values, const float* x,
+                             int64_t positions, float* y, float* scratch) = nullptr;
 };
 
 // Columns in a tile: 48 KiB of a panel of `multiply`, 32 KiB of a block of `accumulate`.

@@ -10,7 +10,16 @@ namespace {
 class SparseMatMul : public SparseOp {
  public:
   explicit SparseMatMul(OpKernelConstruction* context) : SparseOp(context) {
+    if (kernels_ == nullptr) return;  // refused above
+    std::string code;
     OP_REQUIRES_OK(context, context->GetAttr("transpose", &transpose_));
+    OP_REQUIRES_OK(context, context->GetAttr("code", &code));
+    OP_REQUIRES(context, code != "generated" || kernels_->multiply_generated != nullptr,
+                InvalidArgument("Expected kernels for which code is generated, as "
+                                "code='generated' asks for. Received: cpu=",
+                                kernels_->name));
+    may_generate_ = code != "static" && kernels_->multiply_generated != nullptr;
+    must_generate_ = code == "generated";
   }
 
   void Compute(OpKernelContext* context) override {
@@ -33,36 +42,60 @@ class SparseMatMul : public SparseOp {
       return;
     }
 
-    const auto plan =
-        PlanFor(codes, transpose_ ? Product::kInputGradient : Product::kForward);
-    Tensor values;
-    OP_REQUIRES_OK(context, context->allocate_temp(tensorflow::DT_FLOAT,
-                                                   TensorShape({plan->entries()}),
-                                                   &values));
-    float* value = values.flat<float>().data();
+    const auto product = transpose_ ? Product::kInputGradient : Product::kForward;
+    const auto code = may_generate_ ? PlansOf(key_)->GetCode(codes, product) : nullptr;
+    OP_REQUIRES(context, code != nullptr || !must_generate_,
+                InvalidArgument("Expected a weight whose code takes at most ", kMostCode,
+                                " bytes, and a system that runs generated code, as "
+                                "code='generated' asks for. Received: codes of shape ",
+                                codes.shape().DebugString()));
     const float* whole = theta.flat<float>().data();
-    InParallel(context, plan->entries(), 2, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) value[i] = whole[plan->source[i]];
-    });
-
     const float* input = x.flat<float>().data();
     float* output = y->flat<float>().data();
-    const int64_t panel = kernels_->panel;
-    const int64_t cycles = (6 * plan->entries() + 8 * (from + to)) * panel / 64;
-    InParallel(context, (positions + panel - 1) / panel, cycles,
+    if (code != nullptr) {
+      const int threads =
+          context->device()->tensorflow_cpu_worker_threads()->num_threads;
+      const int64_t panels = (positions + kCodeLanes - 1) / kCodeLanes;
+      const int64_t share = (panels + threads - 1) / threads;
+      Multiply(context, *code, kernels_->generated_scratch(*code),
+               kernels_->multiply_generated,
+               kCodeLanes * std::min(share, code->panels()), whole, input, positions,
+               output);
+    } else {
+      const auto plan = PlanFor(codes, product);
+      Multiply(context, *plan, kernels_->scratch(*plan), kernels_->multiply,
+               kernels_->panel, whole, input, positions, output);
+    }
+  }
+
+ private:
+  // The product by a plan or by generated code, `at_once` positions a call.
+  template <typename Order, typename Function>
+  void Multiply(OpKernelContext* context, const Order& order, int64_t scratch,
+                Function multiply, int64_t at_once, const float* theta, const float* x,
+                int64_t positions, float* y) {
+    Tensor values;
+    OP_REQUIRES_OK(context, context->allocate_temp(tensorflow::DT_FLOAT,
+                                                   TensorShape({order.entries()}),
+                                                   &values));
+    float* value = values.flat<float>().data();
+    InParallel(context, order.entries(), 2, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) value[i] = theta[order.source[i]];
+    });
+    const int64_t from = order.cols, to = order.rows;
+    const int64_t cycles = (6 * order.entries() + 8 * (from + to)) * at_once / 64;
+    InParallel(context, (positions + at_once - 1) / at_once, cycles,
                [&](int64_t begin, int64_t end) {
-                 float* scratch = ThreadScratch(kernels_->scratch(*plan));
-                 for (int64_t p = begin * panel; p < std::min(positions, end * panel);
-                      p += panel) {
-                   kernels_->multiply(*plan, value, input + p * from,
-                                      std::min(panel, positions - p), output + p * to,
-                                      scratch);
+                 float* memory = ThreadScratch(scratch);
+                 for (int64_t p = begin * at_once; p < std::min(positions, end * at_once);
+                      p += at_once) {
+                   multiply(order, value, x + p * from, std::min(at_once, positions - p),
+                            y + p * to, memory);
                  }
                });
   }
 
- private:
-  bool transpose_;
+  bool transpose_, may_generate_, must_generate_;
 };
 
 class SparseWeightGradient : public SparseOp {
@@ -165,6 +198,7 @@ REGISTER_OP("TopkastSparseMatMul")
     .Attr("transpose: bool = false")
     .Attr("dense_gradient: bool = false")
     .Attr("sparse_activations: bool = false")
+    .Attr("code: {'auto', 'static', 'generated'} = 'auto'")
     .Output("y: float")
     .SetShapeFn(MatMulShape);
 

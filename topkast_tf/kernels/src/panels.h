@@ -38,22 +38,29 @@ inline void Pack(const float* from, int64_t positions, int64_t channels, float* 
   }
 }
 
-// Copies the first `positions` <= `width` positions of a panel back.
-inline void Unpack(const float* panel, int64_t width, float* to, int64_t positions,
-                   int64_t channels) {
+// Copies the first `positions` <= `width` positions of a panel back, to `channels` of the
+// `stride` channels of an activation.
+inline void UnpackPart(const float* panel, int64_t width, float* to, int64_t positions,
+                       int64_t channels, int64_t stride) {
   for (int64_t p = 0; p < positions; p += kLanes) {
     const int64_t live = std::min<int64_t>(kLanes, positions - p);
     int64_t c = 0;
     if (live == kLanes) {
       for (; c + kLanes <= channels; c += kLanes) {
-        Transpose(panel + c * width + p, width, to + p * channels + c, channels);
+        Transpose(panel + c * width + p, width, to + p * stride + c, stride);
       }
     }
     for (; c < channels; ++c) {
       const float* from = panel + c * width + p;
-      for (int64_t i = 0; i < live; ++i) to[(p + i) * channels + c] = from[i];
+      for (int64_t i = 0; i < live; ++i) to[(p + i) * stride + c] = from[i];
     }
   }
+}
+
+// Copies the first `positions` <= `width` positions of a panel back.
+inline void Unpack(const float* panel, int64_t width, float* to, int64_t positions,
+                   int64_t channels) {
+  UnpackPart(panel, width, to, positions, channels, channels);
 }
 
 }  // namespace TOPKAST_ISA

@@ -21,44 +21,57 @@ std::unordered_map<int64_t, std::shared_ptr<Plans>>& Keys() {
   return *keys;
 }
 
-std::shared_ptr<const Plan> Made(const tensorflow::Tensor& codes, Product product) {
+// By output, by input, and B by input: the gradients of a run are neighbours in the weight.
+Pattern PatternOf(const tensorflow::Tensor& codes, Product product) {
   const int64_t inputs = codes.dim_size(0), outputs = codes.dim_size(1);
   const uint8_t* data = codes.flat<uint8_t>().data();
-  const Pattern by_output = {data, outputs, inputs, 1, outputs, kForwardCode};
-  const Pattern by_input = {data, inputs, outputs, outputs, 1, kForwardCode};
-  // By input, so that the gradients of a run are neighbours in the weight.
-  Pattern backward = by_input;
-  backward.threshold = kBackwardCode;
-  switch (product) {
-    case Product::kForward:
-      return std::make_shared<const Plan>(MakePlan(by_output, kMultiplyTile));
-    case Product::kInputGradient:
-      return std::make_shared<const Plan>(MakePlan(by_input, kMultiplyTile));
-    default:
-      return std::make_shared<const Plan>(MakePlan(backward, kAccumulateTile));
+  if (product == Product::kForward) {
+    return {data, outputs, inputs, 1, outputs, kForwardCode};
   }
+  const bool is_gradient = product == Product::kWeightGradient;
+  return {data, inputs, outputs, outputs, 1, is_gradient ? kBackwardCode : kForwardCode};
 }
 
 }  // namespace
 
+void Plans::Follow(const tensorflow::Tensor& codes) {
+  if (codes.data() == codes_.data() && codes.shape() == codes_.shape()) return;
+  const bool same = codes.shape() == codes_.shape() &&
+                    std::memcmp(codes.data(), codes_.data(), codes.NumElements()) == 0;
+  if (!same) {
+    plans_ = {};
+    code_ = {};
+  }
+  codes_ = codes;
+}
+
 std::shared_ptr<const Plan> Plans::Get(const tensorflow::Tensor& codes,
                                        Product product) {
   std::lock_guard<std::mutex> lock(mutex_);
-  if (codes.data() != codes_.data() || codes.shape() != codes_.shape()) {
-    const bool same = codes.shape() == codes_.shape() &&
-                      std::memcmp(codes.data(), codes_.data(), codes.NumElements()) == 0;
-    if (!same) plans_ = {};
-    codes_ = codes;
-  }
+  Follow(codes);
   std::shared_ptr<const Plan>& plan = plans_[static_cast<int>(product)];
-  if (plan == nullptr) plan = Made(codes, product);
+  if (plan == nullptr) {
+    const int tile =
+        product == Product::kWeightGradient ? kAccumulateTile : kMultiplyTile;
+    plan = std::make_shared<const Plan>(MakePlan(PatternOf(codes, product), tile));
+  }
   return plan;
+}
+
+std::shared_ptr<const Generated> Plans::GetCode(const tensorflow::Tensor& codes,
+                                                Product product) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  Follow(codes);
+  Code& code = code_[static_cast<int>(product)];
+  if (!code.is_tried) code = {true, Generate(PatternOf(codes, product))};
+  return code.made;
 }
 
 int64_t Plans::bytes() const {
   std::lock_guard<std::mutex> lock(mutex_);
   int64_t total = 0;
   for (const auto& plan : plans_) total += plan == nullptr ? 0 : plan->bytes();
+  for (const Code& code : code_) total += code.made == nullptr ? 0 : code.made->bytes();
   return total;
 }
 

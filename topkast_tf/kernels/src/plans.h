@@ -7,6 +7,7 @@
 #include <memory>
 #include <mutex>
 
+#include "generated.h"
 #include "plan.h"
 #include "tensorflow/core/framework/tensor.h"
 
@@ -28,13 +29,28 @@ class Plans {
   //   codes: uint8, inputs x outputs: 0 outside B, 1 on B \ A, 2 on A.
   std::shared_ptr<const Plan> Get(const tensorflow::Tensor& codes, Product product);
 
-  // Bytes that the plans take.
+  // As `Get`: the generated code of kForward or kInputGradient; null if there is none
+  // (see `Generate`).
+  std::shared_ptr<const Generated> GetCode(const tensorflow::Tensor& codes,
+                                           Product product);
+
+  // Bytes that the plans and the code take.
   int64_t bytes() const;
 
  private:
+  // Code is tried once, also where there is none.
+  struct Code {
+    bool is_tried = false;
+    std::shared_ptr<const Generated> made;
+  };
+
+  // Forgets what was made of other codes.
+  void Follow(const tensorflow::Tensor& codes);
+
   mutable std::mutex mutex_;
   tensorflow::Tensor codes_;
   std::array<std::shared_ptr<const Plan>, 3> plans_;
+  std::array<Code, 2> code_;
 };
 
 // The plans of the weight with this key; a key's first use makes them.

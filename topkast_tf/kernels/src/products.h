@@ -8,6 +8,9 @@
 #include "panels.h"
 #include "plan.h"
 #include "vec.h"
+#if defined(__AVX512F__)
+#include "generated_product.h"
+#endif
 
 namespace topkast {
 namespace TOPKAST_ISA {
@@ -123,6 +126,9 @@ extern const Kernels kKernels;
 const Kernels kKernels = {
     TOPKAST_NAME, kPanel,       Scratch,     Multiply,     kBlock,
     PackBlock,    Accumulate,   CountEntries, CopyEntries, MultiplyTile,
+#if defined(__AVX512F__)
+    GeneratedScratch, MultiplyGenerated,
+#endif
 };
 
 }  // namespace TOPKAST_ISA

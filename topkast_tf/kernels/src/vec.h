@@ -46,51 +46,93 @@ TOPKAST_INLINE void StoreAligned(float* to, Vec value) {
   *reinterpret_cast<Aligned*>(to) = value;
 }
 
-// The two halves of a and b, entry by entry in turn: a0 b0 a1 b1 ...
+// Vectors are divided into lanes of four floats; what stays in its lane is cheap.
+//
+// In each lane, the lower or upper two floats of a and b in turn: a0 b0 a1 b1.
 #if TOPKAST_LANES == 16
-TOPKAST_INLINE Vec InterleaveLow(Vec a, Vec b) {
-  return __builtin_shufflevector(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6,
-                                 22, 7, 23);
+#define TOPKAST_IN_LANES(w, x, y, z)                                                     \
+  __builtin_shufflevector(a, b, w, x, y, z, w + 4, x + 4, y + 4, z + 4, w + 8, x + 8,    \
+                          y + 8, z + 8, w + 12, x + 12, y + 12, z + 12)
+#elif TOPKAST_LANES == 8
+#define TOPKAST_IN_LANES(w, x, y, z)                                                     \
+  __builtin_shufflevector(a, b, w, x, y, z, w + 4, x + 4, y + 4, z + 4)
+#else
+#define TOPKAST_IN_LANES(w, x, y, z) __builtin_shufflevector(a, b, w, x, y, z)
+#endif
+TOPKAST_INLINE Vec FloatsLow(Vec a, Vec b) {
+  return TOPKAST_IN_LANES(0, kLanes, 1, kLanes + 1);
 }
-TOPKAST_INLINE Vec InterleaveHigh(Vec a, Vec b) {
-  return __builtin_shufflevector(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29,
-                                 14, 30, 15, 31);
+TOPKAST_INLINE Vec FloatsHigh(Vec a, Vec b) {
+  return TOPKAST_IN_LANES(2, kLanes + 2, 3, kLanes + 3);
+}
+// In each lane, the lower or upper pair of a, then that of b.
+TOPKAST_INLINE Vec PairsLow(Vec a, Vec b) {
+  return TOPKAST_IN_LANES(0, 1, kLanes, kLanes + 1);
+}
+TOPKAST_INLINE Vec PairsHigh(Vec a, Vec b) {
+  return TOPKAST_IN_LANES(2, 3, kLanes + 2, kLanes + 3);
+}
+#undef TOPKAST_IN_LANES
+
+// The lanes of a with an even or odd number, then those of b.
+#if TOPKAST_LANES == 16
+TOPKAST_INLINE Vec LanesEven(Vec a, Vec b) {
+  return __builtin_shufflevector(a, b, 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25,
+                                 26, 27);
+}
+TOPKAST_INLINE Vec LanesOdd(Vec a, Vec b) {
+  return __builtin_shufflevector(a, b, 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29,
+                                 30, 31);
 }
 #elif TOPKAST_LANES == 8
-TOPKAST_INLINE Vec InterleaveLow(Vec a, Vec b) {
-  return __builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11);
+TOPKAST_INLINE Vec LanesEven(Vec a, Vec b) {
+  return __builtin_shufflevector(a, b, 0, 1, 2, 3, 8, 9, 10, 11);
 }
-TOPKAST_INLINE Vec InterleaveHigh(Vec a, Vec b) {
-  return __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15);
-}
-#else
-TOPKAST_INLINE Vec InterleaveLow(Vec a, Vec b) {
-  return __builtin_shufflevector(a, b, 0, 4, 1, 5);
-}
-TOPKAST_INLINE Vec InterleaveHigh(Vec a, Vec b) {
-  return __builtin_shufflevector(a, b, 2, 6, 3, 7);
+TOPKAST_INLINE Vec LanesOdd(Vec a, Vec b) {
+  return __builtin_shufflevector(a, b, 4, 5, 6, 7, 12, 13, 14, 15);
 }
 #endif
 
-// Transposes a square of kLanes x kLanes floats.
-//
-// Each round interleaves row i with row i + kLanes / 2; log2(kLanes) rounds of this
-// perfect shuffle are a transpose.
+// Transposes a square of kLanes x kLanes floats: squares of 4 x 4 in the lanes, then the
+// lanes.
 TOPKAST_INLINE void Transpose(const float* from, size_t from_stride, float* to,
                               size_t to_stride) {
   Vec rows[kLanes], next[kLanes];
 #pragma GCC unroll 16
   for (int i = 0; i < kLanes; ++i) rows[i] = Load(from + i * from_stride);
 #pragma GCC unroll 4
-  for (int round = 1; round < kLanes; round *= 2) {
-#pragma GCC unroll 8
-    for (int i = 0; i < kLanes / 2; ++i) {
-      next[2 * i] = InterleaveLow(rows[i], rows[i + kLanes / 2]);
-      next[2 * i + 1] = InterleaveHigh(rows[i], rows[i + kLanes / 2]);
-    }
-#pragma GCC unroll 16
-    for (int i = 0; i < kLanes; ++i) rows[i] = next[i];
+  for (int i = 0; i < kLanes; i += 4) {
+    const Vec a = FloatsLow(rows[i], rows[i + 1]), b = FloatsHigh(rows[i], rows[i + 1]);
+    const Vec c = FloatsLow(rows[i + 2], rows[i + 3]);
+    const Vec d = FloatsHigh(rows[i + 2], rows[i + 3]);
+    next[i] = PairsLow(a, c);
+    next[i + 1] = PairsHigh(a, c);
+    next[i + 2] = PairsLow(b, d);
+    next[i + 3] = PairsHigh(b, d);
   }
+  // Lane l of next[4 i + k] is column 4 l + k of the rows from 4 i.
+#if TOPKAST_LANES == 16
+#pragma GCC unroll 4
+  for (int k = 0; k < 4; ++k) {
+    const Vec even01 = LanesEven(next[k], next[4 + k]);
+    const Vec even23 = LanesEven(next[8 + k], next[12 + k]);
+    const Vec odd01 = LanesOdd(next[k], next[4 + k]);
+    const Vec odd23 = LanesOdd(next[8 + k], next[12 + k]);
+    rows[k] = LanesEven(even01, even23);
+    rows[4 + k] = LanesEven(odd01, odd23);
+    rows[8 + k] = LanesOdd(even01, even23);
+    rows[12 + k] = LanesOdd(odd01, odd23);
+  }
+#elif TOPKAST_LANES == 8
+#pragma GCC unroll 4
+  for (int k = 0; k < 4; ++k) {
+    rows[k] = LanesEven(next[k], next[4 + k]);
+    rows[4 + k] = LanesOdd(next[k], next[4 + k]);
+  }
+#else
+#pragma GCC unroll 4
+  for (int k = 0; k < 4; ++k) rows[k] = next[k];
+#endif
 #pragma GCC unroll 16
   for (int i = 0; i < kLanes; ++i) Store(to + i * to_stride, rows[i]);
 }
@@ -142,8 +184,8 @@ TOPKAST_INLINE Quad SumsOf(Vec a, Vec b, Vec c, Vec d) {
   return __builtin_shufflevector(all, all, 0, 1, 2, 3) +
          __builtin_shufflevector(all, all, 4, 5, 6, 7);
 #else
-  Vec ab = InterleaveLow(a, b) + InterleaveHigh(a, b);
-  Vec cd = InterleaveLow(c, d) + InterleaveHigh(c, d);
+  Vec ab = FloatsLow(a, b) + FloatsHigh(a, b);
+  Vec cd = FloatsLow(c, d) + FloatsHigh(c, d);
   return __builtin_shufflevector(ab, cd, 0, 1, 4, 5) +
          __builtin_shufflevector(ab, cd, 2, 3, 6, 7);
 #endif
