@@ -1,9 +1,11 @@
 """Native kernels beside TensorFlow's dense products: layers alone, and whole steps.
 
 Products (`--cases` of the form `forward_512x2048`, `gradient_2048x512`): one product of a
-weight of inputs x outputs with 2,048 positions, as a compiled function.
+weight of inputs x outputs with 2,048 positions. A compiled function computes it five times,
+as a step has many operations too; times are those of one.
 
-  forward   y = x alpha; the input gradient is the same product of alpha's transpose
+  forward   y = x alpha; the input gradient is the same product of alpha's transpose. Also
+            `static`: by the compiled loops where the library would generate code
   gradient  the weight gradient: on B for the native kernels, everywhere for the dense
 
 Steps (`transformer_xl`, `resnet50`, ...): `train_on_batch` of a Keras model
@@ -68,7 +70,11 @@ PRODUCTS = tuple(
 CASES = (*PRODUCTS, *native_models.CASES)
 DENSE = ("dense", "dense_xla")
 OF_STEPS = (*DENSE, "masked", "native", "auto")
-OF_PRODUCTS = ("dense", "native")
+OF_PRODUCTS = {
+    "forward": ("dense", "static", "native"),
+    "gradient": ("dense", "native"),
+}
+_REPEATS = 5
 _PRODUCT = re.compile(r"(forward|gradient)_(\d+)x(\d+)$")
 
 
@@ -104,7 +110,7 @@ def define_flags(values: flags.FlagValues) -> None:
 def product_of(
     case: str, variant: str, fwd: float, bwd: float, values: flags.FlagValues
 ) -> Callable[[], object]:
-    """One product as a function without arguments, compiled and warm."""
+    """`_REPEATS` products as a function without arguments, compiled and warm."""
     what, inputs, outputs = _PRODUCT.match(case).groups()  # type: ignore[union-attr]
     inputs, outputs = int(inputs), int(outputs)
     generator = tf.random.Generator.from_seed(0)
@@ -121,10 +127,16 @@ def product_of(
                 return tf.matmul(x, tf.identity(theta))
             return tf.matmul(x, dy, transpose_a=True)
         if what == "forward":
-            return sparse_matmul(x, theta, codes, key=how["key"])
+            code = "static" if variant == "static" else "auto"
+            return sparse_matmul(x, theta, codes, key=how["key"], code=code)
         return native.ops.topkast_sparse_weight_gradient(x, dy, codes, **how)
 
-    call = tf.function(lambda: product()[0, 0])  # nothing large leaves TensorFlow
+    @tf.function
+    def call():
+        total = tf.zeros([])
+        for _ in tf.range(_REPEATS):
+            total += product()[0, 0]  # nothing large leaves TensorFlow
+        return total
 
     def waited():
         return call().numpy()
@@ -170,8 +182,9 @@ def run_case(
 ) -> list[Sequence[str]]:
     """Measures the rounds that are missing; returns the rows of the table."""
     is_product = _PRODUCT.match(case) is not None
-    variants = OF_PRODUCTS if is_product else _variants_of(case)
+    variants = OF_PRODUCTS[case.split("_")[0]] if is_product else _variants_of(case)
     make = product_of if is_product else step_of
+    repeats = _REPEATS if is_product else 1
     results = common.Results(
         values.csv,
         COLUMNS,
@@ -203,8 +216,8 @@ def run_case(
             results.add(
                 round=number,
                 variant=variant,
-                wall_ms=f"{times.wall:.3f}",
-                cpu_ms=f"{times.cpu:.3f}",
+                wall_ms=f"{times.wall / repeats:.3f}",
+                cpu_ms=f"{times.cpu / repeats:.3f}",
             )
     rounds = results.complete_rounds(variants, common.times_of)
     return table_rows(name, variants, rounds)

@@ -53,26 +53,27 @@ class Costs(NamedTuple):
     TensorFlow on the same machine.
 
     Attributes:
-      entry: of an entry and a position, in forward pass and input gradient; in the
-        weight gradient it is 1.1 times that.
+      entry: of an entry and a position, in forward pass and input gradient.
+      gradient: the same in the weight gradient.
       activation: of an entry of the input or the output, in all three products.
       gather: of an entry, once a call: its value is read from theta, or its gradient
         written to the dense one.
     """
 
     entry: float
+    gradient: float
     activation: float
     gather: float
 
 
 COSTS = {
-    "avx512": Costs(entry=1.4, activation=46, gather=90),
-    "avx2": Costs(entry=1.75, activation=37, gather=60),
-    "portable": Costs(entry=3.6, activation=47, gather=60),
+    "avx512": Costs(entry=1.1, gradient=1.54, activation=46, gather=90),
+    "avx2": Costs(entry=1.75, gradient=1.925, activation=37, gather=60),
+    "portable": Costs(entry=3.6, gradient=3.96, activation=47, gather=60),
 }
-"""Instruction set -> costs, fitted to 152 shapes and densities (docs/kernels.md)."""
+"""Instruction set -> costs, fitted to 152 shapes and densities; the entry of generated code
+(AVX-512) to 24 (docs/kernels.md)."""
 
-_GRADIENT = 1.1
 _MASKED_WEIGHT, _MASKED_ACTIVATION = 78, 15
 _NATIVE_WEIGHT = 45
 _COMPRESSED, _COPIED = 45, 20  # of an activation, and of an error
@@ -101,8 +102,9 @@ def speedup(
     Forward pass, input gradient and weight gradient together::
 
         masked = 3 p n + 78 n + 15 p (i + o)
-        native = p e n entry + p (i + o) activation + n (2 d_A + d_B) gather + 45 n
-                 + n (180 + 400 (2 d_A + d_B)) / N + 4.5e6,   e = 2 d_A + 1.1 d_B
+        native = p n (2 d_A entry + d_B gradient) + p (i + o) activation
+                 + n (2 d_A + d_B) gather + 45 n
+                 + n (180 + 400 (2 d_A + d_B)) / N + 4.5e6
 
     with n = i o, and p rounded up to whole panels in `native`. A dense gradient costs as
     much in both.
@@ -134,7 +136,7 @@ def speedup(
     entries = 2 * forward_density + d_b
     masked = 3 * p * n + _MASKED_WEIGHT * n + _MASKED_ACTIVATION * p * ends
     native = (
-        whole * (2 * forward_density + _GRADIENT * d_b) * n * costs.entry
+        whole * n * (2 * forward_density * costs.entry + d_b * costs.gradient)
         + whole * ends * costs.activation
         + n * entries * costs.gather
         + _NATIVE_WEIGHT * n
@@ -143,7 +145,7 @@ def speedup(
     if dense_gradient:
         native += p * n
     if activation_density is not None:
-        native += whole * n * activation_density * costs.entry
+        native += whole * n * activation_density * costs.gradient
         native += p * (_COMPRESSED * inputs + _COPIED * outputs)
     if every is not None:
         native += n * (_PLAN_WEIGHT + _PLAN_ENTRY * entries) / every
