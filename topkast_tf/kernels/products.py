@@ -49,14 +49,17 @@ def sparse_matmul(
         entries of x that are not zero: for a method that makes most of them zero.
       cpu: the instruction set; None for the one that the library chose.
       code: `"generated"` for machine code of the pattern, `"static"` for compiled loops
-        over a plan, `"auto"` for generated code where there is any. The results are the
-        same, except with `cpu="portable"` without fused operations.
+        over a plan, `"auto"` for generated code where there can be any. The results have
+        the same bits.
 
     Returns:
       float32, positions x outputs.
 
     Raises:
       Unavailable: without native kernels.
+      tf.errors.InvalidArgumentError: for other shapes; for `code="generated"` on another
+        instruction set than AVX-512, for more than 64 MiB of code, or where the system
+        does not run generated code.
 
     >>> import numpy as np
     >>> theta, codes = tf.constant([[1.0], [2.0]]), tf.constant([[0], [2]], tf.uint8)

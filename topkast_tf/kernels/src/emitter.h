@@ -17,8 +17,8 @@ enum class Base : uint8_t { kRdx = 2, kRsi = 6, kRdi = 7 };
 
 class Emitter {
  public:
-  // Longest instruction, and bytes that may be written beyond the end of one.
-  static constexpr int64_t kLongest = 8;
+  // Bytes of the longest instruction; one more is written beyond it.
+  static constexpr int64_t kLongest = 7;
   // Offsets, in units of the operand, that an instruction can hold.
   static constexpr int64_t kLeast = -128, kMost = 127;
 

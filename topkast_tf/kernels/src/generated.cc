@@ -53,7 +53,8 @@ void MasksOf(const Pattern& pattern, int64_t first, int64_t last, uint32_t* mask
 // Writes one block; `masks` are those of its columns, `place` the weight's place of its
 // first row and column.
 void EmitBlock(const Pattern& pattern, const uint32_t* masks, int64_t cols, int rows,
-               bool is_first, int64_t place, Emitter& emitter, Generated& to, int64_t& entry) {
+               bool is_first, int64_t place, Emitter& emitter, Generated& to,
+               int64_t& entry) {
   for (int r = 0; r < rows; ++r) {
     is_first ? emitter.Zero(r) : emitter.Load(r, Base::kRdx, r);
   }
@@ -94,13 +95,15 @@ std::shared_ptr<const Generated> Generate(const Pattern& pattern) {
       loads += of_group[c] != 0;
     }
   }
-  // Of a block: its sums are read and written, its cursors move, its begin is aligned.
-  const int64_t of_block = Emitter::kLongest * (2 * kCodeGroup + kCodeTile / kStep + 2) + 64;
+  // Of a block: its sums are read and written, its cursors move, it returns, and its begin
+  // is aligned.
+  const int64_t of_block =
+      Emitter::kLongest * (2 * kCodeGroup + kCodeTile / kStep + 1 + 1) + 64;
   const int64_t most = Emitter::kLongest * (entries + loads + entries / kStep) +
-                       of_block * groups * tiles;
+                       of_block * groups * tiles + 1;
   if (most > kMostCode) return nullptr;
 
-  auto made = std::make_shared<Generated>(std::max<int64_t>(1, most));
+  auto made = std::make_shared<Generated>(most);
   if (made->pages.data() == nullptr) return nullptr;
   made->rows = rows;
   made->cols = cols;
@@ -120,7 +123,8 @@ std::shared_ptr<const Generated> Generate(const Pattern& pattern) {
       made->first_entry.push_back(static_cast<int32_t>(entry));
       EmitBlock(pattern, masks.data() + g * cols + col, std::min(kCodeTile, cols - col),
                 static_cast<int>(std::min(kCodeGroup, rows - row)), t == 0,
-                row * pattern.row_stride + col * pattern.col_stride, emitter, *made, entry);
+                row * pattern.row_stride + col * pattern.col_stride, emitter, *made,
+                entry);
     }
   }
   return made->pages.Seal() ? made : nullptr;

@@ -17,12 +17,11 @@
 
 namespace topkast {
 
-// A product in blocks of code: a group of rows by a tile of columns, for a panel of
-// kCodeLanes positions. Each output is summed by increasing column, as by `Plan`.
+// The code of a product, in blocks: a group of rows by a tile of columns. Each output is
+// summed by increasing column, as by `Plan`.
 struct Generated {
-  // sums[row of the group] += value * inputs[column of the tile], over the entries of a
-  // block. In the first tile, sums are set. All three arrays are vectors of kCodeLanes
-  // floats or, the values, floats.
+  // A block, for a panel of kCodeLanes positions: sums[row of the group] +=
+  // values[entry] * inputs[column of the tile]. In the first tile, sums are set.
   using Block = void (*)(const float* inputs, const float* values, float* sums);
 
   int64_t rows = 0;
@@ -45,13 +44,12 @@ struct Generated {
   Block block(int64_t index) const {
     return reinterpret_cast<Block>(pages.data() + begin[index]);
   }
-  // Panels of one call: code that the caches do not hold is read less often.
-  int64_t panels() const { return pages.bytes() > kCachedCode ? 16 : 4; }
-  // Whether a block is used for all panels in turn, as its code is longer than its inputs.
-  bool is_long() const { return entries() * kLongFrom >= rows * cols; }
-
-  static constexpr int64_t kCachedCode = int64_t{8} << 20;
-  static constexpr int64_t kLongFrom = 14;
+  // Panels of a call, at most. Much code is read from memory beyond the L2 cache, and less
+  // often if a call has more panels; measured from 4 to 16 MB.
+  int64_t panels() const { return pages.bytes() > (int64_t{6} << 20) ? 16 : 4; }
+  // Whether the code of a block takes longer to read than its inputs: from one entry in 14
+  // on, about two for each column of a group.
+  bool is_long() const { return entries() * 14 >= rows * cols; }
 };
 
 constexpr int64_t kCodeLanes = 16;
