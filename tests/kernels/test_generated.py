@@ -87,12 +87,12 @@ def test_entries_that_are_not_there_do_not_spread():
 
 @needs_avx512
 def test_more_code_than_allowed_is_left_to_the_plan():
-    codes = tf.fill([4096, 2100], tf.cast(2, tf.uint8))
-    theta, x = tf.ones([4096, 2100]), tf.ones([1, 4096])
+    codes = tf.fill([4096, 2400], tf.cast(2, tf.uint8))
+    theta, x = tf.ones([4096, 2400]), tf.ones([1, 4096])
     owner = Owner()
     key = new_key(owner)
     np.testing.assert_array_equal(sparse_matmul(x, theta, codes, key=key), 4096)
-    assert kernels.library().plan_bytes(key) < 9 * 4096 * 2100
+    assert kernels.library().plan_bytes(key) < 9 * 4096 * 2400
     with pytest.raises(tf.errors.InvalidArgumentError, match="code takes at most"):
         sparse_matmul(x, theta, codes, key=key, code="generated")
 
