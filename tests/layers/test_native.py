@@ -42,6 +42,35 @@ CASES = [
         {"filters": 8, "kernel_size": 1, "strides": 2, "padding": "same"},
     ),
     ("Conv3D", (2, 3, 2, 2, 6), {"filters": 8, "kernel_size": 1}),
+    ("Conv2D", IMAGES, {"filters": 8, "kernel_size": 3}),
+    ("Conv2D", IMAGES, {"filters": 8, "kernel_size": (3, 2), "strides": (2, 3)}),
+    ("Conv2D", IMAGES, {"filters": 8, "kernel_size": 3, "padding": "same"}),
+    (
+        "Conv2D",
+        IMAGES,
+        {"filters": 8, "kernel_size": (1, 5), "strides": 2, "padding": "same"},
+    ),
+    (
+        "Conv2D",
+        IMAGES,
+        {"filters": 8, "kernel_size": 3, "dilation_rate": (2, 1), "padding": "same"},
+    ),
+    ("Conv1D", (3, 9, 6), {"filters": 8, "kernel_size": 3, "activation": "relu"}),
+    (
+        "Conv1D",
+        (3, 9, 6),
+        {"filters": 8, "kernel_size": 4, "strides": 2, "padding": "same"},
+    ),
+    (
+        "Conv1D",
+        (3, 9, 6),
+        {"filters": 8, "kernel_size": 3, "dilation_rate": 2, "padding": "causal"},
+    ),
+    (
+        "Conv1D",
+        (3, 9, 6),
+        {"filters": 8, "kernel_size": 3, "strides": 2, "padding": "causal"},
+    ),
 ]
 
 
@@ -94,12 +123,25 @@ def test_native_layer_equals_masked(library, name, shape, arguments):
     ("name", "shape", "arguments", "why"),
     [
         (
-            "Conv2D",
-            IMAGES,
+            "Conv3D",
+            (2, 3, 4, 4, 6),
             {"filters": 8, "kernel_size": 3},
-            r"window \(3, 3\)",
+            r"window \(3, 3, 3\)",
         ),
         ("Conv2D", IMAGES, {"filters": 8, "kernel_size": 1, "groups": 2}, "Conv2D"),
+        ("Conv2D", IMAGES, {"filters": 8, "kernel_size": 3, "groups": 2}, "Conv2D"),
+        (
+            "Conv2D",
+            IMAGES,
+            {"filters": 8, "kernel_size": 3, "data_format": "channels_first"},
+            "Conv2D",
+        ),
+        (
+            "Conv2D",
+            IMAGES,
+            {"filters": 8, "kernel_size": 3, "dtype": "mixed_bfloat16"},
+            "bfloat16",
+        ),
         (
             "EinsumDense",
             (2, 3, 6),
@@ -121,9 +163,10 @@ def test_layer_without_native_kernel(name, shape, arguments, why):
     assert weight.kernels.kernels == "masked"
 
 
-def test_strides_with_a_further_batch_axis_are_masked():
+@pytest.mark.parametrize("size", [1, 2])
+def test_strides_with_a_further_batch_axis_are_masked(size):
     x = np.ones((2, 3, 8, 8, 6), np.float32)
-    arguments = {"filters": 8, "kernel_size": 1, "strides": 2}
+    arguments = {"filters": 8, "kernel_size": size, "strides": 2}
     layer = layer_in_scope(tf_keras, "Conv2D", arguments, (2, 3, 8, 8, 6), "auto")
     assert layer(x).shape == (2, 3, 4, 4, 8)
 

@@ -5,7 +5,8 @@ The same machine decides the same each time, so that a run resumes bitwise.
 
 import contextlib
 import contextvars
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from topkast_tf.core.context_values import holding
@@ -139,3 +140,28 @@ def speedup(
     if every is not None:
         native += n * (_PLAN_WEIGHT + _PLAN_ENTRY * entries) / every
     return masked / native
+
+
+def speedup_of_convolution(
+    weight: Sequence[int],
+    images: int,
+    sizes: Sequence[int],
+    outputs: Sequence[int],
+    strides: Sequence[int],
+    forward_density: float,
+    backward_density: float,
+    cpu: str,
+    *,
+    every: int | None = None,
+    dense_gradient: bool = False,
+) -> float:
+    """As `speedup`, of a convolution."""
+    del strides
+    p = images * math.prod(outputs)
+    n = math.prod(weight)
+    masked = 3 * p * n
+    native = p * n * 1.6 * (2 * forward_density + 1.3 * backward_density)
+    native += (
+        46 * images * (math.prod(sizes) * weight[-2] + math.prod(outputs) * weight[-1])
+    )
+    return masked / (native + _CALLS)

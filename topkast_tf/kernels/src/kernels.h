@@ -8,6 +8,35 @@
 
 namespace topkast {
 
+// An entry of a convolution's plan: where its sources are, and its value.
+struct ConvEntry {
+  int32_t offset;  // in the planes of a tile, in floats
+  float value;
+};
+
+// The kernels of convolutions (conv_slab.h), which work on vectors of `lanes` positions.
+// Planes, panels and outputs are aligned to a vector.
+struct ConvKernels {
+  int lanes;
+  int vectors;        // at most, of one call of `multiply`
+  int block_vectors;  // of `accumulate`
+
+  // to[c * distance + lane] = from[lane][c], and the reverse.
+  void (*pack)(const float* const* from, int64_t channels, float* to, int64_t distance);
+  void (*unpack)(const float* from, int64_t distance, int64_t channels, float* const* to);
+
+  // outputs[(row * vectors + v) * lanes] = sum over the entries of the row of
+  // value * the vector at bases[v] + offset + tile_distance * tile, for v < count.
+  void (*multiply)(const Plan& plan, const ConvEntry* entries, const float* const* bases,
+                   int count, int64_t tile_distance, float* outputs);
+
+  // sums[entry] += the dot product of the vectors at bases[v] + offsets[row] with those
+  // of of_cols[col], for the runs from `begin` up to `end` of a plan.
+  void (*accumulate)(const Plan& plan, int64_t begin, int64_t end,
+                     const float* const* bases, const int32_t* offsets,
+                     const float* of_cols, float* sums);
+};
+
 // Activations are `positions` x `channels`, channels fastest; a weight has the entries of
 // a plan, `rows` x `cols`. Panels and scratch are aligned to 64 bytes.
 struct Kernels {
@@ -33,6 +62,8 @@ struct Kernels {
   // the runs from `begin` up to `end` of a plan.
   void (*accumulate)(const Plan& plan, int64_t begin, int64_t end, const float* of_rows,
                      const float* of_cols, float* sums);
+
+  const ConvKernels* conv;
 };
 
 // Columns in a tile: 48 KiB of a panel of `multiply`, 32 KiB of a block of `accumulate`.

@@ -21,7 +21,7 @@ std::unordered_map<int64_t, std::shared_ptr<Plans>>& Keys() {
   return *keys;
 }
 
-std::shared_ptr<const Plan> Made(const tensorflow::Tensor& codes, Product product) {
+Plan Made(const tensorflow::Tensor& codes, Product product) {
   const int64_t inputs = codes.dim_size(0), outputs = codes.dim_size(1);
   const uint8_t* data = codes.flat<uint8_t>().data();
   const Pattern by_output = {data, outputs, inputs, 1, outputs, kForwardCode};
@@ -31,11 +31,11 @@ std::shared_ptr<const Plan> Made(const tensorflow::Tensor& codes, Product produc
   backward.threshold = kBackwardCode;
   switch (product) {
     case Product::kForward:
-      return std::make_shared<const Plan>(MakePlan(by_output, kMultiplyTile));
+      return MakePlan(by_output, kMultiplyTile);
     case Product::kInputGradient:
-      return std::make_shared<const Plan>(MakePlan(by_input, kMultiplyTile));
+      return MakePlan(by_input, kMultiplyTile);
     default:
-      return std::make_shared<const Plan>(MakePlan(backward, kAccumulateTile));
+      return MakePlan(backward, kAccumulateTile);
   }
 }
 
@@ -43,15 +43,27 @@ std::shared_ptr<const Plan> Made(const tensorflow::Tensor& codes, Product produc
 
 std::shared_ptr<const Plan> Plans::Get(const tensorflow::Tensor& codes,
                                        Product product) {
+  return Get(codes, Window{}, static_cast<int>(product),
+             [&] { return Made(codes, product); });
+}
+
+std::shared_ptr<const Plan> Plans::Get(const tensorflow::Tensor& codes,
+                                       const Window& window, int slot,
+                                       const std::function<Plan()>& make) {
   std::lock_guard<std::mutex> lock(mutex_);
   if (codes.data() != codes_.data() || codes.shape() != codes_.shape()) {
     const bool same = codes.shape() == codes_.shape() &&
                       std::memcmp(codes.data(), codes_.data(), codes.NumElements()) == 0;
-    if (!same) plans_ = {};
+    if (!same) plans_.clear();
     codes_ = codes;
   }
-  std::shared_ptr<const Plan>& plan = plans_[static_cast<int>(product)];
-  if (plan == nullptr) plan = Made(codes, product);
+  if (!(window == window_)) {
+    plans_.clear();
+    window_ = window;
+  }
+  if (static_cast<int>(plans_.size()) <= slot) plans_.resize(slot + 1);
+  std::shared_ptr<const Plan>& plan = plans_[slot];
+  if (plan == nullptr) plan = std::make_shared<const Plan>(make());
   return plan;
 }
 

@@ -2,11 +2,13 @@
 #ifndef TOPKAST_PLANS_H_
 #define TOPKAST_PLANS_H_
 
-#include <array>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <mutex>
+#include <vector>
 
+#include "conv_geometry.h"
 #include "plan.h"
 #include "tensorflow/core/framework/tensor.h"
 
@@ -28,13 +30,23 @@ class Plans {
   //   codes: uint8, inputs x outputs: 0 outside B, 1 on B \ A, 2 on A.
   std::shared_ptr<const Plan> Get(const tensorflow::Tensor& codes, Product product);
 
+  // The same for a convolution, whose plans also depend on its window.
+  //
+  // Args:
+  //   codes: uint8, window rows x window columns x inputs x outputs.
+  //   slot: which of the plans of a convolution this is.
+  //   make: makes it.
+  std::shared_ptr<const Plan> Get(const tensorflow::Tensor& codes, const Window& window,
+                                  int slot, const std::function<Plan()>& make);
+
   // Bytes that the plans take.
   int64_t bytes() const;
 
  private:
   mutable std::mutex mutex_;
   tensorflow::Tensor codes_;
-  std::array<std::shared_ptr<const Plan>, 3> plans_;
+  Window window_ = {};
+  std::vector<std::shared_ptr<const Plan>> plans_;
 };
 
 // The plans of the weight with this key; a key's first use makes them.

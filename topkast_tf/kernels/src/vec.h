@@ -71,11 +71,8 @@ TOPKAST_INLINE Vec InterleaveHigh(Vec a, Vec b) {
 //
 // Each round interleaves row i with row i + kLanes / 2; log2(kLanes) rounds of this
 // perfect shuffle are a transpose.
-TOPKAST_INLINE void Transpose(const float* from, size_t from_stride, float* to,
-                              size_t to_stride) {
-  Vec rows[kLanes], next[kLanes];
-#pragma GCC unroll 16
-  for (int i = 0; i < kLanes; ++i) rows[i] = Load(from + i * from_stride);
+TOPKAST_INLINE void TransposeRows(Vec* rows) {
+  Vec next[kLanes];
 #pragma GCC unroll 4
   for (int round = 1; round < kLanes; round *= 2) {
 #pragma GCC unroll 8
@@ -86,6 +83,14 @@ TOPKAST_INLINE void Transpose(const float* from, size_t from_stride, float* to,
 #pragma GCC unroll 16
     for (int i = 0; i < kLanes; ++i) rows[i] = next[i];
   }
+}
+
+TOPKAST_INLINE void Transpose(const float* from, size_t from_stride, float* to,
+                              size_t to_stride) {
+  Vec rows[kLanes];
+#pragma GCC unroll 16
+  for (int i = 0; i < kLanes; ++i) rows[i] = Load(from + i * from_stride);
+  TransposeRows(rows);
 #pragma GCC unroll 16
   for (int i = 0; i < kLanes; ++i) Store(to + i * to_stride, rows[i]);
 }
