@@ -10,6 +10,10 @@ namespace {
 // 2 MiB on Intel's server cores).
 constexpr int64_t kSlabBytes = 768 << 10;
 
+// But of no fewer vectors than these, where channels are many: a block has 6 or 8, and
+// all entries of the weight are read for each block.
+constexpr int64_t kSlabVectors = 16;
+
 int64_t CeilDiv(int64_t a, int64_t b) {  // b > 0
   return a / b + (a % b > 0);
 }
@@ -135,8 +139,10 @@ PlaneLayout LayoutOf(const ConvShape& shape, int64_t lanes, int64_t parts) {
   layout.part = part_of(cols);
   layout.row = layout.part * step_x;
 
+  const int64_t in_row = layout.vectors_of(cols);
   const int64_t fitting = (floats / layout.row - span_y - 1) / step_y + 1;
-  int64_t rows = std::clamp<int64_t>(fitting, 1, all_rows);
+  int64_t rows =
+      std::clamp<int64_t>(fitting, std::min(all_rows, CeilDiv(kSlabVectors, in_row)), all_rows);
   const int64_t wanted = CeilDiv(parts, groups * CeilDiv(all_cols, cols));
   rows = std::min(rows, std::max<int64_t>(1, all_rows / std::max<int64_t>(1, wanted)));
   layout.slab_rows = CeilDiv(all_rows, CeilDiv(all_rows, rows));
@@ -145,8 +151,9 @@ PlaneLayout LayoutOf(const ConvShape& shape, int64_t lanes, int64_t parts) {
   layout.slab_groups = 1;
   if (layout.slab_rows == all_rows && cols == all_cols) {
     const int64_t most = std::max<int64_t>(1, groups / std::max<int64_t>(1, parts));
-    layout.slab_groups =
-        std::clamp<int64_t>(floats / (layout.rows * layout.row), 1, most);
+    const int64_t least = CeilDiv(kSlabVectors, all_rows * in_row);
+    layout.slab_groups = std::clamp<int64_t>(floats / (layout.rows * layout.row),
+                                             std::min(least, most), most);
   }
   // An odd number of cache lines, so that channels do not share a set of the cache.
   layout.plane = RoundUp(layout.slab_groups * layout.rows * layout.row, 16);

@@ -46,6 +46,13 @@ tensorflow::Status ExtentOf(const WindowAxis& axis, Padding padding, int64_t sou
   return tensorflow::Status();
 }
 
+// Floats between two tiles of a plan in the planes.
+int64_t DistanceOf(const Plan& plan, const Phase& y, const Phase& x,
+                   const PlaneLayout& layout) {
+  const auto taps = static_cast<int64_t>(y.taps.size() * x.taps.size());
+  return taps == 0 ? 0 : plan.tile / taps * layout.plane;
+}
+
 // A convolution of given shapes.
 struct Geometry {
   TensorShape x;
@@ -132,6 +139,17 @@ class ConvOp : public SparseOp {
     return tensorflow::Status();
   }
 
+  std::shared_ptr<const Plan> PlanOf(const Tensor& codes, const Phase& y, const Phase& x,
+                                     int slot, ConvPlanKind kind) const {
+    const Window window = WindowOf(codes.shape());
+    return PlansOf(key_)->Get(codes, window, slot, [&] {
+      const ConvWeight weight = {codes.flat<uint8_t>().data(),
+                                 codes.dim_size(0) * codes.dim_size(1), codes.dim_size(2),
+                                 codes.dim_size(3)};
+      return MakeConvPlan(weight, TapsOf(window, y, x), kind);
+    });
+  }
+
   // Computes all targets from the sources, in `transpose` of an input gradient.
   void Multiply(OpKernelContext* context, const ConvShape& shape, const Tensor& source,
                 const Tensor& theta, const Tensor& codes, bool transpose,
@@ -148,41 +166,39 @@ class ConvOp : public SparseOp {
     product.shape = shape;
     OP_REQUIRES_OK(context,
                    LayoutFor(shape, threads <= 1 ? 1 : 4 * threads, &product.layout));
-    const Window window = WindowOf(codes.shape());
-    const auto weight = codes.shaped<uint8_t, 3>({codes.dim_size(0) * codes.dim_size(1),
-                                                  codes.dim_size(2), codes.dim_size(3)});
     int64_t entries = 0;
     for (const Phase& y : product.shape.y.phases) {
       for (const Phase& x : product.shape.x.phases) {
         const int slot = transpose ? 2 + static_cast<int>(product.parts.size()) : 0;
-        const auto plan = PlansOf(key_)->Get(codes, window, slot, [&] {
-          return MakeConvPlan({weight.data(), weight.dimension(0), weight.dimension(1),
-                               weight.dimension(2)},
-                              TapsOf(window, y, x), transpose);
-        });
-        const auto taps = static_cast<int64_t>(y.taps.size() * x.taps.size());
+        const auto plan =
+            PlanOf(codes, y, x, slot,
+                   transpose ? ConvPlanKind::kInputGradient : ConvPlanKind::kForward);
         product.parts.push_back({&y, &x, plan,
-                                 OffsetsOf(product.shape, product.layout, y, x, *plan)});
-        if (taps > 0) {
-          product.parts.back().tile_distance = plan->tile / taps * product.layout.plane;
-        }
+                                 OffsetsOf(product.shape, product.layout, y, x, *plan),
+                                 nullptr, DistanceOf(*plan, y, x, product.layout)});
         entries += plan->entries();
       }
     }
 
-    Tensor entries_of;
+    Tensor entries_of, compact_of;
     OP_REQUIRES_OK(context, context->allocate_temp(tensorflow::DT_FLOAT,
                                                    TensorShape({2 * entries}),
                                                    &entries_of));
+    OP_REQUIRES_OK(context, context->allocate_temp(tensorflow::DT_FLOAT,
+                                                   TensorShape({entries}), &compact_of));
     static_assert(sizeof(ConvEntry) == 2 * sizeof(float), "memory of the entries");
     auto* entry = reinterpret_cast<ConvEntry*>(entries_of.flat<float>().data());
+    float* compact = compact_of.flat<float>().data();
     const float* whole = theta.flat<float>().data();
     int64_t cycles = 0;
     for (ConvProduct::Part& part : product.parts) {
       const Plan& plan = *part.plan;
       InParallel(context, plan.entries(), 3, [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i) compact[i] = whole[plan.places[i]];
+      });
+      InParallel(context, plan.entries(), 3, [&](int64_t begin, int64_t end) {
         for (int64_t i = begin; i < end; ++i) {
-          entry[i] = {part.offsets[plan.col[i]], whole[plan.source[i]]};
+          entry[i] = {part.offsets[plan.col[i]], compact[plan.source[i]]};
         }
       });
       part.entries = entry;
@@ -278,9 +294,9 @@ class SparseConvWeightGradient : public ConvOp {
                                 ". Received: ", dy.shape().DebugString()));
     Tensor* gradient = nullptr;
     OP_REQUIRES_OK(context, context->allocate_output(0, codes.shape(), &gradient));
-    float* to = gradient->flat<float>().data();
-    std::fill(to, to + gradient->NumElements(), 0.0f);
-    if (gradient->NumElements() == 0 || dy.NumElements() == 0 || x.NumElements() == 0) {
+    if (gradient->NumElements() == 0) return;
+    if (dy.NumElements() == 0 || x.NumElements() == 0) {
+      gradient->flat<float>().setZero();
       return;
     }
 
@@ -289,8 +305,12 @@ class SparseConvWeightGradient : public ConvOp {
     of.shape = geometry.forward;
     // One layout for any number of threads: it decides the order of the sums.
     OP_REQUIRES_OK(context, LayoutFor(of.shape, 1, &of.layout));
-    of.offsets = RowOffsetsOf(of.shape, of.layout);
-    const auto plan = PlanOf(codes);
+    const Phase& y = of.shape.y.phases[0];
+    const Phase& x_phase = of.shape.x.phases[0];
+    of.plan = PlanOf(codes, y, x_phase, 1, ConvPlanKind::kWeightGradient);
+    of.offsets = OffsetsOf(of.shape, of.layout, y, x_phase, *of.plan);
+    of.tile_distance = DistanceOf(*of.plan, y, x_phase, of.layout);
+    const auto& plan = of.plan;
     const int64_t slabs = of.layout.slabs(of.shape);
     const int threads =
         context->device()->tensorflow_cpu_worker_threads()->num_threads;
@@ -322,21 +342,39 @@ class SparseConvWeightGradient : public ConvOp {
       // The slabs of an entry are added in order, by one thread.
       InParallel(context, runs, cycles, [&](int64_t begin, int64_t end) {
         for (int64_t s = 0; s < here; ++s) {
-          AccumulateSlab(of, *plan, of.layout.SlabAt(of.shape, first + s),
+          AccumulateSlab(of, of.layout.SlabAt(of.shape, first + s),
                          packed + s * floats, begin, end, sums);
         }
       });
     }
-    for (int64_t i = 0; i < plan->entries(); ++i) to[plan->source[i]] = sums[i];
+    Spread(context, *plan, sums, gradient);
   }
 
  private:
-  std::shared_ptr<const Plan> PlanOf(const Tensor& codes) const {
-    return PlansOf(key_)->Get(codes, WindowOf(codes.shape()), 1, [&] {
-      const int64_t outputs = codes.dim_size(3);
-      const Pattern pattern = {codes.flat<uint8_t>().data(),
-                               codes.NumElements() / outputs, outputs, outputs, 1, 1};
-      return MakePlan(pattern, kAccumulateTile);
+  // Writes the sums of a plan's entries to their places in the gradient, and zeros
+  // elsewhere: part by part, which is in a cache when it is written for the second time.
+  static void Spread(OpKernelContext* context, const Plan& plan, const float* sums,
+                     Tensor* gradient) {
+    Tensor compact_of;
+    OP_REQUIRES_OK(context, context->allocate_temp(tensorflow::DT_FLOAT,
+                                                   TensorShape({plan.entries()}),
+                                                   &compact_of));
+    float* compact = compact_of.flat<float>().data();
+    InParallel(context, plan.entries(), 3, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) compact[plan.source[i]] = sums[i];
+    });
+    constexpr int64_t kPart = 4096;
+    const int64_t total = gradient->NumElements();
+    float* to = gradient->flat<float>().data();
+    InParallel(context, (total + kPart - 1) / kPart, kPart, [&](int64_t begin, int64_t end) {
+      const auto& places = plan.places;
+      int64_t k = std::lower_bound(places.begin(), places.end(), begin * kPart) -
+                  places.begin();
+      for (int64_t part = begin; part < end; ++part) {
+        const int64_t last = std::min(total, (part + 1) * kPart);
+        std::fill(to + part * kPart, to + last, 0.0f);
+        for (; k < plan.entries() && places[k] < last; ++k) to[places[k]] = compact[k];
+      }
     });
   }
 };

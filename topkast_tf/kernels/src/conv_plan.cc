@@ -7,16 +7,41 @@ namespace topkast {
 namespace {
 
 constexpr uint8_t kForwardCode = 2;
+constexpr uint8_t kBackwardCode = 1;
 
-// Bytes of a tile's sources that a block of targets reads: 48 KiB, as in the products of
-// matrices. A channel has taps.rows rows of a block's 6 vectors and the window's margin.
-constexpr int64_t kTileBytes = 48 << 10;
+// Bytes of a tile's sources that a block of targets reads, near the core. A channel has
+// taps.rows rows of the block's vectors, 6 or 8, and the window's margin.
+constexpr int64_t kMultiplyBytes = 48 << 10;
+constexpr int64_t kAccumulateBytes = 32 << 10;
 constexpr int64_t kVectorBytes = 64;
-constexpr int64_t kBlockVectors = 6;
 
-int64_t ChannelsOfTile(const PhaseTaps& taps) {
-  const int64_t bytes = taps.rows * (kBlockVectors + taps.cols - 1) * kVectorBytes;
-  return std::max<int64_t>(1, kTileBytes / bytes);
+int64_t ChannelsOfTile(const PhaseTaps& taps, ConvPlanKind kind) {
+  const bool accumulates = kind == ConvPlanKind::kWeightGradient;
+  const int64_t vectors = accumulates ? 8 : 6;
+  const int64_t bytes = taps.rows * (vectors + taps.cols - 1) * kVectorBytes;
+  return std::max<int64_t>(1, (accumulates ? kAccumulateBytes : kMultiplyBytes) / bytes);
+}
+
+// Makes `source` an index of `places`: a weight is then read in the order of memory, and
+// brought into the plan's order by way of a list as short as the entries. A weight that
+// is not in a cache costs a third of the reads in the plan's order.
+void ListPlaces(Plan* plan, int64_t weights) {
+  std::vector<uint64_t> exists((weights + 63) / 64);
+  for (const int32_t place : plan->source) {
+    exists[place / 64] |= uint64_t{1} << (place % 64);
+  }
+  std::vector<int32_t> before(exists.size());
+  plan->places.reserve(plan->source.size());
+  for (size_t word = 0; word < exists.size(); ++word) {
+    before[word] = static_cast<int32_t>(plan->places.size());
+    for (uint64_t bits = exists[word]; bits != 0; bits &= bits - 1) {
+      plan->places.push_back(static_cast<int32_t>(64 * word) + __builtin_ctzll(bits));
+    }
+  }
+  for (int32_t& source : plan->source) {
+    const uint64_t below = exists[source / 64] & ((uint64_t{1} << (source % 64)) - 1);
+    source = before[source / 64] + __builtin_popcountll(below);
+  }
 }
 
 }  // namespace
@@ -33,7 +58,10 @@ PhaseTaps TapsOf(const Window& window, const Phase& y, const Phase& x) {
   return found;
 }
 
-Plan MakeConvPlan(const ConvWeight& weight, const PhaseTaps& taps, bool transpose) {
+Plan MakeConvPlan(const ConvWeight& weight, const PhaseTaps& taps, ConvPlanKind kind) {
+  const bool transpose = kind == ConvPlanKind::kInputGradient;
+  const uint8_t threshold =
+      kind == ConvPlanKind::kWeightGradient ? kBackwardCode : kForwardCode;
   const int64_t count = static_cast<int64_t>(taps.taps.size());
   const int64_t inputs = weight.inputs, outputs = weight.outputs;
   if (count == 0) {
@@ -55,12 +83,12 @@ Plan MakeConvPlan(const ConvWeight& weight, const PhaseTaps& taps, bool transpos
       for (int64_t o = 0; o < outputs; ++o) to[o * count] = from[o];
     }
   }
-  const int64_t channels = std::min(ChannelsOfTile(taps), transpose ? outputs : inputs);
+  const int64_t channels =
+      std::min(ChannelsOfTile(taps, kind), transpose ? outputs : inputs);
   const int tile = static_cast<int>(std::max<int64_t>(1, channels) * count);
-  const Pattern by_output = {codes.data(), outputs, inputs * count, 1, outputs,
-                             kForwardCode};
+  const Pattern by_output = {codes.data(), outputs, inputs * count, 1, outputs, threshold};
   const Pattern by_input = {codes.data(), inputs, outputs * count, outputs * count, 1,
-                            kForwardCode};
+                            threshold};
   Plan plan = MakePlan(transpose ? by_input : by_output, tile);
   for (int32_t& source : plan.source) {
     int64_t i, o, t;
@@ -75,6 +103,7 @@ Plan MakeConvPlan(const ConvWeight& weight, const PhaseTaps& taps, bool transpos
     }
     source = static_cast<int32_t>((taps.taps[t] * inputs + i) * outputs + o);
   }
+  ListPlaces(&plan, weight.taps * inputs * outputs);
   return plan;
 }
 

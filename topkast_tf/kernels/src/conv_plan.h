@@ -27,12 +27,13 @@ struct PhaseTaps {
 
 PhaseTaps TapsOf(const Window& window, const Phase& y, const Phase& x);
 
-// The plan of targets (rows) by sources and taps (columns, taps the fastest), for the
-// entries of A.
+enum class ConvPlanKind { kForward, kInputGradient, kWeightGradient };
+
+// The plan of targets (rows) by sources and taps (columns, taps the fastest).
 //
-// Args:
-//   transpose: whether targets are the weight's inputs, as in the input gradient.
-Plan MakeConvPlan(const ConvWeight& weight, const PhaseTaps& taps, bool transpose);
+// Targets are the weight's outputs, or in the input gradient its inputs. The weight
+// gradient has the forward pass's rows and columns, with the entries of B, not of A.
+Plan MakeConvPlan(const ConvWeight& weight, const PhaseTaps& taps, ConvPlanKind kind);
 
 }  // namespace topkast
 

@@ -189,19 +189,6 @@ int64_t ConvGradient::slab_floats() const {
   return layout.plane * shape.source_channels + blocks() * panel() + (spare + 15) / 16 * 16;
 }
 
-std::vector<int32_t> RowOffsetsOf(const ConvShape& shape, const PlaneLayout& layout) {
-  std::vector<int32_t> offsets;
-  for (const Tap& row : shape.y.phases[0].taps) {
-    for (const Tap& col : shape.x.phases[0].taps) {
-      for (int64_t channel = 0; channel < shape.source_channels; ++channel) {
-        offsets.push_back(static_cast<int32_t>(channel * layout.plane +
-                                               TapOffset(shape, layout, row, col)));
-      }
-    }
-  }
-  return offsets;
-}
-
 void PackSlab(const ConvGradient& gradient, const Slab& slab, const float* x,
               const float* dy, float* packed) {
   const ConvKernels& kernels = *gradient.kernels;
@@ -227,8 +214,8 @@ void PackSlab(const ConvGradient& gradient, const Slab& slab, const float* x,
   }
 }
 
-void AccumulateSlab(const ConvGradient& gradient, const Plan& plan, const Slab& slab,
-                    const float* packed, int64_t begin, int64_t end, float* sums) {
+void AccumulateSlab(const ConvGradient& gradient, const Slab& slab, const float* packed,
+                    int64_t begin, int64_t end, float* sums) {
   const ConvKernels& kernels = *gradient.kernels;
   const ConvShape& shape = gradient.shape;
   const float* panels = packed + gradient.layout.plane * shape.source_channels;
@@ -241,7 +228,8 @@ void AccumulateSlab(const ConvGradient& gradient, const Plan& plan, const Slab& 
       bases[v] = first + v < total ? packed + vectors.base() : packed;
       vectors.Step();
     }
-    kernels.accumulate(plan, begin, end, bases, gradient.offsets.data(), panels, sums);
+    kernels.accumulate(*gradient.plan, begin, end, bases, gradient.tile_distance,
+                       gradient.offsets.data(), panels, sums);
     panels += gradient.panel();
   }
 }

@@ -48,22 +48,22 @@ struct ConvGradient {
   const ConvKernels* kernels;
   ConvShape shape;  // of the forward pass
   PlaneLayout layout;
-  std::vector<int32_t> offsets;  // of each tap and input: the rows of the plan
+  std::shared_ptr<const Plan> plan;
+  std::vector<int32_t> offsets;  // of a tile's columns
+  int64_t tile_distance = 0;
 
   int64_t blocks() const;       // of the largest slab
   int64_t panel() const;        // floats of a block of dy
   int64_t slab_floats() const;  // of the planes and the panels of a slab
 };
 
-std::vector<int32_t> RowOffsetsOf(const ConvShape& shape, const PlaneLayout& layout);
-
 // Packs x and dy of a slab into `packed`, of gradient.slab_floats().
 void PackSlab(const ConvGradient& gradient, const Slab& slab, const float* x,
               const float* dy, float* packed);
 
 // Adds a packed slab to the sums of the entries of the runs from `begin` up to `end`.
-void AccumulateSlab(const ConvGradient& gradient, const Plan& plan, const Slab& slab,
-                    const float* packed, int64_t begin, int64_t end, float* sums);
+void AccumulateSlab(const ConvGradient& gradient, const Slab& slab, const float* packed,
+                    int64_t begin, int64_t end, float* sums);
 
 }  // namespace topkast
 

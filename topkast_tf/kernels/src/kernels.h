@@ -30,11 +30,11 @@ struct ConvKernels {
   void (*multiply)(const Plan& plan, const ConvEntry* entries, const float* const* bases,
                    int count, int64_t tile_distance, float* outputs);
 
-  // sums[entry] += the dot product of the vectors at bases[v] + offsets[row] with those
-  // of of_cols[col], for the runs from `begin` up to `end` of a plan.
+  // sums[entry] += the dot product of the vectors of of_rows[row] with those at bases[v] +
+  // offsets[col] + tile_distance * tile, for the runs from `begin` up to `end` of a plan.
   void (*accumulate)(const Plan& plan, int64_t begin, int64_t end,
-                     const float* const* bases, const int32_t* offsets,
-                     const float* of_cols, float* sums);
+                     const float* const* bases, int64_t tile_distance,
+                     const int32_t* offsets, const float* of_rows, float* sums);
 };
 
 // Activations are `positions` x `channels`, channels fastest; a weight has the entries of

@@ -5,7 +5,6 @@
 #include <algorithm>
 
 #include "conv.h"
-#include "dots.h"
 #include "kernels.h"
 #include "panels.h"
 #include "plan.h"
@@ -59,11 +58,23 @@ inline void Multiply(const Plan& plan, const float* values, const float* x,
 
 inline int64_t Scratch(const Plan& plan) { return (plan.cols + plan.rows) * kPanel; }
 
+// Vectors of positions of a block: those of one row stay in registers.
+constexpr int kBlockVectors = 8;
+constexpr int64_t kBlock = kBlockVectors * kLanes;
+
 inline void PackBlock(const float* x, int64_t positions, int64_t channels,
                       float* panel) {
   Pack(x, positions, channels, panel, kBlock);
 }
 
+TOPKAST_INLINE Vec DotOf(const Vec* row, const float* col) {
+  Vec sum = row[0] * LoadAligned(col);
+#pragma GCC unroll 8
+  for (int v = 1; v < kBlockVectors; ++v) sum += row[v] * LoadAligned(col + v * kLanes);
+  return sum;
+}
+
+// Four entries of a row at once: enough sums in flight, and one transpose of them.
 inline void Accumulate(const Plan& plan, int64_t begin, int64_t end,
                        const float* of_rows, const float* of_cols, float* sums) {
   int tile = 0;
@@ -71,12 +82,34 @@ inline void Accumulate(const Plan& plan, int64_t begin, int64_t end,
     while (run >= plan.first_run[tile + 1]) ++tile;
     const float* in_tile = of_cols + static_cast<int64_t>(tile) * plan.tile * kBlock;
     const float* of_row = of_rows + plan.row[run] * kBlock;
+    const int64_t first = plan.first_entry[run];
+    const int32_t* col = plan.col.data() + first;
+    float* to = sums + first;
+    const int32_t count = plan.first_entry[run + 1] - plan.first_entry[run];
     Vec row[kBlockVectors];
 #pragma GCC unroll 8
     for (int v = 0; v < kBlockVectors; ++v) row[v] = LoadAligned(of_row + v * kLanes);
-    const int64_t first = plan.first_entry[run];
-    AccumulateRun(row, in_tile, plan.col.data() + first,
-                  plan.first_entry[run + 1] - plan.first_entry[run], sums + first);
+    int32_t z = 0;
+    for (; z + 4 <= count; z += 4) {
+      const float* col0 = in_tile + col[z] * kBlock;
+      const float* col1 = in_tile + col[z + 1] * kBlock;
+      const float* col2 = in_tile + col[z + 2] * kBlock;
+      const float* col3 = in_tile + col[z + 3] * kBlock;
+      Vec a = row[0] * LoadAligned(col0), b = row[0] * LoadAligned(col1);
+      Vec c = row[0] * LoadAligned(col2), d = row[0] * LoadAligned(col3);
+#pragma GCC unroll 8
+      for (int v = 1; v < kBlockVectors; ++v) {
+        a += row[v] * LoadAligned(col0 + v * kLanes);
+        b += row[v] * LoadAligned(col1 + v * kLanes);
+        c += row[v] * LoadAligned(col2 + v * kLanes);
+        d += row[v] * LoadAligned(col3 + v * kLanes);
+      }
+      *reinterpret_cast<UnalignedQuad*>(to + z) += SumsOf(a, b, c, d);
+    }
+    for (; z < count; ++z) {
+      const Vec sum = DotOf(row, in_tile + col[z] * kBlock);
+      to[z] += SumsOf(sum, Vec{}, Vec{}, Vec{})[0];
+    }
   }
 }
 
