@@ -191,20 +191,17 @@ std::vector<float> Convolved(const Kernels& kernels, const RandomConv& conv,
   std::vector<std::vector<topkast::ConvEntry>> entries;
   for (const topkast::Phase& y : product.shape.y.phases) {
     for (const topkast::Phase& x : product.shape.x.phases) {
-      const topkast::PhaseTaps taps = topkast::TapsOf(conv.window, y, x);
       const auto plan = std::make_shared<const Plan>(topkast::MakeConvPlan(
-          weight, taps,
+          weight, topkast::TapsOf(conv.window, y, x),
           transpose ? topkast::ConvPlanKind::kInputGradient
                     : topkast::ConvPlanKind::kForward));
       topkast::ConvProduct::Part part = {
-          &y, &x, plan, topkast::OffsetsOf(product.shape, product.layout, y, x, *plan)};
+          &y, &x, topkast::Place(product.shape, product.layout, y, x, plan)};
       std::vector<topkast::ConvEntry> of;
       for (int64_t k = 0; k < plan->entries(); ++k) {
-        of.push_back({part.offsets[plan->col[k]],
+        of.push_back({part.placed.offsets[plan->col[k]],
                       conv.theta[plan->places[plan->source[k]]]});
       }
-      const auto count = static_cast<int64_t>(taps.taps.size());
-      part.tile_distance = count ? plan->tile / count * product.layout.plane : 0;
       entries.push_back(std::move(of));
       product.parts.push_back(part);
     }
@@ -230,14 +227,13 @@ std::vector<float> WeightGradientOf(const Kernels& kernels, const RandomConv& co
   const topkast::Phase& y = of.shape.y.phases[0];
   const topkast::Phase& x = of.shape.x.phases[0];
   const int64_t count = conv.window[0].size * conv.window[1].size;
-  of.plan = std::make_shared<const Plan>(topkast::MakeConvPlan(
+  const auto plan = std::make_shared<const Plan>(topkast::MakeConvPlan(
       {conv.codes.data(), count, conv.inputs, conv.outputs},
       topkast::TapsOf(conv.window, y, x), topkast::ConvPlanKind::kWeightGradient));
-  of.offsets = topkast::OffsetsOf(of.shape, of.layout, y, x, *of.plan);
-  of.tile_distance = of.plan->tile / count * of.layout.plane;
-  std::vector<float> sums(of.plan->entries());
+  of.placed = topkast::Place(of.shape, of.layout, y, x, plan);
+  std::vector<float> sums(plan->entries());
   const auto packed = Aligned(of.slab_floats());
-  const int64_t runs = of.plan->runs();
+  const int64_t runs = plan->runs();
   for (int64_t s = 0; s < of.layout.slabs(of.shape); ++s) {
     const topkast::Slab slab = of.layout.SlabAt(of.shape, s);
     topkast::PackSlab(of, slab, conv.x.data(), conv.dy.data(), packed.get());
@@ -247,7 +243,7 @@ std::vector<float> WeightGradientOf(const Kernels& kernels, const RandomConv& co
   }
   std::vector<float> gradient(conv.weights(), std::nanf(""));
   for (size_t k = 0; k < sums.size(); ++k) {
-    gradient[of.plan->places[of.plan->source[k]]] = sums[k];
+    gradient[plan->places[plan->source[k]]] = sums[k];
   }
   return gradient;
 }

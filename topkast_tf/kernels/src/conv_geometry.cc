@@ -141,8 +141,8 @@ PlaneLayout LayoutOf(const ConvShape& shape, int64_t lanes, int64_t parts) {
 
   const int64_t in_row = layout.vectors_of(cols);
   const int64_t fitting = (floats / layout.row - span_y - 1) / step_y + 1;
-  int64_t rows =
-      std::clamp<int64_t>(fitting, std::min(all_rows, CeilDiv(kSlabVectors, in_row)), all_rows);
+  const int64_t fewest = std::min(all_rows, CeilDiv(kSlabVectors, in_row));
+  int64_t rows = std::clamp<int64_t>(fitting, fewest, all_rows);
   const int64_t wanted = CeilDiv(parts, groups * CeilDiv(all_cols, cols));
   rows = std::min(rows, std::max<int64_t>(1, all_rows / std::max<int64_t>(1, wanted)));
   layout.slab_rows = CeilDiv(all_rows, CeilDiv(all_rows, rows));

@@ -1,158 +1,21 @@
-// The TensorFlow operations of a sparse convolution: checks of what reaches the kernels,
-// and the division of the work among threads.
+// The TensorFlow operations of a sparse convolution, and the division of the work among
+// threads.
 #include <algorithm>
-#include <limits>
-#include <string>
-#include <vector>
 
-#include "conv_slab.h"
-#include "ops.h"
+#include "conv_op.h"
 
 namespace topkast {
 namespace {
 
-constexpr int64_t kMostOffset = std::numeric_limits<int32_t>::max();
-
-enum class Padding { kValid, kSame, kCausal };
-
-// The window of a convolution and what is around its input.
-struct Arguments {
-  Window window;
-  Padding padding;
-};
-
-// The targets of an axis and the zeros in front of its sources.
-struct Extent {
-  int64_t targets;
-  int64_t before;
-};
-
-tensorflow::Status ExtentOf(const WindowAxis& axis, Padding padding, int64_t sources,
-                            Extent* extent) {
-  if (padding == Padding::kSame) {
-    extent->targets = (sources + axis.stride - 1) / axis.stride;
-    const int64_t around =
-        std::max<int64_t>(0, (extent->targets - 1) * axis.stride + axis.reach() - sources);
-    extent->before = around / 2;
-    return tensorflow::Status();
-  }
-  extent->before = padding == Padding::kCausal ? axis.reach() - 1 : 0;
-  const int64_t room = sources + extent->before - axis.reach() + axis.stride;
-  if (room < 0) {
-    return InvalidArgument("Expected an image of at least the window's reach, ",
-                           axis.reach(), ". Received: ", sources);
-  }
-  extent->targets = room / axis.stride;
-  return tensorflow::Status();
-}
-
-// Floats between two tiles of a plan in the planes.
-int64_t DistanceOf(const Plan& plan, const Phase& y, const Phase& x,
-                   const PlaneLayout& layout) {
-  const auto taps = static_cast<int64_t>(y.taps.size() * x.taps.size());
-  return taps == 0 ? 0 : plan.tile / taps * layout.plane;
-}
-
-// A convolution of given shapes.
-struct Geometry {
-  TensorShape x;
-  TensorShape y;
-  ConvShape forward;
-  ConvShape backward;
-};
-
-class ConvOp : public SparseOp {
+// The forward pass and the input gradient: sources, a weight, and targets.
+class ConvProductOp : public ConvOp {
  public:
-  explicit ConvOp(OpKernelConstruction* context) : SparseOp(context) {
-    std::vector<int64_t> strides, dilations;
-    std::string padding;
-    OP_REQUIRES_OK(context, context->GetAttr("strides", &strides));
-    OP_REQUIRES_OK(context, context->GetAttr("dilations", &dilations));
-    OP_REQUIRES_OK(context, context->GetAttr("padding", &padding));
-    for (const auto* values : {&strides, &dilations}) {
-      const bool fits = values->size() == 2 && (*values)[0] > 0 && (*values)[1] > 0 &&
-                        (*values)[0] < (1 << 20) && (*values)[1] < (1 << 20);
-      OP_REQUIRES(context, fits,
-                  InvalidArgument("Expected two strides and two dilations from 1 to ",
-                                  1 << 20));
-    }
-    padding_ = padding == "SAME"     ? Padding::kSame
-               : padding == "CAUSAL" ? Padding::kCausal
-                                     : Padding::kValid;
-    for (int axis = 0; axis < 2; ++axis) {
-      window_[axis] = {1, strides[axis], dilations[axis]};
-    }
-  }
+  using ConvOp::ConvOp;
 
  protected:
-  // The geometry of an input and a weight.
-  tensorflow::Status GeometryOf(const TensorShape& x, const TensorShape& weight,
-                                Geometry* found) const {
-    if (x.dims() != 4 || weight.dims() != 4 || x.dim_size(3) != weight.dim_size(2) ||
-        weight.dim_size(0) < 1 || weight.dim_size(1) < 1) {
-      return InvalidArgument(
-          "Expected an input [images, rows, columns, inputs] and a weight [rows, columns, "
-          "inputs, outputs] with a window. Received: ",
-          x.DebugString(), " and ", weight.DebugString());
-    }
-    if (x.num_elements() > kMostPositions || weight.num_elements() >= kMostEntries) {
-      return InvalidArgument("Expected less than 2^31 weights, and 2^40 activations. ",
-                             "Received: ", weight.DebugString(), " and ", x.DebugString());
-    }
-    const Window window = WindowOf(weight);
-    ConvAxis forward[2], backward[2];
-    int64_t targets[2];
-    for (int axis = 0; axis < 2; ++axis) {
-      // Causal padding is of sequences, whose axis is the second.
-      const bool is_plain = padding_ == Padding::kCausal && axis == 0;
-      const int64_t sources = x.dim_size(axis + 1);
-      Extent extent;
-      TF_RETURN_IF_ERROR(ExtentOf(window[axis], is_plain ? Padding::kValid : padding_,
-                                  sources, &extent));
-      targets[axis] = extent.targets;
-      forward[axis] = ForwardAxis(window[axis], sources, extent.targets, extent.before);
-      backward[axis] = GradientAxis(window[axis], sources, extent.targets, extent.before);
-    }
-    const int64_t images = x.dim_size(0), from = x.dim_size(3), to = weight.dim_size(3);
-    found->x = x;
-    found->y = TensorShape({images, targets[0], targets[1], to});
-    found->forward = {images, forward[0], forward[1], from, to};
-    found->backward = {images, backward[0], backward[1], to, from};
-    return tensorflow::Status();
-  }
-
-  Window WindowOf(const TensorShape& weight) const {
-    Window window = window_;
-    for (int axis = 0; axis < 2; ++axis) window[axis].size = weight.dim_size(axis);
-    return window;
-  }
-
-  // The layout of a product, whose offsets fit 32 bits.
-  tensorflow::Status LayoutFor(const ConvShape& shape, int64_t parts,
-                               PlaneLayout* layout) const {
-    *layout = LayoutOf(shape, kernels_->conv->lanes, parts);
-    if (layout->plane > kMostOffset / std::max<int64_t>(1, shape.source_channels)) {
-      return InvalidArgument("Expected rows whose planes have less than 2^31 entries. ",
-                             "Received: ", shape.source_channels, " channels of ",
-                             layout->plane);
-    }
-    return tensorflow::Status();
-  }
-
-  std::shared_ptr<const Plan> PlanOf(const Tensor& codes, const Phase& y, const Phase& x,
-                                     int slot, ConvPlanKind kind) const {
-    const Window window = WindowOf(codes.shape());
-    return PlansOf(key_)->Get(codes, window, slot, [&] {
-      const ConvWeight weight = {codes.flat<uint8_t>().data(),
-                                 codes.dim_size(0) * codes.dim_size(1), codes.dim_size(2),
-                                 codes.dim_size(3)};
-      return MakeConvPlan(weight, TapsOf(window, y, x), kind);
-    });
-  }
-
-  // Computes all targets from the sources, in `transpose` of an input gradient.
-  void Multiply(OpKernelContext* context, const ConvShape& shape, const Tensor& source,
-                const Tensor& theta, const Tensor& codes, bool transpose,
+  // Computes all targets. `kind` is one of the two products.
+  void Multiply(OpKernelContext* context, const ConvShape& shape, ConvPlanKind kind,
+                const Tensor& source, const Tensor& theta, const Tensor& codes,
                 Tensor* target) const {
     if (target->NumElements() == 0) return;
     if (source.NumElements() == 0) {
@@ -169,49 +32,25 @@ class ConvOp : public SparseOp {
     int64_t entries = 0;
     for (const Phase& y : product.shape.y.phases) {
       for (const Phase& x : product.shape.x.phases) {
-        const int slot = transpose ? 2 + static_cast<int>(product.parts.size()) : 0;
-        const auto plan =
-            PlanOf(codes, y, x, slot,
-                   transpose ? ConvPlanKind::kInputGradient : ConvPlanKind::kForward);
-        product.parts.push_back({&y, &x, plan,
-                                 OffsetsOf(product.shape, product.layout, y, x, *plan),
-                                 nullptr, DistanceOf(*plan, y, x, product.layout)});
+        const int phase = static_cast<int>(product.parts.size());
+        const auto plan = PlanOf(codes, y, x, kind, phase);
+        product.parts.push_back({&y, &x, Place(product.shape, product.layout, y, x, plan)});
         entries += plan->entries();
       }
     }
-
-    Tensor entries_of, compact_of;
-    OP_REQUIRES_OK(context, context->allocate_temp(tensorflow::DT_FLOAT,
-                                                   TensorShape({2 * entries}),
-                                                   &entries_of));
-    OP_REQUIRES_OK(context, context->allocate_temp(tensorflow::DT_FLOAT,
-                                                   TensorShape({entries}), &compact_of));
+    Tensor memory;
     static_assert(sizeof(ConvEntry) == 2 * sizeof(float), "memory of the entries");
-    auto* entry = reinterpret_cast<ConvEntry*>(entries_of.flat<float>().data());
-    float* compact = compact_of.flat<float>().data();
-    const float* whole = theta.flat<float>().data();
-    int64_t cycles = 0;
-    for (ConvProduct::Part& part : product.parts) {
-      const Plan& plan = *part.plan;
-      InParallel(context, plan.entries(), 3, [&](int64_t begin, int64_t end) {
-        for (int64_t i = begin; i < end; ++i) compact[i] = whole[plan.places[i]];
-      });
-      InParallel(context, plan.entries(), 3, [&](int64_t begin, int64_t end) {
-        for (int64_t i = begin; i < end; ++i) {
-          entry[i] = {part.offsets[plan.col[i]], compact[plan.source[i]]};
-        }
-      });
-      part.entries = entry;
-      entry += plan.entries();
-      cycles += 8 * plan.entries();
-    }
+    OP_REQUIRES_OK(context, context->allocate_temp(tensorflow::DT_FLOAT,
+                                                   TensorShape({3 * entries}), &memory));
+    FillEntries(context, theta.flat<float>().data(), memory.flat<float>().data(), &product);
 
     const float* from = source.flat<float>().data();
     float* to = target->flat<float>().data();
     const PlaneLayout& layout = product.layout;
     const int64_t vectors =
         layout.slab_groups * layout.slab_rows * layout.vectors_of(layout.slab_cols);
-    cycles = (cycles + 16 * (shape.source_channels + shape.target_channels)) * vectors / 6;
+    const int64_t ends = shape.source_channels + shape.target_channels;
+    const int64_t cycles = (8 * entries + 16 * ends) * vectors / 6;
     InParallel(context, layout.slabs(shape), cycles, [&](int64_t begin, int64_t end) {
       float* scratch = ThreadScratch(product.scratch_floats());
       for (int64_t i = begin; i < end; ++i) {
@@ -221,10 +60,26 @@ class ConvOp : public SparseOp {
   }
 
  private:
-  static constexpr int64_t kMostPositions = int64_t{1} << 40;
-
-  Window window_;
-  Padding padding_;
+  // Brings offsets and values into the order of the plans. `memory` has three floats for
+  // each entry: two for the entry, and one for its value in the order of the weight.
+  static void FillEntries(OpKernelContext* context, const float* theta, float* memory,
+                          ConvProduct* product) {
+    for (ConvProduct::Part& part : product->parts) {
+      const Plan& plan = *part.placed.plan;
+      auto* entries = reinterpret_cast<ConvEntry*>(memory);
+      float* values = memory + 2 * plan.entries();
+      InParallel(context, plan.entries(), 3, [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i) values[i] = theta[plan.places[i]];
+      });
+      InParallel(context, plan.entries(), 3, [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i) {
+          entries[i] = {part.placed.offsets[plan.col[i]], values[plan.source[i]]};
+        }
+      });
+      part.entries = entries;
+      memory += 3 * plan.entries();
+    }
+  }
 };
 
 tensorflow::Status CheckedCodes(const Tensor& codes, const TensorShape& theta) {
@@ -235,9 +90,9 @@ tensorflow::Status CheckedCodes(const Tensor& codes, const TensorShape& theta) {
   return tensorflow::Status();
 }
 
-class SparseConv : public ConvOp {
+class SparseConv : public ConvProductOp {
  public:
-  using ConvOp::ConvOp;
+  using ConvProductOp::ConvProductOp;
 
   void Compute(OpKernelContext* context) override {
     const Tensor& x = context->input(0);
@@ -248,13 +103,13 @@ class SparseConv : public ConvOp {
     OP_REQUIRES_OK(context, CheckedCodes(codes, theta.shape()));
     Tensor* y = nullptr;
     OP_REQUIRES_OK(context, context->allocate_output(0, geometry.y, &y));
-    Multiply(context, geometry.forward, x, theta, codes, false, y);
+    Multiply(context, geometry.forward, ConvPlanKind::kForward, x, theta, codes, y);
   }
 };
 
-class SparseConvInputGradient : public ConvOp {
+class SparseConvInputGradient : public ConvProductOp {
  public:
-  using ConvOp::ConvOp;
+  using ConvProductOp::ConvProductOp;
 
   void Compute(OpKernelContext* context) override {
     const Tensor& dy = context->input(0);
@@ -275,7 +130,8 @@ class SparseConvInputGradient : public ConvOp {
                                 ". Received: ", dy.shape().DebugString()));
     Tensor* dx = nullptr;
     OP_REQUIRES_OK(context, context->allocate_output(0, geometry.x, &dx));
-    Multiply(context, geometry.backward, dy, theta, codes, true, dx);
+    Multiply(context, geometry.backward, ConvPlanKind::kInputGradient, dy, theta, codes,
+             dx);
   }
 };
 
@@ -305,12 +161,11 @@ class SparseConvWeightGradient : public ConvOp {
     of.shape = geometry.forward;
     // One layout for any number of threads: it decides the order of the sums.
     OP_REQUIRES_OK(context, LayoutFor(of.shape, 1, &of.layout));
-    const Phase& y = of.shape.y.phases[0];
-    const Phase& x_phase = of.shape.x.phases[0];
-    of.plan = PlanOf(codes, y, x_phase, 1, ConvPlanKind::kWeightGradient);
-    of.offsets = OffsetsOf(of.shape, of.layout, y, x_phase, *of.plan);
-    of.tile_distance = DistanceOf(*of.plan, y, x_phase, of.layout);
-    const auto& plan = of.plan;
+    const Phase& rows = of.shape.y.phases[0];
+    const Phase& cols = of.shape.x.phases[0];
+    of.placed = Place(of.shape, of.layout, rows, cols,
+                      PlanOf(codes, rows, cols, ConvPlanKind::kWeightGradient));
+    const auto& plan = of.placed.plan;
     const int64_t slabs = of.layout.slabs(of.shape);
     const int threads =
         context->device()->tensorflow_cpu_worker_threads()->num_threads;
@@ -366,7 +221,8 @@ class SparseConvWeightGradient : public ConvOp {
     constexpr int64_t kPart = 4096;
     const int64_t total = gradient->NumElements();
     float* to = gradient->flat<float>().data();
-    InParallel(context, (total + kPart - 1) / kPart, kPart, [&](int64_t begin, int64_t end) {
+    const int64_t parts = (total + kPart - 1) / kPart;
+    InParallel(context, parts, kPart, [&](int64_t begin, int64_t end) {
       const auto& places = plan.places;
       int64_t k = std::lower_bound(places.begin(), places.end(), begin * kPart) -
                   places.begin();

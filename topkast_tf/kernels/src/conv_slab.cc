@@ -1,6 +1,7 @@
 #include "conv_slab.h"
 
 #include <algorithm>
+#include <utility>
 
 namespace topkast {
 namespace {
@@ -120,20 +121,22 @@ int64_t ConvProduct::scratch_floats() const {
          shape.target_channels * kernels->vectors * kernels->lanes + junk;
 }
 
-std::vector<int32_t> OffsetsOf(const ConvShape& shape, const PlaneLayout& layout,
-                               const Phase& y, const Phase& x, const Plan& plan) {
-  std::vector<int32_t> offsets;
-  while (static_cast<int64_t>(offsets.size()) < plan.tile) {
-    const int64_t channel = static_cast<int64_t>(offsets.size()) /
-                            static_cast<int64_t>(y.taps.size() * x.taps.size());
+PlacedPlan Place(const ConvShape& shape, const PlaneLayout& layout, const Phase& y,
+                 const Phase& x, std::shared_ptr<const Plan> plan) {
+  PlacedPlan placed;
+  const auto taps = static_cast<int64_t>(y.taps.size() * x.taps.size());
+  const int64_t channels = taps == 0 ? 0 : plan->tile / taps;
+  for (int64_t channel = 0; channel < channels; ++channel) {
     for (const Tap& row : y.taps) {
       for (const Tap& col : x.taps) {
-        offsets.push_back(static_cast<int32_t>(channel * layout.plane +
-                                               TapOffset(shape, layout, row, col)));
+        placed.offsets.push_back(static_cast<int32_t>(
+            channel * layout.plane + TapOffset(shape, layout, row, col)));
       }
     }
   }
-  return offsets;
+  placed.tile_distance = channels * layout.plane;
+  placed.plan = std::move(plan);
+  return placed;
 }
 
 void MultiplySlab(const ConvProduct& product, const Slab& slab, const float* source,
@@ -147,20 +150,23 @@ void MultiplySlab(const ConvProduct& product, const Slab& slab, const float* sou
   std::fill_n(spare, std::max(shape.source_channels, to), 0.0f);
   PackPlanes(kernels, shape, product.layout, slab, source, spare, planes);
   for (const ConvProduct::Part& part : product.parts) {
+    const Plan& plan = *part.placed.plan;
     Vectors vectors(shape, product.layout, slab, *part.y, *part.x);
     Vectors done = vectors;
     const int64_t total = vectors.count();
     const int64_t blocks = (total + kernels.vectors - 1) / kernels.vectors;
-    if (part.plan->entries() == 0) {
+    if (plan.entries() == 0) {
       std::fill_n(outputs, to * kernels.vectors * kernels.lanes, 0.0f);
     }
     for (int64_t block = 0; block < blocks; ++block) {
       // Blocks of almost the same size: a last one of one vector would cost as much.
-      const int count = static_cast<int>(total * (block + 1) / blocks - total * block / blocks);
+      const int count =
+          static_cast<int>(total * (block + 1) / blocks - total * block / blocks);
       const float* bases[kMostVectors];
       for (int v = 0; v < count; ++v, vectors.Step()) bases[v] = planes + vectors.base();
-      if (part.plan->entries() > 0) {
-        kernels.multiply(*part.plan, part.entries, bases, count, part.tile_distance, outputs);
+      if (plan.entries() > 0) {
+        kernels.multiply(plan, part.entries, bases, count, part.placed.tile_distance,
+                         outputs);
       }
       for (int v = 0; v < count; ++v, done.Step()) {
         float* lanes[kMostLanes];
@@ -228,8 +234,9 @@ void AccumulateSlab(const ConvGradient& gradient, const Slab& slab, const float*
       bases[v] = first + v < total ? packed + vectors.base() : packed;
       vectors.Step();
     }
-    kernels.accumulate(*gradient.plan, begin, end, bases, gradient.tile_distance,
-                       gradient.offsets.data(), panels, sums);
+    kernels.accumulate(*gradient.placed.plan, begin, end, bases,
+                       gradient.placed.tile_distance, gradient.placed.offsets.data(),
+                       panels, sums);
     panels += gradient.panel();
   }
 }

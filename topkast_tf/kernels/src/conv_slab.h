@@ -15,16 +15,23 @@
 
 namespace topkast {
 
+// The plan of a pair of phases, and where its columns are in the planes.
+struct PlacedPlan {
+  std::shared_ptr<const Plan> plan;
+  std::vector<int32_t> offsets;  // of a tile's columns
+  int64_t tile_distance = 0;     // floats between two tiles
+};
+
+PlacedPlan Place(const ConvShape& shape, const PlaneLayout& layout, const Phase& y,
+                 const Phase& x, std::shared_ptr<const Plan> plan);
+
 // What the slabs of one forward pass, or of one input gradient, share.
 struct ConvProduct {
-  // The plan of a pair of phases. `offsets` are those of a tile's columns.
   struct Part {
     const Phase* y;
     const Phase* x;
-    std::shared_ptr<const Plan> plan;
-    std::vector<int32_t> offsets;
+    PlacedPlan placed;
     const ConvEntry* entries = nullptr;
-    int64_t tile_distance = 0;
   };
 
   const ConvKernels* kernels;
@@ -35,10 +42,6 @@ struct ConvProduct {
   int64_t scratch_floats() const;
 };
 
-// The offsets of the columns of a plan's tile, `plan.tile` of them.
-std::vector<int32_t> OffsetsOf(const ConvShape& shape, const PlaneLayout& layout,
-                               const Phase& y, const Phase& x, const Plan& plan);
-
 // Computes the targets of a slab. `scratch` has product.scratch_floats().
 void MultiplySlab(const ConvProduct& product, const Slab& slab, const float* source,
                   float* target, float* scratch);
@@ -48,9 +51,7 @@ struct ConvGradient {
   const ConvKernels* kernels;
   ConvShape shape;  // of the forward pass
   PlaneLayout layout;
-  std::shared_ptr<const Plan> plan;
-  std::vector<int32_t> offsets;  // of a tile's columns
-  int64_t tile_distance = 0;
+  PlacedPlan placed;
 
   int64_t blocks() const;       // of the largest slab
   int64_t panel() const;        // floats of a block of dy
