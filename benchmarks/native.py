@@ -6,8 +6,11 @@ weight of inputs x outputs with 2,048 positions, as a compiled function.
   forward   y = x alpha; the input gradient is the same product of alpha's transpose
   gradient  the weight gradient: on B for the native kernels, everywhere for the dense
 
-Steps (`transformer_xl`, `dense_stack`): `train_on_batch` of a Keras model with Adam, in
-variants:
+and the same of a 3 x 3 convolution with as many channels in its input as in its output
+(`forward_conv_28x128`, `gradient_conv_28x128`: --images of 28 x 28 with 128 channels).
+
+Steps (`transformer_xl`, `dense_stack`, `resnet20`, `vgg16`): `train_on_batch` of a Keras
+model with Adam, in variants:
 
   dense        the model without a scope, as Keras runs it on a CPU
   dense_xla    the same with jit_compile=True
@@ -49,11 +52,14 @@ with quiet_start():
     import keras
     import tensorflow as tf
 
+    from launch.models.resnet import resnet
     from launch.models.transformer_xl import TransformerXL
     from launch.models.transformer_xl_config import TransformerXLConfig
+    from launch.models.vgg import vgg16
     from topkast_tf import topkast_scope
     from topkast_tf.core.sets import BACKWARD_ONLY, FORWARD
     from topkast_tf.core.sparsities import kept
+    from topkast_tf.kernels.convolutions import sparse_conv
     from topkast_tf.kernels.library import library
     from topkast_tf.kernels.products import sparse_matmul
 
@@ -61,17 +67,21 @@ COLUMNS = (
     *("case", "fwd", "bwd", "threads", "cpu", "burst", "refresh_every", "tensorflow"),
     *("round", "variant", "wall_ms", "cpu_ms"),
 )
-STEPS = ("transformer_xl", "dense_stack")
+IMAGE_MODELS = ("resnet20", "vgg16")
+STEPS = ("transformer_xl", "dense_stack", *IMAGE_MODELS)
 PRODUCTS = tuple(
     f"{product}_{shape}"
     for product in ("forward", "gradient")
-    for shape in ("512x2048", "2048x512")
+    for shape in (
+        *("512x2048", "2048x512"),
+        *(f"conv_{shape}" for shape in ("56x64", "28x128", "14x256", "7x512")),
+    )
 )
 CASES = PRODUCTS + STEPS
 DENSE = ("dense", "dense_xla")
 OF_STEPS = (*DENSE, "masked", "native", "auto")
 OF_PRODUCTS = ("dense", "native")
-_PRODUCT = re.compile(r"(forward|gradient)_(\d+)x(\d+)$")
+_PRODUCT = re.compile(r"(forward|gradient)_(conv_)?(\d+)x(\d+)$")
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -96,6 +106,7 @@ def define_flags(values: flags.FlagValues) -> None:
         ("positions", 2048, "positions of the products and of dense_stack"),
         ("batch", 8, "segments a step of transformer_xl"),
         ("length", 256, "tokens of a segment"),
+        ("images", 32, "images of the convolutions, and a step of resnet20 and vgg16"),
         ("layers", 6, "blocks of transformer_xl"),
         ("width", 512, "width of transformer_xl and dense_stack; 4 times that inside"),
         ("refresh_every", 100, "steps between selections"),
@@ -107,8 +118,10 @@ def product_of(
     case: str, variant: str, fwd: float, bwd: float, values: flags.FlagValues
 ) -> Callable[[], object]:
     """One product as a function without arguments, compiled and warm."""
-    what, inputs, outputs = _PRODUCT.match(case).groups()  # type: ignore[union-attr]
+    what, is_convolution, inputs, outputs = _PRODUCT.match(case).groups()  # type: ignore[union-attr]
     inputs, outputs = int(inputs), int(outputs)
+    if is_convolution:
+        return convolution_of(what, variant, (inputs, outputs), (fwd, bwd), values)
     generator = tf.random.Generator.from_seed(0)
     x = generator.normal([values.positions, inputs])
     dy = generator.normal([values.positions, outputs])
@@ -126,7 +139,48 @@ def product_of(
             return sparse_matmul(x, theta, codes, key=how["key"])
         return native.ops.topkast_sparse_weight_gradient(x, dy, codes, **how)
 
-    call = tf.function(lambda: product()[0, 0])  # nothing large leaves TensorFlow
+    return _compiled(product)
+
+
+def convolution_of(
+    what: str,
+    variant: str,
+    sizes: tuple[int, int],
+    sparsities: tuple[float, float],
+    values: flags.FlagValues,
+) -> Callable[[], object]:
+    """A product of a convolution, as `product_of`."""
+    size, channels = sizes
+    generator = tf.random.Generator.from_seed(0)
+    x = generator.normal([values.images, size, size, channels])
+    theta = generator.normal([3, 3, channels, channels])
+    codes = _codes_of(theta, *sparsities)
+    how = {"strides": [1, 1], "dilations": [1, 1], "key": hash(what) % 2**31}
+
+    def product():
+        if variant == "dense" and what == "forward":
+            return tf.nn.conv2d(x, theta, 1, "SAME")
+        if variant == "dense":
+            return tf.raw_ops.Conv2DBackpropFilter(
+                input=x,
+                filter_sizes=theta.shape,
+                out_backprop=x,
+                strides=[1, 1, 1, 1],
+                padding="SAME",
+            )
+        if what == "forward":
+            return sparse_conv(x, theta, codes, padding="same", **how)
+        native = library()
+        return native.ops.topkast_sparse_conv_weight_gradient(
+            x, x, codes, padding="SAME", cpu=native.cpu, **how
+        )
+
+    return _compiled(product)
+
+
+def _compiled(product: Callable[[], tf.Tensor]) -> Callable[[], object]:
+    # Nothing large leaves TensorFlow.
+    call = tf.function(lambda: tf.reshape(product(), [-1])[0])
 
     def waited():
         return call().numpy()
@@ -152,6 +206,10 @@ def step_of(
     keras.utils.set_random_seed(0)
 
     def build():
+        if case == "resnet20":
+            return resnet(20, (32, 32, 3), 10)
+        if case == "vgg16":
+            return vgg16((32, 32, 3), 10)
         if case == "dense_stack":
             return keras.Sequential(
                 [
@@ -185,6 +243,11 @@ def step_of(
         model.compile(adam, "mse", jit_compile=jit_compile)
         x = tf.random.normal([values.positions, values.width])
         y = tf.random.normal([values.positions, values.width])
+    elif case in IMAGE_MODELS:
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile(adam, loss, jit_compile=jit_compile)
+        x = tf.random.normal([values.images, 32, 32, 3])
+        y = tf.random.uniform([values.images], 0, 10, tf.int32)
     else:
         model.compile(adam, jit_compile=jit_compile)
         x = tf.random.uniform([values.batch, values.length], 0, 256, tf.int32)
@@ -249,7 +312,8 @@ def _sized(case: str, values: flags.FlagValues) -> str:
         return f"transformer_xl {values.width}, {values.layers} layers, {tokens}"
     if case == "dense_stack":
         return f"dense_stack {values.width}, {values.positions}"
-    return f"{case}, {values.positions}"
+    is_of_images = case in IMAGE_MODELS or "conv" in case
+    return f"{case}, {values.images if is_of_images else values.positions}"
 
 
 def table_rows(

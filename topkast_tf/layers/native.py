@@ -208,11 +208,12 @@ def _speedup(
         "dense_gradient": weight.method.has_dense_gradient,
     }
     if isinstance(made, Convolution):
-        window = weight.shape[:-2]
-        outputs = output_sizes(sizes[1:-1], window, *made)
-        return choice.speedup_of_convolution(
-            weight.shape, sizes[0], sizes[1:-1], outputs, made.strides, **common
+        images, *of_input, _ = sizes
+        outputs = output_sizes(of_input, weight.shape[:-2], *made)
+        of_layer = choice.ConvolutionSizes(
+            images, tuple(of_input), tuple(outputs), tuple(weight.shape)
         )
+        return choice.speedup_of_convolution(of_layer, **common)
     positions = math.prod(sizes[: -made.input_axes]) // math.prod(made.strides)
     return choice.speedup(
         math.prod(weight.shape[: made.kernel_axes]),
