@@ -60,7 +60,7 @@ def test_convolution_by_hand(cpu):
     native += 65 * n + 4.5e6
     found = speedup_of_convolution(SIZES, 0.5, 1.0, cpu)
     assert found == pytest.approx(masked / native)
-    native += n * (180 + 400 * 2) / 10
+    native += n * (330 + 1200 * 2) / 10
     found = speedup_of_convolution(SIZES, 0.5, 1.0, cpu, every=10)
     assert found == pytest.approx(masked / native, rel=1e-9)
 

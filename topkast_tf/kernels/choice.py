@@ -168,6 +168,7 @@ CONVOLUTION_COSTS = {
 
 _DENSE_CONVOLUTION, _MASKED_KERNEL, _MASKED_IMAGE = 0.84, 300, 97
 _NATIVE_KERNEL = 65
+_CONVOLUTION_PLAN_WEIGHT, _CONVOLUTION_PLAN_ENTRY = 330, 1200
 _LANES = {"avx512": 16, "avx2": 8, "portable": 4}
 
 
@@ -202,7 +203,8 @@ def speedup_of_convolution(
 
         masked = 0.84 * 3 p n + 300 n + 97 a
         native = q n (2 d_A entry + d_B gradient) + a activation
-                 + n (2 d_A + d_B) gather + 65 n + n (180 + 400 (2 d_A + d_B)) / N + 4.5e6
+                 + n (2 d_A + d_B) gather + 65 n
+                 + n (330 + 1200 (2 d_A + d_B)) / N + 4.5e6
 
     with p the positions of the output, n the entries of the weight, a those of input and
     output, and q the positions p with the lanes of vectors that no position fills: rows
@@ -236,5 +238,7 @@ def speedup_of_convolution(
     if dense_gradient:
         native += p * n * _DENSE_CONVOLUTION
     if every is not None:
-        native += n * (_PLAN_WEIGHT + _PLAN_ENTRY * entries) / every
+        native += (
+            n * (_CONVOLUTION_PLAN_WEIGHT + _CONVOLUTION_PLAN_ENTRY * entries) / every
+        )
     return masked / native

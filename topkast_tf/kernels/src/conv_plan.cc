@@ -90,18 +90,20 @@ Plan MakeConvPlan(const ConvWeight& weight, const PhaseTaps& taps, ConvPlanKind 
   const Pattern by_input = {codes.data(), inputs, outputs * count, outputs * count, 1,
                             threshold};
   Plan plan = MakePlan(transpose ? by_input : by_output, tile);
-  for (int32_t& source : plan.source) {
-    int64_t i, o, t;
-    if (transpose) {
-      i = source / (outputs * count);
-      o = source / count % outputs;
-      t = source % count;
-    } else {
-      i = source / outputs / count;
-      o = source % outputs;
-      t = source / outputs % count;
+  // The place of an entry, without divisions: from its column, its tile and its row.
+  const int64_t of_channel = transpose ? 1 : outputs, of_row = transpose ? outputs : 1;
+  std::vector<int64_t> of_col(tile);
+  for (int64_t col = 0; col < tile; ++col) {
+    of_col[col] = taps.taps[col % count] * inputs * outputs + col / count * of_channel;
+  }
+  for (size_t k = 0; k + 1 < plan.first_run.size(); ++k) {
+    const int64_t of_tile = static_cast<int64_t>(k) * (tile / count) * of_channel;
+    for (int32_t run = plan.first_run[k]; run < plan.first_run[k + 1]; ++run) {
+      const int64_t start = of_tile + plan.row[run] * of_row;
+      for (int32_t z = plan.first_entry[run]; z < plan.first_entry[run + 1]; ++z) {
+        plan.source[z] = static_cast<int32_t>(start + of_col[plan.col[z]]);
+      }
     }
-    source = static_cast<int32_t>((taps.taps[t] * inputs + i) * outputs + o);
   }
   ListPlaces(&plan, weight.taps * inputs * outputs);
   return plan;
