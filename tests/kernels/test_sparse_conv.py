@@ -257,6 +257,48 @@ def test_gradients_of_gradients(how):
         np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-3)
 
 
+def test_forward_mode_and_vectorized_map():
+    rng = np.random.default_rng(5)
+    x, theta, codes, how = arguments(rng, strides=(1, 2))
+    owner = Owner()
+    key = new_key(owner)
+    alpha = sparse_view(theta, codes)
+    direction = tf.constant(rng.normal(size=x.shape), tf.float32)
+    with tf.autodiff.ForwardAccumulator(x, direction) as forward:
+        y = sparse_conv(x, theta, codes, key=key, **how)
+    expected = masked(direction, theta, codes, how)
+    np.testing.assert_allclose(forward.jvp(y), expected, atol=1e-5)
+    several = tf.stack([x, direction, x + 1.0])
+    each = tf.vectorized_map(
+        lambda one: sparse_conv(one, theta, codes, key=key, **how), several
+    )
+    expected = [tf.nn.convolution(one, alpha, (1, 2), "SAME") for one in several]
+    np.testing.assert_allclose(each, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("images", [1, 7, 16])
+def test_inf_and_nan_reach_what_they_are_connected_to(images):
+    rng = np.random.default_rng(7)
+    weight, how = (3, 3, 20, 18), {"strides": (2, 1), "dilations": (1, 1)}
+    x = rng.normal(size=(images, 9, 7, 20)).astype(np.float32)
+    theta = rng.normal(size=weight).astype(np.float32)
+    codes = random_codes(rng, weight, 0.1, 0.3)
+    dy = rng.normal(size=(images, 5, 7, 18)).astype(np.float32)
+    marks = np.zeros_like(x), np.zeros_like(dy)
+    for values, mark in zip((x, dy), marks, strict=True):
+        for bad in (np.inf, np.nan):
+            place = tuple(rng.integers(values.shape))
+            values[place], mark[place] = bad, 1.0
+    owner = Owner()
+    y, dx, _ = computed(x, theta, codes, dy, new_key(owner), padding="same", **how)
+    ones = np.ones_like(theta)
+    reached = by_definition(
+        marks[0], ones, codes, marks[1], *how.values(), padding="same"
+    )
+    np.testing.assert_array_equal(~np.isfinite(y), reached[0] > 0)
+    np.testing.assert_array_equal(~np.isfinite(dx), reached[1] > 0)
+
+
 def test_plans_follow_codes_and_window():
     rng = np.random.default_rng(2)
     x, theta, _, _ = arguments(rng)

@@ -324,6 +324,44 @@ def test_auto_takes_what_pays():
     assert last.kernels == "masked"
 
 
+def test_auto_takes_convolutions_that_pay():
+    x = np.random.default_rng(0).normal(size=(32, 16, 16, 64)).astype("float32")
+    arguments = {"filters": 64, "kernel_size": 3, "padding": "same"}
+    large = layer_in_scope(keras, "Conv2D", arguments, x.shape, "auto")
+    masked = layer_in_scope(keras, "Conv2D", arguments, x.shape, "masked")
+    np.testing.assert_allclose(large(x), masked(x), rtol=1e-3, atol=1e-4)
+    small = layer_in_scope(keras, "Conv2D", arguments, (2, 4, 4, 64), "auto")
+    small(x[:2, :4, :4])
+    first, second = (tk.sparse_weights(layer)[0].kernels for layer in (large, small))
+    assert (first.kernels, second.kernels) == ("native", "masked")
+    # Unknown sizes count as 32.
+    unknown = layer_in_scope(keras, "Conv2D", arguments, (None, None, None, 64), "auto")
+    tf.function(unknown, input_signature=[tf.TensorSpec([None, None, None, 64])])(x)
+    assert tk.sparse_weights(unknown)[0].kernels.kernels == "native"
+
+
+def test_convolutions_train_as_with_the_masked_product():
+    def built(kernels):
+        keras.utils.set_random_seed(0)
+        with tk.topkast_scope(0.8, 0.6, refresh_every=2, kernels=kernels):
+            return keras.Sequential(
+                [
+                    keras.Input((50,)),
+                    keras.layers.Reshape((5, 10, 1)),
+                    keras.layers.Conv2D(8, 3, strides=(1, 2), activation="relu"),
+                    keras.layers.Conv2D(12, (2, 3), padding="same"),
+                    keras.layers.Reshape((12, 12)),
+                    keras.layers.Conv1D(4, 3, padding="causal", dilation_rate=2),
+                    keras.layers.Flatten(),
+                    keras.layers.Dense(10),
+                ]
+            )
+
+    native = fitted(built("native"))
+    assert_close(fitted(built("masked")), native)
+    assert {w.kernels.kernels for w in tk.sparse_weights(native)} == {"native"}
+
+
 def test_summary_says_what_was_chosen():
     model = stack("auto", widths=(1500, 1500))
     assert "kernels" not in str(tk.summary(model))

@@ -28,7 +28,7 @@ class ConvProductOp : public ConvOp {
     product.kernels = kernels_->conv;
     product.shape = shape;
     OP_REQUIRES_OK(context,
-                   LayoutFor(shape, threads <= 1 ? 1 : 4 * threads, &product.layout));
+                   LayoutFor(shape, threads <= 1 ? 1 : 2 * threads, &product.layout));
     int64_t entries = 0;
     for (const Phase& y : product.shape.y.phases) {
       for (const Phase& x : product.shape.x.phases) {
