@@ -8,6 +8,9 @@ as a step has many operations too; times are those of one.
             `static`: by the compiled loops where the library would generate code
   gradient  the weight gradient: on B for the native kernels, everywhere for the dense
 
+and the same of a 3 x 3 convolution with as many channels in its input as in its output
+(`forward_conv_28x128`, `gradient_conv_28x128`: --images of 28 x 28 with 128 channels).
+
 Steps (`transformer_xl`, `resnet50`, ...): `train_on_batch` of a Keras model
 (native_models.py), in variants:
 
@@ -55,6 +58,7 @@ with quiet_start():
     from benchmarks import native_models
     from topkast_tf.core.sets import BACKWARD_ONLY, FORWARD
     from topkast_tf.core.sparsities import kept
+    from topkast_tf.kernels.convolutions import sparse_conv
     from topkast_tf.kernels.library import library
     from topkast_tf.kernels.products import sparse_matmul
 
@@ -65,7 +69,10 @@ COLUMNS = (
 PRODUCTS = tuple(
     f"{product}_{shape}"
     for product in ("forward", "gradient")
-    for shape in ("512x2048", "2048x512")
+    for shape in (
+        *("512x2048", "2048x512"),
+        *(f"conv_{shape}" for shape in ("56x64", "28x128", "14x256", "7x512")),
+    )
 )
 CASES = (*PRODUCTS, *native_models.CASES)
 DENSE = ("dense", "dense_xla")
@@ -73,9 +80,11 @@ OF_STEPS = (*DENSE, "masked", "native", "auto")
 OF_PRODUCTS = {
     "forward": ("dense", "static", "native"),
     "gradient": ("dense", "native"),
+    "forward_conv": ("dense", "native"),
+    "gradient_conv": ("dense", "native"),
 }
 _REPEATS = 5
-_PRODUCT = re.compile(r"(forward|gradient)_(\d+)x(\d+)$")
+_PRODUCT = re.compile(r"(forward|gradient)_(conv_)?(\d+)x(\d+)$")
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -100,6 +109,7 @@ def define_flags(values: flags.FlagValues) -> None:
         ("positions", 2048, "positions of the products and of dense_stack"),
         ("batch", 8, "segments a step of transformer_xl"),
         ("length", 256, "tokens of a segment"),
+        ("images", 32, "images of the convolutions"),
         ("layers", 6, "blocks of transformer_xl"),
         ("width", 512, "width of transformer_xl and dense_stack; 4 times that inside"),
         ("refresh_every", 100, "steps between selections"),
@@ -111,8 +121,10 @@ def product_of(
     case: str, variant: str, fwd: float, bwd: float, values: flags.FlagValues
 ) -> Callable[[], object]:
     """`_REPEATS` products as a function without arguments, compiled and warm."""
-    what, inputs, outputs = _PRODUCT.match(case).groups()  # type: ignore[union-attr]
+    what, is_convolution, inputs, outputs = _PRODUCT.match(case).groups()  # type: ignore[union-attr]
     inputs, outputs = int(inputs), int(outputs)
+    if is_convolution:
+        return convolution_of(what, variant, (inputs, outputs), (fwd, bwd), values)
     generator = tf.random.Generator.from_seed(0)
     x = generator.normal([values.positions, inputs])
     dy = generator.normal([values.positions, outputs])
@@ -131,11 +143,52 @@ def product_of(
             return sparse_matmul(x, theta, codes, key=how["key"], code=code)
         return native.ops.topkast_sparse_weight_gradient(x, dy, codes, **how)
 
+    return _compiled(product)
+
+
+def convolution_of(
+    what: str,
+    variant: str,
+    sizes: tuple[int, int],
+    sparsities: tuple[float, float],
+    values: flags.FlagValues,
+) -> Callable[[], object]:
+    """A product of a convolution, as `product_of`."""
+    size, channels = sizes
+    generator = tf.random.Generator.from_seed(0)
+    x = generator.normal([values.images, size, size, channels])
+    theta = generator.normal([3, 3, channels, channels])
+    codes = _codes_of(theta, *sparsities)
+    how = {"strides": [1, 1], "dilations": [1, 1], "key": hash(what) % 2**31}
+
+    def product():
+        if variant == "dense" and what == "forward":
+            return tf.nn.conv2d(x, theta, 1, "SAME")
+        if variant == "dense":
+            return tf.raw_ops.Conv2DBackpropFilter(
+                input=x,
+                filter_sizes=theta.shape,
+                out_backprop=x,
+                strides=[1, 1, 1, 1],
+                padding="SAME",
+            )
+        if what == "forward":
+            return sparse_conv(x, theta, codes, padding="same", **how)
+        native = library()
+        return native.ops.topkast_sparse_conv_weight_gradient(
+            x, x, codes, padding="SAME", cpu=native.cpu, **how
+        )
+
+    return _compiled(product)
+
+
+def _compiled(product: Callable[[], tf.Tensor]) -> Callable[[], object]:
     @tf.function
     def call():
         total = tf.zeros([])
         for _ in tf.range(_REPEATS):
-            total += product()[0, 0]  # nothing large leaves TensorFlow
+            # Nothing large leaves TensorFlow.
+            total += tf.reshape(product(), [-1])[0]
         return total
 
     def waited():
@@ -182,7 +235,7 @@ def run_case(
 ) -> list[Sequence[str]]:
     """Measures the rounds that are missing; returns the rows of the table."""
     is_product = _PRODUCT.match(case) is not None
-    variants = OF_PRODUCTS[case.split("_")[0]] if is_product else _variants_of(case)
+    variants = OF_PRODUCTS[case.rsplit("_", 1)[0]] if is_product else _variants_of(case)
     make = product_of if is_product else step_of
     repeats = _REPEATS if is_product else 1
     results = common.Results(
@@ -231,7 +284,7 @@ def _variants_of(case: str) -> tuple[str, ...]:
 def _sized(case: str, values: flags.FlagValues) -> str:
     if case in native_models.CASES:
         return f"{case} {native_models.CASES[case].about(values)}"
-    return f"{case}, {values.positions}"
+    return f"{case}, {values.images if 'conv' in case else values.positions}"
 
 
 def table_rows(

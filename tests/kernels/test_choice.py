@@ -2,7 +2,13 @@
 
 import pytest
 
-from topkast_tf.kernels.choice import COSTS, speedup
+from topkast_tf.kernels.choice import (
+    CONVOLUTION_COSTS,
+    COSTS,
+    ConvolutionSizes,
+    speedup,
+    speedup_of_convolution,
+)
 
 
 @pytest.mark.parametrize("cpu", COSTS)
@@ -41,3 +47,49 @@ def test_frequent_changes_and_dense_gradients_cost():
 
 def test_one_position_costs_a_whole_panel():
     assert speedup(512, 512, 1, 0.1, 0.2, "avx512") < 1
+
+
+SIZES = ConvolutionSizes(16, (6, 4), (3, 2), (3, 3, 2, 5))
+
+
+@pytest.mark.parametrize("cpu", CONVOLUTION_COSTS)
+def test_convolution_by_hand(cpu):
+    entry, gradient, activation, gather = CONVOLUTION_COSTS[cpu]
+    n, p, ends = 90, 16 * 6, 16 * (24 * 2 + 6 * 5)  # 16 images fill all lanes
+    masked = 0.84 * 3 * p * n + 300 * n + 97 * ends
+    native = p * n * (entry + gradient) + ends * activation + n * 2 * gather
+    native += 65 * n + 4.5e6
+    found = speedup_of_convolution(SIZES, 0.5, 1.0, cpu)
+    assert found == pytest.approx(masked / native)
+    native += n * (330 + 1200 * 2) / 10
+    found = speedup_of_convolution(SIZES, 0.5, 1.0, cpu, every=10)
+    assert found == pytest.approx(masked / native, rel=1e-9)
+
+
+def test_empty_lanes_cost():
+    """One image of 7 columns fills 7 of 16 lanes, 16 images fill them all."""
+    one, many = (
+        speedup_of_convolution(
+            ConvolutionSizes(images, (7, 7), (7, 7), (3, 3, 512, 512)),
+            0.1,
+            0.2,
+            "avx512",
+        )
+        for images in (1, 16)
+    )
+    assert one < many
+
+
+def test_convolutions_that_pay_and_that_do_not():
+    large = ConvolutionSizes(32, (14, 14), (14, 14), (3, 3, 256, 256))
+    small = ConvolutionSizes(4, (8, 8), (8, 8), (3, 3, 3, 8))
+    for cpu in CONVOLUTION_COSTS:
+        found = [
+            speedup_of_convolution(large, 1 - s, 1 - s, cpu)
+            for s in (0.0, 0.8, 0.9, 0.98)
+        ]
+        assert found == sorted(found)
+        assert found[0] < 1 < found[2]
+        assert speedup_of_convolution(small, 0.1, 0.2, cpu) < 1
+    dense = speedup_of_convolution(large, 0.1, 0.1, "avx512", dense_gradient=True)
+    assert dense < speedup_of_convolution(large, 0.1, 0.1, "avx512")

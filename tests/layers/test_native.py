@@ -42,6 +42,35 @@ CASES = [
         {"filters": 8, "kernel_size": 1, "strides": 2, "padding": "same"},
     ),
     ("Conv3D", (2, 3, 2, 2, 6), {"filters": 8, "kernel_size": 1}),
+    ("Conv2D", IMAGES, {"filters": 8, "kernel_size": 3}),
+    ("Conv2D", IMAGES, {"filters": 8, "kernel_size": (3, 2), "strides": (2, 3)}),
+    ("Conv2D", IMAGES, {"filters": 8, "kernel_size": 3, "padding": "same"}),
+    (
+        "Conv2D",
+        IMAGES,
+        {"filters": 8, "kernel_size": (1, 5), "strides": 2, "padding": "same"},
+    ),
+    (
+        "Conv2D",
+        IMAGES,
+        {"filters": 8, "kernel_size": 3, "dilation_rate": (2, 1), "padding": "same"},
+    ),
+    ("Conv1D", (3, 9, 6), {"filters": 8, "kernel_size": 3, "activation": "relu"}),
+    (
+        "Conv1D",
+        (3, 9, 6),
+        {"filters": 8, "kernel_size": 4, "strides": 2, "padding": "same"},
+    ),
+    (
+        "Conv1D",
+        (3, 9, 6),
+        {"filters": 8, "kernel_size": 3, "dilation_rate": 2, "padding": "causal"},
+    ),
+    (
+        "Conv1D",
+        (3, 9, 6),
+        {"filters": 8, "kernel_size": 3, "strides": 2, "padding": "causal"},
+    ),
 ]
 
 
@@ -94,12 +123,25 @@ def test_native_layer_equals_masked(library, name, shape, arguments):
     ("name", "shape", "arguments", "why"),
     [
         (
-            "Conv2D",
-            IMAGES,
+            "Conv3D",
+            (2, 3, 4, 4, 6),
             {"filters": 8, "kernel_size": 3},
-            r"window \(3, 3\)",
+            r"window \(3, 3, 3\)",
         ),
         ("Conv2D", IMAGES, {"filters": 8, "kernel_size": 1, "groups": 2}, "Conv2D"),
+        ("Conv2D", IMAGES, {"filters": 8, "kernel_size": 3, "groups": 2}, "Conv2D"),
+        (
+            "Conv2D",
+            IMAGES,
+            {"filters": 8, "kernel_size": 3, "data_format": "channels_first"},
+            "Conv2D",
+        ),
+        (
+            "Conv2D",
+            IMAGES,
+            {"filters": 8, "kernel_size": 3, "dtype": "mixed_bfloat16"},
+            "bfloat16",
+        ),
         (
             "EinsumDense",
             (2, 3, 6),
@@ -121,9 +163,10 @@ def test_layer_without_native_kernel(name, shape, arguments, why):
     assert weight.kernels.kernels == "masked"
 
 
-def test_strides_with_a_further_batch_axis_are_masked():
+@pytest.mark.parametrize("size", [1, 2])
+def test_strides_with_a_further_batch_axis_are_masked(size):
     x = np.ones((2, 3, 8, 8, 6), np.float32)
-    arguments = {"filters": 8, "kernel_size": 1, "strides": 2}
+    arguments = {"filters": 8, "kernel_size": size, "strides": 2}
     layer = layer_in_scope(tf_keras, "Conv2D", arguments, (2, 3, 8, 8, 6), "auto")
     assert layer(x).shape == (2, 3, 4, 4, 8)
 
@@ -279,6 +322,44 @@ def test_auto_takes_what_pays():
     assert second.kernels == "native"
     assert "times as fast" in second.why
     assert last.kernels == "masked"
+
+
+def test_auto_takes_convolutions_that_pay():
+    x = np.random.default_rng(0).normal(size=(32, 16, 16, 64)).astype("float32")
+    arguments = {"filters": 64, "kernel_size": 3, "padding": "same"}
+    large = layer_in_scope(keras, "Conv2D", arguments, x.shape, "auto")
+    masked = layer_in_scope(keras, "Conv2D", arguments, x.shape, "masked")
+    np.testing.assert_allclose(large(x), masked(x), rtol=1e-3, atol=1e-4)
+    small = layer_in_scope(keras, "Conv2D", arguments, (2, 4, 4, 64), "auto")
+    small(x[:2, :4, :4])
+    first, second = (tk.sparse_weights(layer)[0].kernels for layer in (large, small))
+    assert (first.kernels, second.kernels) == ("native", "masked")
+    # Unknown sizes count as 32.
+    unknown = layer_in_scope(keras, "Conv2D", arguments, (None, None, None, 64), "auto")
+    tf.function(unknown, input_signature=[tf.TensorSpec([None, None, None, 64])])(x)
+    assert tk.sparse_weights(unknown)[0].kernels.kernels == "native"
+
+
+def test_convolutions_train_as_with_the_masked_product():
+    def built(kernels):
+        keras.utils.set_random_seed(0)
+        with tk.topkast_scope(0.8, 0.6, refresh_every=2, kernels=kernels):
+            return keras.Sequential(
+                [
+                    keras.Input((50,)),
+                    keras.layers.Reshape((5, 10, 1)),
+                    keras.layers.Conv2D(8, 3, strides=(1, 2), activation="relu"),
+                    keras.layers.Conv2D(12, (2, 3), padding="same"),
+                    keras.layers.Reshape((12, 12)),
+                    keras.layers.Conv1D(4, 3, padding="causal", dilation_rate=2),
+                    keras.layers.Flatten(),
+                    keras.layers.Dense(10),
+                ]
+            )
+
+    native = fitted(built("native"))
+    assert_close(fitted(built("masked")), native)
+    assert {w.kernels.kernels for w in tk.sparse_weights(native)} == {"native"}
 
 
 def test_summary_says_what_was_chosen():

@@ -19,6 +19,9 @@ def network():
         [
             keras.Input((5, 5, 12)),
             keras.layers.Conv2D(16, 1, strides=2, activation="relu"),
+            keras.layers.Conv2D(14, 3, padding="same", activation="relu"),
+            keras.layers.Conv2D(12, 2, activation="relu"),
+            keras.layers.Conv2D(12, 3, strides=2, padding="same", activation="relu"),
             keras.layers.Flatten(),
             keras.layers.Dense(70, activation="relu"),
             keras.layers.Dense(9),
@@ -93,8 +96,11 @@ def test_gradient_is_computed_from_sparse_activations():
 
     graph = gradients.get_concrete_function(tf.constant(x)).graph
     types = [op.type for op in graph.get_operations()]
-    assert types.count("TopkastSparseActivationGradient") == 3
+    # All but that of the convolution with a stride.
+    assert types.count("TopkastSparseActivationGradient") == 5
+    assert types.count("Conv2DBackpropFilter") == 1
     assert "TopkastSparseWeightGradient" not in types
+    assert "TopkastSparseConvWeightGradient" not in types
 
 
 def test_weights_that_are_dense_in_a_pass_have_no_native_kernel():

@@ -5,6 +5,7 @@ The same machine decides the same each time, so that a run resumes bitwise.
 
 import contextlib
 import contextvars
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -149,4 +150,95 @@ def speedup(
         native += p * (_COMPRESSED * inputs + _COPIED * outputs)
     if every is not None:
         native += n * (_PLAN_WEIGHT + _PLAN_ENTRY * entries) / every
+    return masked / native
+
+
+CONVOLUTION_COSTS = {
+    "avx512": Costs(entry=1.4, gradient=1.6, activation=95, gather=200),
+    "avx2": Costs(entry=1.25, gradient=2.0, activation=100, gather=155),
+    "portable": Costs(entry=2.5, gradient=5.6, activation=130, gather=115),
+}
+"""Instruction set -> costs, fitted to 20 layers at 5 densities (docs/kernels.md)."""
+
+_DENSE_CONVOLUTION, _MASKED_KERNEL, _MASKED_IMAGE = 0.84, 300, 97
+_NATIVE_KERNEL = 65
+_CONVOLUTION_PLAN_WEIGHT, _CONVOLUTION_PLAN_ENTRY = 330, 1200
+_LANES = {"avx512": 16, "avx2": 8, "portable": 4}
+
+
+class ConvolutionSizes(NamedTuple):
+    """The sizes of a convolution.
+
+    Attributes:
+      images: the size of the batch.
+      inputs: rows and columns of the input, or steps of a sequence.
+      outputs: those of the output.
+      weight: shape of the weight: window, input channels, output channels.
+    """
+
+    images: int
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    weight: tuple[int, ...]
+
+
+def speedup_of_convolution(
+    sizes: ConvolutionSizes,
+    forward_density: float,
+    backward_density: float,
+    cpu: str,
+    *,
+    every: int | None = None,
+    dense_gradient: bool = False,
+    activation_density: float | None = None,
+) -> float:
+    """As `speedup`, of a convolution.
+
+    ::
+
+        masked = 0.84 * 3 p n + 300 n + 97 a
+        native = q n (2 d_A entry + d_B gradient) + a activation
+                 + n (2 d_A + d_B) gather + 65 n
+                 + n (330 + 1200 (2 d_A + d_B)) / N + 4.5e6
+
+    with p the positions of the output, n the entries of the weight, a those of input and
+    output, and q the positions p with the lanes of vectors that no position fills: rows
+    of some images side by side are divided into vectors.
+
+    >>> sizes = ConvolutionSizes(32, (28, 28), (28, 28), (3, 3, 128, 128))
+    >>> speedup_of_convolution(sizes, 0.1, 0.2, "avx512") > 2
+    True
+    """
+    costs, lanes = CONVOLUTION_COSTS[cpu], _LANES[cpu]
+    images, width = max(sizes.images, 1), sizes.outputs[-1]
+    groups = [2**k for k in range(5) if 2**k <= lanes]
+    vectors = min(-(-images // g) * -(-width * g // lanes) for g in groups)
+    rows = math.prod(sizes.outputs[:-1])
+    p, q = images * rows * width, vectors * lanes * rows
+    n = math.prod(sizes.weight)
+    ends = images * (
+        math.prod(sizes.inputs) * sizes.weight[-2]
+        + math.prod(sizes.outputs) * sizes.weight[-1]
+    )
+    dense_gradient = dense_gradient and activation_density is None
+    d_b = 0.0 if dense_gradient or activation_density else backward_density
+    entries = 2 * forward_density + d_b
+    masked = 3 * p * n * _DENSE_CONVOLUTION + _MASKED_KERNEL * n + _MASKED_IMAGE * ends
+    native = (
+        q * n * (2 * forward_density * costs.entry + d_b * costs.gradient)
+        + ends * costs.activation
+        + n * entries * costs.gather
+        + _NATIVE_KERNEL * n
+        + _CALLS
+    )
+    if dense_gradient:
+        native += p * n * _DENSE_CONVOLUTION
+    if activation_density is not None:
+        padded = -(-sizes.weight[-1] // _PANEL) * _PANEL / sizes.weight[-1]
+        native += p * n * padded * activation_density * COSTS[cpu].gradient
+        native += _COMPRESSED * ends
+    if every is not None:
+        native += (
+            n * (_CONVOLUTION_PLAN_WEIGHT + _CONVOLUTION_PLAN_ENTRY * entries) / every
+        )
     return masked / native

@@ -4,11 +4,14 @@ They are registered, and not given by `tf.custom_gradient`, so that gradients of
 and `tf.vectorized_map` work too. Each operation is linear in each of its inputs.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
 
 _registered: list[Any] = []
+_OF_THETA = ("dense_gradient", "sparse_activations")
+"""Attributes of the operations that say how the gradient of theta is computed."""
 
 
 def register(ops: Any) -> None:
@@ -26,9 +29,7 @@ def register(ops: Any) -> None:
         x, theta, codes = op.inputs
         transpose = op.get_attr("transpose")
         how = {"key": op.get_attr("key"), "cpu": op.get_attr("cpu")}
-        of_theta = {
-            name: op.get_attr(name) for name in ("dense_gradient", "sparse_activations")
-        }
+        of_theta = {name: op.get_attr(name) for name in _OF_THETA}
         dx = ops.topkast_sparse_mat_mul(
             *(dy, theta, codes),
             transpose=not transpose,
@@ -73,3 +74,81 @@ def register(ops: Any) -> None:
             tape.watch(x)
             y = tf.nn.conv2d(x, upstream, **how)
         return tape.gradient(y, x, dy), y
+
+    @tf.RegisterGradient("TopkastSparseConv")
+    def _(op, dy):
+        x, theta, codes = op.inputs
+        how = _of_convolution(op)
+        dx = ops.topkast_sparse_conv_input_gradient(
+            dy, theta, codes, tf.shape(x), **how
+        )
+        return dx, _weight_gradient(ops, op, x, dy), None
+
+    @tf.RegisterGradient("TopkastSparseConvInputGradient")
+    def _(op, upstream):
+        dy, theta, codes, _ = op.inputs
+        y = ops.topkast_sparse_conv(upstream, theta, codes, **_of_convolution(op))
+        return y, _weight_gradient(ops, op, upstream, dy), None, None
+
+    @tf.RegisterGradient("TopkastSparseConvWeightGradient")
+    def _(op, upstream):
+        x, dy, codes = op.inputs
+        on_b = tf.where(tf.cast(codes, tf.bool), upstream, tf.zeros_like(upstream))
+        y, gradients = _dense_convolution(op, x, on_b)
+        return gradients(dy)[0], y, None
+
+
+def _of_convolution(op: Any) -> dict[str, Any]:
+    names = ("key", "cpu", "strides", "dilations", "padding", *_OF_THETA)
+    return {name: op.get_attr(name) for name in names}
+
+
+def _weight_gradient(ops: Any, op: Any, x: tf.Tensor, dy: tf.Tensor) -> tf.Tensor:
+    """The gradient of theta: on B, or the dense one if the operation says so."""
+    codes = op.inputs[2]
+    if op.get_attr("sparse_activations"):
+        window, dilations = codes.shape[:2].as_list(), op.get_attr("dilations")
+        return ops.topkast_sparse_activation_gradient(
+            x,
+            dy,
+            window=window,
+            dilations=dilations,
+            before=_zeros_before(op, window, dilations),
+            cpu=op.get_attr("cpu"),
+        )
+    if not op.get_attr("dense_gradient"):
+        return ops.topkast_sparse_conv_weight_gradient(
+            x, dy, codes, **_of_convolution(op)
+        )
+    return _dense_convolution(op, x, op.inputs[1])[1](dy)[1]
+
+
+def _zeros_before(op: Any, window: Any, dilations: list[int]) -> list[int]:
+    """The zeros in front of the activations, by a stride of 1."""
+    halo = [(taps - 1) * far for taps, far in zip(window, dilations, strict=True)]
+    padding = tf.compat.as_str(op.get_attr("padding"))
+    if padding == "CAUSAL":
+        return [0, halo[1]]
+    return [size // 2 if padding == "SAME" else 0 for size in halo]
+
+
+def _dense_convolution(
+    op: Any, x: tf.Tensor, weight: tf.Tensor
+) -> tuple[tf.Tensor, Callable]:
+    """TensorFlow's convolution, and its gradients of x and weight as a function of dy."""
+    strides, dilations = op.get_attr("strides"), op.get_attr("dilations")
+    padding = tf.compat.as_str(op.get_attr("padding"))
+    with tf.GradientTape() as tape:
+        tape.watch((x, weight))
+        padded = x
+        if padding == "CAUSAL":
+            before = (tf.shape(weight)[1] - 1) * dilations[1]
+            padded = tf.pad(x, [[0, 0], [0, 0], [before, 0], [0, 0]])
+        y = tf.nn.convolution(
+            padded,
+            weight,
+            strides,
+            "VALID" if padding == "CAUSAL" else padding,
+            dilations=dilations,
+        )
+    return y, lambda dy: tape.gradient(y, (x, weight), dy)

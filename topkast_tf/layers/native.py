@@ -11,9 +11,10 @@ from absl import logging
 from topkast_tf import compat
 from topkast_tf.core.context_values import holding
 from topkast_tf.kernels import choice, library
+from topkast_tf.kernels.convolutions import finds_entries, output_sizes, sparse_conv
 from topkast_tf.kernels.products import new_key, sparse_matmul
 from topkast_tf.layers import export_warning
-from topkast_tf.layers.products import MatrixProduct, Product, ProductSpec
+from topkast_tf.layers.products import Convolution, MatrixProduct, Product, ProductSpec
 from topkast_tf.variables import hooks
 from topkast_tf.variables.components import local_index
 from topkast_tf.variables.replica import WeightReplica
@@ -62,13 +63,13 @@ def product(
     Raises:
       NoNativeKernels: if the layer's scope asks for native kernels that cannot be had.
     """
-    made = _matrix_if_chosen(layer, spec, inputs, weight)
+    made = _made_if_chosen(layer, spec, inputs, weight)
     if made is None:
         return None
     replica = weight.replica(local_index(weight.variable))
     with hooks.dense_reads():
         theta = tf.convert_to_tensor(replica.theta)
-    return _product(made, inputs, theta, replica)
+    return _computed(made, inputs, theta, replica)
 
 
 def product_for_rule(
@@ -85,21 +86,21 @@ def product_for_rule(
     Raises:
       NoNativeKernels: if the layer's scope asks for native kernels that cannot be had.
     """
-    made = _matrix_if_chosen(layer, spec, inputs, weight)
+    made = _made_if_chosen(layer, spec, inputs, weight)
     if made is None:
         return spec.product(layer)
     replica = weight.replica(local_index(weight.variable))
-    return lambda activation, kernel: _product(made, activation, kernel, replica)
+    return lambda activation, kernel: _computed(made, activation, kernel, replica)
 
 
-def _matrix_if_chosen(
+def _made_if_chosen(
     layer: Any, spec: ProductSpec, inputs: Any, weight: SparseWeight
-) -> MatrixProduct | None:
+) -> MatrixProduct | Convolution | None:
     asked = layer._topkast_scope.kernels
     if asked == MASKED or weight.exempt or _tracing_masked.get():
         return None
     weight.prepare()
-    made = spec.matrix(layer)
+    made = spec.matrix(layer) or spec.convolution(layer)
     weight.kernels = chosen(layer, spec, made, inputs, weight)
     return made if weight.kernels.kernels == NATIVE else None
 
@@ -107,7 +108,7 @@ def _matrix_if_chosen(
 def chosen(
     layer: Any,
     spec: ProductSpec,
-    made: MatrixProduct | None,
+    made: MatrixProduct | Convolution | None,
     inputs: Any,
     weight: SparseWeight,
 ) -> Choice:
@@ -116,7 +117,7 @@ def chosen(
     Args:
       layer: a sparse layer, not exempt.
       spec: how its class computes its output.
-      made: its product as one of matrices, or None.
+      made: its product as one of matrices or as a convolution, or None.
       inputs: its inputs.
       weight: its sparse weight.
 
@@ -167,7 +168,7 @@ def _why_elsewhere() -> str | None:
 def _why_not(
     layer: Any,
     spec: ProductSpec,
-    made: MatrixProduct,
+    made: MatrixProduct | Convolution,
     inputs: Any,
     weight: SparseWeight,
 ) -> str | None:
@@ -185,16 +186,31 @@ def _why_not(
             f"native kernels are for float32, and it computes in {computed} from "
             f"{inputs.dtype.name}"
         )
-    if inputs.shape.rank is None or None in inputs.shape[-made.input_axes :]:
-        return "its input has an unknown shape"
-    expected = weight.shape[made.kernel_axes - made.input_axes : made.kernel_axes]
-    extra = made.strides and inputs.shape.rank != len(made.strides) + 2
-    if tuple(inputs.shape[-made.input_axes :]) != expected or extra:
-        return f"its input has another shape than expected: {inputs.shape}"
+    why = _why_not_shaped(made, inputs.shape, weight.shape)
+    if why is not None:
+        return why
     if compat.is_given_statelessly(getattr(layer, spec.kernel)):
         return "a `StatelessScope` gives its weights"
     if math.prod(weight.shape) >= 2**31:
         return "it has 2^31 entries or more"
+    return None
+
+
+def _why_not_shaped(
+    made: MatrixProduct | Convolution, inputs: tf.TensorShape, weight: tuple[int, ...]
+) -> str | None:
+    """Why an input's shape does not suit a layer's native kernels, or None."""
+    if isinstance(made, Convolution):
+        trailing, expected = 1, weight[-2:-1]
+        extra = inputs.rank != len(weight)
+    else:
+        trailing = made.input_axes
+        expected = weight[made.kernel_axes - trailing : made.kernel_axes]
+        extra = made.strides and inputs.rank != len(made.strides) + 2
+    if inputs.rank is None or None in inputs[-trailing:]:
+        return "its input has an unknown shape"
+    if tuple(inputs[-trailing:]) != expected or extra:
+        return f"its input has another shape than expected: {inputs}"
     return None
 
 
@@ -204,22 +220,57 @@ def _kind(layer: Any) -> str:
     return cls.__name__ if window is None else f"{cls.__name__} with window {window}"
 
 
-def _speedup(made: MatrixProduct, inputs: Any, weight: SparseWeight) -> float:
-    positions = math.prod(
-        choice.TYPICAL_BATCH if size is None else size
-        for size in inputs.shape[: -made.input_axes]
-    )
-    positions //= math.prod(made.strides)
+def _speedup(
+    made: MatrixProduct | Convolution, inputs: Any, weight: SparseWeight
+) -> float:
+    sizes = [choice.TYPICAL_BATCH if n is None else n for n in inputs.shape]
+    common = {
+        "forward_density": 1 - weight.fwd,
+        "backward_density": 1 - weight.bwd,
+        "cpu": library.fastest(),
+        "every": _steps_between_changes(weight),
+        "dense_gradient": weight.method.has_dense_gradient,
+        "activation_density": _activation_density(weight),
+    }
+    if isinstance(made, Convolution):
+        if not finds_entries(inputs.shape, made.strides):
+            common["activation_density"] = None
+        images, *of_input, _ = sizes
+        outputs = output_sizes(of_input, weight.shape[:-2], *made)
+        of_layer = choice.ConvolutionSizes(
+            images, tuple(of_input), tuple(outputs), tuple(weight.shape)
+        )
+        return choice.speedup_of_convolution(of_layer, **common)
+    positions = math.prod(sizes[: -made.input_axes]) // math.prod(made.strides)
     return choice.speedup(
         math.prod(weight.shape[: made.kernel_axes]),
         math.prod(weight.shape[made.kernel_axes :]),
         positions,
-        1 - weight.fwd,
-        1 - weight.bwd,
-        library.fastest(),
-        every=_steps_between_changes(weight),
-        dense_gradient=weight.method.has_dense_gradient,
-        activation_density=_activation_density(weight),
+        **common,
+    )
+
+
+def _computed(
+    made: MatrixProduct | Convolution,
+    inputs: tf.Tensor,
+    theta: tf.Tensor,
+    replica: WeightReplica,
+) -> tf.Tensor:
+    compute = _convolution if isinstance(made, Convolution) else _product
+    return compute(made, inputs, theta, replica)
+
+
+def _convolution(
+    made: Convolution, inputs: tf.Tensor, theta: tf.Tensor, replica: WeightReplica
+) -> tf.Tensor:
+    return sparse_conv(
+        inputs,
+        theta,
+        replica.sets.read_value(),
+        key=_key(replica),
+        **made._asdict(),
+        dense_gradient=replica.weight.method.has_dense_gradient,
+        sparse_activations=_activation_density(replica.weight) is not None,
     )
 
 

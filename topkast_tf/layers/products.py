@@ -31,6 +31,22 @@ class MatrixProduct(NamedTuple):
     strides: tuple[int, ...] = ()
 
 
+class Convolution(NamedTuple):
+    """A convolution of sequences or images, channels last and without groups.
+
+    Its window is the leading axes of the kernel.
+
+    Attributes:
+      strides: the step between neighbouring outputs, of each axis of the window.
+      dilations: the distance between neighbours in the window, of each axis.
+      padding: `"valid"`, `"same"` or `"causal"`.
+    """
+
+    strides: tuple[int, ...]
+    dilations: tuple[int, ...]
+    padding: str
+
+
 class ProductSpec(NamedTuple):
     """How a kind of layer computes its output.
 
@@ -39,12 +55,14 @@ class ProductSpec(NamedTuple):
       product: returns the product of a layer.
       spatial_axes: returns the number of leading kernel axes that are window positions.
       matrix: returns the product of a layer as one of matrices, or None if it is not.
+      convolution: returns it as a convolution of sequences or images, or None.
     """
 
     kernel: str
     product: Callable[[Any], Product]
     spatial_axes: Callable[[Any], int] = lambda layer: 0
     matrix: Callable[[Any], MatrixProduct | None] = lambda layer: None
+    convolution: Callable[[Any], Convolution | None] = lambda layer: None
 
 
 def product_spec(cls: type, library: Any) -> ProductSpec | None:
@@ -144,6 +162,12 @@ def _matrix_of_conv(layer: Any) -> MatrixProduct | None:
     return MatrixProduct(1, layer.rank + 1, strides)
 
 
+def _convolution_of(layer: Any) -> Convolution | None:
+    if layer.groups != 1 or layer.data_format != "channels_last" or layer.rank > 2:
+        return None
+    return Convolution(tuple(layer.strides), tuple(layer.dilation_rate), layer.padding)
+
+
 def einsum_as_matrix(equation: str) -> MatrixProduct | None:
     """An einsum of inputs and kernel as a product of matrices, or None if it is not.
 
@@ -209,7 +233,9 @@ def _keras_3_products(keras: Any) -> dict[str, ProductSpec]:
         "Dense": ProductSpec("kernel", dense, matrix=_matrix_of_dense),
         "EinsumDense": ProductSpec("kernel", einsum, matrix=_matrix_of_einsum),
         **{
-            f"Conv{n}D": ProductSpec("kernel", conv, _window_axes, _matrix_of_conv)
+            f"Conv{n}D": ProductSpec(
+                "kernel", conv, _window_axes, _matrix_of_conv, _convolution_of
+            )
             for n in (1, 2, 3)
         },
         **{
@@ -243,5 +269,7 @@ def _tf_keras_products(tf_keras: Any) -> dict[str, ProductSpec]:
     return {
         "Dense": ProductSpec("kernel", dense, matrix=_matrix_of_dense),
         "EinsumDense": ProductSpec("kernel", einsum, matrix=_matrix_of_einsum),
-        "Conv2D": ProductSpec("kernel", conv, _window_axes, _matrix_of_conv),
+        "Conv2D": ProductSpec(
+            "kernel", conv, _window_axes, _matrix_of_conv, _convolution_of
+        ),
     }

@@ -9,6 +9,35 @@
 
 namespace topkast {
 
+// An entry of a convolution's plan: where its sources are, and its value.
+struct ConvEntry {
+  int32_t offset;  // in the planes of a tile, in floats
+  float value;
+};
+
+// The kernels of convolutions (conv_slab.h), which work on vectors of `lanes` positions.
+// Planes, panels and outputs are aligned to a vector.
+struct ConvKernels {
+  int lanes;
+  int vectors;        // at most, of one call of `multiply`
+  int block_vectors;  // of `accumulate`
+
+  // to[c * distance + lane] = from[lane][c], and the reverse.
+  void (*pack)(const float* const* from, int64_t channels, float* to, int64_t distance);
+  void (*unpack)(const float* from, int64_t distance, int64_t channels, float* const* to);
+
+  // outputs[(row * vectors + v) * lanes] = sum over the entries of the row of
+  // value * the vector at bases[v] + offset + tile_distance * tile, for v < count.
+  void (*multiply)(const Plan& plan, const ConvEntry* entries, const float* const* bases,
+                   int count, int64_t tile_distance, float* outputs);
+
+  // sums[entry] += the dot product of the vectors of of_rows[row] with those at bases[v] +
+  // offsets[col] + tile_distance * tile, for the runs from `begin` up to `end` of a plan.
+  void (*accumulate)(const Plan& plan, int64_t begin, int64_t end,
+                     const float* const* bases, int64_t tile_distance,
+                     const int32_t* offsets, const float* of_rows, float* sums);
+};
+
 // Activations are `positions` x `channels`, channels fastest; a weight has the entries of
 // a plan, `rows` x `cols`. Panels and scratch are aligned to 64 bytes.
 struct Kernels {
@@ -45,6 +74,8 @@ struct Kernels {
   // both have `panel` floats a row. The first tile sets the outputs.
   void (*multiply_tile)(const Plan& plan, int tile, bool is_first, const float* values,
                         const float* inputs, float* outputs);
+  const ConvKernels* conv;
+
   // As `scratch` and `multiply`, by generated code, for positions <= code.panels() panels
   // of 16; null without generated code for the instruction set. The same bits as `multiply`.
   int64_t (*generated_scratch)(const Generated& code) = nullptr;

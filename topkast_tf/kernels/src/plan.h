@@ -36,12 +36,14 @@ struct Plan {
   std::vector<int32_t> first_entry;  // of each run, and the end
   std::vector<int32_t> col;          // of each entry, in its tile
   std::vector<int32_t> source;       // of each entry: its place in the weight
+  std::vector<int32_t> places;       // of a convolution: those of `source`, ascending,
+                                     // and `source` is an index of this list
 
   int64_t runs() const { return static_cast<int64_t>(row.size()); }
   int64_t entries() const { return static_cast<int64_t>(col.size()); }
   int64_t bytes() const {
     return 4 * static_cast<int64_t>(first_run.size() + row.size() + first_entry.size() +
-                                    col.size() + source.size());
+                                    col.size() + source.size() + places.size());
   }
 };
 

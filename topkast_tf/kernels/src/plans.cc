@@ -39,7 +39,7 @@ void Plans::Follow(const tensorflow::Tensor& codes) {
   const bool same = codes.shape() == codes_.shape() &&
                     std::memcmp(codes.data(), codes_.data(), codes.NumElements()) == 0;
   if (!same) {
-    plans_ = {};
+    plans_.clear();
     code_ = {};
   }
   codes_ = codes;
@@ -47,14 +47,25 @@ void Plans::Follow(const tensorflow::Tensor& codes) {
 
 std::shared_ptr<const Plan> Plans::Get(const tensorflow::Tensor& codes,
                                        Product product) {
-  std::lock_guard<std::mutex> lock(mutex_);
-  Follow(codes);
-  std::shared_ptr<const Plan>& plan = plans_[static_cast<int>(product)];
-  if (plan == nullptr) {
+  return Get(codes, Window{}, static_cast<int>(product), [&] {
     const int tile =
         product == Product::kWeightGradient ? kAccumulateTile : kMultiplyTile;
-    plan = std::make_shared<const Plan>(MakePlan(PatternOf(codes, product), tile));
+    return MakePlan(PatternOf(codes, product), tile);
+  });
+}
+
+std::shared_ptr<const Plan> Plans::Get(const tensorflow::Tensor& codes,
+                                       const Window& window, int slot,
+                                       const std::function<Plan()>& make) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  Follow(codes);
+  if (!(window == window_)) {
+    plans_.clear();
+    window_ = window;
   }
+  if (static_cast<int>(plans_.size()) <= slot) plans_.resize(slot + 1);
+  std::shared_ptr<const Plan>& plan = plans_[slot];
+  if (plan == nullptr) plan = std::make_shared<const Plan>(make());
   return plan;
 }
 

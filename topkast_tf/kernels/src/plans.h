@@ -4,10 +4,13 @@
 
 #include <array>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <mutex>
+#include <vector>
 
 #include "generated.h"
+#include "conv_geometry.h"
 #include "plan.h"
 #include "tensorflow/core/framework/tensor.h"
 
@@ -34,6 +37,15 @@ class Plans {
   std::shared_ptr<const Generated> GetCode(const tensorflow::Tensor& codes,
                                            Product product);
 
+  // The same for a convolution, whose plans also depend on its window.
+  //
+  // Args:
+  //   codes: uint8, window rows x window columns x inputs x outputs.
+  //   slot: which of the plans of a convolution this is.
+  //   make: makes it.
+  std::shared_ptr<const Plan> Get(const tensorflow::Tensor& codes, const Window& window,
+                                  int slot, const std::function<Plan()>& make);
+
   // Bytes that the plans and the code take.
   int64_t bytes() const;
 
@@ -49,7 +61,8 @@ class Plans {
 
   mutable std::mutex mutex_;
   tensorflow::Tensor codes_;
-  std::array<std::shared_ptr<const Plan>, 3> plans_;
+  Window window_ = {};
+  std::vector<std::shared_ptr<const Plan>> plans_;
   std::array<Code, 2> code_;
 };
 

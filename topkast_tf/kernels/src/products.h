@@ -4,6 +4,7 @@
 // with the flags of the set.
 #include <algorithm>
 
+#include "conv.h"
 #include "kernels.h"
 #include "panels.h"
 #include "plan.h"
@@ -124,8 +125,8 @@ namespace TOPKAST_ISA {
 
 extern const Kernels kKernels;
 const Kernels kKernels = {
-    TOPKAST_NAME, kPanel,       Scratch,     Multiply,     kBlock,
-    PackBlock,    Accumulate,   CountEntries, CopyEntries, MultiplyTile,
+    TOPKAST_NAME, kPanel,       Scratch,      Multiply,    kBlock,       PackBlock,
+    Accumulate,   CountEntries, CopyEntries,  MultiplyTile, &kConvKernels,
 #if defined(__AVX512F__)
     GeneratedScratch, MultiplyGenerated,
 #endif

@@ -95,11 +95,8 @@ TOPKAST_INLINE Vec LanesOdd(Vec a, Vec b) {
 
 // Transposes a square of kLanes x kLanes floats: squares of 4 x 4 in the lanes, then the
 // lanes.
-TOPKAST_INLINE void Transpose(const float* from, size_t from_stride, float* to,
-                              size_t to_stride) {
-  Vec rows[kLanes], next[kLanes];
-#pragma GCC unroll 16
-  for (int i = 0; i < kLanes; ++i) rows[i] = Load(from + i * from_stride);
+TOPKAST_INLINE void TransposeRows(Vec* rows) {
+  Vec next[kLanes];
 #pragma GCC unroll 4
   for (int i = 0; i < kLanes; i += 4) {
     const Vec a = FloatsLow(rows[i], rows[i + 1]), b = FloatsHigh(rows[i], rows[i + 1]);
@@ -133,6 +130,14 @@ TOPKAST_INLINE void Transpose(const float* from, size_t from_stride, float* to,
 #pragma GCC unroll 4
   for (int k = 0; k < 4; ++k) rows[k] = next[k];
 #endif
+}
+
+TOPKAST_INLINE void Transpose(const float* from, size_t from_stride, float* to,
+                              size_t to_stride) {
+  Vec rows[kLanes];
+#pragma GCC unroll 16
+  for (int i = 0; i < kLanes; ++i) rows[i] = Load(from + i * from_stride);
+  TransposeRows(rows);
 #pragma GCC unroll 16
   for (int i = 0; i < kLanes; ++i) Store(to + i * to_stride, rows[i]);
 }

@@ -1,0 +1,174 @@
+// The products of a convolution, for one instruction set.
+//
+// Included by products.h. Sources are planes (conv_geometry.h): a channel is a constant
+// distance from the next one, and an entry of the weight a constant offset.
+#ifndef TOPKAST_CONV_H_
+#define TOPKAST_CONV_H_
+
+#include <algorithm>
+#include <cstdint>
+
+#include "kernels.h"
+#include "plan.h"
+#include "vec.h"
+
+namespace topkast {
+namespace TOPKAST_ISA {
+
+// Vectors of targets for each row in registers. Six, where the products of matrices have
+// four: an entry's value and offset are loaded once for more of them, and what a block
+// needs of a channel grows by less, as neighbours share their window.
+constexpr int kConvVectors = 6;
+
+// Vectors of targets in a block of the weight gradient: those of one target channel stay
+// in registers.
+constexpr int kConvBlockVectors = 8;
+
+// Copies one vector of positions, channel by channel:
+// to[c * distance + lane] = from[lane][c].
+inline void PackVector(const float* const* from, int64_t channels, float* to,
+                       int64_t distance) {
+  if (channels < kLanes) {
+    for (int lane = 0; lane < kLanes; ++lane) {
+      for (int64_t c = 0; c < channels; ++c) to[c * distance + lane] = from[lane][c];
+    }
+    return;
+  }
+  for (int64_t next = 0; next < channels; next += kLanes) {
+    const int64_t c = std::min(next, channels - kLanes);  // the last overlap
+    Vec rows[kLanes];
+#pragma GCC unroll 16
+    for (int lane = 0; lane < kLanes; ++lane) rows[lane] = Load(from[lane] + c);
+    TransposeRows(rows);
+#pragma GCC unroll 16
+    for (int i = 0; i < kLanes; ++i) StoreAligned(to + (c + i) * distance, rows[i]);
+  }
+}
+
+// The reverse: to[lane][c] = from[c * distance + lane].
+inline void UnpackVector(const float* from, int64_t distance, int64_t channels,
+                         float* const* to) {
+  if (channels < kLanes) {
+    for (int lane = 0; lane < kLanes; ++lane) {
+      for (int64_t c = 0; c < channels; ++c) to[lane][c] = from[c * distance + lane];
+    }
+    return;
+  }
+  for (int64_t next = 0; next < channels; next += kLanes) {
+    const int64_t c = std::min(next, channels - kLanes);
+    Vec rows[kLanes];
+#pragma GCC unroll 16
+    for (int i = 0; i < kLanes; ++i) rows[i] = LoadAligned(from + (c + i) * distance);
+    TransposeRows(rows);
+#pragma GCC unroll 16
+    for (int lane = 0; lane < kLanes; ++lane) Store(to[lane] + c, rows[lane]);
+  }
+}
+
+template <int kCount>
+inline void ConvMultiplyVectors(const Plan& plan, const ConvEntry* entries,
+                                const float* const* bases, int64_t tile_distance,
+                                float* outputs) {
+  const float* base[kCount];
+  for (int v = 0; v < kCount; ++v) base[v] = bases[v];
+  const int tiles = static_cast<int>(plan.first_run.size()) - 1;
+  for (int tile = 0; tile < tiles; ++tile) {
+    for (int32_t run = plan.first_run[tile]; run < plan.first_run[tile + 1]; ++run) {
+      float* output = outputs + plan.row[run] * (kConvVectors * kLanes);
+      Vec sums[kCount];
+#pragma GCC unroll 8
+      for (int v = 0; v < kCount; ++v) {
+        sums[v] = tile == 0 ? Vec{} : LoadAligned(output + v * kLanes);
+      }
+      const ConvEntry* end = entries + plan.first_entry[run + 1];
+      for (const ConvEntry* entry = entries + plan.first_entry[run]; entry < end; ++entry) {
+        const int64_t offset = entry->offset;
+        const float value = entry->value;
+#pragma GCC unroll 8
+        for (int v = 0; v < kCount; ++v) sums[v] += value * Load(base[v] + offset);
+      }
+#pragma GCC unroll 8
+      for (int v = 0; v < kCount; ++v) StoreAligned(output + v * kLanes, sums[v]);
+    }
+    for (int v = 0; v < kCount; ++v) base[v] += tile_distance;
+  }
+}
+
+inline void ConvMultiply(const Plan& plan, const ConvEntry* entries,
+                         const float* const* bases, int count, int64_t tile_distance,
+                         float* outputs) {
+  static_assert(kConvVectors == 6, "the cases below");
+  switch (count) {
+    case 1:
+      return ConvMultiplyVectors<1>(plan, entries, bases, tile_distance, outputs);
+    case 2:
+      return ConvMultiplyVectors<2>(plan, entries, bases, tile_distance, outputs);
+    case 3:
+      return ConvMultiplyVectors<3>(plan, entries, bases, tile_distance, outputs);
+    case 4:
+      return ConvMultiplyVectors<4>(plan, entries, bases, tile_distance, outputs);
+    case 5:
+      return ConvMultiplyVectors<5>(plan, entries, bases, tile_distance, outputs);
+    default:
+      return ConvMultiplyVectors<6>(plan, entries, bases, tile_distance, outputs);
+  }
+}
+
+// to[i] += the dot product of `row` with the sources of the entry i, for i < kCount.
+//
+// Four entries at once: enough sums in flight, and one transpose of them.
+template <int kCount>
+TOPKAST_INLINE void AddDots(const Vec* row, const float* const* bases,
+                            const int32_t* offsets, const int32_t* col, float* to) {
+  int64_t offset[kCount];
+#pragma GCC unroll 4
+  for (int i = 0; i < kCount; ++i) offset[i] = offsets[col[i]];
+  Vec sums[4] = {};
+#pragma GCC unroll 8
+  for (int v = 0; v < kConvBlockVectors; ++v) {
+#pragma GCC unroll 4
+    for (int i = 0; i < kCount; ++i) sums[i] += row[v] * Load(bases[v] + offset[i]);
+  }
+  const Quad total = SumsOf(sums[0], sums[1], sums[2], sums[3]);
+  if (kCount == 4) {
+    *reinterpret_cast<UnalignedQuad*>(to) += total;
+  } else {
+#pragma GCC unroll 4
+    for (int i = 0; i < kCount; ++i) to[i] += total[i];
+  }
+}
+
+inline void ConvAccumulate(const Plan& plan, int64_t begin, int64_t end,
+                           const float* const* bases, int64_t tile_distance,
+                           const int32_t* offsets, const float* of_rows, float* sums) {
+  int tile = -1;
+  const float* base[kConvBlockVectors];
+  for (int64_t run = begin; run < end; ++run) {
+    if (tile < 0 || run >= plan.first_run[tile + 1]) {
+      do ++tile;
+      while (run >= plan.first_run[tile + 1]);
+      for (int v = 0; v < kConvBlockVectors; ++v) base[v] = bases[v] + tile * tile_distance;
+    }
+    const float* of_row = of_rows + plan.row[run] * (kConvBlockVectors * kLanes);
+    Vec row[kConvBlockVectors];
+#pragma GCC unroll 8
+    for (int v = 0; v < kConvBlockVectors; ++v) row[v] = LoadAligned(of_row + v * kLanes);
+    const int32_t first = plan.first_entry[run], last = plan.first_entry[run + 1];
+    const int32_t* col = plan.col.data();
+    int32_t z = first;
+    for (; z + 4 <= last; z += 4) AddDots<4>(row, base, offsets, col + z, sums + z);
+    if (last - z == 3) AddDots<3>(row, base, offsets, col + z, sums + z);
+    if (last - z == 2) AddDots<2>(row, base, offsets, col + z, sums + z);
+    if (last - z == 1) AddDots<1>(row, base, offsets, col + z, sums + z);
+  }
+}
+
+const ConvKernels kConvKernels = {
+    kLanes,       kConvVectors, kConvBlockVectors, PackVector,
+    UnpackVector, ConvMultiply, ConvAccumulate,
+};
+
+}  // namespace TOPKAST_ISA
+}  // namespace topkast
+
+#endif  // TOPKAST_CONV_H_

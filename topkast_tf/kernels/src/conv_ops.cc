@@ -1,0 +1,310 @@
+// The TensorFlow operations of a sparse convolution, and the division of the work among
+// threads.
+#include <algorithm>
+
+#include "conv_op.h"
+
+namespace topkast {
+namespace {
+
+// The forward pass and the input gradient: sources, a weight, and targets.
+class ConvProductOp : public ConvOp {
+ public:
+  using ConvOp::ConvOp;
+
+ protected:
+  // Computes all targets. `kind` is one of the two products.
+  void Multiply(OpKernelContext* context, const ConvShape& shape, ConvPlanKind kind,
+                const Tensor& source, const Tensor& theta, const Tensor& codes,
+                Tensor* target) const {
+    if (target->NumElements() == 0) return;
+    if (source.NumElements() == 0) {
+      target->flat<float>().setZero();
+      return;
+    }
+    const int threads =
+        context->device()->tensorflow_cpu_worker_threads()->num_threads;
+    ConvProduct product;
+    product.kernels = kernels_->conv;
+    product.shape = shape;
+    OP_REQUIRES_OK(context,
+                   LayoutFor(shape, threads <= 1 ? 1 : 2 * threads, &product.layout));
+    int64_t entries = 0;
+    for (const Phase& y : product.shape.y.phases) {
+      for (const Phase& x : product.shape.x.phases) {
+        const int phase = static_cast<int>(product.parts.size());
+        const auto plan = PlanOf(codes, y, x, kind, phase);
+        product.parts.push_back({&y, &x, Place(product.shape, product.layout, y, x, plan)});
+        entries += plan->entries();
+      }
+    }
+    Tensor memory;
+    static_assert(sizeof(ConvEntry) == 2 * sizeof(float), "memory of the entries");
+    OP_REQUIRES_OK(context, context->allocate_temp(tensorflow::DT_FLOAT,
+                                                   TensorShape({3 * entries}), &memory));
+    FillEntries(context, theta.flat<float>().data(), memory.flat<float>().data(), &product);
+
+    const float* from = source.flat<float>().data();
+    float* to = target->flat<float>().data();
+    const PlaneLayout& layout = product.layout;
+    const int64_t vectors =
+        layout.slab_groups * layout.slab_rows * layout.vectors_of(layout.slab_cols);
+    const int64_t ends = shape.source_channels + shape.target_channels;
+    const int64_t cycles = (8 * entries + 16 * ends) * vectors / 6;
+    InParallel(context, layout.slabs(shape), cycles, [&](int64_t begin, int64_t end) {
+      float* scratch = ThreadScratch(product.scratch_floats());
+      for (int64_t i = begin; i < end; ++i) {
+        MultiplySlab(product, layout.SlabAt(product.shape, i), from, to, scratch);
+      }
+    });
+  }
+
+ private:
+  // Brings offsets and values into the order of the plans. `memory` has three floats for
+  // each entry: two for the entry, and one for its value in the order of the weight.
+  static void FillEntries(OpKernelContext* context, const float* theta, float* memory,
+                          ConvProduct* product) {
+    for (ConvProduct::Part& part : product->parts) {
+      const Plan& plan = *part.placed.plan;
+      auto* entries = reinterpret_cast<ConvEntry*>(memory);
+      float* values = memory + 2 * plan.entries();
+      InParallel(context, plan.entries(), 3, [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i) values[i] = theta[plan.places[i]];
+      });
+      InParallel(context, plan.entries(), 3, [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i) {
+          entries[i] = {part.placed.offsets[plan.col[i]], values[plan.source[i]]};
+        }
+      });
+      part.entries = entries;
+      memory += 3 * plan.entries();
+    }
+  }
+};
+
+tensorflow::Status CheckedCodes(const Tensor& codes, const TensorShape& theta) {
+  if (codes.shape() != theta) {
+    return InvalidArgument("Expected codes of shape ", theta.DebugString(),
+                           ". Received: ", codes.shape().DebugString());
+  }
+  return tensorflow::Status();
+}
+
+class SparseConv : public ConvProductOp {
+ public:
+  using ConvProductOp::ConvProductOp;
+
+  void Compute(OpKernelContext* context) override {
+    const Tensor& x = context->input(0);
+    const Tensor& theta = context->input(1);
+    const Tensor& codes = context->input(2);
+    Geometry geometry;
+    OP_REQUIRES_OK(context, GeometryOf(x.shape(), theta.shape(), &geometry));
+    OP_REQUIRES_OK(context, CheckedCodes(codes, theta.shape()));
+    Tensor* y = nullptr;
+    OP_REQUIRES_OK(context, context->allocate_output(0, geometry.y, &y));
+    Multiply(context, geometry.forward, ConvPlanKind::kForward, x, theta, codes, y);
+  }
+};
+
+class SparseConvInputGradient : public ConvProductOp {
+ public:
+  using ConvProductOp::ConvProductOp;
+
+  void Compute(OpKernelContext* context) override {
+    const Tensor& dy = context->input(0);
+    const Tensor& theta = context->input(1);
+    const Tensor& codes = context->input(2);
+    const Tensor& sizes = context->input(3);
+    OP_REQUIRES(context, sizes.dims() == 1 && sizes.NumElements() == 4,
+                InvalidArgument("Expected the four sizes of the input. Received: ",
+                                sizes.shape().DebugString()));
+    TensorShape shape;
+    OP_REQUIRES_OK(context, tensorflow::TensorShapeUtils::MakeShape(
+                                sizes.flat<int32_t>().data(), 4, &shape));
+    Geometry geometry;
+    OP_REQUIRES_OK(context, GeometryOf(shape, theta.shape(), &geometry));
+    OP_REQUIRES_OK(context, CheckedCodes(codes, theta.shape()));
+    OP_REQUIRES(context, dy.shape() == geometry.y,
+                InvalidArgument("Expected errors of shape ", geometry.y.DebugString(),
+                                ". Received: ", dy.shape().DebugString()));
+    Tensor* dx = nullptr;
+    OP_REQUIRES_OK(context, context->allocate_output(0, geometry.x, &dx));
+    Multiply(context, geometry.backward, ConvPlanKind::kInputGradient, dy, theta, codes,
+             dx);
+  }
+};
+
+class SparseConvWeightGradient : public ConvOp {
+ public:
+  using ConvOp::ConvOp;
+
+  void Compute(OpKernelContext* context) override {
+    const Tensor& x = context->input(0);
+    const Tensor& dy = context->input(1);
+    const Tensor& codes = context->input(2);
+    Geometry geometry;
+    OP_REQUIRES_OK(context, GeometryOf(x.shape(), codes.shape(), &geometry));
+    OP_REQUIRES(context, dy.shape() == geometry.y,
+                InvalidArgument("Expected errors of shape ", geometry.y.DebugString(),
+                                ". Received: ", dy.shape().DebugString()));
+    Tensor* gradient = nullptr;
+    OP_REQUIRES_OK(context, context->allocate_output(0, codes.shape(), &gradient));
+    if (gradient->NumElements() == 0) return;
+    if (dy.NumElements() == 0 || x.NumElements() == 0) {
+      gradient->flat<float>().setZero();
+      return;
+    }
+
+    ConvGradient of;
+    of.kernels = kernels_->conv;
+    of.shape = geometry.forward;
+    // One layout for any number of threads: it decides the order of the sums.
+    OP_REQUIRES_OK(context, LayoutFor(of.shape, 1, &of.layout));
+    const Phase& rows = of.shape.y.phases[0];
+    const Phase& cols = of.shape.x.phases[0];
+    of.placed = Place(of.shape, of.layout, rows, cols,
+                      PlanOf(codes, rows, cols, ConvPlanKind::kWeightGradient));
+    const auto& plan = of.placed.plan;
+    const int64_t slabs = of.layout.slabs(of.shape);
+    const int threads =
+        context->device()->tensorflow_cpu_worker_threads()->num_threads;
+    const int64_t at_once = std::min<int64_t>(slabs, threads <= 1 ? 1 : 2 * threads);
+    const int64_t floats = of.slab_floats();
+    Tensor sums_of, packed_of;
+    OP_REQUIRES_OK(context, context->allocate_temp(tensorflow::DT_FLOAT,
+                                                   TensorShape({plan->entries()}),
+                                                   &sums_of));
+    OP_REQUIRES_OK(context,
+                   context->allocate_temp(tensorflow::DT_FLOAT,
+                                          TensorShape({at_once * floats}), &packed_of));
+    float* sums = sums_of.flat<float>().data();
+    std::fill(sums, sums + plan->entries(), 0.0f);
+    float* packed = packed_of.flat<float>().data();
+    const float* input = x.flat<float>().data();
+    const float* error = dy.flat<float>().data();
+    const int64_t runs = plan->runs();
+    const int64_t cycles =
+        1 + 12 * at_once * of.blocks() * plan->entries() / std::max<int64_t>(1, runs);
+    for (int64_t first = 0; first < slabs; first += at_once) {
+      const int64_t here = std::min(at_once, slabs - first);
+      InParallel(context, here, floats, [&](int64_t begin, int64_t end) {
+        for (int64_t s = begin; s < end; ++s) {
+          PackSlab(of, of.layout.SlabAt(of.shape, first + s), input, error,
+                   packed + s * floats);
+        }
+      });
+      // The slabs of an entry are added in order, by one thread.
+      InParallel(context, runs, cycles, [&](int64_t begin, int64_t end) {
+        for (int64_t s = 0; s < here; ++s) {
+          AccumulateSlab(of, of.layout.SlabAt(of.shape, first + s),
+                         packed + s * floats, begin, end, sums);
+        }
+      });
+    }
+    Spread(context, *plan, sums, gradient);
+  }
+
+ private:
+  // Writes the sums of a plan's entries to their places in the gradient, and zeros
+  // elsewhere: part by part, which is in a cache when it is written for the second time.
+  static void Spread(OpKernelContext* context, const Plan& plan, const float* sums,
+                     Tensor* gradient) {
+    Tensor compact_of;
+    OP_REQUIRES_OK(context, context->allocate_temp(tensorflow::DT_FLOAT,
+                                                   TensorShape({plan.entries()}),
+                                                   &compact_of));
+    float* compact = compact_of.flat<float>().data();
+    InParallel(context, plan.entries(), 3, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) compact[plan.source[i]] = sums[i];
+    });
+    constexpr int64_t kPart = 4096;
+    const int64_t total = gradient->NumElements();
+    float* to = gradient->flat<float>().data();
+    const int64_t parts = (total + kPart - 1) / kPart;
+    InParallel(context, parts, kPart, [&](int64_t begin, int64_t end) {
+      const auto& places = plan.places;
+      int64_t k = std::lower_bound(places.begin(), places.end(), begin * kPart) -
+                  places.begin();
+      for (int64_t part = begin; part < end; ++part) {
+        const int64_t last = std::min(total, (part + 1) * kPart);
+        std::fill(to + part * kPart, to + last, 0.0f);
+        for (; k < plan.entries() && places[k] < last; ++k) to[places[k]] = compact[k];
+      }
+    });
+  }
+};
+
+tensorflow::Status ConvShapeFunction(InferenceContext* context) {
+  ShapeHandle x, theta, same;
+  TF_RETURN_IF_ERROR(context->WithRank(context->input(0), 4, &x));
+  TF_RETURN_IF_ERROR(context->WithRank(context->input(1), 4, &theta));
+  TF_RETURN_IF_ERROR(context->Merge(theta, context->input(2), &same));
+  DimensionHandle unused;
+  TF_RETURN_IF_ERROR(
+      context->Merge(context->Dim(x, 3), context->Dim(theta, 2), &unused));
+  // Rows and columns are left to the caller, who knows them (`sparse_conv`).
+  context->set_output(
+      0, context->MakeShape({context->Dim(x, 0), context->UnknownDim(),
+                             context->UnknownDim(), context->Dim(theta, 3)}));
+  return tensorflow::Status();
+}
+
+tensorflow::Status InputGradientShape(InferenceContext* context) {
+  ShapeHandle shape;
+  TF_RETURN_IF_ERROR(context->MakeShapeFromShapeTensor(3, &shape));
+  TF_RETURN_IF_ERROR(context->WithRank(shape, 4, &shape));
+  context->set_output(0, shape);
+  return tensorflow::Status();
+}
+
+tensorflow::Status WeightGradientShape(InferenceContext* context) {
+  context->set_output(0, context->input(2));
+  return tensorflow::Status();
+}
+
+#define TOPKAST_CONV_ATTRIBUTES                            \
+  Attr("key: int")                                         \
+      .Attr("cpu: string = ''")                            \
+      .Attr("strides: list(int)")                          \
+      .Attr("dilations: list(int)")                        \
+      .Attr("padding: {'VALID', 'SAME', 'CAUSAL'}")        \
+      .Attr("dense_gradient: bool = false")                \
+      .Attr("sparse_activations: bool = false")
+
+REGISTER_OP("TopkastSparseConv")
+    .Input("x: float")
+    .Input("theta: float")
+    .Input("codes: uint8")
+    .TOPKAST_CONV_ATTRIBUTES
+    .Output("y: float")
+    .SetShapeFn(ConvShapeFunction);
+
+REGISTER_OP("TopkastSparseConvInputGradient")
+    .Input("dy: float")
+    .Input("theta: float")
+    .Input("codes: uint8")
+    .Input("sizes: int32")
+    .TOPKAST_CONV_ATTRIBUTES
+    .Output("dx: float")
+    .SetShapeFn(InputGradientShape);
+
+REGISTER_OP("TopkastSparseConvWeightGradient")
+    .Input("x: float")
+    .Input("dy: float")
+    .Input("codes: uint8")
+    .TOPKAST_CONV_ATTRIBUTES
+    .Output("gradient: float")
+    .SetShapeFn(WeightGradientShape);
+
+REGISTER_KERNEL_BUILDER(Name("TopkastSparseConv").Device(tensorflow::DEVICE_CPU),
+                        SparseConv);
+REGISTER_KERNEL_BUILDER(
+    Name("TopkastSparseConvInputGradient").Device(tensorflow::DEVICE_CPU),
+    SparseConvInputGradient);
+REGISTER_KERNEL_BUILDER(
+    Name("TopkastSparseConvWeightGradient").Device(tensorflow::DEVICE_CPU),
+    SparseConvWeightGradient);
+
+}  // namespace
+}  // namespace topkast

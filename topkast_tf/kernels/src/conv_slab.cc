@@ -1,0 +1,244 @@
+#include "conv_slab.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace topkast {
+namespace {
+
+constexpr int kMostLanes = 16;
+constexpr int kMostVectors = 8;
+
+// The vectors of a slab's targets of one pair of phases, one after another.
+class Vectors {
+ public:
+  Vectors(const ConvShape& shape, const PlaneLayout& layout, const Slab& slab,
+          const Phase& y, const Phase& x)
+      : shape_(shape), layout_(layout), slab_(slab), y_(y), x_(x) {
+    rows_ = std::clamp<int64_t>(y.count - slab.first_row, 0, slab.rows);
+    cols_ = std::clamp<int64_t>(x.count - slab.first_col, 0, slab.cols);
+    in_row_ = layout.vectors_of(cols_);
+  }
+
+  int64_t count() const { return slab_.groups * rows_ * in_row_; }
+
+  // Moves to the next vector.
+  void Step() {
+    if (++vector_ < in_row_) return;
+    vector_ = 0;
+    if (++row_ < rows_) return;
+    row_ = 0;
+    ++group_;
+  }
+
+  // Its offset in a plane.
+  int64_t base() const {
+    return (group_ * layout_.rows + row_ * shape_.y.source_step) * layout_.row +
+           vector_ * layout_.lanes;
+  }
+
+  // The activations of its lanes; `none` for a lane that is no target.
+  template <typename Float>
+  void Lanes(Float* targets, int64_t channels, Float* none, Float** lanes) const {
+    const int64_t group = layout_.group;
+    const int64_t first_image = (slab_.first_group + group_) * group;
+    const int64_t images = std::min(group, shape_.images - first_image);
+    const int64_t row = y_.first + shape_.y.target_step * (slab_.first_row + row_);
+    const int64_t in_vector = layout_.lanes / group;
+    const int64_t image_size = shape_.y.targets * shape_.x.targets;
+    int lane = 0;
+    for (int64_t j = vector_ * in_vector; j < (vector_ + 1) * in_vector; ++j) {
+      const int64_t col = x_.first + shape_.x.target_step * (slab_.first_col + j);
+      const int64_t place = first_image * image_size + row * shape_.x.targets + col;
+      for (int64_t image = 0; image < group; ++image, ++lane) {
+        const bool exists = j < cols_ && image < images;
+        lanes[lane] =
+            exists ? targets + (place + image * image_size) * channels : none;
+      }
+    }
+  }
+
+ private:
+  const ConvShape& shape_;
+  const PlaneLayout& layout_;
+  const Slab& slab_;
+  const Phase& y_;
+  const Phase& x_;
+  int64_t rows_, cols_, in_row_;
+  int64_t group_ = 0, row_ = 0, vector_ = 0;
+};
+
+// Packs the sources of a slab into planes; `zeros` has as many as channels.
+void PackPlanes(const ConvKernels& kernels, const ConvShape& shape,
+                const PlaneLayout& layout, const Slab& slab, const float* source,
+                const float* zeros, float* planes) {
+  const int64_t channels = shape.source_channels, step = shape.x.source_step;
+  const int64_t first_row =
+      slab.first_row * shape.y.source_step + shape.y.smallest_shift();
+  const int64_t first_col = slab.first_col * step + shape.x.smallest_shift();
+  const int64_t rows = layout.rows - (layout.slab_rows - slab.rows) * shape.y.source_step;
+  const int64_t group = layout.group, in_vector = layout.lanes / group;
+  const int64_t image_size = shape.y.sources * shape.x.sources;
+  const float* lanes[kMostLanes];
+  for (int64_t g = 0; g < slab.groups; ++g) {
+    const int64_t first_image = (slab.first_group + g) * group;
+    const int64_t images = std::min(group, shape.images - first_image);
+    for (int64_t r = 0; r < rows; ++r) {
+      float* to = planes + (g * layout.rows + r) * layout.row;
+      const int64_t row = first_row + r;
+      if (row < 0 || row >= shape.y.sources) {
+        for (int64_t c = 0; c < channels; ++c) {
+          std::fill_n(to + c * layout.plane, layout.row, 0.0f);
+        }
+        continue;
+      }
+      const float* from =
+          source + (first_image * image_size + row * shape.x.sources) * channels;
+      for (int64_t v = 0; v < layout.row; v += layout.lanes) {
+        const int64_t part = v / layout.part;
+        const int64_t first = (v - part * layout.part) / group;
+        int lane = 0;
+        for (int64_t j = first; j < first + in_vector; ++j) {
+          const int64_t col = first_col + j * step + part;
+          const bool inside = col >= 0 && col < shape.x.sources;
+          for (int64_t image = 0; image < group; ++image, ++lane) {
+            const bool exists = inside && image < images;
+            lanes[lane] =
+                exists ? from + (image * image_size + col) * channels : zeros;
+          }
+        }
+        kernels.pack(lanes, channels, to + v, layout.plane);
+      }
+    }
+  }
+}
+
+}  // namespace
+
+int64_t ConvProduct::scratch_floats() const {
+  const int64_t junk = std::max(shape.source_channels, shape.target_channels);
+  return layout.plane * shape.source_channels +
+         shape.target_channels * kernels->vectors * kernels->lanes + junk;
+}
+
+PlacedPlan Place(const ConvShape& shape, const PlaneLayout& layout, const Phase& y,
+                 const Phase& x, std::shared_ptr<const Plan> plan) {
+  PlacedPlan placed;
+  const auto taps = static_cast<int64_t>(y.taps.size() * x.taps.size());
+  const int64_t channels = taps == 0 ? 0 : plan->tile / taps;
+  for (int64_t channel = 0; channel < channels; ++channel) {
+    for (const Tap& row : y.taps) {
+      for (const Tap& col : x.taps) {
+        placed.offsets.push_back(static_cast<int32_t>(
+            channel * layout.plane + TapOffset(shape, layout, row, col)));
+      }
+    }
+  }
+  placed.tile_distance = channels * layout.plane;
+  placed.plan = std::move(plan);
+  return placed;
+}
+
+void MultiplySlab(const ConvProduct& product, const Slab& slab, const float* source,
+                  float* target, float* scratch) {
+  const ConvKernels& kernels = *product.kernels;
+  const ConvShape& shape = product.shape;
+  const int64_t to = shape.target_channels;
+  float* planes = scratch;
+  float* outputs = planes + product.layout.plane * shape.source_channels;
+  float* spare = outputs + to * kernels.vectors * kernels.lanes;
+  std::fill_n(spare, std::max(shape.source_channels, to), 0.0f);
+  PackPlanes(kernels, shape, product.layout, slab, source, spare, planes);
+  for (const ConvProduct::Part& part : product.parts) {
+    const Plan& plan = *part.placed.plan;
+    Vectors vectors(shape, product.layout, slab, *part.y, *part.x);
+    Vectors done = vectors;
+    const int64_t total = vectors.count();
+    const int64_t blocks = (total + kernels.vectors - 1) / kernels.vectors;
+    if (plan.entries() == 0) {
+      std::fill_n(outputs, to * kernels.vectors * kernels.lanes, 0.0f);
+    }
+    for (int64_t block = 0; block < blocks; ++block) {
+      // Blocks of almost the same size: a last one of one vector would cost as much.
+      const int count =
+          static_cast<int>(total * (block + 1) / blocks - total * block / blocks);
+      const float* bases[kMostVectors];
+      for (int v = 0; v < count; ++v, vectors.Step()) bases[v] = planes + vectors.base();
+      if (plan.entries() > 0) {
+        kernels.multiply(plan, part.entries, bases, count, part.placed.tile_distance,
+                         outputs);
+      }
+      for (int v = 0; v < count; ++v, done.Step()) {
+        float* lanes[kMostLanes];
+        done.Lanes(target, to, spare, lanes);
+        kernels.unpack(outputs + v * kernels.lanes, kernels.vectors * kernels.lanes, to,
+                       lanes);
+      }
+    }
+  }
+}
+
+int64_t ConvGradient::blocks() const {
+  const int64_t vectors =
+      layout.slab_groups * layout.slab_rows * layout.vectors_of(layout.slab_cols);
+  return (vectors + kernels->block_vectors - 1) / kernels->block_vectors;
+}
+
+int64_t ConvGradient::panel() const {
+  return shape.target_channels * kernels->block_vectors * kernels->lanes;
+}
+
+int64_t ConvGradient::slab_floats() const {
+  // What follows holds the activations of a lane that is none, and keeps the next slab
+  // at the start of a cache line.
+  const int64_t spare = std::max(shape.source_channels, shape.target_channels);
+  return layout.plane * shape.source_channels + blocks() * panel() + (spare + 15) / 16 * 16;
+}
+
+void PackSlab(const ConvGradient& gradient, const Slab& slab, const float* x,
+              const float* dy, float* packed) {
+  const ConvKernels& kernels = *gradient.kernels;
+  const ConvShape& shape = gradient.shape;
+  float* panels = packed + gradient.layout.plane * shape.source_channels;
+  float* zeros = panels + gradient.blocks() * gradient.panel();
+  std::fill_n(zeros, std::max(shape.source_channels, shape.target_channels), 0.0f);
+  PackPlanes(kernels, shape, gradient.layout, slab, x, zeros, packed);
+  Vectors vectors(shape, gradient.layout, slab, shape.y.phases[0], shape.x.phases[0]);
+  const int64_t width = kernels.block_vectors * kernels.lanes;
+  const int64_t total = vectors.count();
+  const int64_t whole = (total + kernels.block_vectors - 1) / kernels.block_vectors *
+                        kernels.block_vectors;
+  for (int64_t v = 0; v < whole; ++v) {
+    const float* lanes[kMostLanes];
+    std::fill_n(lanes, kMostLanes, zeros);
+    if (v < total) vectors.Lanes<const float>(dy, shape.target_channels, zeros, lanes);
+    kernels.pack(lanes, shape.target_channels,
+                 panels + v / kernels.block_vectors * gradient.panel() +
+                     v % kernels.block_vectors * kernels.lanes,
+                 width);
+    vectors.Step();
+  }
+}
+
+void AccumulateSlab(const ConvGradient& gradient, const Slab& slab, const float* packed,
+                    int64_t begin, int64_t end, float* sums) {
+  const ConvKernels& kernels = *gradient.kernels;
+  const ConvShape& shape = gradient.shape;
+  const float* panels = packed + gradient.layout.plane * shape.source_channels;
+  Vectors vectors(shape, gradient.layout, slab, shape.y.phases[0], shape.x.phases[0]);
+  const int64_t total = vectors.count();
+  const float* bases[kMostVectors];
+  for (int64_t first = 0; first < total; first += kernels.block_vectors) {
+    for (int v = 0; v < kernels.block_vectors; ++v) {
+      // Beyond the last vector dy is zero: any sources do.
+      bases[v] = first + v < total ? packed + vectors.base() : packed;
+      vectors.Step();
+    }
+    kernels.accumulate(*gradient.placed.plan, begin, end, bases,
+                       gradient.placed.tile_distance, gradient.placed.offsets.data(),
+                       panels, sums);
+    panels += gradient.panel();
+  }
+}
+
+}  // namespace topkast

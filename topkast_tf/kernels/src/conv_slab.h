@@ -1,0 +1,71 @@
+// The products of a convolution, slab by slab.
+//
+// A slab's sources are packed into planes, which stay in a cache while they are used by
+// all entries of the weight (conv_geometry.h).
+#ifndef TOPKAST_CONV_SLAB_H_
+#define TOPKAST_CONV_SLAB_H_
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "conv_geometry.h"
+#include "conv_plan.h"
+#include "kernels.h"
+
+namespace topkast {
+
+// The plan of a pair of phases, and where its columns are in the planes.
+struct PlacedPlan {
+  std::shared_ptr<const Plan> plan;
+  std::vector<int32_t> offsets;  // of a tile's columns
+  int64_t tile_distance = 0;     // floats between two tiles
+};
+
+PlacedPlan Place(const ConvShape& shape, const PlaneLayout& layout, const Phase& y,
+                 const Phase& x, std::shared_ptr<const Plan> plan);
+
+// What the slabs of one forward pass, or of one input gradient, share.
+struct ConvProduct {
+  struct Part {
+    const Phase* y;
+    const Phase* x;
+    PlacedPlan placed;
+    const ConvEntry* entries = nullptr;
+  };
+
+  const ConvKernels* kernels;
+  ConvShape shape;
+  PlaneLayout layout;
+  std::vector<Part> parts;
+
+  int64_t scratch_floats() const;
+};
+
+// Computes the targets of a slab. `scratch` has product.scratch_floats().
+void MultiplySlab(const ConvProduct& product, const Slab& slab, const float* source,
+                  float* target, float* scratch);
+
+// What the slabs of one weight gradient share.
+struct ConvGradient {
+  const ConvKernels* kernels;
+  ConvShape shape;  // of the forward pass
+  PlaneLayout layout;
+  PlacedPlan placed;
+
+  int64_t blocks() const;       // of the largest slab
+  int64_t panel() const;        // floats of a block of dy
+  int64_t slab_floats() const;  // of the planes and the panels of a slab
+};
+
+// Packs x and dy of a slab into `packed`, of gradient.slab_floats().
+void PackSlab(const ConvGradient& gradient, const Slab& slab, const float* x,
+              const float* dy, float* packed);
+
+// Adds a packed slab to the sums of the entries of the runs from `begin` up to `end`.
+void AccumulateSlab(const ConvGradient& gradient, const Slab& slab, const float* packed,
+                    int64_t begin, int64_t end, float* sums);
+
+}  // namespace topkast
+
+#endif  // TOPKAST_CONV_SLAB_H_
