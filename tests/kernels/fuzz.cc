@@ -31,12 +31,9 @@ std::unique_ptr<float, Free> Aligned(int64_t floats) {
   return std::unique_ptr<float, Free>(static_cast<float*>(data));
 }
 
-// The values of a plan or of generated code; no more may be read.
-template <typename Order>
-std::vector<float> ValuesOf(const Order& order, const std::vector<float>& theta) {
+std::vector<float> ValuesOf(const Plan& plan, const std::vector<float>& theta) {
   std::vector<float> values;
-  for (int32_t place : order.source) values.push_back(theta[place]);
-  values.shrink_to_fit();
+  for (int32_t place : plan.source) values.push_back(theta[place]);
   return values;
 }
 
@@ -89,7 +86,10 @@ void Check(const Kernels& kernels, std::mt19937& random) {
     const auto code = topkast::Generate(pattern);
     Expect(code != nullptr, 1, "code", kernels.name);
     std::vector<float> to(positions * pattern.rows);
-    const std::vector<float> values = ValuesOf(*code, theta);
+    std::vector<float> values(code->entries());
+    const int64_t middle = below(static_cast<int>(code->groups) + 1);  // as of two threads
+    kernels.gather_generated(*code, theta.data(), 0, middle, values.data());
+    kernels.gather_generated(*code, theta.data(), middle, code->groups, values.data());
     const auto scratch = Aligned(kernels.generated_scratch(*code));
     const int64_t at_once = topkast::kCodeLanes * (1 + below(code->panels()));
     for (int64_t p = 0; p < positions; p += at_once) {

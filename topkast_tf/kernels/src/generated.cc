@@ -1,6 +1,7 @@
 #include "generated.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "emitter.h"
 
@@ -24,6 +25,10 @@ struct Cursor {
     return index - at;
   }
 };
+
+int64_t GroupsOf(const Pattern& pattern) {
+  return (pattern.rows + kCodeGroup - 1) / kCodeGroup;
+}
 
 // masks[col] = the rows from `first` up to `last` with an entry in this column, as bits.
 void MasksOf(const Pattern& pattern, int64_t first, int64_t last, uint32_t* masks) {
@@ -50,31 +55,51 @@ void MasksOf(const Pattern& pattern, int64_t first, int64_t last, uint32_t* mask
   }
 }
 
-// Writes one block; `masks` are those of its columns, `place` the weight's place of its
-// first row and column.
-void EmitBlock(const Pattern& pattern, const uint32_t* masks, int64_t cols, int rows,
-               bool is_first, int64_t place, Emitter& emitter, Generated& to,
-               int64_t& entry) {
+// Writes one block of `rows` rows and `cols` columns, whose masks are given; returns the
+// number of its entries.
+int64_t EmitBlock(const uint32_t* masks, int64_t cols, int rows, bool is_first,
+                  Emitter& emitter) {
   for (int r = 0; r < rows; ++r) {
     is_first ? emitter.Zero(r) : emitter.Load(r, Base::kRdx, r);
   }
   Cursor inputs{Base::kRdi, 4 * kCodeLanes}, values{Base::kRsi, 4};
-  const int64_t first_entry = entry;
+  int64_t entry = 0;
   int input = kFirstInput;
-  for (int64_t c = 0; c < cols; ++c, place += pattern.col_stride) {
+  for (int64_t c = 0; c < cols; ++c) {
     uint32_t mask = masks[c];
     if (mask == 0) continue;
     emitter.Load(input, inputs.base, inputs.OffsetOf(c, emitter));
     for (; mask != 0; mask &= mask - 1) {
-      const int r = __builtin_ctz(mask);
-      emitter.MultiplyAdd(r, input, values.base,
-                          values.OffsetOf(entry - first_entry, emitter));
-      to.source[entry++] = static_cast<int32_t>(place + r * pattern.row_stride);
+      emitter.MultiplyAdd(__builtin_ctz(mask), input, values.base,
+                          values.OffsetOf(entry++, emitter));
     }
     input = input == kLastInput ? kFirstInput : input + 1;
   }
   for (int r = 0; r < rows; ++r) emitter.Store(r, Base::kRdx, r);
   emitter.Return();
+  return entry;
+}
+
+// The place of each entry in the weight, in the order of the code.
+std::vector<int32_t> SourceOf(const Pattern& pattern, const std::vector<uint32_t>& masks,
+                              int64_t entries) {
+  std::vector<int32_t> source;
+  source.reserve(entries);
+  const int64_t groups = GroupsOf(pattern);
+  for (int64_t col = 0; col < pattern.cols; col += kCodeTile) {
+    const int64_t end = std::min(pattern.cols, col + kCodeTile);
+    for (int64_t g = 0; g < groups; ++g) {
+      for (int64_t c = col; c < end; ++c) {
+        const int64_t place =
+            g * kCodeGroup * pattern.row_stride + c * pattern.col_stride;
+        for (uint32_t mask = masks[g * pattern.cols + c]; mask != 0; mask &= mask - 1) {
+          source.push_back(
+              static_cast<int32_t>(place + __builtin_ctz(mask) * pattern.row_stride));
+        }
+      }
+    }
+  }
+  return source;
 }
 
 }  // namespace
@@ -82,7 +107,7 @@ void EmitBlock(const Pattern& pattern, const uint32_t* masks, int64_t cols, int 
 std::shared_ptr<const Generated> Generate(const Pattern& pattern) {
   if (!CodePagesAllowed()) return nullptr;
   const int64_t rows = pattern.rows, cols = pattern.cols;
-  const int64_t groups = (rows + kCodeGroup - 1) / kCodeGroup;
+  const int64_t groups = GroupsOf(pattern);
   const int64_t tiles = (cols + kCodeTile - 1) / kCodeTile;
   std::vector<uint32_t> masks(groups * cols);
   int64_t entries = 0, loads = 0;
@@ -109,23 +134,28 @@ std::shared_ptr<const Generated> Generate(const Pattern& pattern) {
   made->cols = cols;
   made->groups = groups;
   made->tiles = tiles;
-  made->source.resize(entries);
-  made->begin.reserve(groups * tiles);
-  made->first_entry.reserve(groups * tiles);
+  made->begin.reserve(groups * tiles + 1);
+  made->first_entry.reserve(groups * tiles + 1);
   Emitter emitter(made->pages.data());
   int64_t entry = 0;
-  for (int64_t t = 0; t < tiles; ++t) {
-    const int64_t col = t * kCodeTile;
+  auto mark = [&] {
+    made->begin.push_back(static_cast<int32_t>(emitter.at() - made->pages.data()));
+    made->first_entry.push_back(static_cast<int32_t>(entry));
+  };
+  for (int64_t col = 0; col < cols; col += kCodeTile) {
     for (int64_t g = 0; g < groups; ++g) {
-      const int64_t row = g * kCodeGroup;
       emitter.Align(64);
-      made->begin.push_back(static_cast<int32_t>(emitter.at() - made->pages.data()));
-      made->first_entry.push_back(static_cast<int32_t>(entry));
-      EmitBlock(pattern, masks.data() + g * cols + col, std::min(kCodeTile, cols - col),
-                static_cast<int>(std::min(kCodeGroup, rows - row)), t == 0,
-                row * pattern.row_stride + col * pattern.col_stride, emitter, *made,
-                entry);
+      mark();
+      entry += EmitBlock(masks.data() + g * cols + col, std::min(kCodeTile, cols - col),
+                         static_cast<int>(std::min(kCodeGroup, rows - g * kCodeGroup)),
+                         col == 0, emitter);
     }
+  }
+  mark();
+  if (pattern.row_stride == 1 && pattern.col_stride == rows && made->is_long()) {
+    made->masks = std::move(masks);
+  } else {
+    made->source = SourceOf(pattern, masks, entries);
   }
   return made->pages.Seal() ? made : nullptr;
 }

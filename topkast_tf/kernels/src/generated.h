@@ -28,18 +28,23 @@ struct Generated {
   int64_t cols = 0;
   int64_t groups = 0;
   int64_t tiles = 0;
-  // Of each block, tile by tile, and in a tile group by group.
-  std::vector<int32_t> begin;        // where its code begins
+  // Where the values are in the weight: of each group, and in it of each column, the rows
+  // that have an entry, as bits, if rows are neighbours there and entries are many;
+  // otherwise the place of each entry.
+  std::vector<uint32_t> masks;
+  std::vector<int32_t> source;
+  // Of each block, tile by tile, and in a tile group by group; and the end.
+  std::vector<int32_t> begin;  // where its code begins
   std::vector<int32_t> first_entry;
-  std::vector<int32_t> source;       // of each entry: its place in the weight
   CodePages pages;
 
   explicit Generated(int64_t bytes) : pages(bytes) {}
 
-  int64_t entries() const { return static_cast<int64_t>(source.size()); }
+  int64_t entries() const { return first_entry.back(); }
   int64_t bytes() const {
     return pages.bytes() +
-           4 * static_cast<int64_t>(begin.size() + first_entry.size() + source.size());
+           4 * static_cast<int64_t>(masks.size() + source.size() + begin.size() +
+                                    first_entry.size());
   }
   Block block(int64_t index) const {
     return reinterpret_cast<Block>(pages.data() + begin[index]);

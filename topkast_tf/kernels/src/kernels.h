@@ -74,10 +74,16 @@ struct Kernels {
   // both have `panel` floats a row. The first tile sets the outputs.
   void (*multiply_tile)(const Plan& plan, int tile, bool is_first, const float* values,
                         const float* inputs, float* outputs);
+
+  // Of convolutions with a window.
   const ConvKernels* conv;
 
-  // As `scratch` and `multiply`, by generated code, for positions <= code.panels() panels
-  // of 16; null without generated code for the instruction set. The same bits as `multiply`.
+  // The same by generated code; null where there is none for the instruction set.
+  //
+  // `gather` takes the values of some groups from theta; scratch and product are as above,
+  // for positions <= code.panels() panels of 16. The same bits as `multiply`.
+  void (*gather_generated)(const Generated& code, const float* theta, int64_t first_group,
+                           int64_t last_group, float* values) = nullptr;
   int64_t (*generated_scratch)(const Generated& code) = nullptr;
   void (*multiply_generated)(const Generated& code, const float* values, const float* x,
                              int64_t positions, float* y, float* scratch) = nullptr;

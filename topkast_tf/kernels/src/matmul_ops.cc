@@ -49,39 +49,45 @@ class SparseMatMul : public SparseOp {
                                 " bytes, and a system that runs generated code, as "
                                 "code='generated' asks for. Received: codes of shape ",
                                 codes.shape().DebugString()));
-    const float* whole = theta.flat<float>().data();
     const float* input = x.flat<float>().data();
     float* output = y->flat<float>().data();
-    if (code != nullptr) {
-      const int threads =
-          context->device()->tensorflow_cpu_worker_threads()->num_threads;
-      const int64_t panels = (positions + kCodeLanes - 1) / kCodeLanes;
-      const int64_t share = (panels + threads - 1) / threads;
-      Multiply(context, *code, kernels_->generated_scratch(*code),
-               kernels_->multiply_generated,
-               kCodeLanes * std::min(share, code->panels()), whole, input, positions,
-               output);
-    } else {
+    if (code == nullptr) {
       const auto plan = PlanFor(codes, product);
-      Multiply(context, *plan, kernels_->scratch(*plan), kernels_->multiply,
-               kernels_->panel, whole, input, positions, output);
+      const float* whole = theta.flat<float>().data();
+      const auto gather = [&](float* values) {
+        InParallel(context, plan->entries(), 2, [&](int64_t begin, int64_t end) {
+          for (int64_t i = begin; i < end; ++i) values[i] = whole[plan->source[i]];
+        });
+      };
+      Multiply(context, *plan, gather, kernels_->scratch(*plan), kernels_->multiply,
+               kernels_->panel, input, positions, output);
+      return;
     }
+    const auto gather = [&](float* values) {
+      InParallel(context, code->groups, 12 * code->cols, [&](int64_t begin, int64_t end) {
+        kernels_->gather_generated(*code, theta.flat<float>().data(), begin, end, values);
+      });
+    };
+    const int threads = context->device()->tensorflow_cpu_worker_threads()->num_threads;
+    const int64_t panels = (positions + kCodeLanes - 1) / kCodeLanes;
+    const int64_t share = (panels + threads - 1) / threads;
+    Multiply(context, *code, gather, kernels_->generated_scratch(*code),
+             kernels_->multiply_generated, kCodeLanes * std::min(share, code->panels()),
+             input, positions, output);
   }
 
  private:
   // The product by a plan or by generated code, `at_once` positions a call.
-  template <typename Order, typename Function>
-  void Multiply(OpKernelContext* context, const Order& order, int64_t scratch,
-                Function multiply, int64_t at_once, const float* theta, const float* x,
+  template <typename Order, typename Gather, typename Function>
+  void Multiply(OpKernelContext* context, const Order& order, Gather gather,
+                int64_t scratch, Function multiply, int64_t at_once, const float* x,
                 int64_t positions, float* y) {
     Tensor values;
     OP_REQUIRES_OK(context, context->allocate_temp(tensorflow::DT_FLOAT,
                                                    TensorShape({order.entries()}),
                                                    &values));
-    float* value = values.flat<float>().data();
-    InParallel(context, order.entries(), 2, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) value[i] = theta[order.source[i]];
-    });
+    const float* value = values.flat<float>().data();
+    gather(values.flat<float>().data());
     const int64_t from = order.cols, to = order.rows;
     const int64_t cycles = (6 * order.entries() + 8 * (from + to)) * at_once / 64;
     InParallel(context, (positions + at_once - 1) / at_once, cycles,

@@ -11,6 +11,7 @@
 #include "vec.h"
 #if defined(__AVX512F__)
 #include "generated_product.h"
+#include "generated_values.h"
 #endif
 
 namespace topkast {
@@ -128,7 +129,7 @@ const Kernels kKernels = {
     TOPKAST_NAME, kPanel,       Scratch,      Multiply,    kBlock,       PackBlock,
     Accumulate,   CountEntries, CopyEntries,  MultiplyTile, &kConvKernels,
 #if defined(__AVX512F__)
-    GeneratedScratch, MultiplyGenerated,
+    GatherGenerated, GeneratedScratch, MultiplyGenerated,
 #endif
 };
 
