@@ -27,7 +27,7 @@ def program(tmp_path_factory):
         arguments = [part.replace("{out}", str(out)) for part in command.arguments]
         subprocess.run([*arguments, *sanitize, "-O1"], check=True)
         objects.append(arguments[-1])
-    made = [compiler, *sanitize, "-std=c++17", f"-I{build.SOURCES}", *objects]
+    made = [compiler, *sanitize, "-O1", "-std=c++17", f"-I{build.SOURCES}", *objects]
     subprocess.run([*made, str(HERE / "fuzz.cc"), "-o", str(out / "fuzz")], check=True)
     return out / "fuzz"
 
