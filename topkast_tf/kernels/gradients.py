@@ -41,3 +41,23 @@ def register(ops: Any) -> None:
         x, dy, codes = op.inputs
         on_b = tf.where(tf.cast(codes, tf.bool), upstream, tf.zeros_like(upstream))
         return tf.matmul(dy, on_b, transpose_b=True), tf.matmul(x, on_b), None
+
+    @tf.RegisterGradient("TopkastMask")
+    def _(op, upstream):
+        return ops.topkast_mask(upstream, op.inputs[1], cpu=op.get_attr("cpu")), None
+
+    @tf.RegisterGradient("TopkastExplorationLoss")
+    def _(op, upstream):
+        return _exploration(op, op.inputs[0], upstream), None, None
+
+    @tf.RegisterGradient("TopkastExplorationGradient")
+    def _(op, upstream):
+        # Linear in theta, and in the upstream gradient of the loss.
+        theta, scale = op.inputs[0], op.inputs[3]
+        of_scale = tf.reduce_sum(upstream * _exploration(op, theta, tf.ones([])))
+        return _exploration(op, upstream, scale), None, None, of_scale
+
+    def _exploration(op, theta, scale):
+        _, sets, density = op.inputs[:3]
+        how = {name: op.get_attr(name) for name in ("coefficient", "cpu")}
+        return ops.topkast_exploration_gradient(theta, sets, density, scale, **how)

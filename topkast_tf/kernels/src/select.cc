@@ -1,0 +1,150 @@
+// Selection in one pass: a sample says between which two magnitudes a threshold lies, a
+// scan writes the codes of all entries that are not between them, and the candidates that
+// are decide exactly. Where the sample has misled, thresholds come from histograms.
+#include "select.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstring>
+#include <functional>
+#include <memory>
+#include <vector>
+
+namespace topkast {
+namespace {
+
+// Weights below this size are not sampled: histograms take less.
+constexpr int64_t kSampled = 4096;
+// Half the width of a window, in standard deviations of a rank in the sample. One
+// selection in 15,000 lies outside of it.
+constexpr double kDeviations = 4;
+
+int32_t KeyAt(const float* theta, int64_t i) {
+  int32_t bits;
+  std::memcpy(&bits, theta + i, sizeof bits);
+  return bits & kMagnitude;
+}
+
+// The window of nothing (k = 0) or of everything (k = size), which has no candidates.
+Window Certain(bool everything) {
+  const int32_t end = everything ? 0 : kMagnitude;
+  return {end, end};
+}
+
+// One entry of each of size^(2/3) parts of a weight: what the sample costs, and what the
+// candidates cost that it leaves, are then of one order. At places that look random: those
+// at equal distances would all lie in a few columns of a matrix.
+std::vector<int32_t> SampleOf(const float* theta, int64_t size) {
+  const double root = std::cbrt(static_cast<double>(size));
+  const int64_t count = static_cast<int64_t>(root * root);
+  const int64_t part = size / count;
+  std::vector<int32_t> keys(count);
+  uint64_t state = 0x9e3779b97f4a7c15;
+  for (int64_t i = 0; i < count; ++i) {
+    state = state * 6364136223846793005 + 1442695040888963407;
+    const int64_t within = static_cast<int64_t>((state >> 33) % part);
+    keys[i] = KeyAt(theta, i * part + within);
+  }
+  return keys;
+}
+
+// The keys between which the k-th largest of a weight most likely lies.
+Window SampledWindow(std::vector<int32_t>* sample, int64_t size, int64_t k) {
+  if (k == 0 || k == size) return Certain(k == size);
+  const int64_t count = sample->size();
+  const double share = static_cast<double>(k) / size;
+  const double rank = share * count;
+  const double slack = 2 + kDeviations * std::sqrt(rank * (1 - share));
+  auto key_at = [&](double place) {
+    const auto at = sample->begin() + static_cast<int64_t>(place);
+    std::nth_element(sample->begin(), at, sample->end(), std::greater<int32_t>());
+    return *at;
+  };
+  return {rank + slack < count ? key_at(rank + slack) : 0,
+          rank - slack >= 0 ? key_at(rank - slack) : kMagnitude};
+}
+
+// The window of the k-th largest key itself, by histograms of 11, 10 and 10 bits.
+Window ExactWindow(const float* theta, int64_t size, int64_t k) {
+  if (k == 0 || k == size) return Certain(k == size);
+  int32_t prefix = 0, known = 0;  // the bits that are known, and which they are
+  for (int shift : {20, 10, 0}) {
+    const int32_t digits = shift == 20 ? 2047 : 1023;
+    std::array<int64_t, 2048> counts = {};
+    for (int64_t i = 0; i < size; ++i) {
+      const int32_t key = KeyAt(theta, i);
+      counts[(key >> shift) & digits] += (key & known) == prefix;
+    }
+    int32_t digit = digits;
+    for (; counts[digit] < k; --digit) k -= counts[digit];
+    prefix |= digit << shift;
+    known |= digits << shift;
+  }
+  return {prefix, prefix < kMagnitude ? prefix + 1 : prefix};
+}
+
+// Adds 1 to the code of the `needed` largest candidates of a window. Candidates are in
+// order, so that of equal keys the first are taken. False if there are not so many.
+//
+// Without branches: which candidates are in the window, and which are taken, is random.
+bool TakeLargest(const Candidate* candidates, int64_t count, Window window,
+                 int64_t needed, uint8_t* codes) {
+  const std::unique_ptr<int32_t[]> keys(new int32_t[count + 1]);
+  int64_t within = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    const int32_t key = candidates[i].key;
+    keys[within] = key;
+    within += (key >= window.low) & (key < window.end);
+  }
+  if (needed < 0 || needed > within) return false;
+  if (needed == 0) return true;
+  int32_t* const last = keys.get() + needed - 1;
+  std::nth_element(keys.get(), last, keys.get() + within, std::greater<int32_t>());
+  const int32_t threshold = *last;
+  int64_t ties = needed;
+  for (const int32_t* key = keys.get(); key < last; ++key) ties -= *key > threshold;
+  for (int64_t i = 0; i < count; ++i) {
+    const int32_t key = candidates[i].key;
+    const bool is_tie = (key == threshold) & (ties > 0);
+    ties -= is_tie;
+    codes[candidates[i].place] += ((key > threshold) & (key < window.end)) | is_tie;
+  }
+  return true;
+}
+
+// Selects by two windows. False if a threshold lies outside of its window, or if there
+// are more candidates than `room`.
+bool SelectWithin(const Entrywise& passes, const float* theta, int64_t size, Window a,
+                  Window b, int64_t kept_a, int64_t kept_b, int64_t room, uint8_t* codes,
+                  int32_t* largest) {
+  const std::unique_ptr<Candidate[]> candidates(new Candidate[room]);
+  const Scanned found =
+      passes.scan(theta, size, a, b, codes, candidates.get(), room);
+  *largest = found.largest;
+  const int64_t count = found.candidates;
+  return count >= 0 &&
+         TakeLargest(candidates.get(), count, a, kept_a - found.on_a, codes) &&
+         TakeLargest(candidates.get(), count, b, kept_b - found.on_b, codes);
+}
+
+}  // namespace
+
+bool SelectLargest(const Entrywise& passes, const float* theta, int64_t size,
+                   int64_t kept_a, int64_t kept_b, uint8_t* codes) {
+  int32_t largest = 0;
+  if (size >= kSampled) {
+    std::vector<int32_t> sample = SampleOf(theta, size);
+    const Window a = SampledWindow(&sample, size, kept_a);
+    const Window b = SampledWindow(&sample, size, kept_b);
+    const bool done = SelectWithin(passes, theta, size, a, b, kept_a, kept_b, size / 4,
+                                   codes, &largest);
+    if (done || largest > kInfinityKey) return largest <= kInfinityKey;
+  }
+  const Window a = ExactWindow(theta, size, kept_a);
+  const Window b = kept_b == kept_a ? a : ExactWindow(theta, size, kept_b);
+  SelectWithin(passes, theta, size, a, b, kept_a, kept_b, size, codes, &largest);
+  return largest <= kInfinityKey;
+}
+
+}  // namespace topkast
