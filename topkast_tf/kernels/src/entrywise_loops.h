@@ -108,6 +108,7 @@ TOPKAST_INLINE void Map(const uint8_t* codes, const float* x, const float* y, fl
   int64_t i = 0;
   for (; i + kBlock <= size; i += kBlock) MapBlock(codes + i, x + i, y + i, to + i, of);
   const int64_t left = size - i;
+  if (left == 0) return;
   uint8_t last_codes[kBlock] = {};
   float last[2][kBlock] = {};
   std::memcpy(last_codes, codes + i, left);
@@ -161,11 +162,13 @@ float ExplorationSum(const uint8_t* codes, const float* theta, float rate, float
   };
   int64_t i = 0;
   for (; i + kBlock <= size; i += kBlock) add(codes + i, theta + i);
-  uint8_t last_codes[kBlock] = {};
   float last[kBlock] = {};
-  std::memcpy(last_codes, codes + i, size - i);
-  std::memcpy(last, theta + i, (size - i) * sizeof(float));
-  add(last_codes, last);
+  if (i < size) {
+    uint8_t last_codes[kBlock] = {};
+    std::memcpy(last_codes, codes + i, size - i);
+    std::memcpy(last, theta + i, (size - i) * sizeof(float));
+    add(last_codes, last);
+  }
   for (int v = 0; v < kVectors; ++v) Store(last + v * kLanes, sums[v]);
   for (int half = kBlock / 2; half > 0; half /= 2) {
     for (int k = 0; k < half; ++k) last[k] += last[k + half];
