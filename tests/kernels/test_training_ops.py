@@ -103,7 +103,7 @@ def values(kind, size, rng):
     if kind == "sorted":
         theta = np.sort(theta)
     if kind == "wide":
-        theta = np.exp(20 * theta).astype(np.float32)
+        theta = np.exp(np.clip(20 * theta, -80, 80))
     return theta
 
 

@@ -20,6 +20,27 @@ constexpr int64_t kSampled = 4096;
 // selection in 15,000 lies outside of it.
 constexpr double kDeviations = 4;
 
+// Memory that is kept from call to call: to touch new pages takes as long as to use them.
+template <typename T>
+class Scratch {
+ public:
+  T* Get(int64_t size) {
+    if (size > size_) {
+      data_.reset(new T[size]);
+      size_ = size;
+    }
+    return data_.get();
+  }
+  void Free() { *this = Scratch(); }
+
+ private:
+  std::unique_ptr<T[]> data_;
+  int64_t size_ = 0;
+};
+
+thread_local Scratch<Candidate> candidates_scratch;
+thread_local Scratch<int32_t> keys_scratch;
+
 int32_t KeyAt(const float* theta, int64_t i) {
   int32_t bits;
   std::memcpy(&bits, theta + i, sizeof bits);
@@ -44,22 +65,43 @@ std::vector<int32_t> SampleOf(const float* theta, int64_t size) {
   for (int64_t i = 0; i < count; ++i) {
     state = state * 6364136223846793005 + 1442695040888963407;
     const int64_t within = static_cast<int64_t>((state >> 33) % part);
-    keys[i] = KeyAt(theta, i * part + within);
+    keys[i] = std::min(KeyAt(theta, i * part + within), kInfinityKey);
   }
   return keys;
 }
 
+// The key that `rank` of `count` keys precede in descending order. The keys, all in
+// [low, end), are overwritten.
+//
+// A histogram leaves few of them to sort: it has no branches that depend on a key.
+int32_t KeyOfRank(int32_t* keys, int64_t count, int64_t rank, int32_t low, int32_t end) {
+  int shift = 0;
+  while (((end - 1 - low) >> shift) >= 1024) ++shift;
+  std::array<int64_t, 1024> counts = {};
+  for (int64_t i = 0; i < count; ++i) ++counts[(keys[i] - low) >> shift];
+  int32_t digit = 1023;
+  for (; counts[digit] <= rank; --digit) rank -= counts[digit];
+  int64_t left = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    const int32_t key = keys[i];
+    keys[left] = key;
+    left += ((key - low) >> shift) == digit;
+  }
+  std::nth_element(keys, keys + rank, keys + left, std::greater<int32_t>());
+  return keys[rank];
+}
+
 // The keys between which the k-th largest of a weight most likely lies.
-Window SampledWindow(std::vector<int32_t>* sample, int64_t size, int64_t k) {
+Window SampledWindow(const std::vector<int32_t>& sample, int64_t size, int64_t k) {
   if (k == 0 || k == size) return Certain(k == size);
-  const int64_t count = sample->size();
+  const int64_t count = sample.size();
   const double share = static_cast<double>(k) / size;
   const double rank = share * count;
   const double slack = 2 + kDeviations * std::sqrt(rank * (1 - share));
   auto key_at = [&](double place) {
-    const auto at = sample->begin() + static_cast<int64_t>(place);
-    std::nth_element(sample->begin(), at, sample->end(), std::greater<int32_t>());
-    return *at;
+    int32_t* keys = keys_scratch.Get(count);
+    std::copy(sample.begin(), sample.end(), keys);
+    return KeyOfRank(keys, count, static_cast<int64_t>(place), 0, kMagnitude);
   };
   return {rank + slack < count ? key_at(rank + slack) : 0,
           rank - slack >= 0 ? key_at(rank - slack) : kMagnitude};
@@ -90,7 +132,7 @@ Window ExactWindow(const float* theta, int64_t size, int64_t k) {
 // Without branches: which candidates are in the window, and which are taken, is random.
 bool TakeLargest(const Candidate* candidates, int64_t count, Window window,
                  int64_t needed, uint8_t* codes) {
-  const std::unique_ptr<int32_t[]> keys(new int32_t[count + 1]);
+  int32_t* keys = keys_scratch.Get(count + 1);
   int64_t within = 0;
   for (int64_t i = 0; i < count; ++i) {
     const int32_t key = candidates[i].key;
@@ -99,11 +141,13 @@ bool TakeLargest(const Candidate* candidates, int64_t count, Window window,
   }
   if (needed < 0 || needed > within) return false;
   if (needed == 0) return true;
-  int32_t* const last = keys.get() + needed - 1;
-  std::nth_element(keys.get(), last, keys.get() + within, std::greater<int32_t>());
-  const int32_t threshold = *last;
+  const int32_t threshold =
+      KeyOfRank(keys, within, needed - 1, window.low, window.end);
   int64_t ties = needed;
-  for (const int32_t* key = keys.get(); key < last; ++key) ties -= *key > threshold;
+  for (int64_t i = 0; i < count; ++i) {
+    const int32_t key = candidates[i].key;
+    ties -= (key > threshold) & (key < window.end);
+  }
   for (int64_t i = 0; i < count; ++i) {
     const int32_t key = candidates[i].key;
     const bool is_tie = (key == threshold) & (ties > 0);
@@ -118,14 +162,13 @@ bool TakeLargest(const Candidate* candidates, int64_t count, Window window,
 bool SelectWithin(const Entrywise& passes, const float* theta, int64_t size, Window a,
                   Window b, int64_t kept_a, int64_t kept_b, int64_t room, uint8_t* codes,
                   int32_t* largest) {
-  const std::unique_ptr<Candidate[]> candidates(new Candidate[room]);
-  const Scanned found =
-      passes.scan(theta, size, a, b, codes, candidates.get(), room);
+  Candidate* candidates = candidates_scratch.Get(room);
+  const Scanned found = passes.scan(theta, size, a, b, codes, candidates, room);
   *largest = found.largest;
   const int64_t count = found.candidates;
   return count >= 0 &&
-         TakeLargest(candidates.get(), count, a, kept_a - found.on_a, codes) &&
-         TakeLargest(candidates.get(), count, b, kept_b - found.on_b, codes);
+         TakeLargest(candidates, count, a, kept_a - found.on_a, codes) &&
+         TakeLargest(candidates, count, b, kept_b - found.on_b, codes);
 }
 
 }  // namespace
@@ -134,9 +177,9 @@ bool SelectLargest(const Entrywise& passes, const float* theta, int64_t size,
                    int64_t kept_a, int64_t kept_b, uint8_t* codes) {
   int32_t largest = 0;
   if (size >= kSampled) {
-    std::vector<int32_t> sample = SampleOf(theta, size);
-    const Window a = SampledWindow(&sample, size, kept_a);
-    const Window b = SampledWindow(&sample, size, kept_b);
+    const std::vector<int32_t> sample = SampleOf(theta, size);
+    const Window a = SampledWindow(sample, size, kept_a);
+    const Window b = SampledWindow(sample, size, kept_b);
     const bool done = SelectWithin(passes, theta, size, a, b, kept_a, kept_b, size / 4,
                                    codes, &largest);
     if (done || largest > kInfinityKey) return largest <= kInfinityKey;
@@ -144,6 +187,10 @@ bool SelectLargest(const Entrywise& passes, const float* theta, int64_t size,
   const Window a = ExactWindow(theta, size, kept_a);
   const Window b = kept_b == kept_a ? a : ExactWindow(theta, size, kept_b);
   SelectWithin(passes, theta, size, a, b, kept_a, kept_b, size, codes, &largest);
+  if (size >= kSampled) {  // as much as theta itself, and seldom needed
+    candidates_scratch.Free();
+    keys_scratch.Free();
+  }
   return largest <= kInfinityKey;
 }
 
