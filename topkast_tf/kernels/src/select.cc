@@ -17,7 +17,7 @@ namespace {
 // Weights below this size are not sampled: histograms take less.
 constexpr int64_t kSampled = 4096;
 // Half the width of a window, in standard deviations of a rank in the sample. One
-// selection in 15,000 lies outside of it.
+// threshold in 15,000 lies outside of it.
 constexpr double kDeviations = 4;
 
 // Memory that is kept from call to call: to touch new pages takes as long as to use them.
