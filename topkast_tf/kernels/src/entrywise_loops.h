@@ -1,4 +1,4 @@
-// The loops of `Entrywise`, in vectors of the instruction set that a file is compiled for.
+// The loops of `Entrywise`, in vectors of the instruction set that a file is for.
 //
 // They are bound by memory: what counts is that each array is read or written once.
 #ifndef TOPKAST_ENTRYWISE_LOOPS_H_

@@ -31,7 +31,6 @@ class Scratch {
     }
     return data_.get();
   }
-  void Free() { *this = Scratch(); }
 
  private:
   std::unique_ptr<T[]> data_;
@@ -54,8 +53,8 @@ Window Certain(bool everything) {
 }
 
 // One entry of each of size^(2/3) parts of a weight: what the sample costs, and what the
-// candidates cost that it leaves, are then of one order. At places that look random: those
-// at equal distances would all lie in a few columns of a matrix.
+// candidates cost that it leaves, are then of one order. At places that look random:
+// those at equal distances would all lie in a few columns of a matrix.
 std::vector<int32_t> SampleOf(const float* theta, int64_t size) {
   const double root = std::cbrt(static_cast<double>(size));
   const int64_t count = static_cast<int64_t>(root * root);
@@ -103,27 +102,12 @@ Window SampledWindow(const std::vector<int32_t>& sample, int64_t size, int64_t k
     std::copy(sample.begin(), sample.end(), keys);
     return KeyOfRank(keys, count, static_cast<int64_t>(place), 0, kMagnitude);
   };
-  return {rank + slack < count ? key_at(rank + slack) : 0,
-          rank - slack >= 0 ? key_at(rank - slack) : kMagnitude};
-}
-
-// The window of the k-th largest key itself, by histograms of 11, 10 and 10 bits.
-Window ExactWindow(const float* theta, int64_t size, int64_t k) {
-  if (k == 0 || k == size) return Certain(k == size);
-  int32_t prefix = 0, known = 0;  // the bits that are known, and which they are
-  for (int shift : {20, 10, 0}) {
-    const int32_t digits = shift == 20 ? 2047 : 1023;
-    std::array<int64_t, 2048> counts = {};
-    for (int64_t i = 0; i < size; ++i) {
-      const int32_t key = KeyAt(theta, i);
-      counts[(key >> shift) & digits] += (key & known) == prefix;
-    }
-    int32_t digit = digits;
-    for (; counts[digit] < k; --digit) k -= counts[digit];
-    prefix |= digit << shift;
-    known |= digits << shift;
-  }
-  return {prefix, prefix < kMagnitude ? prefix + 1 : prefix};
+  const int32_t end = rank - slack >= 0 ? key_at(rank - slack) : kMagnitude;
+  const int32_t low = rank + slack < count ? key_at(rank + slack) : 0;
+  // Many entries of one magnitude, as of a reservoir that began with zeros, are taken for
+  // ones below the threshold, not for candidates.
+  const bool is_tie = std::count(sample.begin(), sample.end(), low) > slack;
+  return {is_tie ? std::min(low + 1, end) : low, end};
 }
 
 // Adds 1 to the code of the `needed` largest candidates of a window. Candidates are in
@@ -157,11 +141,12 @@ bool TakeLargest(const Candidate* candidates, int64_t count, Window window,
   return true;
 }
 
-// Selects by two windows. False if a threshold lies outside of its window, or if there
-// are more candidates than `room`.
+// Selects by two windows. False if a threshold lies outside of its window, or if more
+// than a quarter of the entries are candidates.
 bool SelectWithin(const Entrywise& passes, const float* theta, int64_t size, Window a,
-                  Window b, int64_t kept_a, int64_t kept_b, int64_t room, uint8_t* codes,
+                  Window b, int64_t kept_a, int64_t kept_b, uint8_t* codes,
                   int32_t* largest) {
+  const int64_t room = size / 4;
   Candidate* candidates = candidates_scratch.Get(room);
   const Scanned found = passes.scan(theta, size, a, b, codes, candidates, room);
   *largest = found.largest;
@@ -171,27 +156,64 @@ bool SelectWithin(const Entrywise& passes, const float* theta, int64_t size, Win
          TakeLargest(candidates, count, b, kept_b - found.on_b, codes);
 }
 
+// Where the k largest keys of a weight end: those above `key`, and the first `needed` of
+// those equal to it.
+struct Threshold {
+  int32_t key;
+  int64_t needed;
+};
+
+// By histograms of 11, 10 and 10 bits.
+Threshold KthLargest(const float* theta, int64_t size, int64_t k) {
+  if (k == 0) return {kMagnitude, 0};
+  int32_t prefix = 0, known = 0;  // the bits that are known, and which they are
+  for (int shift : {20, 10, 0}) {
+    const int32_t digits = shift == 20 ? 2047 : 1023;
+    std::array<int64_t, 2048> counts = {};
+    for (int64_t i = 0; i < size; ++i) {
+      const int32_t key = KeyAt(theta, i);
+      counts[(key >> shift) & digits] += (key & known) == prefix;
+    }
+    int32_t digit = digits;
+    for (; counts[digit] < k; --digit) k -= counts[digit];
+    prefix |= digit << shift;
+    known |= digits << shift;
+  }
+  return {prefix, k};
+}
+
+// Selects by thresholds, whatever the weight. Returns the largest key.
+int32_t SelectExactly(const float* theta, int64_t size, int64_t kept_a, int64_t kept_b,
+                      uint8_t* codes) {
+  Threshold a = KthLargest(theta, size, kept_a);
+  Threshold b = kept_b == kept_a ? a : KthLargest(theta, size, kept_b);
+  int32_t largest = 0;
+  for (int64_t i = 0; i < size; ++i) {
+    const int32_t key = KeyAt(theta, i);
+    const bool tie_a = (key == a.key) & (a.needed > 0);
+    const bool tie_b = (key == b.key) & (b.needed > 0);
+    a.needed -= tie_a;
+    b.needed -= tie_b;
+    codes[i] = ((key > a.key) | tie_a) + ((key > b.key) | tie_b);
+    largest = std::max(largest, key);
+  }
+  return largest;
+}
+
 }  // namespace
 
 bool SelectLargest(const Entrywise& passes, const float* theta, int64_t size,
                    int64_t kept_a, int64_t kept_b, uint8_t* codes) {
-  int32_t largest = 0;
   if (size >= kSampled) {
     const std::vector<int32_t> sample = SampleOf(theta, size);
     const Window a = SampledWindow(sample, size, kept_a);
     const Window b = SampledWindow(sample, size, kept_b);
-    const bool done = SelectWithin(passes, theta, size, a, b, kept_a, kept_b, size / 4,
-                                   codes, &largest);
+    int32_t largest = 0;
+    const bool done =
+        SelectWithin(passes, theta, size, a, b, kept_a, kept_b, codes, &largest);
     if (done || largest > kInfinityKey) return largest <= kInfinityKey;
   }
-  const Window a = ExactWindow(theta, size, kept_a);
-  const Window b = kept_b == kept_a ? a : ExactWindow(theta, size, kept_b);
-  SelectWithin(passes, theta, size, a, b, kept_a, kept_b, size, codes, &largest);
-  if (size >= kSampled) {  // as much as theta itself, and seldom needed
-    candidates_scratch.Free();
-    keys_scratch.Free();
-  }
-  return largest <= kInfinityKey;
+  return SelectExactly(theta, size, kept_a, kept_b, codes) <= kInfinityKey;
 }
 
 }  // namespace topkast

@@ -8,8 +8,8 @@
 
 namespace topkast {
 
-// Writes the codes of a weight: A its `kept_a` largest entries by magnitude, B its `kept_b`
-// largest. Of equal magnitudes the lower index is taken first.
+// Writes the codes of a weight: A its `kept_a` largest entries by magnitude, B its
+// `kept_b` largest. Of equal magnitudes the lower index is taken first.
 //
 // Args:
 //   theta: `size` entries, less than 2^31.

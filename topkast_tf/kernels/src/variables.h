@@ -67,7 +67,7 @@ inline tensorflow::Status CheckedSets(const Tensor& sets, const Tensor& theta) {
   return tensorflow::Status();
 }
 
-// The variables of one weight. An operation locks them in the order sets, theta, counters.
+// The variables of one weight. Operations lock them in the order sets, theta, counters.
 struct WeightVariables {
   VarPointer sets, theta, counters;
 
