@@ -1,5 +1,8 @@
 """Models train the same, bit for bit, with native selection and updates and without."""
 
+import multiprocessing
+import sys
+
 import keras
 import numpy as np
 import pytest
@@ -8,8 +11,10 @@ import tensorflow as tf
 import topkast_tf as tk
 from tests import zoo
 from tests.small_models import LOSS, build_optimizer, scope, three_layers
+from topkast_tf.core import trace_once
 from topkast_tf.kernels import choice, training
 from topkast_tf.kernels import library as kernels
+from topkast_tf.methods.topkast import TopKAST
 from topkast_tf.variables import serving
 
 pytestmark = pytest.mark.skipif(
@@ -241,6 +246,30 @@ def test_resumed_run_equals_an_uninterrupted_one_bitwise(natively, tmp_path):
     fit(loaded)
     assert natively == EVERYTHING
     assert_same(state_of(loaded), state_of(model))
+
+
+def test_methods_of_ones_own_select_by_their_own_rule():
+    class Changed(TopKAST):
+        def update(self, weights, step):
+            return super().update(weights, step)
+
+        def penalty(self, *args):
+            return super().penalty(*args)
+
+    plain, changed = TopKAST(0.9, 0.8), Changed(0.9, 0.8)
+    assert (plain.nests_by_magnitude, changed.nests_by_magnitude) == (True, False)
+    assert (plain.exploration_coefficient, changed.exploration_coefficient) == (1e-4, 0)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="TensorFlow forks on Linux alone")
+def test_forked_processes_take_tensorflow(natively):
+    with scope():
+        model = three_layers()
+    [weight, *_] = tk.sparse_weights(model)
+    assert serving.serves(weight.replica())
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        assert pool.apply_async(trace_once.is_forked).get(timeout=60)
+    assert not trace_once.is_forked()
 
 
 def test_small_models_do_not_ask_for_the_library(monkeypatch):

@@ -10,6 +10,7 @@ from typing import Any
 import tensorflow as tf
 
 from topkast_tf import compat
+from topkast_tf.core.trace_once import is_forked
 from topkast_tf.kernels import library
 
 MANY_ENTRIES = 1_000_000
@@ -71,7 +72,7 @@ def _is_elsewhere() -> bool:
     """Whether what is traced now cannot have native operations."""
     if any(tf.config.list_logical_devices(kind) for kind in ("GPU", "TPU")):
         return True
-    if compat.is_saving_graphs():
+    if compat.is_saving_graphs() or is_forked():  # without TensorFlow's threads
         return True
     if tf.executing_eagerly():
         return False
