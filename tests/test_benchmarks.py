@@ -16,6 +16,7 @@ from benchmarks import (
     input_pipeline,
     memory,
     model_size,
+    native_refresh,
     selection_time,
     step_time,
     swat_memory,
@@ -23,6 +24,7 @@ from benchmarks import (
     trainer_time,
 )
 from topkast_tf import sparse_weights, topkast_scope
+from topkast_tf.kernels import library
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 STEP_TIME = (
@@ -353,3 +355,30 @@ def test_trainer_time_has_every_variant_of_every_case(tmp_path, capsys):
     )
     assert len(found) == 2 * len(set(found))
     assert capsys.readouterr().out.count("<= 1.03") == 4
+
+
+@pytest.mark.parametrize(
+    ("case", "arguments"),
+    [
+        ("selection", ("--weights=5000",)),
+        pytest.param("mobilenetv2", ("--side=32", "--batch=2"), marks=pytest.mark.slow),
+    ],
+)
+def test_native_refresh(case, arguments, tmp_path, capsys):
+    if library.why_unavailable() is not None:
+        pytest.skip(str(library.why_unavailable()))
+    path = tmp_path / "results.csv"
+    command = ["", f"--csv={path}", f"--cases={case}", "--burst=1", *arguments]
+    native_refresh.main([*command, "--rounds=1"])
+    native_refresh.main([*command, "--rounds=2"])
+    with open(path, newline="") as file:
+        rows = list(csv.DictReader(file))
+    variants = native_refresh.VARIANTS[case]
+    assert sorted(row["variant"] for row in rows) == sorted(2 * variants)
+    assert all(variant in capsys.readouterr().out for variant in variants[:1])
+
+
+def test_native_refresh_refuses_unknown_cases(capsys):
+    with pytest.raises(SystemExit):
+        native_refresh.main(["", "--cases=resnet"])
+    assert "Received: ['resnet']" in capsys.readouterr().err

@@ -266,3 +266,17 @@ def test_is_given_statelessly():
     assert not compat.is_given_statelessly(tf.Variable(1.0))
     with keras.StatelessScope(state_mapping=[(variable, tf.constant(2.0))]):
         assert compat.is_given_statelessly(variable)
+
+
+def test_updated():
+    variable = tf.Variable([1.0, 2.0])
+
+    @tf.function
+    def update():
+        operation = tf.raw_ops.AssignVariableOp(
+            resource=variable.handle, value=[3.0, 4.0]
+        )
+        return compat.updated(variable, operation).read_value()
+
+    np.testing.assert_array_equal(update(), [3.0, 4.0])
+    np.testing.assert_array_equal(compat.updated(variable, None), [3.0, 4.0])

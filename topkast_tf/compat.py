@@ -207,6 +207,16 @@ def is_given_statelessly(variable: Any) -> bool:
     return isinstance(value, tf.Tensor)
 
 
+def updated(variable: tf.Variable, operation: Any) -> Any:
+    """What `assign` returns: a variable whose reads follow the operation that updates it.
+
+    Args:
+      variable: a `tf.Variable`, not a distributed one.
+      operation: the operation; None if it has run eagerly.
+    """
+    return variable._lazy_read(operation)
+
+
 def is_saving_graphs() -> bool:
     """Whether TensorFlow is writing a SavedModel, which traces functions."""
     return bool(save_context.in_save_context())

@@ -242,7 +242,9 @@ def topkast_scope(
       kernels: what computes the products of layers on a CPU: ``"masked"``, TensorFlow
         with zeros in alpha; ``"native"``, kernels that leave the zeros out, and an error
         for a layer that has none; or ``"auto"``, native where a cost model expects them
-        to be faster (docs/kernels.md). It is of the run, and not saved with a model.
+        to be faster. Unless ``"masked"``, native operations also select the sets and
+        apply updates, with the same bits, from a million sparse entries on
+        (docs/kernels.md). It is of the run, and not saved with a model.
 
     Returns:
       A context manager that yields the `SparsityScope`; also a decorator. It may be used

@@ -28,7 +28,8 @@ def program(tmp_path_factory):
         subprocess.run([*arguments, *sanitize, "-O1"], check=True)
         objects.append(arguments[-1])
     made = [compiler, *sanitize, "-O1", "-std=c++17", f"-I{build.SOURCES}", *objects]
-    subprocess.run([*made, str(HERE / "fuzz.cc"), "-o", str(out / "fuzz")], check=True)
+    sources = map(str, sorted(HERE.glob("fuzz*.cc")))
+    subprocess.run([*made, *sources, "-o", str(out / "fuzz")], check=True)
     return out / "fuzz"
 
 

@@ -23,6 +23,11 @@ if hasattr(os, "register_at_fork"):  # not on Windows
     os.register_at_fork(after_in_child=_mark_as_forked)
 
 
+def is_forked() -> bool:
+    """Whether this process was forked from one that had imported this library."""
+    return _is_forked
+
+
 def trace_once(function: Callable) -> Callable:
     """A tensor function traced into its own graph, one graph for tensors of any size.
 

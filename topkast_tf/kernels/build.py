@@ -30,12 +30,13 @@ COMPILERS = ("g++", "clang++", "c++")
 
 _FLAGS = ("-O3", "-fPIC", "-w", "-std=c++17", "-ffp-contract=fast", "-pthread")
 _FLAGS_OF = {
-    "products_avx512.cc": (
+    "_avx512.cc": (
         *("-mavx512f", "-mavx512dq", "-mavx512vl", "-mavx2", "-mfma"),
         "-mprefer-vector-width=512",
     ),
-    "products_avx2.cc": ("-mavx2", "-mfma"),
+    "_avx2.cc": ("-mavx2", "-mfma"),
 }
+"""The end of a file's name -> the instruction set that it is compiled for."""
 _X86 = ("x86_64", "amd64")
 _PATIENCE = 300
 """Seconds after which a compiler, or a process that builds, counts as stuck."""
@@ -127,14 +128,14 @@ def commands_for(compiler: str) -> list[Command]:
     sources = [
         path.name
         for path in sorted(SOURCES.glob("*.cc"))
-        if is_x86 or path.name not in _FLAGS_OF
+        if is_x86 or not _flags_of(path.name)
     ]
     includes = [f"-I{SOURCES}", *tf.sysconfig.get_compile_flags()]
     commands = [
         Command(
             source,
             (
-                *(compiler, *includes, *_FLAGS, *_FLAGS_OF.get(source, ())),
+                *(compiler, *includes, *_FLAGS, *_flags_of(source)),
                 *("-c", str(SOURCES / source), "-o", f"{{out}}/{source}.o"),
             ),
         )
@@ -150,6 +151,12 @@ def commands_for(compiler: str) -> list[Command]:
         )
     )
     return commands
+
+
+def _flags_of(source: str) -> tuple[str, ...]:
+    """The flags of the instruction set that a file is for; none if it is for any."""
+    ends = [end for end in _FLAGS_OF if source.endswith(end)]
+    return _FLAGS_OF[ends[0]] if ends else ()
 
 
 def _digest(compiler: str, commands: Sequence[Command]) -> str:

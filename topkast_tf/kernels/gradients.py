@@ -97,6 +97,26 @@ def register(ops: Any) -> None:
         y, gradients = _dense_convolution(op, x, on_b)
         return gradients(dy)[0], y, None
 
+    @tf.RegisterGradient("TopkastMask")
+    def _(op, upstream):
+        return ops.topkast_mask(upstream, op.inputs[1], cpu=op.get_attr("cpu")), None
+
+    @tf.RegisterGradient("TopkastExplorationLoss")
+    def _(op, upstream):
+        return _exploration(op, op.inputs[0], upstream), None, None
+
+    @tf.RegisterGradient("TopkastExplorationGradient")
+    def _(op, upstream):
+        # Linear in theta, and in the upstream gradient of the loss.
+        theta, scale = op.inputs[0], op.inputs[3]
+        of_scale = tf.reduce_sum(upstream * _exploration(op, theta, tf.ones([])))
+        return _exploration(op, upstream, scale), None, None, of_scale
+
+    def _exploration(op, theta, scale):
+        _, sets, density = op.inputs[:3]
+        how = {name: op.get_attr(name) for name in ("coefficient", "cpu")}
+        return ops.topkast_exploration_gradient(theta, sets, density, scale, **how)
+
 
 def _of_convolution(op: Any) -> dict[str, Any]:
     names = ("key", "cpu", "strides", "dilations", "padding", *_OF_THETA)

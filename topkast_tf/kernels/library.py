@@ -6,6 +6,7 @@ import os
 from typing import Any
 
 import tensorflow as tf
+from absl import logging
 
 from topkast_tf.kernels import build, gradients
 from topkast_tf.kernels.build import Unavailable
@@ -92,6 +93,14 @@ def fastest() -> str:
     if {"avx512f", "avx512dq", "avx512vl"} <= set(flags):
         return "avx512"
     return "avx2" if {"avx2", "fma"} <= set(flags) else "portable"
+
+
+def is_available() -> bool:
+    """Whether there are native kernels here; if not, the log says why, once."""
+    why = why_unavailable()
+    if why is not None:
+        logging.log_first_n(logging.WARNING, "No native kernels: %s.", 1, why)
+    return why is None
 
 
 def why_unavailable() -> str | None:

@@ -140,11 +140,9 @@ def chosen(
         gain = _speedup(made, inputs, weight)
         faster = f"about {gain:.1f} times as fast"
         if asked == NATIVE or gain > 1:
-            why = library.why_unavailable()
-            if why is None:
+            if library.is_available():
                 return Choice(NATIVE, "asked for" if asked == NATIVE else faster)
-            if asked != NATIVE:
-                logging.log_first_n(logging.WARNING, "No native kernels: %s.", 1, why)
+            why = library.why_unavailable()
         else:
             why = f"native {faster}"
     if asked == NATIVE:

@@ -163,6 +163,19 @@ class Method(abc.ABC):
         return self.dense_updates or GRADIENT in self.inputs
 
     @property
+    def nests_by_magnitude(self) -> bool:
+        """Whether an update's A and B are the largest entries by magnitude.
+
+        Then, and with `RefreshSchedule`, a native operation may select them.
+        """
+        return False
+
+    @property
+    def exploration_coefficient(self) -> float:
+        """c, if the penalty is the exploration loss in its l2 form; otherwise 0."""
+        return 0.0
+
+    @property
     @abc.abstractmethod
     def schedule(self) -> RefreshSchedule:
         """The update schedule: ``due(step)`` says whether the sets are updated."""

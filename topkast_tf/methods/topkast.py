@@ -59,6 +59,17 @@ class TopKAST(Method):
         return self.exploration > 0
 
     @property
+    def nests_by_magnitude(self) -> bool:
+        changed = type(self).update is not TopKAST.update
+        return self.backward == "topk" and self.block is None and not changed
+
+    @property
+    def exploration_coefficient(self) -> float:
+        changed = type(self).penalty is not TopKAST.penalty
+        is_l2 = self.exploration_norm == "l2" and not changed
+        return self.exploration if is_l2 else 0.0
+
+    @property
     def schedule(self) -> RefreshSchedule:
         return RefreshSchedule(self.refresh_every, self.stop_exploring_at)
 

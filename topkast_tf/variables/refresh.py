@@ -5,14 +5,17 @@ from collections.abc import Mapping, Sequence
 
 import tensorflow as tf
 
+from topkast_tf.core.schedules import RefreshSchedule
 from topkast_tf.core.sets import chosen
 from topkast_tf.methods.base import GRADIENT, Sets
+from topkast_tf.variables import serving
 from topkast_tf.variables.counters import Counter
 from topkast_tf.variables.replica import WeightReplica
 from topkast_tf.variables.select_sets import (
     NOTHING,
     Observed,
     raise_unless,
+    refresh_natively,
     select,
     selections_of,
     with_found,
@@ -38,7 +41,24 @@ def count_steps(
         is True.
     """
     for alike in _by_method(groups):
-        _count_steps(alike, observed or {}, complete)
+        served = [group for group in alike if _is_served(group)]
+        if served:
+            refresh_natively([member for [member] in served], complete)
+        rest = [group for group in alike if not _is_served(group)]
+        if rest:
+            _count_steps(rest, observed or {}, complete)
+
+
+def _is_served(group: Sequence[WeightReplica]) -> bool:
+    """Whether a native operation counts the steps of a group and selects its sets."""
+    weight = group[0].weight
+    return (
+        len(group) == 1
+        and weight.method.nests_by_magnitude
+        and type(weight.schedule) is RefreshSchedule
+        and weight.schedule == weight.method.schedule
+        and serving.serves(group[0])
+    )
 
 
 def update_in_place_of_step(

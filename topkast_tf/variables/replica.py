@@ -10,7 +10,7 @@ from topkast_tf.core.blocks import Blocks
 from topkast_tf.core.schedules import RefreshSchedule
 from topkast_tf.core.sets import FORWARD, chosen
 from topkast_tf.methods.base import Method, TrainedVariable
-from topkast_tf.variables import hooks
+from topkast_tf.variables import hooks, serving
 from topkast_tf.variables.components import components, local_component
 from topkast_tf.variables.counters import Counter
 from topkast_tf.variables.views import on_backward, sparse_view, straight_through_view
@@ -37,6 +37,8 @@ class Weight(Protocol):
 
     @property
     def counters(self) -> Any: ...
+
+    def wants_native(self) -> bool: ...
 
     def prepare(self) -> None: ...
 
@@ -108,7 +110,7 @@ class WeightReplica:
             # A method that uses the gradient outside B takes it from the optimizer's
             # call, where the optimizer's own input is then masked (`steps`).
             return straight_through_view(theta, sets)
-        return sparse_view(theta, sets)
+        return sparse_view(theta, sets, serving.serves(self))
 
     def on_backward_set(
         self, proposed: Any, theta: tf.Tensor | None = None

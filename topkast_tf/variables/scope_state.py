@@ -7,6 +7,7 @@ one has joined.
 
 import contextlib
 import itertools
+import math
 import uuid
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +19,7 @@ from topkast_tf import compat
 from topkast_tf.core.blocks import MatrixView
 from topkast_tf.kernels import choice
 from topkast_tf.methods import Method
-from topkast_tf.variables import hooks
+from topkast_tf.variables import hooks, serving
 from topkast_tf.variables.active_scopes import active_scope
 from topkast_tf.variables.budget import Budget, shared_budget
 from topkast_tf.variables.decisions import (
@@ -81,6 +82,7 @@ class SparsityScope:
         self._replaces = False
         self._planned = True
         self._finished = False
+        self._size = serving.shared_size(self.uid)
         self.budget: Budget | None = None
         if placement.distribution == "global" or method.budget == "global":
             self._budget_key = f"{self.uid} restored" if restored else self.uid
@@ -119,6 +121,7 @@ class SparsityScope:
         gone = [d for d in self.decisions if d.owner and id(d.owner()) in ids]
         weights = {id(d.weight) for d in gone if d.weight}
         self.layers.forget(ids)
+        self._size.entries -= sum(math.prod(d.shape) for d in gone if d.weight)
         self.decisions = [d for d in self.decisions if d not in gone]
         self.weights = [w for w in self.weights if id(w) not in weights]
         if self.budget is not None:
@@ -233,7 +236,9 @@ class SparsityScope:
             seed=seed_of(str(len(self.weights)), self.placement.seed),
             within_keras=within_keras,
             ensure_planned=self.ensure_planned,
+            wants_native=self.wants_native,
         )
+        self._size.entries += math.prod(view.shape)
         self.weights.append(weight)
         self._planned = False
         if self.budget is not None:
@@ -251,6 +256,10 @@ class SparsityScope:
             # The same model once more, from a file: a budget of its own.
             self.budget = shared_budget(self._budget_key, renew=True)
         self.budget.weights.append(weight)
+
+    def wants_native(self) -> bool:
+        """Whether native operations serve its weights, where they can be had."""
+        return serving.wants_native(self.kernels, self._size.entries)
 
     def reasons_left_dense(self) -> list[tuple[Any, str]]:
         """Each parameter that stays dense, and why."""

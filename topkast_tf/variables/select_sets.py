@@ -7,6 +7,7 @@ from typing import Any
 import tensorflow as tf
 
 from topkast_tf.core.sets import chosen
+from topkast_tf.kernels import training
 from topkast_tf.methods.base import Selection, Sets
 from topkast_tf.methods.checks import checked
 from topkast_tf.variables.counters import Counter
@@ -185,11 +186,47 @@ def with_found(counters: tf.Tensor, found: Sequence[Sets], due: tf.Tensor) -> tf
 def raise_unless(finite: tf.Tensor, members: Sequence[WeightReplica]) -> None:
     """Raises if sets were selected that mean nothing, where what runs can raise."""
     paths = ", ".join(member.weight.path for member in members)
-    message = f"{NAN_MESSAGE} {paths}."
+    message = nan_message(paths)
     if tf.executing_eagerly() and not finite:
         raise ValueError(message)
     # Not `tf.debugging.Assert`, which makes a `tf.cond` of its own.
     tf.raw_ops.Assert(condition=finite, data=[message], summarize=1)
+
+
+def nan_message(paths: str) -> str:
+    """The message of an error about NaN in the weights with these paths."""
+    return f"{NAN_MESSAGE} {paths}."
+
+
+def refresh_natively(
+    members: Sequence[WeightReplica], complete: tf.Tensor | None
+) -> None:
+    """Counts the pending steps of replicas, and selects the sets that are due.
+
+    One operation for all, in place of a graph (`topkast_tf.variables.refresh`).
+
+    Args:
+      members: replicas of one method and one schedule, which select by magnitude, each
+        with a budget of its own.
+      complete: as for `count_steps`.
+    """
+    schedule = members[0].weight.schedule
+    messages = [nan_message(member.weight.path) for member in members]
+    try:
+        training.refresh(
+            [member.theta for member in members],
+            [member.sets for member in members],
+            [member.counters for member in members],
+            every=schedule.every,
+            stop=schedule.stop_exploring_at,
+            messages=messages,
+            complete=complete,
+        )
+    except tf.errors.InvalidArgumentError as error:
+        for message in messages:
+            if message in error.message:
+                raise ValueError(message) from error
+        raise
 
 
 def done(*_: Any) -> tf.Tensor:

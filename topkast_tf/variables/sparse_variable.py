@@ -27,8 +27,10 @@ import functools
 
 import tensorflow as tf
 
+from topkast_tf import compat
+from topkast_tf.kernels import training
 from topkast_tf.methods.base import GRADIENT
-from topkast_tf.variables import hooks
+from topkast_tf.variables import hooks, serving
 from topkast_tf.variables.components import components
 from topkast_tf.variables.refresh import count_steps
 from topkast_tf.variables.replica import Weight, WeightReplica
@@ -113,6 +115,8 @@ class _SparseReads(_CountsRestores):
             result = super().assign(value, use_locking, name, read_value)
             replica.weight.after_assignment(replica)
             return result
+        if self._steps_natively():
+            return self._step_natively("assign", value, read_value)
         replica.mark_updated()
         value = replica.on_backward_set(value)
         return super().assign(value, use_locking, name, read_value)
@@ -129,26 +133,46 @@ class _SparseReads(_CountsRestores):
 
     def _step_by(self, delta, sign, use_locking, name, read_value):
         replica = self._topkast
-        theta = replica.read_theta()
-        delta = tf.cast(delta, theta.dtype)
-        proposed = theta + delta if sign > 0 else theta - delta
+
+        def proposed(theta):
+            change = tf.cast(delta, theta.dtype)
+            return theta + change if sign > 0 else theta - change
+
         if not hooks.in_update() and (
             replica.weight.within_keras or hooks.handed_over()
         ):
             # Not a step but arithmetic on theta, as when Keras swaps in an average.
-            return self.assign(proposed, use_locking, name, read_value)
+            theta = proposed(replica.read_theta())
+            return self.assign(theta, use_locking, name, read_value)
         if not hooks.in_update() and GRADIENT in replica.weight.method.inputs:
             raise ValueError(
                 "Expected an update by a Keras optimizer, from which the method "
                 f"{replica.weight.method.name!r} gets the gradient. Received: one by "
                 f"`assign_sub` or `assign_add`, of {replica.weight.path}"
             )
-        value = replica.on_backward_set(proposed, theta)
-        replica.mark_updated()
-        result = super().assign(value, use_locking, name, read_value)
+        if self._steps_natively():
+            kind = "add" if sign > 0 else "subtract"
+            result = self._step_natively(kind, delta, read_value)
+        else:
+            theta = replica.read_theta()
+            value = replica.on_backward_set(proposed(theta), theta)
+            replica.mark_updated()
+            result = super().assign(value, use_locking, name, read_value)
         if not hooks.in_update() and replica is replica.peers()[-1]:
             count_steps([replica.peers()])  # a step of a hand-written loop
         return result
+
+    def _steps_natively(self):
+        replica = self._topkast
+        return not replica.weight.method.dense_updates and serving.serves(replica)
+
+    def _step_natively(self, kind, by, read_value):
+        replica = self._topkast
+        by = tf.cast(by, self.dtype)
+        if by.shape != self.shape:
+            by = tf.broadcast_to(by, self.shape)
+        operation = training.step(kind, self, replica.sets, replica.counters, by)
+        return compat.updated(self, operation) if read_value else operation
 
     def _scatter_is_dense(self, *args, **kwargs):
         raise NotImplementedError(

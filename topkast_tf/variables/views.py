@@ -3,6 +3,7 @@
 import tensorflow as tf
 
 from topkast_tf.core.sets import FORWARD, masked
+from topkast_tf.kernels import training
 
 
 def on_backward(sets: tf.Tensor) -> tf.Tensor:
@@ -10,8 +11,7 @@ def on_backward(sets: tf.Tensor) -> tf.Tensor:
     return tf.cast(sets, tf.bool)
 
 
-@tf.custom_gradient
-def sparse_view(theta: tf.Tensor, sets: tf.Tensor):
+def sparse_view(theta: tf.Tensor, sets: tf.Tensor, natively: bool = False):
     """Alpha: theta on A, zero elsewhere; its gradient is masked by B.
 
     ``alpha_i = theta_i if i in A else 0``; ``d/dtheta_i = d/dalpha_i if i in B else 0``.
@@ -19,6 +19,7 @@ def sparse_view(theta: tf.Tensor, sets: tf.Tensor):
     Args:
       theta: floating tensor.
       sets: uint8 set codes in theta's shape.
+      natively: whether the gradient is masked by a native operation, for float32.
 
     Returns:
       A tensor like theta.
@@ -28,12 +29,20 @@ def sparse_view(theta: tf.Tensor, sets: tf.Tensor):
 
     Source: Top-KAST, section 2.
     """
-    alpha = masked(theta, tf.equal(sets, FORWARD))
 
-    def gradient(upstream):
-        return masked(tf.convert_to_tensor(upstream), on_backward(sets)), None
+    @tf.custom_gradient
+    def view(theta: tf.Tensor, sets: tf.Tensor):
+        alpha = masked(theta, tf.equal(sets, FORWARD))
 
-    return alpha, gradient
+        def gradient(upstream):
+            upstream = tf.convert_to_tensor(upstream)
+            if natively:
+                return training.mask(upstream, sets), None
+            return masked(upstream, on_backward(sets)), None
+
+        return alpha, gradient
+
+    return view(theta, sets)
 
 
 @tf.custom_gradient

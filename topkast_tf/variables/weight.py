@@ -8,8 +8,9 @@ import tensorflow as tf
 
 from topkast_tf.core.sets import BACKWARD_ONLY, FORWARD, RESERVOIR
 from topkast_tf.core.sparsities import sparsity_that_keeps
+from topkast_tf.kernels import training
 from topkast_tf.methods.base import GRADIENT
-from topkast_tf.variables import masks, restoring, saved_state
+from topkast_tf.variables import masks, restoring, saved_state, serving
 from topkast_tf.variables.components import components, local_index
 from topkast_tf.variables.counters import Counter
 from topkast_tf.variables.replica import WeightReplica
@@ -61,7 +62,15 @@ class SparseWeight(WeightState):
         self.prepare()
         replica = self.replica(local_index(self.variable))
         value = None
-        if not self.exempt:
+        coefficient = self.method.exploration_coefficient
+        if not self.exempt and coefficient and serving.serves(replica):
+            value = training.exploration_loss(
+                replica.read_theta(),
+                replica.sets.read_value(),
+                self.density(replica),
+                coefficient,
+            )
+        elif not self.exempt:
             value = self.method.penalty(
                 replica.read_theta(),
                 replica.sets.read_value(),

@@ -36,12 +36,14 @@ class WeightState:
         within_keras: bool,
         budget: Budget | None = None,
         ensure_planned: Callable[[], None] = lambda: None,
+        wants_native: Callable[[], bool] = lambda: False,
     ):
         self.path = path
         self.shape = view.shape
         self.method = method
         self.budget = budget
         self._ensure_planned = ensure_planned
+        self.wants_native = wants_native
         self.view = view
         self.blocks = self.method.blocks(view)
         self.schedule = self.method.schedule_of(view)

@@ -1,0 +1,44 @@
+// Random cases for kernels, against sums in double precision.
+//
+// Compiled with sanitizers by test_sanitizers.py. Buffers have exactly the size that the
+// kernels may touch, so that a sanitizer sees each access beyond.
+#ifndef TOPKAST_FUZZ_H_
+#define TOPKAST_FUZZ_H_
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <memory>
+#include <random>
+#include <vector>
+
+#include "entrywise.h"
+#include "kernels.h"
+
+// One random case each.
+void CheckProducts(const topkast::Kernels& kernels, std::mt19937& random);
+void CheckActivations(const topkast::Kernels& kernels, std::mt19937& random);
+void CheckConvolution(const topkast::Kernels& kernels, std::mt19937& random);
+void CheckSelection(const topkast::Entrywise& passes, std::mt19937& random);
+void CheckEntrywise(const topkast::Entrywise& passes, std::mt19937& random);
+
+struct Free {
+  void operator()(float* data) const { std::free(data); }
+};
+
+// Aligned memory without a byte more than is asked for.
+inline std::unique_ptr<float, Free> Aligned(int64_t floats) {
+  void* data = nullptr;
+  if (posix_memalign(&data, 64, std::max<int64_t>(1, floats) * sizeof(float))) abort();
+  return std::unique_ptr<float, Free>(static_cast<float*>(data));
+}
+
+inline void Expect(double found, double expected, const char* what, const char* name) {
+  if (std::abs(found - expected) <= 1e-3 * (1 + std::abs(expected))) return;
+  std::printf("%s of %s: %g, expected %g\n", what, name, found, expected);
+  std::exit(1);
+}
+
+#endif  // TOPKAST_FUZZ_H_
