@@ -24,7 +24,7 @@ int64_t ChannelsOfTile(const PhaseTaps& taps, ConvPlanKind kind) {
 
 // Makes `source` an index of `places`: a weight is then read in the order of memory, and
 // brought into the plan's order by way of a list as short as the entries. A weight that
-// is not in a cache costs a third of the reads in the plan's order.
+// is not in a cache costs two fifths of the reads in the plan's order.
 void ListPlaces(Plan* plan, int64_t weights) {
   std::vector<uint64_t> exists((weights + 63) / 64);
   for (const int32_t place : plan->source) {
