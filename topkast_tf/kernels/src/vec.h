@@ -8,6 +8,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 
 #if defined(__AVX2__)
 #include <immintrin.h>
@@ -46,18 +47,27 @@ TOPKAST_INLINE void StoreAligned(float* to, Vec value) {
   *reinterpret_cast<Aligned*>(to) = value;
 }
 
+// The entries of a, then those of b, with the given numbers. GCC has the builtin of Clang
+// from version 12 on.
+#if defined(__clang__) || __GNUC__ >= 12
+#define TOPKAST_SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+typedef int32_t Places __attribute__((vector_size(4 * TOPKAST_LANES)));
+#define TOPKAST_SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (Places){__VA_ARGS__})
+#endif
+
 // Vectors are divided into lanes of four floats; what stays in its lane is cheap.
 //
 // In each lane, the lower or upper two floats of a and b in turn: a0 b0 a1 b1.
 #if TOPKAST_LANES == 16
 #define TOPKAST_IN_LANES(w, x, y, z)                                                     \
-  __builtin_shufflevector(a, b, w, x, y, z, w + 4, x + 4, y + 4, z + 4, w + 8, x + 8,    \
+  TOPKAST_SHUFFLE(a, b, w, x, y, z, w + 4, x + 4, y + 4, z + 4, w + 8, x + 8,    \
                           y + 8, z + 8, w + 12, x + 12, y + 12, z + 12)
 #elif TOPKAST_LANES == 8
 #define TOPKAST_IN_LANES(w, x, y, z)                                                     \
-  __builtin_shufflevector(a, b, w, x, y, z, w + 4, x + 4, y + 4, z + 4)
+  TOPKAST_SHUFFLE(a, b, w, x, y, z, w + 4, x + 4, y + 4, z + 4)
 #else
-#define TOPKAST_IN_LANES(w, x, y, z) __builtin_shufflevector(a, b, w, x, y, z)
+#define TOPKAST_IN_LANES(w, x, y, z) TOPKAST_SHUFFLE(a, b, w, x, y, z)
 #endif
 TOPKAST_INLINE Vec FloatsLow(Vec a, Vec b) {
   return TOPKAST_IN_LANES(0, kLanes, 1, kLanes + 1);
@@ -77,19 +87,19 @@ TOPKAST_INLINE Vec PairsHigh(Vec a, Vec b) {
 // The lanes of a with an even or odd number, then those of b.
 #if TOPKAST_LANES == 16
 TOPKAST_INLINE Vec LanesEven(Vec a, Vec b) {
-  return __builtin_shufflevector(a, b, 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25,
+  return TOPKAST_SHUFFLE(a, b, 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25,
                                  26, 27);
 }
 TOPKAST_INLINE Vec LanesOdd(Vec a, Vec b) {
-  return __builtin_shufflevector(a, b, 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29,
+  return TOPKAST_SHUFFLE(a, b, 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29,
                                  30, 31);
 }
 #elif TOPKAST_LANES == 8
 TOPKAST_INLINE Vec LanesEven(Vec a, Vec b) {
-  return __builtin_shufflevector(a, b, 0, 1, 2, 3, 8, 9, 10, 11);
+  return TOPKAST_SHUFFLE(a, b, 0, 1, 2, 3, 8, 9, 10, 11);
 }
 TOPKAST_INLINE Vec LanesOdd(Vec a, Vec b) {
-  return __builtin_shufflevector(a, b, 4, 5, 6, 7, 12, 13, 14, 15);
+  return TOPKAST_SHUFFLE(a, b, 4, 5, 6, 7, 12, 13, 14, 15);
 }
 #endif
 
@@ -162,37 +172,17 @@ typedef float UnalignedQuad __attribute__((vector_size(16), aligned(4), may_alia
 
 // The sums of four vectors. The order of the additions is fixed.
 TOPKAST_INLINE Quad SumsOf(Vec a, Vec b, Vec c, Vec d) {
+  const Vec ab = FloatsLow(a, b) + FloatsHigh(a, b);
+  const Vec cd = FloatsLow(c, d) + FloatsHigh(c, d);
+  const Vec all = PairsLow(ab, cd) + PairsHigh(ab, cd);
+  Quad lanes[kLanes / 4];
+  std::memcpy(lanes, &all, sizeof(all));
 #if TOPKAST_LANES == 16
-  Vec ab = __builtin_shufflevector(a, b, 0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12,
-                                   28, 13, 29) +
-           __builtin_shufflevector(a, b, 2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14,
-                                   30, 15, 31);
-  Vec cd = __builtin_shufflevector(c, d, 0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12,
-                                   28, 13, 29) +
-           __builtin_shufflevector(c, d, 2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14,
-                                   30, 15, 31);
-  Vec all = __builtin_shufflevector(ab, cd, 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12,
-                                    13, 28, 29) +
-            __builtin_shufflevector(ab, cd, 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27,
-                                    14, 15, 30, 31);
-  return (__builtin_shufflevector(all, all, 0, 1, 2, 3) +
-          __builtin_shufflevector(all, all, 4, 5, 6, 7)) +
-         (__builtin_shufflevector(all, all, 8, 9, 10, 11) +
-          __builtin_shufflevector(all, all, 12, 13, 14, 15));
+  return (lanes[0] + lanes[1]) + (lanes[2] + lanes[3]);
 #elif TOPKAST_LANES == 8
-  Vec ab = __builtin_shufflevector(a, b, 0, 8, 1, 9, 4, 12, 5, 13) +
-           __builtin_shufflevector(a, b, 2, 10, 3, 11, 6, 14, 7, 15);
-  Vec cd = __builtin_shufflevector(c, d, 0, 8, 1, 9, 4, 12, 5, 13) +
-           __builtin_shufflevector(c, d, 2, 10, 3, 11, 6, 14, 7, 15);
-  Vec all = __builtin_shufflevector(ab, cd, 0, 1, 8, 9, 4, 5, 12, 13) +
-            __builtin_shufflevector(ab, cd, 2, 3, 10, 11, 6, 7, 14, 15);
-  return __builtin_shufflevector(all, all, 0, 1, 2, 3) +
-         __builtin_shufflevector(all, all, 4, 5, 6, 7);
+  return lanes[0] + lanes[1];
 #else
-  Vec ab = FloatsLow(a, b) + FloatsHigh(a, b);
-  Vec cd = FloatsLow(c, d) + FloatsHigh(c, d);
-  return __builtin_shufflevector(ab, cd, 0, 1, 4, 5) +
-         __builtin_shufflevector(ab, cd, 2, 3, 6, 7);
+  return lanes[0];
 #endif
 }
 
