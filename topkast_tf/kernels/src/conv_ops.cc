@@ -235,6 +235,18 @@ class SparseConvWeightGradient : public ConvOp {
   }
 };
 
+// The size of an axis of the output, unknown if that of the input or the window is.
+DimensionHandle OutputSize(InferenceContext* context, DimensionHandle input,
+                           DimensionHandle window, int64_t stride, int64_t dilation,
+                           bool is_valid) {
+  if (!context->ValueKnown(input) || !context->ValueKnown(window)) {
+    return context->UnknownDim();
+  }
+  const int64_t halo = (context->Value(window) - 1) * dilation;
+  const int64_t room = context->Value(input) - (is_valid ? halo : 0);
+  return context->MakeDim(std::max<int64_t>(0, (room + stride - 1) / stride));
+}
+
 tensorflow::Status ConvShapeFunction(InferenceContext* context) {
   ShapeHandle x, theta, same;
   TF_RETURN_IF_ERROR(context->WithRank(context->input(0), 4, &x));
@@ -243,10 +255,19 @@ tensorflow::Status ConvShapeFunction(InferenceContext* context) {
   DimensionHandle unused;
   TF_RETURN_IF_ERROR(
       context->Merge(context->Dim(x, 3), context->Dim(theta, 2), &unused));
-  // Rows and columns are left to the caller, who knows them (`sparse_conv`).
-  context->set_output(
-      0, context->MakeShape({context->Dim(x, 0), context->UnknownDim(),
-                             context->UnknownDim(), context->Dim(theta, 3)}));
+  std::string padding;
+  std::vector<int32_t> strides, dilations;
+  TF_RETURN_IF_ERROR(context->GetAttr("padding", &padding));
+  TF_RETURN_IF_ERROR(context->GetAttr("strides", &strides));
+  TF_RETURN_IF_ERROR(context->GetAttr("dilations", &dilations));
+  DimensionHandle sizes[2] = {context->UnknownDim(), context->UnknownDim()};
+  const bool fits = strides.size() == 2 && dilations.size() == 2;
+  for (int axis = 0; axis < 2 && fits && strides[axis] > 0; ++axis) {
+    sizes[axis] = OutputSize(context, context->Dim(x, 1 + axis), context->Dim(theta, axis),
+                             strides[axis], dilations[axis], padding == "VALID");
+  }
+  context->set_output(0, context->MakeShape({context->Dim(x, 0), sizes[0], sizes[1],
+                                             context->Dim(theta, 3)}));
   return tensorflow::Status();
 }
 
