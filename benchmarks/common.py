@@ -3,6 +3,7 @@
 import csv
 import io
 import pathlib
+import random
 import statistics
 import sys
 import time
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from absl import flags
+from tqdm import tqdm
 
 from launch.support.errors import BAD_INPUT
 
@@ -187,6 +189,56 @@ def median_timed(call: Callable[[], Any], count: int) -> Times:
         statistics.median(times.wall for times in each),
         statistics.median(times.cpu for times in each),
     )
+
+
+def run_rounds(
+    results: Results,
+    variants: Sequence[str],
+    make: Callable[[str], Callable[[], Any]],
+    *,
+    rounds: int,
+    deadline: float,
+    burst: int,
+    name: str | None = None,
+    units: int = 1,
+) -> list[dict[str, Times]]:
+    """Measures the rounds that are missing: a burst of each variant, in random order.
+
+    Each burst follows a call that does not count.
+
+    Args:
+      results: where they are kept, with columns `round`, `variant`, `wall_ms`, `cpu_ms`.
+      variants: all there are.
+      make: maps a variant to the call that is measured; used at the first round, if any.
+      rounds: the total number.
+      deadline: of `time.monotonic()`; no round begins after it.
+      burst: calls that count, of which the median is kept.
+      name: of the progress bar.
+      units: what one call does; times are of one unit.
+
+    Returns:
+      The complete rounds: variant -> times.
+    """
+    done = len(results.complete_rounds(variants, times_of))
+    missing = tqdm(range(done, rounds), name, unit="round", disable=None)
+    calls: dict[str, Callable[[], Any]] = {}
+    for number in missing:
+        if time.monotonic() > deadline:
+            break
+        for variant in variants if not calls else ():
+            missing.set_postfix_str(f"compiling {variant}")
+            calls[variant] = make(variant)
+        missing.set_postfix_str("")
+        for variant in random.sample(list(calls), len(calls)):
+            calls[variant]()
+            times = median_timed(calls[variant], burst)
+            results.add(
+                round=number,
+                variant=variant,
+                wall_ms=f"{times.wall / units:.3f}",
+                cpu_ms=f"{times.cpu / units:.3f}",
+            )
+    return results.complete_rounds(variants, times_of)
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:

@@ -34,7 +34,6 @@ Example: python benchmarks/native.py --cases=forward_512x2048 --rounds=5 --threa
 """
 
 import pathlib
-import random
 import re
 import statistics
 import sys
@@ -46,7 +45,6 @@ if __name__ == "__main__":
     sys.path[0] = str(pathlib.Path(__file__).resolve().parent.parent)
 
 from absl import flags
-from tqdm import tqdm
 
 from benchmarks import common
 from launch.support.quiet import quiet_start
@@ -252,27 +250,17 @@ def run_case(
             "tensorflow": tf.__version__,
         },
     )
-    done = len(results.complete_rounds(variants, common.times_of))
     name = f"{_sized(case, values)} at {fwd:g}/{bwd:g}"
-    missing = tqdm(range(done, values.rounds), name, unit="round", disable=None)
-    calls: dict[str, Callable[[], object]] = {}
-    for number in missing:
-        if time.monotonic() > deadline:
-            break
-        for variant in variants if not calls else ():
-            missing.set_postfix_str(f"compiling {variant}")
-            calls[variant] = make(case, variant, fwd, bwd, values)
-        missing.set_postfix_str("")
-        for variant in random.sample(list(calls), len(calls)):
-            calls[variant]()
-            times = common.median_timed(calls[variant], values.burst)
-            results.add(
-                round=number,
-                variant=variant,
-                wall_ms=f"{times.wall / repeats:.3f}",
-                cpu_ms=f"{times.cpu / repeats:.3f}",
-            )
-    rounds = results.complete_rounds(variants, common.times_of)
+    rounds = common.run_rounds(
+        results,
+        variants,
+        lambda variant: make(case, variant, fwd, bwd, values),
+        rounds=values.rounds,
+        deadline=deadline,
+        burst=values.burst,
+        name=name,
+        units=repeats,
+    )
     return table_rows(name, variants, rounds)
 
 

@@ -27,7 +27,6 @@ Example: python benchmarks/native_refresh.py --cases=selection --rounds=10 --thr
 
 import contextlib
 import pathlib
-import random
 import statistics
 import sys
 import time
@@ -38,7 +37,6 @@ if __name__ == "__main__":
     sys.path[0] = str(pathlib.Path(__file__).resolve().parent.parent)
 
 from absl import flags
-from tqdm import tqdm
 
 from benchmarks import common
 from launch.support.quiet import quiet_start
@@ -154,24 +152,16 @@ def run_case(
     variants = VARIANTS[case]
     make = selection_of if case == "selection" else steps_of
     steps = 1 if case == "selection" else STEPS
-    done = len(results.complete_rounds(variants, common.times_of))
-    missing = tqdm(range(done, values.rounds), case, unit="round", disable=None)
-    calls: dict[str, Callable[[], object]] = {}
-    for number in missing:
-        if time.monotonic() > deadline:
-            break
-        for variant in variants if not calls else ():
-            calls[variant] = make(variant, values)
-        for variant in random.sample(list(calls), len(calls)):
-            calls[variant]()
-            times = common.median_timed(calls[variant], values.burst)
-            results.add(
-                round=number,
-                variant=variant,
-                wall_ms=f"{times.wall / steps:.3f}",
-                cpu_ms=f"{times.cpu / steps:.3f}",
-            )
-    rounds = results.complete_rounds(variants, common.times_of)
+    rounds = common.run_rounds(
+        results,
+        variants,
+        lambda variant: make(variant, values),
+        rounds=values.rounds,
+        deadline=deadline,
+        burst=values.burst,
+        name=case,
+        units=steps,
+    )
     if not rounds:
         return [(case, "no round yet", "", "", "")]
     return [

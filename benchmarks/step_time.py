@@ -40,7 +40,6 @@ Example: python benchmarks/step_time.py --cases=dense_stack --rounds=20 --second
 
 import contextlib
 import pathlib
-import random
 import statistics
 import sys
 import time
@@ -51,7 +50,6 @@ if __name__ == "__main__":
     sys.path[0] = str(pathlib.Path(__file__).resolve().parent.parent)
 
 from absl import flags
-from tqdm import tqdm
 
 from benchmarks import common
 from launch.support.quiet import quiet_start
@@ -199,27 +197,16 @@ def run_case(
             "tensorflow": tf.__version__,
         },
     )
-    done = len(results.complete_rounds(VARIANTS, common.times_of))
     name = f"{case}, jit_compile={jit_compile}"
-    missing = tqdm(range(done, values.rounds), name, unit="round", disable=None)
-    steps: dict[str, Callable[[], object]] = {}
-    for number in missing:
-        if time.monotonic() > deadline:
-            break
-        for variant in VARIANTS if not steps else ():
-            missing.set_postfix_str(f"compiling {variant}")
-            steps[variant] = step_of(case, variant, jit_compile, values)
-        missing.set_postfix_str("")
-        for variant in random.sample(list(steps), len(steps)):
-            steps[variant]()
-            times = common.median_timed(steps[variant], values.burst)
-            results.add(
-                round=number,
-                variant=variant,
-                wall_ms=f"{times.wall:.3f}",
-                cpu_ms=f"{times.cpu:.3f}",
-            )
-    rounds = results.complete_rounds(VARIANTS, common.times_of)
+    rounds = common.run_rounds(
+        results,
+        VARIANTS,
+        lambda variant: step_of(case, variant, jit_compile, values),
+        rounds=values.rounds,
+        deadline=deadline,
+        burst=values.burst,
+        name=name,
+    )
     return table_rows(name, rounds, TARGETS[case])
 
 

@@ -24,7 +24,6 @@ Example: python benchmarks/swat_step_time.py --rounds=10 --seconds=300
 
 import contextlib
 import pathlib
-import random
 import statistics
 import sys
 import time
@@ -35,7 +34,6 @@ if __name__ == "__main__":
     sys.path[0] = str(pathlib.Path(__file__).resolve().parent.parent)
 
 from absl import flags
-from tqdm import tqdm
 
 from benchmarks import common
 from launch.support.quiet import quiet_start
@@ -185,28 +183,17 @@ def main(argv: Sequence[str]) -> None:
     )
     names = variants(values.jit_compile)
     deadline = time.monotonic() + (values.seconds or float("inf"))
-    done = len(results.complete_rounds(names, common.times_of))
-    missing = tqdm(range(done, values.rounds), unit="round", disable=None)
-    steps: dict[str, Callable[[], object]] = {}
-    for number in missing:
-        if time.monotonic() > deadline:
-            break
-        for variant in names if not steps else ():
-            missing.set_postfix_str(f"compiling {variant}")
-            steps[variant] = step_of(variant, values)
-        missing.set_postfix_str("")
-        for variant in random.sample(names, len(names)):
-            steps[variant]()
-            times = common.median_timed(steps[variant], values.burst)
-            results.add(
-                round=number,
-                variant=variant,
-                wall_ms=f"{times.wall:.3f}",
-                cpu_ms=f"{times.cpu:.3f}",
-            )
+    rounds = common.run_rounds(
+        results,
+        names,
+        lambda variant: step_of(variant, values),
+        rounds=values.rounds,
+        deadline=deadline,
+        burst=values.burst,
+    )
     header = ("SWAT step / dense step", "wall", "cpu", "target", "rounds")
     name = f"{size}, jit_compile={values.jit_compile}"
-    rows = table_rows(name, results.complete_rounds(names, common.times_of))
+    rows = table_rows(name, rounds)
     print(common.table([header, *rows]))
     print("median (quartiles) over the rounds; the first line is dense / dense")
 

@@ -217,6 +217,11 @@ def updated(variable: tf.Variable, operation: Any) -> Any:
     return variable._lazy_read(operation)
 
 
+def has_accelerator() -> bool:
+    """Whether TensorFlow sees a GPU or TPU."""
+    return any(tf.config.list_logical_devices(kind) for kind in ("GPU", "TPU"))
+
+
 def is_saving_graphs() -> bool:
     """Whether TensorFlow is writing a SavedModel, which traces functions."""
     return bool(save_context.in_save_context())

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.kernels.test_sparse_matmul import Owner, computed, random_codes
+from tests.kernels.common import Owner, random_codes
+from tests.kernels.test_sparse_matmul import computed
 from topkast_tf.kernels import build
 from topkast_tf.kernels import library as kernels
 from topkast_tf.kernels.products import new_key, sparse_matmul

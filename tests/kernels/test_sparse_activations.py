@@ -6,13 +6,11 @@ import pytest
 import tensorflow as tf
 from hypothesis import given, settings
 
+from tests.kernels.common import Owner, cpus, random_codes
 from tests.kernels.test_sparse_matmul import (
-    Owner,
     by_definition,
     computed,
-    cpus,
     densities,
-    random_codes,
     sizes,
 )
 from topkast_tf.kernels import library as kernels

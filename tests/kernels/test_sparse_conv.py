@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 from hypothesis import given, settings
 
-from tests.kernels.test_sparse_matmul import Owner, cpus, random_codes
+from tests.kernels.common import Owner, cpus, gradient_of_penalty, random_codes
 from topkast_tf.kernels import library as kernels
 from topkast_tf.kernels.convolutions import output_sizes, sparse_conv
 from topkast_tf.kernels.products import new_key
@@ -235,21 +235,12 @@ def test_gradients_of_gradients(how):
     x, theta, codes, how = arguments(np.random.default_rng(4), **how)
     owner = Owner()
     key = new_key(owner)
-
-    def second(product):
-        with tf.GradientTape() as outer:
-            outer.watch((x, theta))
-            with tf.GradientTape() as inner:
-                inner.watch((x, theta))
-                y = tf.reduce_sum(tf.tanh(product(x, theta)))
-            dx, dtheta = inner.gradient(y, (x, theta))
-            penalty = tf.reduce_sum(dx**2) + tf.reduce_sum(dtheta**2)
-        return outer.gradient(penalty, (x, theta))
-
-    native = second(lambda x, theta: sparse_conv(x, theta, codes, key=key, **how))
+    native = gradient_of_penalty(
+        lambda x, theta: sparse_conv(x, theta, codes, key=key, **how), x, theta
+    )
     # TensorFlow has no second gradients of eager convolutions (AttributeError in nn_grad).
-    reference = tf.function(second)
-    expected = reference(lambda x, theta: masked(x, theta, codes, how))
+    reference = tf.function(gradient_of_penalty)
+    expected = reference(lambda x, theta: masked(x, theta, codes, how), x, theta)
     for ours, theirs in zip(native, expected, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-3)
 

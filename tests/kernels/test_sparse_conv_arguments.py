@@ -1,11 +1,9 @@
 """Native convolutions: arguments that do not fit, and any number of threads."""
 
-import subprocess
-import sys
-
 import pytest
 import tensorflow as tf
 
+from tests.kernels.common import assert_same_bits_for_any_number_of_threads
 from topkast_tf.kernels import library as kernels
 from topkast_tf.kernels.convolutions import sparse_conv
 
@@ -92,11 +90,4 @@ print(found.hexdigest())
 
 @pytest.mark.slow
 def test_any_number_of_threads_gives_the_same_bits():
-    program = [sys.executable, "-c", _BITS]
-    processes = [
-        subprocess.Popen([*program, threads], stdout=subprocess.PIPE, text=True)
-        for threads in ("1", "5")
-    ]
-    first, second = (process.communicate()[0] for process in processes)
-    assert len(first.strip()) == 64
-    assert first == second
+    assert_same_bits_for_any_number_of_threads(_BITS)

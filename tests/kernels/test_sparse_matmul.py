@@ -1,7 +1,5 @@
 """The native products: by hand, against NumPy from the definition, their gradients."""
 
-import subprocess
-import sys
 import weakref
 
 import hypothesis.strategies as st
@@ -10,6 +8,13 @@ import pytest
 import tensorflow as tf
 from hypothesis import given, settings
 
+from tests.kernels.common import (
+    Owner,
+    assert_same_bits_for_any_number_of_threads,
+    cpus,
+    gradient_of_penalty,
+    random_codes,
+)
 from topkast_tf.kernels import library as kernels
 from topkast_tf.kernels.products import new_key, sparse_matmul
 from topkast_tf.variables.views import sparse_view
@@ -19,28 +24,11 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-class Owner:
-    """An object that plans may belong to."""
-
-
-def cpus():
-    if kernels.why_unavailable() is not None:
-        return []
-    return [cpu for cpu in kernels.CPUS if kernels.library().runs(cpu)]
-
-
 def with_code():
     """Pairs of an instruction set and how its product is computed."""
     return [(cpu, "static") for cpu in cpus()] + [
         (cpu, "generated") for cpu in cpus() if cpu == "avx512"
     ]
-
-
-def random_codes(rng, shape, fwd_density, bwd_density):
-    """Codes with the given fractions of entries in A and in B."""
-    uniform = rng.uniform(size=shape)
-    codes = np.where(uniform < bwd_density, 1, 0)
-    return np.where(uniform < fwd_density, 2, codes).astype(np.uint8)
 
 
 def by_definition(x, theta, codes, dy):
@@ -173,18 +161,12 @@ def test_gradients_of_gradients():
     owner = Owner()
     key = new_key(owner)
 
-    def second(product):
-        with tf.GradientTape() as outer:
-            outer.watch((x, theta))
-            with tf.GradientTape() as inner:
-                inner.watch((x, theta))
-                y = tf.reduce_sum(tf.tanh(product(x, theta)))
-            dx, dtheta = inner.gradient(y, (x, theta))
-            penalty = tf.reduce_sum(dx**2) + tf.reduce_sum(dtheta**2)
-        return outer.gradient(penalty, (x, theta))
-
-    found = second(lambda x, theta: sparse_matmul(x, theta, codes, key=key))
-    expected = second(lambda x, theta: x @ sparse_view(theta, codes))
+    found = gradient_of_penalty(
+        lambda x, theta: sparse_matmul(x, theta, codes, key=key), x, theta
+    )
+    expected = gradient_of_penalty(
+        lambda x, theta: x @ sparse_view(theta, codes), x, theta
+    )
     for ours, theirs in zip(found, expected, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
 
@@ -276,11 +258,4 @@ for _ in range(3):
 
 
 def test_any_number_of_threads_gives_the_same_bits():
-    program = [sys.executable, "-c", _BITS]
-    processes = [
-        subprocess.Popen([*program, threads], stdout=subprocess.PIPE, text=True)
-        for threads in ("1", "5")
-    ]
-    first, second = (process.communicate()[0] for process in processes)
-    assert len(first.strip()) == 64
-    assert first == second
+    assert_same_bits_for_any_number_of_threads(_BITS)

@@ -1,14 +1,12 @@
 """Native selection, updates and exploration loss: by hand, from the definition, bitwise."""
 
-import subprocess
-import sys
-
 import hypothesis.strategies as st
 import numpy as np
 import pytest
 import tensorflow as tf
 from hypothesis import given, settings
 
+from tests.kernels.common import assert_same_bits_for_any_number_of_threads, cpus
 from topkast_tf.core import selection
 from topkast_tf.kernels import library as kernels
 from topkast_tf.kernels import training
@@ -17,12 +15,6 @@ from topkast_tf.variables.counters import Counter
 pytestmark = pytest.mark.skipif(
     kernels.why_unavailable() is not None, reason=str(kernels.why_unavailable())
 )
-
-
-def cpus():
-    if kernels.why_unavailable() is not None:
-        return []
-    return [cpu for cpu in kernels.CPUS if kernels.library().runs(cpu)]
 
 
 each_cpu = pytest.mark.parametrize("cpu", cpus())
@@ -327,11 +319,4 @@ print(found.hexdigest())
 
 
 def test_any_number_of_threads_gives_the_same_bits():
-    program = [sys.executable, "-c", _BITS]
-    processes = [
-        subprocess.Popen([*program, threads], stdout=subprocess.PIPE, text=True)
-        for threads in ("1", "5")
-    ]
-    first, second = (process.communicate()[0] for process in processes)
-    assert len(first.strip()) == 64
-    assert first == second
+    assert_same_bits_for_any_number_of_threads(_BITS)

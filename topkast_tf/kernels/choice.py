@@ -67,6 +67,20 @@ class Costs(NamedTuple):
     gather: float
 
 
+class WeightCosts(NamedTuple):
+    """The cost of an entry of a weight, in the unit of `Costs`.
+
+    Attributes:
+      call: in each step.
+      plan: whenever the sets change.
+      plan_entry: in addition, of an entry of A in either product, and of B.
+    """
+
+    call: float
+    plan: float
+    plan_entry: float
+
+
 COSTS = {
     "avx512": Costs(entry=1.1, gradient=1.54, activation=46, gather=90),
     "avx2": Costs(entry=1.75, gradient=1.925, activation=37, gather=60),
@@ -76,10 +90,9 @@ COSTS = {
 (AVX-512) to 24 (docs/kernels.md)."""
 
 _MASKED_WEIGHT, _MASKED_ACTIVATION = 78, 15
-_NATIVE_WEIGHT = 45
+_MATRIX = WeightCosts(call=45, plan=180, plan_entry=400)
 _COMPRESSED, _COPIED = 45, 20  # of an activation, and of an error
 _CALLS = 4.5e6  # of three operations, so that small layers stay as they are
-_PLAN_WEIGHT, _PLAN_ENTRY = 180, 400
 _PANEL = 64
 
 TYPICAL_BATCH = 32
@@ -132,25 +145,56 @@ def speedup(
     p = max(positions, 1)
     whole = -(-p // _PANEL) * _PANEL
     n, ends = inputs * outputs, inputs + outputs
-    dense_gradient = dense_gradient and activation_density is None
-    d_b = 0.0 if dense_gradient or activation_density else backward_density
-    entries = 2 * forward_density + d_b
     masked = 3 * p * n + _MASKED_WEIGHT * n + _MASKED_ACTIVATION * p * ends
-    native = (
-        whole * n * (2 * forward_density * costs.entry + d_b * costs.gradient)
-        + whole * ends * costs.activation
-        + n * entries * costs.gather
-        + _NATIVE_WEIGHT * n
-        + _CALLS
-    )
-    if dense_gradient:
-        native += p * n
+    elsewhere = None  # the cost of a weight gradient that is not on B
     if activation_density is not None:
-        native += whole * n * activation_density * costs.gradient
-        native += p * (_COMPRESSED * inputs + _COPIED * outputs)
+        elsewhere = whole * n * activation_density * costs.gradient
+        elsewhere += p * (_COMPRESSED * inputs + _COPIED * outputs)
+    elif dense_gradient:
+        elsewhere = p * n
+    densities = forward_density, backward_density
+    return masked / _native(
+        costs, _MATRIX, n, whole * n, whole * ends, densities, elsewhere, every
+    )
+
+
+def _native(
+    costs: Costs,
+    weight: WeightCosts,
+    n: int,
+    products: int,
+    activations: int,
+    densities: tuple[float, float],
+    elsewhere: float | None,
+    every: int | None,
+) -> float:
+    """The time of the native products of a weight of n entries (see `speedup`).
+
+    Args:
+      costs: of the products.
+      weight: of the weight.
+      n: its entries.
+      products: the multiply-adds of a dense product of its size.
+      activations: entries of input and output.
+      densities: d_A and d_B.
+      elsewhere: the cost of the weight gradient; None if it is computed on B.
+      every: N, or None.
+    """
+    d_a, d_b = densities
+    if elsewhere is not None:
+        d_b = 0.0
+    entries = 2 * d_a + d_b
+    native = (
+        products * (2 * d_a * costs.entry + d_b * costs.gradient)
+        + activations * costs.activation
+        + n * entries * costs.gather
+        + n * weight.call
+        + _CALLS
+        + (elsewhere or 0.0)
+    )
     if every is not None:
-        native += n * (_PLAN_WEIGHT + _PLAN_ENTRY * entries) / every
-    return masked / native
+        native += n * (weight.plan + weight.plan_entry * entries) / every
+    return native
 
 
 CONVOLUTION_COSTS = {
@@ -161,8 +205,7 @@ CONVOLUTION_COSTS = {
 """Instruction set -> costs, fitted to 20 layers at 5 densities (docs/kernels.md)."""
 
 _DENSE_CONVOLUTION, _MASKED_KERNEL, _MASKED_IMAGE = 0.84, 300, 97
-_NATIVE_KERNEL = 65
-_CONVOLUTION_PLAN_WEIGHT, _CONVOLUTION_PLAN_ENTRY = 330, 1200
+_CONVOLUTION = WeightCosts(call=65, plan=330, plan_entry=1200)
 _LANES = {"avx512": 16, "avx2": 8, "portable": 4}
 
 
@@ -220,25 +263,15 @@ def speedup_of_convolution(
         math.prod(sizes.inputs) * sizes.weight[-2]
         + math.prod(sizes.outputs) * sizes.weight[-1]
     )
-    dense_gradient = dense_gradient and activation_density is None
-    d_b = 0.0 if dense_gradient or activation_density else backward_density
-    entries = 2 * forward_density + d_b
     masked = 3 * p * n * _DENSE_CONVOLUTION + _MASKED_KERNEL * n + _MASKED_IMAGE * ends
-    native = (
-        q * n * (2 * forward_density * costs.entry + d_b * costs.gradient)
-        + ends * costs.activation
-        + n * entries * costs.gather
-        + _NATIVE_KERNEL * n
-        + _CALLS
-    )
-    if dense_gradient:
-        native += p * n * _DENSE_CONVOLUTION
+    elsewhere = None
     if activation_density is not None:
         padded = -(-sizes.weight[-1] // _PANEL) * _PANEL / sizes.weight[-1]
-        native += p * n * padded * activation_density * COSTS[cpu].gradient
-        native += _COMPRESSED * ends
-    if every is not None:
-        native += (
-            n * (_CONVOLUTION_PLAN_WEIGHT + _CONVOLUTION_PLAN_ENTRY * entries) / every
-        )
-    return masked / native
+        elsewhere = p * n * padded * activation_density * COSTS[cpu].gradient
+        elsewhere += _COMPRESSED * ends
+    elif dense_gradient:
+        elsewhere = p * n * _DENSE_CONVOLUTION
+    densities = forward_density, backward_density
+    return masked / _native(
+        costs, _CONVOLUTION, n, q * n, ends, densities, elsewhere, every
+    )

@@ -152,7 +152,7 @@ def chosen(
 
 def _why_elsewhere() -> str | None:
     """Why nothing that is traced now can use CPU kernels, or None."""
-    if tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("TPU"):
+    if compat.has_accelerator():
         return "native kernels are for the CPU, and there is an accelerator"
     if compat.is_compiled(tf.compat.v1.get_default_graph()):
         return "XLA compiles the masked product"

@@ -70,7 +70,7 @@ def serves(replica: Any) -> bool:
 
 def _is_elsewhere() -> bool:
     """Whether what is traced now cannot have native operations."""
-    if any(tf.config.list_logical_devices(kind) for kind in ("GPU", "TPU")):
+    if compat.has_accelerator():
         return True
     if compat.is_saving_graphs() or is_forked():  # without TensorFlow's threads
         return True

@@ -1,0 +1,52 @@
+"""What the tests of native operations have in common."""
+
+import subprocess
+import sys
+
+import numpy as np
+import tensorflow as tf
+
+from topkast_tf.kernels import library as kernels
+
+
+class Owner:
+    """An object that plans may belong to."""
+
+
+def cpus():
+    """The instruction sets that this machine runs."""
+    if kernels.why_unavailable() is not None:
+        return []
+    return [cpu for cpu in kernels.CPUS if kernels.library().runs(cpu)]
+
+
+def random_codes(rng, shape, fwd_density, bwd_density):
+    """Codes with the given fractions of entries in A and in B."""
+    uniform = rng.uniform(size=shape)
+    codes = np.where(uniform < bwd_density, 1, 0)
+    return np.where(uniform < fwd_density, 2, codes).astype(np.uint8)
+
+
+def gradient_of_penalty(product, x, theta):
+    """Second gradients: those of a penalty of both gradients of a product."""
+    with tf.GradientTape() as outer:
+        outer.watch((x, theta))
+        with tf.GradientTape() as inner:
+            inner.watch((x, theta))
+            y = tf.reduce_sum(tf.tanh(product(x, theta)))
+        dx, dtheta = inner.gradient(y, (x, theta))
+        penalty = tf.reduce_sum(dx**2) + tf.reduce_sum(dtheta**2)
+    return outer.gradient(penalty, (x, theta))
+
+
+def assert_same_bits_for_any_number_of_threads(source):
+    """Runs a program with 1 and with 5 threads, its argument; it prints a SHA-256."""
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", source, threads], stdout=subprocess.PIPE, text=True
+        )
+        for threads in ("1", "5")
+    ]
+    first, second = (process.communicate()[0] for process in processes)
+    assert len(first.strip()) == 64
+    assert first == second
