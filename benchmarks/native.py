@@ -20,12 +20,13 @@ Steps (`transformer_xl`, `resnet50`, ...): `train_on_batch` of a Keras model
   native       with kernels="native"
   auto         with kernels="auto"
 
-with refresh_every=--refresh_every (SWAT's topk_period). A model with a layer that has no
-native kernels has no variant `native`. A burst of steps of each variant is measured in each
-round, in random order; a ratio compares medians of one round, so what else runs on the
-machine hits both sides alike. The table gives the median of the ratios over the rounds,
-and the range between their quartiles. Speed-ups are over the faster of the two dense
-variants.
+and of two layers of any size, `dense_256x32` (width, positions) or `convs_8x64` (size,
+channels; 32 images), with refresh_every=--refresh_every (SWAT's topk_period). A model with
+a layer that has no native kernels has no variant `native`. A burst of steps of each variant
+is measured in each round, in random order; a ratio compares medians of one round, so what
+else runs on the machine hits both sides alike. The table gives the median of the ratios
+over the rounds, and the range between their quartiles. Speed-ups are over the faster of the
+two dense variants.
 
 The CSV holds each round, and only grows: the same command goes on where it stopped, and
 --rounds is the total.
@@ -211,7 +212,7 @@ def step_of(
 ) -> Callable[[], object]:
     """A training step of a variant, compiled and warm."""
     keras.utils.set_random_seed(0)
-    of = native_models.CASES[case]
+    of = native_models.find(case)
     if variant in DENSE:
         model = of.build(values)
     else:
@@ -265,13 +266,14 @@ def run_case(
 
 
 def _variants_of(case: str) -> tuple[str, ...]:
-    whole = native_models.CASES[case].whole
+    whole = native_models.find(case).whole
     return tuple(variant for variant in OF_STEPS if whole or variant != "native")
 
 
 def _sized(case: str, values: flags.FlagValues) -> str:
-    if case in native_models.CASES:
-        return f"{case} {native_models.CASES[case].about(values)}"
+    model = native_models.find(case)
+    if model is not None:
+        return f"{case} {model.about(values)}"
     return f"{case}, {values.images if 'conv' in case else values.positions}"
 
 
@@ -302,7 +304,7 @@ def main(argv: Sequence[str]) -> None:
     """Runs the command line."""
     values = common.parse(argv, __doc__ or "", define_flags)
     for case in values.cases:
-        if case not in CASES and not _PRODUCT.match(case):
+        if not _PRODUCT.match(case) and native_models.find(case) is None:
             common.fail(f"Expected --cases of {', '.join(CASES)}. Received: {case}")
     pairs = []
     for pair in values.sparsities:

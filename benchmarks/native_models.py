@@ -1,5 +1,6 @@
 """The models whose training steps benchmarks/native.py measures."""
 
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -76,18 +77,59 @@ def _tokens(values: flags.FlagValues) -> tuple[tf.Tensor, tf.Tensor]:
     )  # type: ignore[return-value]
 
 
-def _stack(values: flags.FlagValues) -> keras.Model:
-    return keras.Sequential(
-        [
-            keras.Input((values.width,)),
-            keras.layers.Dense(4 * values.width, activation="relu"),
-            keras.layers.Dense(values.width),
-        ]
+def _of_vectors(sizes: Callable[[flags.FlagValues], tuple[int, int]]) -> Case:
+    """Two Dense layers; `sizes` gives their width and the number of positions."""
+
+    def build(values):
+        width, _ = sizes(values)
+        return keras.Sequential(
+            [
+                keras.Input((width,)),
+                keras.layers.Dense(4 * width, activation="relu"),
+                keras.layers.Dense(width),
+            ]
+        )
+
+    def vectors(values):
+        width, positions = sizes(values)
+        return tuple(tf.random.normal([positions, width]) for _ in range(2))
+
+    return Case(
+        lambda values: "{}, {}".format(*sizes(values)),
+        build,
+        vectors,
+        lambda: {"optimizer": keras.optimizers.Adam(1e-4), "loss": "mse"},
+        _topkast_everywhere,
     )
 
 
-def _vectors(values: flags.FlagValues) -> tuple[tf.Tensor, tf.Tensor]:
-    return tuple(tf.random.normal([values.positions, values.width]) for _ in range(2))  # type: ignore[return-value]
+def find(case: str) -> Case | None:
+    """The model of a name: of `CASES`, or two layers of any size.
+
+    `dense_WIDTHxPOSITIONS` are Dense layers WIDTH -> 4 WIDTH -> WIDTH,
+    `convs_SIZExCHANNELS` two 3 x 3 convolutions with batch normalisation, of 32 images.
+
+    Returns:
+      The model; None for another name.
+    """
+    if case in CASES:
+        return CASES[case]
+    named = re.fullmatch(r"(dense|convs)_(\d+)x(\d+)", case)
+    if not named:
+        return None
+    first, second = int(named[2]), int(named[3])
+    if named[1] == "dense":
+        return _of_vectors(lambda values: (first, second))
+    return _of_images(first, 10, 32, lambda *sizes: _convolutions(second, *sizes))
+
+
+def _convolutions(channels: int, shape: tuple[int, ...], classes: int) -> keras.Model:
+    layers = [keras.Input(shape), keras.layers.Conv2D(channels, 1)]
+    for _ in range(2):
+        layers.append(keras.layers.Conv2D(channels, 3, padding="same", use_bias=False))
+        layers += [keras.layers.BatchNormalization(), keras.layers.ReLU()]
+    pool = keras.layers.GlobalAveragePooling2D()
+    return keras.Sequential([*layers, pool, keras.layers.Dense(classes)])
 
 
 def _of_images(size: int, classes: int, batch: int, model, scope=_topkast) -> Case:
@@ -121,13 +163,7 @@ CASES = {
         lambda: {"optimizer": keras.optimizers.Adam(1e-4)},
         _topkast_everywhere,
     ),
-    "dense_stack": Case(
-        lambda values: f"{values.width}, {values.positions}",
-        _stack,
-        _vectors,
-        lambda: {"optimizer": keras.optimizers.Adam(1e-4), "loss": "mse"},
-        _topkast_everywhere,
-    ),
+    "dense_stack": _of_vectors(lambda values: (values.width, values.positions)),
     "resnet20": _of_images(32, 10, 128, lambda *sizes: resnet(20, *sizes)),
     "resnet50": _of_images(64, 1000, 32, lambda *sizes: imagenet_resnet(50, 1, *sizes)),
     "vgg16_swat": _of_images(32, 10, 128, vgg16, _swat),

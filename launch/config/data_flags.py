@@ -34,16 +34,16 @@ TRAINED = (
             None,
             "resnet8, resnet20, resnet32, resnet56, wrn16_8 (any wrn<depth>_<width>), "
             "resnet18_cifar, vgg16_cifar, densenet121_cifar; for 224 pixels resnet18, "
-            "34, 50, 101, 152, wrn50_2; for text txl_small, enwik8_base, enwik8_large, "
-            "wikitext103_base, wikitext103_large, ...; default by data set",
+            "34, 50, 101, 152, wrn50_2; for text txl_small, txl_medium, enwik8_base, "
+            "enwik8_large, wikitext103_base, wikitext103_large, ...; default by data set",
         ),
         Flag(
             "float",
             "width",
             1.0,
-            "factor on the number of channels of an image model, at most 100",
+            "factor on the number of channels of an image model, or on the widths of a "
+            "Transformer-XL, at most 100",
             range=WIDTH,
-            data="image",
         ),
     ),
 )

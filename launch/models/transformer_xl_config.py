@@ -141,6 +141,25 @@ class TransformerXLConfig:
         }
         return dataclasses.replace(self, **{**following, **changes})
 
+    def widened(self, factor: float) -> "TransformerXLConfig":
+        """The same configuration with the widths multiplied, to the nearest integers.
+
+        These are the widths of hidden states (to an even number), heads, the feed-forward
+        part and the embeddings; the number of heads stays.
+
+        Args:
+          factor: above 0.
+
+        >>> CONFIGS["txl_small"].widened(1.5).d_model
+        192
+        """
+        names = ["d_head", "d_inner"]
+        if self.d_embed != self.d_model:
+            names.append("d_embed")
+        widths = {name: max(1, round(factor * getattr(self, name))) for name in names}
+        widths["d_model"] = 2 * max(1, round(factor * self.d_model / 2))
+        return self.replaced(**widths)
+
 
 WIKITEXT103_CUTOFFS = (20000, 40000, 200000)
 
@@ -234,6 +253,18 @@ CONFIGS: Mapping[str, TransformerXLConfig] = {
         same_length=True,
         dropout=0.1,
     ),
+    "txl_medium": TransformerXLConfig(
+        vocabulary=256,
+        layers=6,
+        d_model=512,
+        heads=8,
+        d_head=64,
+        d_inner=2048,
+        memory_length=256,
+        segment_length=256,
+        same_length=True,
+        dropout=0.1,
+    ),
     "txl_small_words": TransformerXLConfig(
         vocabulary=20_000,
         layers=4,
@@ -264,8 +295,9 @@ CONFIGS: Mapping[str, TransformerXLConfig] = {
 
 The published ones are from the authors' scripts: for enwik8, text8 and the large
 WikiText-103 model from their TensorFlow code; for the base WikiText-103 model from their
-PyTorch code, the only one with the 151M parameters of the paper. `txl_small`, for bytes,
-and `txl_small_words` train on two CPU cores; `txl_tiny` is for tests.
+PyTorch code, the only one with the 151M parameters of the paper. `txl_small` and
+`txl_medium`, for bytes, and `txl_small_words` train on two CPU cores; `txl_tiny` is for
+tests.
 """
 
 

@@ -39,7 +39,7 @@ def config_of(
     vocabulary: int,
     overrides: Mapping[str, str] = OVERRIDES,
 ) -> TransformerXLConfig:
-    """The named configuration, with the fields that other flags replace.
+    """The named configuration, widened, with the fields that other flags replace.
 
     Cutoffs of the adaptive softmax beyond the vocabulary are left out.
 
@@ -60,7 +60,7 @@ def config_of(
     changes["vocabulary"] = vocabulary
     changes["cutoffs"] = tuple(cut for cut in named.cutoffs if cut < vocabulary)
     try:
-        return named.replaced(**changes)
+        return named.widened(settings.width).replaced(**changes)
     except ValueError as error:
         raise UserError(str(error)) from error
 

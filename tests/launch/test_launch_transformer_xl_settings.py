@@ -2,7 +2,9 @@
 
 import pytest
 
-from launch.models.transformer_xl_config import find
+from launch.models.transformer_xl_config import CONFIGS, find
+from launch.tasks.language import config_of
+from tests.launch.runs import settings
 from tests.launch.transformer_xl_models import ONE, TINY, compiled, text
 
 
@@ -32,3 +34,20 @@ def test_unsupported_requests_are_refused():
         model.evaluate(text()[0][0], verbose=0)
     with pytest.raises(ValueError, match="at least 0. Received: -1"):
         model.evaluation_memory_length = -1
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_factor_of_1_changes_nothing(name):
+    assert CONFIGS[name].widened(1.0) == CONFIGS[name]
+
+
+def test_width_scales_every_width():
+    config = config_of(settings("--dataset=python", "--width=1.5"), 256)
+    assert (config.d_model, config.d_embed, config.d_head, config.d_inner) == (
+        *(192, 192, 48),
+        768,
+    )
+    assert (config.heads, config.layers, config.segment_length) == (4, 4, 64)
+    narrow = CONFIGS["wikitext103_base"].replaced(d_embed=100).widened(0.33)
+    # 0.33 x 410 is 135.3: the nearest even number.
+    assert (narrow.d_model, narrow.d_embed, narrow.d_head) == (136, 33, 14)
