@@ -28,6 +28,7 @@ the same command goes on with those that are missing.
   python benchmarks/loss_over_time.py --text_dir=DIR --image_dir=DIR --plot=loss.png
 """
 
+import contextlib
 import math
 import pathlib
 import statistics
@@ -345,8 +346,9 @@ def main(argv: Sequence[str]) -> None:
     for name in values.studies:
         if name not in STUDIES:
             common.fail(f"Expected --studies of {', '.join(STUDIES)}. Received: {name}")
-    tf.config.threading.set_intra_op_parallelism_threads(values.threads)
-    tf.config.threading.set_inter_op_parallelism_threads(1)
+    with contextlib.suppress(RuntimeError):  # in a process where TensorFlow runs
+        tf.config.threading.set_intra_op_parallelism_threads(values.threads)
+        tf.config.threading.set_inter_op_parallelism_threads(1)
     found = {}
     for name in values.studies:
         folder = values.image_dir if name == "resnet20" else values.text_dir

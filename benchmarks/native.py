@@ -34,6 +34,7 @@ The CSV holds each round, and only grows: the same command goes on where it stop
 Example: python benchmarks/native.py --cases=forward_512x2048 --rounds=5 --threads=1
 """
 
+import contextlib
 import pathlib
 import re
 import statistics
@@ -313,8 +314,9 @@ def main(argv: Sequence[str]) -> None:
         except ValueError:
             common.fail(f"Expected --sparsities such as 0.9/0.8. Received: {pair}")
         pairs.append((fwd, bwd))
-    tf.config.threading.set_intra_op_parallelism_threads(values.threads)
-    tf.config.threading.set_inter_op_parallelism_threads(1)
+    with contextlib.suppress(RuntimeError):  # in a process where TensorFlow runs
+        tf.config.threading.set_intra_op_parallelism_threads(values.threads)
+        tf.config.threading.set_inter_op_parallelism_threads(1)
     deadline = time.monotonic() + (values.seconds or float("inf"))
     rows: list[Sequence[str]] = [("", "ms", "speed-up over dense", "rounds")]
     for case in values.cases:

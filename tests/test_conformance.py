@@ -177,7 +177,14 @@ def test_custom_loop(method, digits, references):
 
 
 @METHOD
-@pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])
+@pytest.mark.parametrize(
+    "jit_compile",
+    [
+        pytest.param(False, id="graph"),
+        # `fit` under XLA is above, with every method.
+        pytest.param(True, id="xla", marks=pytest.mark.slow),
+    ],
+)
 def test_tf_function(method, jit_compile, digits, references):
     model = build(method)
     train_by_hand(model, *digits, lambda f: tf.function(f, jit_compile=jit_compile))

@@ -28,6 +28,7 @@ def test_loss_over_time_by_hand():
     ]
 
 
+@pytest.mark.slow
 def test_loss_over_time_on_a_small_text(tmp_path, capsys, monkeypatch):
     (tmp_path / "text").write_text("the quick brown fox " * 4000)
     small = loss_over_time.STUDIES["txl_small"]._replace(evaluated=1)

@@ -1,5 +1,7 @@
 """Selection: exactly the k largest, whatever the ties, in every mode."""
 
+import functools
+
 import hypothesis
 import ml_dtypes
 import numpy as np
@@ -61,6 +63,18 @@ def test_equals_a_stable_sort(x, data):
     np.testing.assert_array_equal(codes, oracle(x, kept_forward, kept_backward))
 
 
+@functools.cache  # all kinds of one size share a trace
+def compiled_selection(jit_compile):
+    @tf.function(jit_compile=jit_compile)
+    def compiled(x, kept_forward, kept_backward):
+        [codes], _ = selection.nested_sets_by_magnitude(
+            [x], kept_forward, kept_backward
+        )
+        return codes
+
+    return compiled
+
+
 @pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])
 @pytest.mark.parametrize("kind", ["random", "ties", "zeros", "equal", "one"])
 def test_compiled_equals_a_stable_sort(kind, jit_compile):
@@ -73,13 +87,7 @@ def test_compiled_equals_a_stable_sort(kind, jit_compile):
         "one": np.ones(1),
     }[kind].astype(np.float32)
 
-    @tf.function(jit_compile=jit_compile)
-    def compiled(x, kept_forward, kept_backward):
-        [codes], _ = selection.nested_sets_by_magnitude(
-            [x], kept_forward, kept_backward
-        )
-        return codes
-
+    compiled = compiled_selection(jit_compile)
     for forward, backward in [(1, 1), (1, x.size), (x.size, x.size), (500, 1000)]:
         if backward <= x.size:
             codes = compiled(x, forward, backward)

@@ -55,12 +55,12 @@ def alone(tmp_path_factory):
     ("method", "how"),
     [
         ("topkast", "--strategy=mirrored"),
-        ("swat", "--strategy=mirrored"),
-        ("topkast", "--accumulate=4"),
         ("rigl", "--strategy=mirrored"),
         ("rigl", "--accumulate=4"),
         pytest.param("dense", "--strategy=mirrored", marks=pytest.mark.slow),
         pytest.param("dense", "--accumulate=4", marks=pytest.mark.slow),
+        pytest.param("topkast", "--accumulate=4", marks=pytest.mark.slow),
+        pytest.param("swat", "--strategy=mirrored", marks=pytest.mark.slow),
         pytest.param("swat", "--accumulate=4", marks=pytest.mark.slow),
     ],
 )

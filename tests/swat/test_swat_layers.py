@@ -154,7 +154,7 @@ def test_variable_input_is_treated_as_an_activation():
     "arguments",
     [
         {},
-        {"storage": "packed"},
+        pytest.param({"storage": "packed"}, marks=pytest.mark.slow),
         {"exempt": "first"},
         {"exempt": "first", "storage": "packed"},
         {"activations": 0.5, "errors": 0.5},

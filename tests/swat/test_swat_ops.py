@@ -64,8 +64,20 @@ def products(storage, jit_compile):
     return operands, traced(*map(tf.constant, operands))
 
 
-@pytest.mark.parametrize("storage", packing.STORAGES)
-@pytest.mark.parametrize("jit_compile", [None, False, True], ids=["eager", "tf", "xla"])
+WAYS = [
+    pytest.param(
+        jit_compile,
+        storage,
+        id=f"{name}-{storage}",
+        # XLA takes 12 s to compile it.
+        marks=[pytest.mark.slow] if jit_compile and storage == "packed" else [],
+    )
+    for name, jit_compile in (("eager", None), ("tf", False), ("xla", True))
+    for storage in packing.STORAGES
+]
+
+
+@pytest.mark.parametrize(("jit_compile", "storage"), WAYS)
 @pytest.mark.parametrize("sparsities", SPARSITIES)
 def test_matmul_against_numpy(sparsities, jit_compile, storage):
     operands, found = products(storage, jit_compile)

@@ -206,7 +206,14 @@ def test_tf_keras_fit(jit_compile, digits, tmp_path):
         assert [w.step for w in tk.sparse_weights(loaded)] == [3, 3]
 
 
-@pytest.mark.parametrize("name", ["SimpleRNN", "GRU", "LSTM", "Bidirectional"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("SimpleRNN", "Bidirectional"),
+        pytest.param("GRU", marks=pytest.mark.slow),
+        pytest.param("LSTM", marks=pytest.mark.slow),
+    ],
+)
 def test_tf_keras_recurrent_layers_compute_with_alpha(name, digits):
     def build():
         within = tf_keras.layers.GRU(6)

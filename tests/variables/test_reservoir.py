@@ -146,8 +146,15 @@ def fitted_side_by_side(constrained, optimizer, jit_compile):
     return before
 
 
-@pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize(
+    ("optimizer", "jit_compile"),
+    [
+        *(pytest.param(name, False, id=f"{name}-graph") for name in OPTIMIZERS),
+        pytest.param("adamw", True, id="adamw-xla"),
+        pytest.param("sgd", True, id="sgd-xla", marks=pytest.mark.slow),
+        pytest.param("average", True, id="average-xla", marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize("make", [*WRAPPERS, *CONSTRAINTS])
 def test_fit_keeps_the_reservoir(make, optimizer, jit_compile):
     fitted = fitted_side_by_side(make in CONSTRAINTS, optimizer, jit_compile)
