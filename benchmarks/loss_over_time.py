@@ -4,7 +4,7 @@ Studies (--studies):
 
   txl_small    Transformer-XL, 4 blocks of width 128, Adam, 16 x 64 tokens a step and as
                many states of memory; on bytes
-  txl_medium   Transformer-XL, 6 blocks of width 512, Adam, 8 x 256 tokens a step, no memory
+  txl_medium   Transformer-XL, 6 blocks of width 512, Adam, 4 x 128 tokens a step, no memory
   resnet20     ResNet-20 on CIFAR-10, batch 128, SGD with momentum; first and last layer
                dense
 
@@ -101,8 +101,8 @@ STUDIES = {
     ),
     "txl_medium": Study(
         (
-            *(*_TEXT, "--model=txl_medium", "--memory_length=0", "--batch_size=8"),
-            *("--learning_rate=5e-4", "--evaluation_segment=256"),
+            *(*_TEXT, "--model=txl_medium", "--memory_length=0", "--batch_size=4"),
+            *("--segment_length=128", "--evaluation_segment=128", "--learning_rate=5e-4"),
         ),
         1.75,
         8,
