@@ -99,7 +99,9 @@ def sparse_conv(
         dense_gradient=dense_gradient,
         sparse_activations=sparse_activations,
     )
-    return tf.ensure_shape(y[:, 0] if axes == 1 else y, shape)
+    y = y[:, 0] if axes == 1 else y
+    y.set_shape(shape)  # forward-mode differentiation cannot trace `ensure_shape`
+    return y
 
 
 def finds_entries(shape: tf.TensorShape, strides: Sequence[int]) -> bool:

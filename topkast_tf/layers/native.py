@@ -309,7 +309,9 @@ def _product(
         known = tf.concat([tf.shape(inputs)[: -made.input_axes], rest], 0)
     else:
         known = [*known, *rest]
-    return tf.ensure_shape(tf.reshape(y, known), [*batch, *rest])
+    y = tf.reshape(y, known)
+    y.set_shape([*batch, *rest])
+    return y
 
 
 def _key(replica: WeightReplica) -> int:
