@@ -176,6 +176,13 @@ def test_forward_mode_in_a_function(name, shape, arguments):
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
+def test_enormous_strides_are_masked():
+    arguments = {"filters": 2, "kernel_size": 3, "strides": 300, "padding": "same"}
+    layer = layer_in_scope(keras, "Conv2D", arguments, (1, 2, 2, 3), "auto")
+    layer(tf.ones([1, 2, 2, 3]))
+    assert "strides" in tk.sparse_weights(layer)[0].kernels.why
+
+
 @pytest.mark.parametrize("size", [1, 2])
 def test_strides_with_a_further_batch_axis_are_masked(size):
     x = np.ones((2, 3, 8, 8, 6), np.float32)
