@@ -177,6 +177,10 @@ def test_gradients_are_finite_differences():
 @pytest.mark.parametrize(
     ("x", "dy", "arguments", "message"),
     [
+        (
+            *([1, 3, 3, 2**20], [1, 3, 3, 2]),
+            *({"window": [2**30, 2**30]}, "overflow"),
+        ),
         ([3, 1, 1, 2], [4, 1, 1, 2], {}, "of as many images"),
         ([3, 1, 193, 2], [3, 1, 193, 2], {}, "rows of at most 192 positions"),
         ([3, 4, 4, 2], [3, 4, 4, 2], {"before": [1, 0]}, "`before` within the window"),

@@ -245,6 +245,29 @@ def test_gradients_of_gradients(how):
         np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-3)
 
 
+def test_gradients_of_third_order():
+    """Of a product that is linear in each operand; also eagerly."""
+    x, theta, codes, how = arguments(np.random.default_rng(4))
+    owner = Owner()
+    key = new_key(owner)
+
+    def of_third_order(product):
+        with tf.GradientTape() as tape:
+            tape.watch((x, theta))
+            found = gradient_of_penalty(product, x, theta)
+            total = sum(tf.reduce_sum(tf.sin(each)) for each in found)
+        return tape.gradient(total, (x, theta))
+
+    native = of_third_order(
+        lambda x, theta: sparse_conv(x, theta, codes, key=key, **how)
+    )
+    reference = tf.function(of_third_order)
+    expected = reference(lambda x, theta: masked(x, theta, codes, how))
+    for ours, theirs in zip(native, expected, strict=True):
+        scale = np.abs(theirs).max()
+        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-4 * scale)
+
+
 def test_forward_mode_and_vectorized_map():
     rng = np.random.default_rng(5)
     x, theta, codes, how = arguments(rng, strides=(1, 2))

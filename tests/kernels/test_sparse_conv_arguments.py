@@ -37,6 +37,11 @@ def test_what_does_not_fit_is_refused(x, theta, how, message):
         ((2, 1, 6, 3), (4, 2, 3, 4), (4, 2, 3, 4), {}, "the window's reach"),
         ((2, 5, 6, 3), (3, 2, 3, 4), (3, 2, 3, 4), {"strides": [0, 1]}, "two strides"),
         ((2, 5, 6, 3), (3, 2, 3, 4), (3, 2, 3, 4), {"dilations": [1]}, "two strides"),
+        (
+            *((2, 5, 6, 3), (3, 2, 3, 4), (3, 2, 3, 4), {"strides": [257, 256]}),
+            "product is at most 65536. Received: 257 and 256",
+        ),
+        ((2**31, 2**29, 4, 0), (1, 1, 0, 9), (1, 1, 0, 9), {}, "overflow"),
     ],
 )
 def test_wrong_shapes_are_refused_in_the_operations(x, theta, codes, how, message):

@@ -225,6 +225,14 @@ def test_wrong_shapes_are_refused_in_the_operation(x, theta, codes, message):
             )
 
 
+def test_too_large_an_output_is_refused():
+    theta = tf.ones([0, 2**30])
+    with pytest.raises(tf.errors.InvalidArgumentError, match="overflow"):
+        kernels.library().ops.topkast_sparse_mat_mul(
+            tf.ones([2**40, 0]), theta, tf.ones(theta.shape, tf.uint8), key=1
+        )
+
+
 def test_unknown_instruction_set_is_refused():
     native = kernels.library()
     with pytest.raises(tf.errors.InvalidArgumentError, match="cpu=mmx"):

@@ -1,5 +1,8 @@
 """Native selection, updates and exploration loss: by hand, from the definition, bitwise."""
 
+import subprocess
+import sys
+
 import hypothesis.strategies as st
 import numpy as np
 import pytest
@@ -320,3 +323,34 @@ print(found.hexdigest())
 
 def test_any_number_of_threads_gives_the_same_bits():
     assert_same_bits_for_any_number_of_threads(_BITS)
+
+
+_STEPS_AND_REFRESHES = """
+import threading
+import numpy as np, tensorflow as tf
+tf.config.threading.set_intra_op_parallelism_threads(2)
+from topkast_tf.kernels import training
+rng, n = np.random.default_rng(0), 300_000
+thetas = [tf.Variable(rng.normal(size=n), dtype="float32") for _ in range(4)]
+sets = [tf.Variable(np.zeros(n, "uint8")) for _ in thetas]
+counters = [tf.Variable([0, 1, n // 9, n // 4, 0, 0, 0, 0], dtype="int64") for _ in thetas]
+by = tf.constant(rng.normal(size=n), tf.float32)
+def step():
+    for theta, codes, counts in zip(thetas, sets, counters):
+        training.step("subtract", theta, codes, counts, by)
+def refresh():
+    training.refresh(thetas, sets, counters, every=1, stop=None, messages=[""] * 4)
+def often(function):
+    for _ in range(100):
+        function()
+work = [threading.Thread(target=often, args=(f,)) for f in (step, refresh) * 2]
+for each in work: each.start()
+for each in work: each.join()
+for codes in sets:
+    assert np.bincount(codes.numpy(), minlength=3).tolist() == [225_000, 41_667, 33_333]
+"""
+
+
+def test_steps_and_refreshes_from_several_threads_do_not_wait_for_each_other():
+    command = [sys.executable, "-c", _STEPS_AND_REFRESHES]
+    subprocess.run(command, check=True, timeout=60)

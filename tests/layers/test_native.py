@@ -159,6 +159,30 @@ def test_layer_without_native_kernel(name, shape, arguments, why):
     assert weight.kernels.kernels == "masked"
 
 
+@pytest.mark.parametrize(("name", "shape", "arguments"), CASES[1:-1:8])
+def test_forward_mode_in_a_function(name, shape, arguments):
+    x = tf.constant(np.random.default_rng(0).normal(size=shape), tf.float32)
+
+    @tf.function
+    def derivative(layer, x):
+        with tf.autodiff.ForwardAccumulator(x, tf.cos(x)) as forward:
+            y = layer(x)
+        return forward.jvp(y)
+
+    expected, found = (
+        derivative(layer_in_scope(keras, name, arguments, shape, kernels), x)
+        for kernels in ("masked", "native")
+    )
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_enormous_strides_are_masked():
+    arguments = {"filters": 2, "kernel_size": 3, "strides": 300, "padding": "same"}
+    layer = layer_in_scope(keras, "Conv2D", arguments, (1, 2, 2, 3), "auto")
+    layer(tf.ones([1, 2, 2, 3]))
+    assert "strides" in tk.sparse_weights(layer)[0].kernels.why
+
+
 @pytest.mark.parametrize("size", [1, 2])
 def test_strides_with_a_further_batch_axis_are_masked(size):
     x = np.ones((2, 3, 8, 8, 6), np.float32)

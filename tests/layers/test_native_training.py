@@ -71,6 +71,20 @@ def test_fit_on_two_devices():
     assert_close(masked_reference(), native)
 
 
+def test_layers_on_different_devices():
+    def built(kernels):
+        keras.utils.set_random_seed(0)
+        with tk.topkast_scope(0.9, 0.8, refresh_every=2, kernels=kernels):
+            layers = [keras.layers.Dense(n) for n in (30, 10)]
+            for device, layer, size in zip("01", layers, (50, 30), strict=True):
+                with tf.device(f"CPU:{device}"):
+                    layer.build((None, size))
+        return keras.Sequential([keras.Input((50,)), *layers])
+
+    zoo.two_devices()
+    assert_close(fitted(built("masked")), fitted(built("native")))
+
+
 @pytest.mark.parametrize(
     ("name", "arguments"),
     [

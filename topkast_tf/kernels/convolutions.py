@@ -7,6 +7,8 @@ import tensorflow as tf
 from topkast_tf.kernels.library import library
 
 PADDINGS = ("valid", "same", "causal")
+LARGEST_STRIDES = 2**16
+"""The product of strides, at most: an input gradient has as many plans."""
 LONGEST_ROW = 192
 """Positions in a row of sparse activations, at most: those of a tile."""
 
@@ -40,7 +42,8 @@ def sparse_conv(
       theta: float32, window x inputs x outputs, its window with one or two axes.
       codes: uint8, of theta's shape: 2 on A, 1 on B \\ A, 0 outside B.
       key: the weight's own, from `new_key`: its plans are kept under it.
-      strides: s, of each axis of the window.
+      strides: s, of each axis of the window; their product is at most
+        `LARGEST_STRIDES`.
       dilations: d, the distance between neighbours in the window, of each axis.
       padding: `"valid"`, `"same"` as TensorFlow's, or, of sequences, `"causal"`.
       dense_gradient: whether the gradient of theta is that of the dense product.
@@ -99,7 +102,9 @@ def sparse_conv(
         dense_gradient=dense_gradient,
         sparse_activations=sparse_activations,
     )
-    return tf.ensure_shape(y[:, 0] if axes == 1 else y, shape)
+    y = y[:, 0] if axes == 1 else y
+    y.set_shape(shape)  # forward-mode differentiation cannot trace `ensure_shape`
+    return y
 
 
 def finds_entries(shape: tf.TensorShape, strides: Sequence[int]) -> bool:

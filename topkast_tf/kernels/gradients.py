@@ -169,6 +169,7 @@ def _dense_convolution(
             weight,
             strides,
             "VALID" if padding == "CAUSAL" else padding,
-            dilations=dilations,
+            "NHWC",  # eager gradients of third order read it from the operation
+            dilations,
         )
     return y, lambda dy: tape.gradient(y, (x, weight), dy)

@@ -11,7 +11,12 @@ from absl import logging
 from topkast_tf import compat
 from topkast_tf.core.context_values import holding
 from topkast_tf.kernels import choice, library
-from topkast_tf.kernels.convolutions import finds_entries, output_sizes, sparse_conv
+from topkast_tf.kernels.convolutions import (
+    LARGEST_STRIDES,
+    finds_entries,
+    output_sizes,
+    sparse_conv,
+)
 from topkast_tf.kernels.products import new_key, sparse_matmul
 from topkast_tf.layers import export_warning
 from topkast_tf.layers.products import Convolution, MatrixProduct, Product, ProductSpec
@@ -201,6 +206,8 @@ def _why_not_shaped(
     if isinstance(made, Convolution):
         trailing, expected = 1, weight[-2:-1]
         extra = inputs.rank != len(weight)
+        if math.prod(made.strides) > LARGEST_STRIDES:
+            return f"its strides are too large: {made.strides}"
     else:
         trailing = made.input_axes
         expected = weight[made.kernel_axes - trailing : made.kernel_axes]
@@ -309,7 +316,9 @@ def _product(
         known = tf.concat([tf.shape(inputs)[: -made.input_axes], rest], 0)
     else:
         known = [*known, *rest]
-    return tf.ensure_shape(tf.reshape(y, known), [*batch, *rest])
+    y = tf.reshape(y, known)
+    y.set_shape([*batch, *rest])
+    return y
 
 
 def _key(replica: WeightReplica) -> int:

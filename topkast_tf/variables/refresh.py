@@ -41,9 +41,12 @@ def count_steps(
         is True.
     """
     for alike in _by_method(groups):
-        served = [group for group in alike if _is_served(group)]
-        if served:
-            refresh_natively([member for [member] in served], complete)
+        served: dict[str, list[WeightReplica]] = {}
+        for group in filter(_is_served, alike):
+            # An operation runs on the one device of its variables.
+            served.setdefault(group[0].theta.device, []).extend(group)
+        for members in served.values():
+            refresh_natively(members, complete)
         rest = [group for group in alike if not _is_served(group)]
         if rest:
             _count_steps(rest, observed or {}, complete)

@@ -204,10 +204,11 @@ class SparseActivationGradient : public OpKernel {
                 InvalidArgument("Expected less than ", kMostEntries,
                                 " activations, in rows of at most ", kCompressTile,
                                 " positions. Received: ", x.shape().DebugString()));
+    TensorShape shape;
+    OP_REQUIRES_OK(context, TensorShape::BuildTensorShape(
+                                {y_.size, x_.size, channels, outputs}, &shape));
     Tensor* gradient = nullptr;
-    OP_REQUIRES_OK(context, context->allocate_output(
-                                0, TensorShape({y_.size, x_.size, channels, outputs}),
-                                &gradient));
+    OP_REQUIRES_OK(context, context->allocate_output(0, shape, &gradient));
     if (gradient->NumElements() == 0) return;
     if (x.NumElements() == 0 || dy.NumElements() == 0) {
       gradient->flat<float>().setZero();

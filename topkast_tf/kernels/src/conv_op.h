@@ -67,6 +67,9 @@ class ConvOp : public SparseOp {
                   InvalidArgument("Expected two strides and two dilations from 1 to ",
                                   1 << 20));
     }
+    OP_REQUIRES(context, strides[0] * strides[1] <= kMostPhases,
+                InvalidArgument("Expected strides whose product is at most ", kMostPhases,
+                                ". Received: ", strides[0], " and ", strides[1]));
     padding_ = padding == "SAME"     ? Padding::kSame
                : padding == "CAUSAL" ? Padding::kCausal
                                      : Padding::kValid;
@@ -106,7 +109,8 @@ class ConvOp : public SparseOp {
     }
     const int64_t images = x.dim_size(0), from = x.dim_size(3), to = weight.dim_size(3);
     found->x = x;
-    found->y = TensorShape({images, targets[0], targets[1], to});
+    TF_RETURN_IF_ERROR(TensorShape::BuildTensorShape({images, targets[0], targets[1], to},
+                                                   &found->y));
     found->forward = {images, forward[0], forward[1], from, to};
     found->backward = {images, backward[0], backward[1], to, from};
     return tensorflow::Status();
@@ -147,6 +151,8 @@ class ConvOp : public SparseOp {
 
  private:
   static constexpr int64_t kMostPositions = int64_t{1} << 40;
+  // An input gradient has a plan for each pair of phases.
+  static constexpr int64_t kMostPhases = int64_t{1} << 16;
 
   Window window_;
   Padding padding_;

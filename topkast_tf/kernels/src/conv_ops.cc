@@ -120,8 +120,8 @@ class SparseConvInputGradient : public ConvProductOp {
                 InvalidArgument("Expected the four sizes of the input. Received: ",
                                 sizes.shape().DebugString()));
     TensorShape shape;
-    OP_REQUIRES_OK(context, tensorflow::TensorShapeUtils::MakeShape(
-                                sizes.flat<int32_t>().data(), 4, &shape));
+    OP_REQUIRES_OK(context, TensorShapeUtils::MakeShape(sizes.flat<int32_t>().data(), 4,
+                                                        &shape));
     Geometry geometry;
     OP_REQUIRES_OK(context, GeometryOf(shape, theta.shape(), &geometry));
     OP_REQUIRES_OK(context, CheckedCodes(codes, theta.shape()));

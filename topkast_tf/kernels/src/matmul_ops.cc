@@ -33,9 +33,10 @@ class SparseMatMul : public SparseOp {
                 InvalidArgument("Expected activations of shape [positions, ", from,
                                 "]. Received: ", x.shape().DebugString()));
     const int64_t positions = x.dim_size(0);
+    TensorShape shape;
+    OP_REQUIRES_OK(context, TensorShape::BuildTensorShape({positions, to}, &shape));
     Tensor* y = nullptr;
-    OP_REQUIRES_OK(context,
-                   context->allocate_output(0, TensorShape({positions, to}), &y));
+    OP_REQUIRES_OK(context, context->allocate_output(0, shape, &y));
     if (y->NumElements() == 0) return;
     if (from == 0) {
       y->flat<float>().setZero();

@@ -40,18 +40,19 @@ class RefreshOp : public EntrywiseOp {
       OP_REQUIRES_OK(context, Count(i, complete.flat<bool>()(0), weights[i], &due));
     }
     int64_t entries = 0;
-    for (const Due& each : due) entries += each.entries;
+    for (Due& each : due) {
+      OP_REQUIRES_OK(context, Prepare(context, weights[each.weight], &each));
+      entries += each.entries;
+    }
     if (due.empty()) return;
-    // Two passes over a weight that comes from memory.
+    // Two passes over a weight that comes from memory. Without locks: an operation that
+    // holds one may wait for the threads that would wait for it.
     const int64_t cycles = 4 * entries / static_cast<int64_t>(due.size());
     InParallel(context, due.size(), cycles, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) {
-        due[i].status = Select(context, weights[due[i].weight], &due[i]);
-      }
+      for (int64_t i = begin; i < end; ++i) Select(&due[i]);
     });
-    for (const Due& each : due) OP_REQUIRES_OK(context, each.status);
     for (const Due& each : due) {
-      OP_REQUIRES_OK(context, Mark(weights[each.weight], !each.is_finite));
+      OP_REQUIRES_OK(context, Finish(weights[each.weight], each));
     }
     for (const Due& each : due) {  // in the words of TensorFlow's `Assert`
       OP_REQUIRES(context, each.is_finite,
@@ -64,8 +65,8 @@ class RefreshOp : public EntrywiseOp {
   struct Due {
     int weight;
     int64_t entries, kept_a, kept_b;
+    Tensor theta, codes;
     bool is_finite = true;
-    tensorflow::Status status;
   };
 
   // Counts the step of a weight if one is pending, and notes the weight if it is due.
@@ -96,32 +97,40 @@ class RefreshOp : public EntrywiseOp {
     return tensorflow::Status();
   }
 
-  // Selects the sets of a weight. If theta has a NaN they stay as they are.
-  tensorflow::Status Select(OpKernelContext* context, const WeightVariables& weight,
-                            Due* due) const {
-    mutex_lock sets_lock(*weight.sets->mu());
+  // Takes the theta to select from, and memory for the codes. Not in place: the sets of
+  // before are needed if there is a NaN.
+  static tensorflow::Status Prepare(OpKernelContext* context,
+                                    const WeightVariables& weight, Due* due) {
+    tf_shared_lock sets_lock(*weight.sets->mu());
     tf_shared_lock theta_lock(*weight.theta->mu());
-    const Tensor& theta = *weight.theta->tensor();
-    TF_RETURN_IF_ERROR(CheckedSets(*weight.sets->tensor(), theta));
-    // Not in place: the sets of before are needed if there is a NaN.
-    Tensor codes(context->device()->GetAllocator({}), tensorflow::DT_UINT8,
-                 theta.shape());
-    if (!codes.IsInitialized()) {
-      return tensorflow::errors::ResourceExhausted("No memory for ", theta.NumElements(),
+    TF_RETURN_IF_ERROR(CheckedSets(*weight.sets->tensor(), *weight.theta->tensor()));
+    // An update that comes now goes to another buffer.
+    due->theta = ValueOf(*weight.theta);
+    due->codes = Tensor(context->device()->GetAllocator({}), tensorflow::DT_UINT8,
+                        due->theta.shape());
+    if (!due->codes.IsInitialized()) {
+      return tensorflow::errors::ResourceExhausted("No memory for ", due->entries,
                                                    " codes");
     }
-    due->is_finite = SelectLargest(*passes_, theta.flat<float>().data(),
-                                   theta.NumElements(), due->kept_a, due->kept_b,
-                                   codes.flat<uint8_t>().data());
-    if (due->is_finite) *weight.sets->tensor() = codes;
     return tensorflow::Status();
   }
 
-  static tensorflow::Status Mark(const WeightVariables& weight, bool is_faulty) {
+  void Select(Due* due) const {
+    due->is_finite = SelectLargest(*passes_, due->theta.flat<float>().data(),
+                                   due->entries, due->kept_a, due->kept_b,
+                                   due->codes.flat<uint8_t>().data());
+  }
+
+  // Writes the sets of a weight. If theta has a NaN they stay as they are.
+  static tensorflow::Status Finish(const WeightVariables& weight, const Due& due) {
+    if (due.is_finite) {
+      mutex_lock lock(*weight.sets->mu());
+      *weight.sets->tensor() = due.codes;
+    }
     mutex_lock lock(*weight.counters->mu());
     int64_t* entries;
     TF_RETURN_IF_ERROR(MutableCounters(weight.counters.get(), &entries));
-    entries[kFaulty] = is_faulty;
+    entries[kFaulty] = !due.is_finite;
     return tensorflow::Status();
   }
 

@@ -36,6 +36,12 @@ inline void MakeUnshared(Var* variable) {
   *held = tensorflow::tensor::DeepCopy(*held);
 }
 
+// Under its lock: its value, which stays as it is when the variable changes.
+inline Tensor ValueOf(Var& variable) {
+  const Tensor& held = *variable.tensor();
+  return variable.copy_on_read_mode.load() ? tensorflow::tensor::DeepCopy(held) : held;
+}
+
 // Under its lock: the entries of a counters variable, to be written to.
 inline tensorflow::Status MutableCounters(Var* counters, int64_t** entries) {
   const Tensor& found = *counters->tensor();
