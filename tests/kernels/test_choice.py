@@ -3,6 +3,7 @@
 import pytest
 
 from topkast_tf.kernels.choice import (
+    BLOCK_COSTS,
     CONVOLUTION_COSTS,
     COSTS,
     ConvolutionSizes,
@@ -22,6 +23,23 @@ def test_by_hand(cpu):
     native += 6 * (180 + 400 * 2) / 10
     found = speedup(2, 3, 64, 0.5, 1.0, cpu, every=10)
     assert found == pytest.approx(masked / native, rel=1e-9)
+
+
+@pytest.mark.parametrize("cpu", BLOCK_COSTS)
+def test_blocks_by_hand(cpu):
+    entry, gradient, activation, gather = BLOCK_COSTS[cpu]
+    masked = 3 * 64 * 6 + 78 * 6 + 15 * 64 * 5
+    native = 64 * 6 * (entry + gradient) + 64 * 5 * activation + 12 * gather
+    native += 45 * 6 + 4.5e6
+    found = speedup(2, 3, 64, 0.5, 1.0, cpu, has_blocks=True)
+    assert found == pytest.approx(masked / native)
+
+
+@pytest.mark.parametrize("cpu", BLOCK_COSTS)
+def test_blocks_pay_more_than_single_entries(cpu):
+    for density in (0.02, 0.1, 0.4):
+        sizes = (512, 2048, 2048, density, density, cpu)
+        assert speedup(*sizes, has_blocks=True) > speedup(*sizes)
 
 
 def test_dense_weights_are_masked():

@@ -89,8 +89,16 @@ COSTS = {
 """Instruction set -> costs, fitted to 152 shapes and densities; the entry of generated code
 (AVX-512) to 24 (docs/kernels.md)."""
 
+BLOCK_COSTS = {
+    "avx512": Costs(entry=0.95, gradient=1.1, activation=25, gather=20),
+    "avx2": Costs(entry=1.2, gradient=1.4, activation=25, gather=20),
+    "portable": Costs(entry=3.6, gradient=3.6, activation=40, gather=20),
+}
+"""Instruction set -> costs of weights whose sets are whole blocks (docs/kernels.md)."""
+
 _MASKED_WEIGHT, _MASKED_ACTIVATION = 78, 15
 _MATRIX = WeightCosts(call=45, plan=180, plan_entry=400)
+_BLOCKS = WeightCosts(call=45, plan=60, plan_entry=10)
 _COMPRESSED, _COPIED = 45, 20  # of an activation, and of an error
 _CALLS = 4.5e6  # of three operations, so that small layers stay as they are
 _PANEL = 64
@@ -110,6 +118,7 @@ def speedup(
     every: int | None = None,
     dense_gradient: bool = False,
     activation_density: float | None = None,
+    has_blocks: bool = False,
 ) -> float:
     """The expected time of the masked products over that of the native ones.
 
@@ -135,26 +144,29 @@ def speedup(
       activation_density: d_x, the fraction of activations from which a dense weight
         gradient is computed: its cost is that of d_x n p entries and of ``p (45 i + 20
         o)`` to find and copy them. None if it is computed from all.
+      has_blocks: whether the sets are whole blocks, which have costs of their own
+        (`BLOCK_COSTS`).
 
     >>> speedup(512, 2048, 2048, 0.1, 0.2, "avx512") > 2
     True
     >>> speedup(8, 8, 64, 0.1, 0.2, "avx512") < 1
     True
     """
-    costs = COSTS[cpu]
+    costs = BLOCK_COSTS[cpu] if has_blocks else COSTS[cpu]
     p = max(positions, 1)
     whole = -(-p // _PANEL) * _PANEL
     n, ends = inputs * outputs, inputs + outputs
     masked = 3 * p * n + _MASKED_WEIGHT * n + _MASKED_ACTIVATION * p * ends
     elsewhere = None  # the cost of a weight gradient that is not on B
     if activation_density is not None:
-        elsewhere = whole * n * activation_density * costs.gradient
+        elsewhere = whole * n * activation_density * COSTS[cpu].gradient
         elsewhere += p * (_COMPRESSED * inputs + _COPIED * outputs)
     elif dense_gradient:
         elsewhere = p * n
     densities = forward_density, backward_density
+    weight = _BLOCKS if has_blocks else _MATRIX
     return masked / _native(
-        costs, _MATRIX, n, whole * n, whole * ends, densities, elsewhere, every
+        costs, weight, n, whole * n, whole * ends, densities, elsewhere, every
     )
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import contextvars
+import functools
 import math
 from typing import Any, NamedTuple
 
@@ -11,6 +12,7 @@ from absl import logging
 from topkast_tf import compat
 from topkast_tf.core.context_values import holding
 from topkast_tf.kernels import choice, library
+from topkast_tf.kernels.blocks import block_matmul, lanes_of
 from topkast_tf.kernels.convolutions import finds_entries, output_sizes, sparse_conv
 from topkast_tf.kernels.products import new_key, sparse_matmul
 from topkast_tf.layers import export_warning
@@ -240,12 +242,19 @@ def _speedup(
         )
         return choice.speedup_of_convolution(of_layer, **common)
     positions = math.prod(sizes[: -made.input_axes]) // math.prod(made.strides)
+    inputs_outputs = _matrix_of(made, weight)
     return choice.speedup(
-        math.prod(weight.shape[: made.kernel_axes]),
-        math.prod(weight.shape[made.kernel_axes :]),
+        *inputs_outputs,
         positions,
         **common,
+        has_blocks=lanes_of(weight.blocks, *inputs_outputs) is not None,
     )
+
+
+def _matrix_of(made: MatrixProduct, weight: SparseWeight) -> list[int]:
+    """The rows and columns of a weight as a matrix."""
+    shape = weight.shape
+    return [math.prod(shape[: made.kernel_axes]), math.prod(shape[made.kernel_axes :])]
 
 
 def _computed(
@@ -293,10 +302,11 @@ def _product(
         steps = [slice(None, None, step) for step in made.strides]
         inputs = inputs[(slice(None), *steps)]
     shape = replica.weight.shape
-    rows = math.prod(shape[: made.kernel_axes])
-    matrix = [rows, math.prod(shape[made.kernel_axes :])]
-    y = sparse_matmul(
-        tf.reshape(inputs, [-1, rows]),
+    matrix = _matrix_of(made, replica.weight)
+    lanes = lanes_of(replica.weight.blocks, *matrix)
+    multiply = functools.partial(block_matmul, lanes=lanes) if lanes else sparse_matmul
+    y = multiply(
+        tf.reshape(inputs, [-1, matrix[0]]),
         tf.reshape(theta, matrix),
         tf.reshape(replica.sets.read_value(), matrix),
         key=_key(replica),

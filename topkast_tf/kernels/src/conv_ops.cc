@@ -279,11 +279,6 @@ tensorflow::Status InputGradientShape(InferenceContext* context) {
   return tensorflow::Status();
 }
 
-tensorflow::Status WeightGradientShape(InferenceContext* context) {
-  context->set_output(0, context->input(2));
-  return tensorflow::Status();
-}
-
 #define TOPKAST_CONV_ATTRIBUTES                            \
   Attr("key: int")                                         \
       .Attr("cpu: string = ''")                            \
