@@ -39,10 +39,10 @@ void CheckProduct(const BlockKernels& kernels, const Case& of, bool to_lanes,
   const int64_t to = to_lanes ? of.lanes : of.lines;
   std::vector<float> y(of.positions * to);
   const auto scratch = Aligned(kernels.scratch(plan));
-  for (int64_t p = 0; p < of.positions; p += kernels.positions) {
+  for (int64_t p = 0; p < of.positions; p += kernels.panel) {
     (to_lanes ? kernels.to_lanes : kernels.to_lines)(
         plan, values.get(), x.data() + p * from,
-        std::min(kernels.positions, of.positions - p), y.data() + p * to, scratch.get());
+        std::min(kernels.panel, of.positions - p), y.data() + p * to, scratch.get());
   }
   for (int64_t p = 0; p < of.positions; ++p) {
     for (int64_t c = 0; c < to; ++c) {
@@ -65,8 +65,8 @@ void CheckGradient(const BlockKernels& kernels, const Case& of, int64_t middle,
   std::fill_n(sums.get(), plan.blocks() * kBlockLanes, 0.0f);
   const auto panels = Aligned(kernels.scratch(plan));
   middle %= plan.groups() + 1;  // as of two threads
-  for (int64_t p = 0; p < of.positions; p += kernels.positions) {
-    const int64_t live = std::min(kernels.positions, of.positions - p);
+  for (int64_t p = 0; p < of.positions; p += kernels.panel) {
+    const int64_t live = std::min(kernels.panel, of.positions - p);
     kernels.pack(of.of_lines.data() + p * of.lines, live, of.lines, panels.get());
     const float* of_lanes = of.of_lanes.data() + p * of.lanes;
     kernels.accumulate(plan, 0, middle, of_lanes, panels.get(), live, sums.get());

@@ -8,6 +8,7 @@ import tensorflow as tf
 import topkast_tf as tk
 from tests.layers.test_native import output_and_gradients
 from topkast_tf.kernels import library as kernels
+from topkast_tf.kernels.choice import BLOCK_COSTS
 
 pytestmark = pytest.mark.skipif(
     kernels.why_unavailable() is not None, reason=str(kernels.why_unavailable())
@@ -21,7 +22,8 @@ EINSUM = (
 )
 POINTWISE = ("Conv2D", (2, 4, 5, 36), {"filters": 40, "kernel_size": 1, "strides": 2})
 WINDOW = ("Conv2D", (2, 4, 5, 36), {"filters": 40, "kernel_size": 3})
-BY_BLOCKS, BY_ENTRIES = "TopkastBlockMatMul", "TopkastSparseMatMul"
+BY_ENTRIES = "TopkastSparseMatMul"
+BY_BLOCKS = "TopkastBlockMatMul" if kernels.fastest() in BLOCK_COSTS else BY_ENTRIES
 
 
 def layer_with_blocks(case, block, kernels):

@@ -242,12 +242,11 @@ def _speedup(
         )
         return choice.speedup_of_convolution(of_layer, **common)
     positions = math.prod(sizes[: -made.input_axes]) // math.prod(made.strides)
-    inputs_outputs = _matrix_of(made, weight)
     return choice.speedup(
-        *inputs_outputs,
+        *_matrix_of(made, weight),
         positions,
         **common,
-        has_blocks=lanes_of(weight.blocks, *inputs_outputs) is not None,
+        has_blocks=_lanes_of(made, weight) is not None,
     )
 
 
@@ -255,6 +254,13 @@ def _matrix_of(made: MatrixProduct, weight: SparseWeight) -> list[int]:
     """The rows and columns of a weight as a matrix."""
     shape = weight.shape
     return [math.prod(shape[: made.kernel_axes]), math.prod(shape[made.kernel_axes :])]
+
+
+def _lanes_of(made: MatrixProduct, weight: SparseWeight) -> str | None:
+    """Along which axis the sets are blocks that have faster kernels of their own."""
+    if library.fastest() not in choice.BLOCK_COSTS:
+        return None
+    return lanes_of(weight.blocks, *_matrix_of(made, weight))
 
 
 def _computed(
@@ -303,7 +309,7 @@ def _product(
         inputs = inputs[(slice(None), *steps)]
     shape = replica.weight.shape
     matrix = _matrix_of(made, replica.weight)
-    lanes = lanes_of(replica.weight.blocks, *matrix)
+    lanes = _lanes_of(made, replica.weight)
     multiply = functools.partial(block_matmul, lanes=lanes) if lanes else sparse_matmul
     y = multiply(
         tf.reshape(inputs, [-1, matrix[0]]),

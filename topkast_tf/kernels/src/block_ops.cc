@@ -82,7 +82,7 @@ class BlockMatMul : public BlockOp {
         lanes_are_outputs_ == transpose_ ? kernels.to_lines : kernels.to_lanes;
     const float* input = x.flat<float>().data();
     float* output = y->flat<float>().data();
-    const int64_t at_once = kernels.positions;
+    const int64_t at_once = kernels.panel;
     const int64_t cycles =
         at_once * (kBlockCycles * plan->blocks() + kChannelCycles * (from + to));
     InParallel(context, (positions + at_once - 1) / at_once, cycles,
@@ -128,42 +128,42 @@ class BlockWeightGradient : public BlockOp {
     const float* of_lanes = lane_side.flat<float>().data();
     const float* of_lines = line_side.flat<float>().data();
 
-    // Several calls' positions are packed, then used by all threads: fewer barriers.
-    const int64_t positions = x.dim_size(0), of_call = kernels.positions;
-    const int64_t calls = (positions + of_call - 1) / of_call;
+    // Several panels are packed, then used by all threads: fewer barriers.
+    const int64_t positions = x.dim_size(0), width = kernels.panel;
+    const int64_t panels = (positions + width - 1) / width;
     const int threads =
         context->device()->tensorflow_cpu_worker_threads()->num_threads;
-    const int64_t at_once = std::min<int64_t>(calls, threads <= 1 ? 1 : 2 * threads);
+    const int64_t at_once = std::min<int64_t>(panels, threads <= 1 ? 1 : 8 * threads);
     const int64_t floats = kernels.scratch(*plan);
-    Tensor sums_of, panels_of;
+    Tensor sums_of, packed_of;
     OP_REQUIRES_OK(context, context->allocate_temp(
                                 tensorflow::DT_FLOAT,
                                 TensorShape({plan->blocks() * kBlockLanes}), &sums_of));
     OP_REQUIRES_OK(context,
                    context->allocate_temp(tensorflow::DT_FLOAT,
-                                          TensorShape({at_once * floats}), &panels_of));
+                                          TensorShape({at_once * floats}), &packed_of));
     float* sums = sums_of.flat<float>().data();
     std::fill_n(sums, plan->blocks() * kBlockLanes, 0.0f);
-    float* panels = panels_of.flat<float>().data();
+    float* packed = packed_of.flat<float>().data();
     const int64_t cycles =
-        1 + kBlockCycles * at_once * of_call * plan->blocks() / plan->groups();
-    for (int64_t first = 0; first < calls; first += at_once) {
-      const int64_t here = std::min(at_once, calls - first);
-      const auto live = [&](int64_t call) {
-        return std::min(of_call, positions - (first + call) * of_call);
+        1 + kBlockCycles * at_once * width * plan->blocks() / plan->groups();
+    for (int64_t first = 0; first < panels; first += at_once) {
+      const int64_t here = std::min(at_once, panels - first);
+      const auto live = [&](int64_t panel) {
+        return std::min(width, positions - (first + panel) * width);
       };
       InParallel(context, here, kChannelCycles * floats, [&](int64_t begin, int64_t end) {
-        for (int64_t c = begin; c < end; ++c) {
-          kernels.pack(of_lines + (first + c) * of_call * plan->lines, live(c),
-                       plan->lines, panels + c * floats);
+        for (int64_t q = begin; q < end; ++q) {
+          kernels.pack(of_lines + (first + q) * width * plan->lines, live(q), plan->lines,
+                       packed + q * floats);
         }
       });
       // The positions of a block are added in order, by one thread.
       InParallel(context, plan->groups(), cycles, [&](int64_t begin, int64_t end) {
-        for (int64_t c = 0; c < here; ++c) {
+        for (int64_t q = 0; q < here; ++q) {
           kernels.accumulate(*plan, begin, end,
-                             of_lanes + (first + c) * of_call * plan->lanes,
-                             panels + c * floats, live(c), sums);
+                             of_lanes + (first + q) * width * plan->lanes,
+                             packed + q * floats, live(q), sums);
         }
       });
     }

@@ -43,7 +43,7 @@ struct ConvKernels {
 // `sums` have 16 floats for each block; what they are in and scratch are aligned to 64
 // bytes.
 struct BlockKernels {
-  int64_t positions;  // at most, of one call
+  int64_t panel;  // positions of a panel: at most, of one call
   int64_t (*scratch)(const BlockPlan& plan);
 
   // y[p, lane] = sum over the blocks of value * x[p, line], and the transposed product,
@@ -55,10 +55,10 @@ struct BlockKernels {
   void (*to_lines)(const BlockPlan& plan, const float* values, const float* x,
                    int64_t positions, float* y, float* scratch);
 
-  // Packs the positions of one call, into as many floats as `scratch`.
-  void (*pack)(const float* x, int64_t positions, int64_t channels, float* panels);
+  // Packs up to `panel` positions, channel by channel, into as many floats as `scratch`.
+  void (*pack)(const float* x, int64_t positions, int64_t channels, float* panel);
 
-  // sums[block] += sum over the positions of one call of of_lanes[p, lane] *
+  // sums[block] += sum over up to `panel` positions of of_lanes[p, lane] *
   // of_lines[p, line], for the blocks of some groups; of_lines is packed.
   void (*accumulate)(const BlockPlan& plan, int64_t first_group, int64_t last_group,
                      const float* of_lanes, const float* of_lines, int64_t positions,
