@@ -84,6 +84,16 @@ def test_convolution_by_hand(cpu):
     assert found == pytest.approx(masked / native, rel=1e-9)
 
 
+def test_groups_by_hand():
+    entry, gradient, activation, gather = CONVOLUTION_COSTS["avx512"]
+    n, p, ends = 90, 16 * 6, 16 * (24 * 2 * 5 + 6 * 5)
+    masked = 5 * 0.84 * 3 * p * n + 300 * n + 97 * ends
+    native = p * n * (entry + gradient) + ends * activation + n * 2 * gather
+    native += 65 * n + 4.5e6
+    found = speedup_of_convolution(SIZES._replace(groups=5), 0.5, 1.0, "avx512")
+    assert found == pytest.approx(masked / native)
+
+
 def test_empty_lanes_cost():
     """One image of 7 columns fills 7 of 16 lanes, 16 images fill them all."""
     one, many = (

@@ -216,6 +216,9 @@ CONVOLUTION_COSTS = {
 }
 """Instruction set -> costs, fitted to 20 layers at 5 densities (docs/kernels.md)."""
 
+# TensorFlow's own convolution with groups is compiled by XLA: its forward pass takes twice
+# as long as one without them, its gradients up to 100 times (docs/kernels.md).
+_GROUPED = 5
 _DENSE_CONVOLUTION, _MASKED_KERNEL, _MASKED_IMAGE = 0.84, 300, 97
 _CONVOLUTION = WeightCosts(call=65, plan=330, plan_entry=1200)
 _LANES = {"avx512": 16, "avx2": 8, "portable": 4}
@@ -228,13 +231,15 @@ class ConvolutionSizes(NamedTuple):
       images: the size of the batch.
       inputs: rows and columns of the input, or steps of a sequence.
       outputs: those of the output.
-      weight: shape of the weight: window, input channels, output channels.
+      weight: shape of the weight: window, input channels of a group, output channels.
+      groups: into which the channels are divided.
     """
 
     images: int
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     weight: tuple[int, ...]
+    groups: int = 1
 
 
 def speedup_of_convolution(
@@ -251,7 +256,7 @@ def speedup_of_convolution(
 
     ::
 
-        masked = 0.84 * 3 p n + 300 n + 97 a
+        masked = 0.84 * 3 p n (5 with groups) + 300 n + 97 a
         native = q n (2 d_A entry + d_B gradient) + a activation
                  + n (2 d_A + d_B) gather + 65 n
                  + n (330 + 1200 (2 d_A + d_B)) / N + 4.5e6
@@ -272,10 +277,11 @@ def speedup_of_convolution(
     p, q = images * rows * width, vectors * lanes * rows
     n = math.prod(sizes.weight)
     ends = images * (
-        math.prod(sizes.inputs) * sizes.weight[-2]
+        math.prod(sizes.inputs) * sizes.weight[-2] * sizes.groups
         + math.prod(sizes.outputs) * sizes.weight[-1]
     )
-    masked = 3 * p * n * _DENSE_CONVOLUTION + _MASKED_KERNEL * n + _MASKED_IMAGE * ends
+    dense = 3 * p * n * _DENSE_CONVOLUTION * (_GROUPED if sizes.groups > 1 else 1)
+    masked = dense + _MASKED_KERNEL * n + _MASKED_IMAGE * ends
     elsewhere = None
     if activation_density is not None:
         padded = -(-sizes.weight[-1] // _PANEL) * _PANEL / sizes.weight[-1]

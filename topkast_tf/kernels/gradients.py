@@ -148,7 +148,7 @@ def _of_product(
 
 
 def _of_convolution(op: Any) -> dict[str, Any]:
-    names = ("key", "cpu", "strides", "dilations", "padding", *_OF_THETA)
+    names = ("key", "cpu", "strides", "dilations", "padding", "groups", *_OF_THETA)
     return {name: op.get_attr(name) for name in names}
 
 
@@ -186,18 +186,24 @@ def _dense_convolution(
 ) -> tuple[tf.Tensor, Callable]:
     """TensorFlow's convolution, and its gradients of x and weight as a function of dy."""
     strides, dilations = op.get_attr("strides"), op.get_attr("dilations")
-    padding = tf.compat.as_str(op.get_attr("padding"))
+    padding, groups = tf.compat.as_str(op.get_attr("padding")), op.get_attr("groups")
     with tf.GradientTape() as tape:
         tape.watch((x, weight))
         padded = x
         if padding == "CAUSAL":
             before = (tf.shape(weight)[1] - 1) * dilations[1]
             padded = tf.pad(x, [[0, 0], [0, 0], [before, 0], [0, 0]])
-        y = tf.nn.convolution(
-            padded,
-            weight,
-            strides,
-            "VALID" if padding == "CAUSAL" else padding,
-            dilations=dilations,
-        )
+        # On a CPU there is no gradient of a convolution with groups.
+        parts = [
+            tf.nn.convolution(
+                *part,
+                strides,
+                "VALID" if padding == "CAUSAL" else padding,
+                dilations=dilations,
+            )
+            for part in zip(
+                tf.split(padded, groups, -1), tf.split(weight, groups, -1), strict=True
+            )
+        ]
+        y = tf.concat(parts, -1) if groups > 1 else parts[0]
     return y, lambda dy: tape.gradient(y, (x, weight), dy)

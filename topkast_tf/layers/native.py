@@ -186,6 +186,11 @@ def _why_not(
             f"native kernels are for float32, and it computes in {computed} from "
             f"{inputs.dtype.name}"
         )
+    grouped = isinstance(made, Convolution) and made.groups > 1
+    if grouped and method.has_dense_gradient:
+        return (
+            "there is no native kernel for the dense gradient of a grouped convolution"
+        )
     why = _why_not_shaped(made, inputs.shape, weight.shape)
     if why is not None:
         return why
@@ -201,7 +206,7 @@ def _why_not_shaped(
 ) -> str | None:
     """Why an input's shape does not suit a layer's native kernels, or None."""
     if isinstance(made, Convolution):
-        trailing, expected = 1, weight[-2:-1]
+        trailing, expected = 1, (weight[-2] * made.groups,)
         extra = inputs.rank != len(weight)
     else:
         trailing = made.input_axes
@@ -236,9 +241,9 @@ def _speedup(
         if not finds_entries(inputs.shape, made.strides):
             common["activation_density"] = None
         images, *of_input, _ = sizes
-        outputs = output_sizes(of_input, weight.shape[:-2], *made)
+        outputs = output_sizes(of_input, weight.shape[:-2], *made[:3])
         of_layer = choice.ConvolutionSizes(
-            images, tuple(of_input), tuple(outputs), tuple(weight.shape)
+            images, tuple(of_input), tuple(outputs), tuple(weight.shape), made.groups
         )
         return choice.speedup_of_convolution(of_layer, **common)
     positions = math.prod(sizes[: -made.input_axes]) // math.prod(made.strides)
