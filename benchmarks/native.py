@@ -8,7 +8,14 @@ as a step has many operations too; times are those of one.
             `static`: by the compiled loops where the library would generate code
   gradient  the weight gradient: on B for the native kernels, everywhere for the dense
 
-and the same of a 3 x 3 convolution with as many channels in its input as in its output
+The same of a weight whose sets are whole blocks, in the variants `outputs` (blocks of 16
+outputs of one input), `inputs` (16 inputs of one output: this is also the input gradient of
+a weight of outputs x inputs with the others) and `entries` (the kernels of single entries):
+
+  blocks           the forward product
+  blocks_gradient  the weight gradient on B
+
+And the first two of a 3 x 3 convolution with as many channels in its input as in its output
 (`forward_conv_28x128`, `gradient_conv_28x128`: --images of 28 x 28 with 128 channels).
 
 Steps (`transformer_xl`, `resnet50`, ...): `train_on_batch` of a Keras model
@@ -56,8 +63,10 @@ with quiet_start():
     import tensorflow as tf
 
     from benchmarks import native_models
+    from topkast_tf.core.blocks import Blocks, MatrixView
     from topkast_tf.core.sets import BACKWARD_ONLY, FORWARD
     from topkast_tf.core.sparsities import kept
+    from topkast_tf.kernels.blocks import LANES, block_matmul
     from topkast_tf.kernels.convolutions import sparse_conv
     from topkast_tf.kernels.library import library
     from topkast_tf.kernels.products import sparse_matmul
@@ -73,6 +82,10 @@ PRODUCTS = tuple(
         *("512x2048", "2048x512"),
         *(f"conv_{shape}" for shape in ("56x64", "28x128", "14x256", "7x512")),
     )
+) + tuple(
+    f"{product}_{shape}"
+    for product in ("blocks", "blocks_gradient")
+    for shape in ("512x2048", "2048x512")
 )
 CASES = (*PRODUCTS, *native_models.CASES)
 DENSE = ("dense", "dense_xla")
@@ -82,9 +95,11 @@ OF_PRODUCTS = {
     "gradient": ("dense", "native"),
     "forward_conv": ("dense", "native"),
     "gradient_conv": ("dense", "native"),
+    "blocks": ("dense", "entries", "outputs", "inputs"),
+    "blocks_gradient": ("dense", "entries", "outputs", "inputs"),
 }
 _REPEATS = 5
-_PRODUCT = re.compile(r"(forward|gradient)_(conv_)?(\d+)x(\d+)$")
+_PRODUCT = re.compile(rf"({'|'.join(OF_PRODUCTS)})_(\d+)x(\d+)$")
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -121,9 +136,12 @@ def product_of(
     case: str, variant: str, fwd: float, bwd: float, values: flags.FlagValues
 ) -> Callable[[], object]:
     """`_REPEATS` products as a function without arguments, compiled and warm."""
-    what, is_convolution, inputs, outputs = _PRODUCT.match(case).groups()  # type: ignore[union-attr]
+    what, inputs, outputs = _PRODUCT.match(case).groups()  # type: ignore[union-attr]
     inputs, outputs = int(inputs), int(outputs)
-    if is_convolution:
+    if what.startswith("blocks"):
+        return blocks_of(what, variant, (inputs, outputs), (fwd, bwd), values)
+    if what.endswith("conv"):
+        what = what.removesuffix("_conv")
         return convolution_of(what, variant, (inputs, outputs), (fwd, bwd), values)
     generator = tf.random.Generator.from_seed(0)
     x = generator.normal([values.positions, inputs])
@@ -142,6 +160,45 @@ def product_of(
             code = "static" if variant == "static" else "auto"
             return sparse_matmul(x, theta, codes, key=how["key"], code=code)
         return native.ops.topkast_sparse_weight_gradient(x, dy, codes, **how)
+
+    return _compiled(product)
+
+
+def blocks_of(
+    what: str,
+    variant: str,
+    sizes: tuple[int, int],
+    sparsities: tuple[float, float],
+    values: flags.FlagValues,
+) -> Callable[[], object]:
+    """A product of a weight whose sets are whole blocks, as `product_of`."""
+    inputs, outputs = sizes
+    generator = tf.random.Generator.from_seed(0)
+    x = generator.normal([values.positions, inputs])
+    dy = generator.normal([values.positions, outputs])
+    theta = generator.normal([inputs, outputs])
+    block = (LANES, 1) if variant == "inputs" else (1, LANES)
+    blocks = Blocks(MatrixView((inputs, outputs)), block)
+    codes = blocks.expand(_codes_of(blocks.scores(theta), *sparsities))
+    how = {"key": hash((what, variant)) % 2**31}
+
+    def product():
+        if variant == "dense":
+            if what == "blocks":
+                return tf.matmul(x, tf.identity(theta))
+            return tf.matmul(x, dy, transpose_a=True)
+        if what == "blocks":
+            if variant == "entries":
+                return sparse_matmul(x, theta, codes, **how)
+            return block_matmul(x, theta, codes, lanes=variant, **how)
+        native = library()
+        if variant == "entries":
+            return native.ops.topkast_sparse_weight_gradient(
+                x, dy, codes, cpu=native.cpu, **how
+            )
+        return native.ops.topkast_block_weight_gradient(
+            x, dy, codes, lanes=variant, cpu=native.cpu, **how
+        )
 
     return _compiled(product)
 

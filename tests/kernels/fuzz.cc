@@ -11,6 +11,7 @@ int main(int, char** argv) {
     for (int k = 0; k < std::atoi(argv[1]); ++k, ++checked) {
       CheckProducts(*kernels, random);
       CheckActivations(*kernels, random);
+      CheckBlocks(*kernels, random);
       CheckConvolution(*kernels, random);
       CheckSelection(passes, random);
       CheckEntrywise(passes, random);

@@ -20,6 +20,7 @@
 // One random case each.
 void CheckProducts(const topkast::Kernels& kernels, std::mt19937& random);
 void CheckActivations(const topkast::Kernels& kernels, std::mt19937& random);
+void CheckBlocks(const topkast::Kernels& kernels, std::mt19937& random);
 void CheckConvolution(const topkast::Kernels& kernels, std::mt19937& random);
 void CheckSelection(const topkast::Entrywise& passes, std::mt19937& random);
 void CheckEntrywise(const topkast::Entrywise& passes, std::mt19937& random);

@@ -10,19 +10,26 @@ using topkast::Plan;
 // A random convolution, of some sizes, in images so small that each sum is checked.
 struct RandomConv {
   topkast::Window window;
-  int64_t images, inputs, outputs, sizes[2], targets[2], before[2];
+  int64_t images, groups, inputs, outputs, sizes[2], targets[2], before[2];
   std::vector<float> x, dy, theta;
   std::vector<uint8_t> codes;
 
-  int64_t weights() const { return window[0].size * window[1].size * inputs * outputs; }
+  int64_t taps() const { return window[0].size * window[1].size; }
+  int64_t of_group() const { return inputs / groups; }
+  int64_t weights() const { return taps() * of_group() * outputs; }
+  topkast::ConvWeight WeightOf(int64_t group) const {
+    const int64_t targets = outputs / groups;
+    return {codes.data(), taps(), of_group(), targets, group * targets, outputs};
+  }
 };
 
 RandomConv MakeRandomConv(std::mt19937& random) {
   auto below = [&](int n) { return static_cast<int64_t>(random() % n); };
   RandomConv conv;
   conv.images = 1 + below(35);
-  conv.inputs = 1 + below(40);
-  conv.outputs = 1 + below(40);
+  conv.groups = below(2) == 0 ? 1 : 1 + below(5);
+  conv.inputs = conv.groups * (1 + below(40 / static_cast<int>(conv.groups)));
+  conv.outputs = conv.groups * (1 + below(40 / static_cast<int>(conv.groups)));
   for (int axis = 0; axis < 2; ++axis) {
     topkast::WindowAxis& window = conv.window[axis];
     window = {1 + below(4), 1 + below(3), 1 + below(3)};
@@ -57,7 +64,7 @@ topkast::ConvShape ShapeOf(const RandomConv& conv, bool transpose) {
                          conv.before[axis]);
   }
   return {conv.images, axes[0], axes[1], transpose ? conv.outputs : conv.inputs,
-          transpose ? conv.inputs : conv.outputs};
+          transpose ? conv.inputs : conv.outputs, conv.groups};
 }
 
 // The forward pass, or the input gradient.
@@ -67,28 +74,26 @@ std::vector<float> Convolved(const Kernels& kernels, const RandomConv& conv,
   product.kernels = kernels.conv;
   product.shape = ShapeOf(conv, transpose);
   product.layout = topkast::LayoutOf(product.shape, kernels.conv->lanes, parts);
-  const topkast::ConvWeight weight = {conv.codes.data(),
-                                      conv.window[0].size * conv.window[1].size,
-                                      conv.inputs, conv.outputs};
   std::vector<std::vector<topkast::ConvEntry>> entries;
   for (const topkast::Phase& y : product.shape.y.phases) {
     for (const topkast::Phase& x : product.shape.x.phases) {
-      const auto plan = std::make_shared<const Plan>(topkast::MakeConvPlan(
-          weight, topkast::TapsOf(conv.window, y, x),
-          transpose ? topkast::ConvPlanKind::kInputGradient
-                    : topkast::ConvPlanKind::kForward));
-      topkast::ConvProduct::Part part = {
-          &y, &x, topkast::Place(product.shape, product.layout, y, x, plan)};
-      std::vector<topkast::ConvEntry> of;
-      for (int64_t k = 0; k < plan->entries(); ++k) {
-        of.push_back({part.placed.offsets[plan->col[k]],
-                      conv.theta[plan->places[plan->source[k]]]});
+      product.parts.push_back({&y, &x, {}});
+      for (int64_t group = 0; group < conv.groups; ++group) {
+        const auto plan = std::make_shared<const Plan>(topkast::MakeConvPlan(
+            conv.WeightOf(group), topkast::TapsOf(conv.window, y, x),
+            transpose ? topkast::ConvPlanKind::kInputGradient
+                      : topkast::ConvPlanKind::kForward));
+        const auto placed = topkast::Place(product.shape, product.layout, y, x, plan);
+        std::vector<topkast::ConvEntry> of;
+        for (int64_t k = 0; k < plan->entries(); ++k) {
+          of.push_back({placed.offsets[plan->col[k]],
+                        conv.theta[plan->places[plan->source[k]]]});
+        }
+        entries.push_back(std::move(of));  // whose memory stays where it is
+        product.parts.back().groups.push_back({placed, entries.back().data()});
       }
-      entries.push_back(std::move(of));
-      product.parts.push_back(part);
     }
   }
-  for (size_t k = 0; k < entries.size(); ++k) product.parts[k].entries = entries[k].data();
   std::vector<float> target(transpose ? conv.x.size() : conv.dy.size());
   const auto scratch = Aligned(product.scratch_floats());
   const float* source = transpose ? conv.dy.data() : conv.x.data();
@@ -108,14 +113,15 @@ std::vector<float> WeightGradientOf(const Kernels& kernels, const RandomConv& co
   of.layout = topkast::LayoutOf(of.shape, kernels.conv->lanes, 1);
   const topkast::Phase& y = of.shape.y.phases[0];
   const topkast::Phase& x = of.shape.x.phases[0];
-  const int64_t count = conv.window[0].size * conv.window[1].size;
-  const auto plan = std::make_shared<const Plan>(topkast::MakeConvPlan(
-      {conv.codes.data(), count, conv.inputs, conv.outputs},
-      topkast::TapsOf(conv.window, y, x), topkast::ConvPlanKind::kWeightGradient));
-  of.placed = topkast::Place(of.shape, of.layout, y, x, plan);
-  std::vector<float> sums(plan->entries());
+  for (int64_t group = 0; group < conv.groups; ++group) {
+    const auto plan = std::make_shared<const Plan>(topkast::MakeConvPlan(
+        conv.WeightOf(group), topkast::TapsOf(conv.window, y, x),
+        topkast::ConvPlanKind::kWeightGradient));
+    of.placed.push_back(topkast::Place(of.shape, of.layout, y, x, plan));
+  }
+  std::vector<float> sums(of.entries());
   const auto packed = Aligned(of.slab_floats());
-  const int64_t runs = plan->runs();
+  const int64_t runs = of.runs();
   for (int64_t s = 0; s < of.layout.slabs(of.shape); ++s) {
     const topkast::Slab slab = of.layout.SlabAt(of.shape, s);
     topkast::PackSlab(of, slab, conv.x.data(), conv.dy.data(), packed.get());
@@ -124,8 +130,11 @@ std::vector<float> WeightGradientOf(const Kernels& kernels, const RandomConv& co
     topkast::AccumulateSlab(of, slab, packed.get(), middle, runs, sums.data());
   }
   std::vector<float> gradient(conv.weights(), std::nanf(""));
-  for (size_t k = 0; k < sums.size(); ++k) {
-    gradient[plan->places[plan->source[k]]] = sums[k];
+  const float* sum = sums.data();
+  for (const topkast::PlacedPlan& group : of.placed) {
+    for (int32_t source : group.plan->source) {
+      gradient[group.plan->places[source]] = *sum++;
+    }
   }
   return gradient;
 }
@@ -136,6 +145,7 @@ void CheckConvolution(const Kernels& kernels, std::mt19937& random) {
   const RandomConv conv = MakeRandomConv(random);
   if (conv.dy.empty()) return;
   const int64_t inputs = conv.inputs, outputs = conv.outputs;
+  const int64_t sources = conv.of_group(), targets = outputs / conv.groups;
   std::vector<double> y(conv.dy.size()), dx(conv.x.size()), dtheta(conv.theta.size());
   for (int64_t n = 0; n < conv.images; ++n)
   for (int64_t r = 0; r < conv.targets[0]; ++r)
@@ -150,8 +160,10 @@ void CheckConvolution(const Kernels& kernels, std::mt19937& random) {
     const int64_t from = ((n * conv.sizes[0] + row) * conv.sizes[1] + col) * inputs;
     const int64_t to = ((n * conv.targets[0] + r) * conv.targets[1] + c) * outputs;
     for (int64_t i = 0; i < inputs; ++i) {
-      const int64_t place = ((k * conv.window[1].size + l) * inputs + i) * outputs;
-      for (int64_t o = 0; o < outputs; ++o) {
+      const int64_t group = i / sources;
+      const int64_t place =
+          ((k * conv.window[1].size + l) * sources + i % sources) * outputs;
+      for (int64_t o = group * targets; o < (group + 1) * targets; ++o) {
         const double dyo = conv.dy[to + o];
         dtheta[place + o] += conv.x[from + i] * dyo;
         if (conv.codes[place + o] < 2) continue;

@@ -3,6 +3,7 @@
 import pytest
 
 from topkast_tf.kernels.choice import (
+    BLOCK_COSTS,
     CONVOLUTION_COSTS,
     COSTS,
     ConvolutionSizes,
@@ -22,6 +23,23 @@ def test_by_hand(cpu):
     native += 6 * (180 + 400 * 2) / 10
     found = speedup(2, 3, 64, 0.5, 1.0, cpu, every=10)
     assert found == pytest.approx(masked / native, rel=1e-9)
+
+
+@pytest.mark.parametrize("cpu", BLOCK_COSTS)
+def test_blocks_by_hand(cpu):
+    entry, gradient, activation, gather = BLOCK_COSTS[cpu]
+    masked = 3 * 64 * 6 + 78 * 6 + 15 * 64 * 5
+    native = 64 * 6 * (entry + gradient) + 64 * 5 * activation + 12 * gather
+    native += 45 * 6 + 4.5e6
+    found = speedup(2, 3, 64, 0.5, 1.0, cpu, has_blocks=True)
+    assert found == pytest.approx(masked / native)
+
+
+@pytest.mark.parametrize("cpu", BLOCK_COSTS)
+def test_blocks_pay_more_than_single_entries(cpu):
+    for density in (0.02, 0.1, 0.4):
+        sizes = (512, 2048, 2048, density, density, cpu)
+        assert speedup(*sizes, has_blocks=True) > speedup(*sizes)
 
 
 def test_dense_weights_are_masked():
@@ -64,6 +82,16 @@ def test_convolution_by_hand(cpu):
     native += n * (330 + 1200 * 2) / 10
     found = speedup_of_convolution(SIZES, 0.5, 1.0, cpu, every=10)
     assert found == pytest.approx(masked / native, rel=1e-9)
+
+
+def test_groups_by_hand():
+    entry, gradient, activation, gather = CONVOLUTION_COSTS["avx512"]
+    n, p, ends = 90, 16 * 6, 16 * (24 * 2 * 5 + 6 * 5)
+    masked = 5 * 0.84 * 3 * p * n + 300 * n + 97 * ends
+    native = p * n * (entry + gradient) + ends * activation + n * 2 * gather
+    native += 65 * n + 4.5e6
+    found = speedup_of_convolution(SIZES._replace(groups=5), 0.5, 1.0, "avx512")
+    assert found == pytest.approx(masked / native)
 
 
 def test_empty_lanes_cost():

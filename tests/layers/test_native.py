@@ -51,6 +51,18 @@ CASES = [
         IMAGES,
         {"filters": 8, "kernel_size": 3, "dilation_rate": (2, 1), "padding": "same"},
     ),
+    ("Conv2D", IMAGES, {"filters": 8, "kernel_size": 1, "groups": 2}),
+    ("Conv2D", IMAGES, {"filters": 9, "kernel_size": 3, "groups": 3, "strides": 2}),
+    (
+        "Conv2D",
+        IMAGES,
+        {"filters": 12, "kernel_size": 3, "groups": 6, "padding": "same"},
+    ),
+    (
+        "Conv1D",
+        (3, 9, 6),
+        {"filters": 8, "kernel_size": 3, "groups": 2, "padding": "causal"},
+    ),
     ("Conv1D", (3, 9, 6), {"filters": 8, "kernel_size": 3, "activation": "relu"}),
     (
         "Conv1D",
@@ -124,8 +136,6 @@ def test_native_layer_equals_masked(library, name, shape, arguments):
             {"filters": 8, "kernel_size": 3},
             r"window \(3, 3, 3\)",
         ),
-        ("Conv2D", IMAGES, {"filters": 8, "kernel_size": 1, "groups": 2}, "Conv2D"),
-        ("Conv2D", IMAGES, {"filters": 8, "kernel_size": 3, "groups": 2}, "Conv2D"),
         (
             "Conv2D",
             IMAGES,
@@ -181,6 +191,14 @@ def test_enormous_strides_are_masked():
     layer = layer_in_scope(keras, "Conv2D", arguments, (1, 2, 2, 3), "auto")
     layer(tf.ones([1, 2, 2, 3]))
     assert "strides" in tk.sparse_weights(layer)[0].kernels.why
+
+
+def test_dense_gradients_of_groups_are_masked():
+    with tk.sparse_scope("rigl", sparsity=0.5, update_until=9, kernels="auto"):
+        layer = keras.layers.Conv2D(8, 3, groups=2)
+    layer(tf.ones([3, 7, 5, 6]))
+    [weight] = tk.sparse_weights(layer)
+    assert "dense gradient of a grouped convolution" in weight.kernels.why
 
 
 @pytest.mark.parametrize("size", [1, 2])

@@ -46,6 +46,11 @@ class MatrixView:
         """The number of inputs."""
         return math.prod(self.shape) // max(self.cols, 1)
 
+    @property
+    def is_in_order(self) -> bool:
+        """Whether the matrix is the kernel itself, reshaped: its outputs are last."""
+        return self._permutation == list(range(len(self.shape)))
+
     def to_matrix(self, kernel: tf.Tensor) -> tf.Tensor:
         """The kernel as a matrix ``[rows, cols]``."""
         return tf.reshape(

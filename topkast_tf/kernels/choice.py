@@ -89,8 +89,16 @@ COSTS = {
 """Instruction set -> costs, fitted to 152 shapes and densities; the entry of generated code
 (AVX-512) to 24 (docs/kernels.md)."""
 
+BLOCK_COSTS = {
+    "avx512": Costs(entry=1.0, gradient=1.0, activation=32, gather=20),
+    "avx2": Costs(entry=1.35, gradient=1.55, activation=34, gather=20),
+}
+"""Instruction set -> costs of weights whose sets are whole blocks, fitted to two shapes at
+three densities; where there are none, single entries are as fast (docs/kernels.md)."""
+
 _MASKED_WEIGHT, _MASKED_ACTIVATION = 78, 15
 _MATRIX = WeightCosts(call=45, plan=180, plan_entry=400)
+_BLOCKS = WeightCosts(call=45, plan=60, plan_entry=10)
 _COMPRESSED, _COPIED = 45, 20  # of an activation, and of an error
 _CALLS = 4.5e6  # of three operations, so that small layers stay as they are
 _PANEL = 64
@@ -110,6 +118,7 @@ def speedup(
     every: int | None = None,
     dense_gradient: bool = False,
     activation_density: float | None = None,
+    has_blocks: bool = False,
 ) -> float:
     """The expected time of the masked products over that of the native ones.
 
@@ -135,26 +144,29 @@ def speedup(
       activation_density: d_x, the fraction of activations from which a dense weight
         gradient is computed: its cost is that of d_x n p entries and of ``p (45 i + 20
         o)`` to find and copy them. None if it is computed from all.
+      has_blocks: whether the sets are whole blocks, which have costs of their own
+        (`BLOCK_COSTS`).
 
     >>> speedup(512, 2048, 2048, 0.1, 0.2, "avx512") > 2
     True
     >>> speedup(8, 8, 64, 0.1, 0.2, "avx512") < 1
     True
     """
-    costs = COSTS[cpu]
+    costs = BLOCK_COSTS[cpu] if has_blocks else COSTS[cpu]
     p = max(positions, 1)
     whole = -(-p // _PANEL) * _PANEL
     n, ends = inputs * outputs, inputs + outputs
     masked = 3 * p * n + _MASKED_WEIGHT * n + _MASKED_ACTIVATION * p * ends
     elsewhere = None  # the cost of a weight gradient that is not on B
     if activation_density is not None:
-        elsewhere = whole * n * activation_density * costs.gradient
+        elsewhere = whole * n * activation_density * COSTS[cpu].gradient
         elsewhere += p * (_COMPRESSED * inputs + _COPIED * outputs)
     elif dense_gradient:
         elsewhere = p * n
     densities = forward_density, backward_density
+    weight = _BLOCKS if has_blocks else _MATRIX
     return masked / _native(
-        costs, _MATRIX, n, whole * n, whole * ends, densities, elsewhere, every
+        costs, weight, n, whole * n, whole * ends, densities, elsewhere, every
     )
 
 
@@ -204,6 +216,9 @@ CONVOLUTION_COSTS = {
 }
 """Instruction set -> costs, fitted to 20 layers at 5 densities (docs/kernels.md)."""
 
+# TensorFlow's own convolution with groups is compiled by XLA: its forward pass takes twice
+# as long as one without them, its gradients up to 100 times (docs/kernels.md).
+_GROUPED = 5
 _DENSE_CONVOLUTION, _MASKED_KERNEL, _MASKED_IMAGE = 0.84, 300, 97
 _CONVOLUTION = WeightCosts(call=65, plan=330, plan_entry=1200)
 _LANES = {"avx512": 16, "avx2": 8, "portable": 4}
@@ -216,13 +231,15 @@ class ConvolutionSizes(NamedTuple):
       images: the size of the batch.
       inputs: rows and columns of the input, or steps of a sequence.
       outputs: those of the output.
-      weight: shape of the weight: window, input channels, output channels.
+      weight: shape of the weight: window, input channels of a group, output channels.
+      groups: into which the channels are divided.
     """
 
     images: int
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     weight: tuple[int, ...]
+    groups: int = 1
 
 
 def speedup_of_convolution(
@@ -239,7 +256,7 @@ def speedup_of_convolution(
 
     ::
 
-        masked = 0.84 * 3 p n + 300 n + 97 a
+        masked = 0.84 * 3 p n (5 with groups) + 300 n + 97 a
         native = q n (2 d_A entry + d_B gradient) + a activation
                  + n (2 d_A + d_B) gather + 65 n
                  + n (330 + 1200 (2 d_A + d_B)) / N + 4.5e6
@@ -260,10 +277,11 @@ def speedup_of_convolution(
     p, q = images * rows * width, vectors * lanes * rows
     n = math.prod(sizes.weight)
     ends = images * (
-        math.prod(sizes.inputs) * sizes.weight[-2]
+        math.prod(sizes.inputs) * sizes.weight[-2] * sizes.groups
         + math.prod(sizes.outputs) * sizes.weight[-1]
     )
-    masked = 3 * p * n * _DENSE_CONVOLUTION + _MASKED_KERNEL * n + _MASKED_IMAGE * ends
+    dense = 3 * p * n * _DENSE_CONVOLUTION * (_GROUPED if sizes.groups > 1 else 1)
+    masked = dense + _MASKED_KERNEL * n + _MASKED_IMAGE * ends
     elsewhere = None
     if activation_density is not None:
         padded = -(-sizes.weight[-1] // _PANEL) * _PANEL / sizes.weight[-1]

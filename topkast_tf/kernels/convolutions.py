@@ -22,6 +22,7 @@ def sparse_conv(
     strides: Sequence[int],
     dilations: Sequence[int],
     padding: str,
+    groups: int = 1,
     dense_gradient: bool = False,
     sparse_activations: bool = False,
     cpu: str | None = None,
@@ -33,23 +34,28 @@ def sparse_conv(
         y[n, r, c, o] = sum over k, l, i of
             x[n, s_1 r + d_1 k, s_2 c + d_2 l, i] alpha[k, l, i, o]
 
+    With groups, the outputs of a group read its channels alone: i + g I, with I inputs of
+    a group and g that of output o.
+
     Its gradients are those of the masked product: that of x with alpha, and that of theta
     on B, 0 elsewhere. Each output is summed in a fixed order, whatever the number of
     threads.
 
     Args:
       x: float32, images x rows x columns x inputs, or sequences x steps x inputs.
-      theta: float32, window x inputs x outputs, its window with one or two axes.
+      theta: float32, window x inputs of a group x outputs, its window with one or two
+        axes.
       codes: uint8, of theta's shape: 2 on A, 1 on B \\ A, 0 outside B.
       key: the weight's own, from `new_key`: its plans are kept under it.
       strides: s, of each axis of the window; their product is at most
         `LARGEST_STRIDES`.
       dilations: d, the distance between neighbours in the window, of each axis.
       padding: `"valid"`, `"same"` as TensorFlow's, or, of sequences, `"causal"`.
+      groups: into which inputs and outputs are divided.
       dense_gradient: whether the gradient of theta is that of the dense product.
       sparse_activations: whether the gradient of theta is dense, and computed from the
-        entries of x that are not zero; only where `finds_entries`, elsewhere as with
-        `dense_gradient`.
+        entries of x that are not zero; only where `finds_entries` and without groups,
+        elsewhere as with `dense_gradient`.
       cpu: the instruction set; None for the one that the library chose.
 
     Returns:
@@ -85,7 +91,8 @@ def sparse_conv(
     outputs = output_sizes(x.shape[1:-1], theta.shape[:-2], strides, dilations, padding)
     shape = [x.shape[0], *outputs, theta.shape[-1]]
     dense_gradient = dense_gradient or sparse_activations
-    sparse_activations = sparse_activations and finds_entries(x.shape, strides)
+    finds = groups == 1 and finds_entries(x.shape, strides)
+    sparse_activations = sparse_activations and finds
     if axes == 1:  # one row
         x, theta, codes = x[:, None], theta[None], codes[None]
         strides, dilations = [1, *strides], [1, *dilations]
@@ -99,6 +106,7 @@ def sparse_conv(
         strides=list(strides),
         dilations=list(dilations),
         padding=padding.upper(),
+        groups=groups,
         dense_gradient=dense_gradient,
         sparse_activations=sparse_activations,
     )

@@ -26,28 +26,22 @@ def register(ops: Any) -> None:
 
     @tf.RegisterGradient("TopkastSparseMatMul")
     def _(op, dy):
-        x, theta, codes = op.inputs
-        transpose = op.get_attr("transpose")
-        how = {"key": op.get_attr("key"), "cpu": op.get_attr("cpu")}
-        of_theta = {name: op.get_attr(name) for name in _OF_THETA}
-        dx = ops.topkast_sparse_mat_mul(
-            *(dy, theta, codes),
-            transpose=not transpose,
-            code=op.get_attr("code"),
-            **of_theta,
-            **how,
+        return _of_product(
+            *(ops, op, dy, ["key", "cpu"], ["code"]),
+            ops.topkast_sparse_mat_mul,
+            ops.topkast_sparse_weight_gradient,
         )
-        inputs, outputs = (dy, x) if transpose else (x, dy)
-        if of_theta["sparse_activations"]:
-            images = (x[:, None, None] for x in (inputs, outputs))
-            gradient = ops.topkast_sparse_activation_gradient(*images, cpu=how["cpu"])
-            return dx, gradient[0, 0], None
-        if of_theta["dense_gradient"]:
-            return dx, tf.matmul(inputs, outputs, transpose_a=True), None
-        gradient = ops.topkast_sparse_weight_gradient(inputs, outputs, codes, **how)
-        return dx, gradient, None
+
+    @tf.RegisterGradient("TopkastBlockMatMul")
+    def _(op, dy):
+        return _of_product(
+            *(ops, op, dy, ["key", "cpu", "lanes"], []),
+            ops.topkast_block_mat_mul,
+            ops.topkast_block_weight_gradient,
+        )
 
     @tf.RegisterGradient("TopkastSparseWeightGradient")
+    @tf.RegisterGradient("TopkastBlockWeightGradient")
     def _(op, upstream):
         x, dy, codes = op.inputs
         on_b = tf.where(tf.cast(codes, tf.bool), upstream, tf.zeros_like(upstream))
@@ -118,8 +112,43 @@ def register(ops: Any) -> None:
         return ops.topkast_exploration_gradient(theta, sets, density, scale, **how)
 
 
+def _of_product(
+    ops: Any,
+    op: Any,
+    dy: tf.Tensor,
+    common: list[str],
+    own: list[str],
+    product: Callable,
+    weight_gradient: Callable,
+) -> tuple[tf.Tensor, tf.Tensor, None]:
+    """The gradients of a product with a matrix, or with its transpose.
+
+    Args:
+      ops: the operations.
+      op: the product.
+      dy: the gradient of its output.
+      common: attributes of product and weight gradient.
+      own: further attributes of the product.
+      product: the operation that computes it.
+      weight_gradient: that of the gradient of theta on B.
+    """
+    x, theta, codes = op.inputs
+    transpose = op.get_attr("transpose")
+    how = {name: op.get_attr(name) for name in common}
+    of_product = {name: op.get_attr(name) for name in (*own, *_OF_THETA)}
+    dx = product(dy, theta, codes, transpose=not transpose, **of_product, **how)
+    inputs, outputs = (dy, x) if transpose else (x, dy)
+    if op.get_attr("sparse_activations"):
+        images = (x[:, None, None] for x in (inputs, outputs))
+        gradient = ops.topkast_sparse_activation_gradient(*images, cpu=how["cpu"])
+        return dx, gradient[0, 0], None
+    if op.get_attr("dense_gradient"):
+        return dx, tf.matmul(inputs, outputs, transpose_a=True), None
+    return dx, weight_gradient(inputs, outputs, codes, **how), None
+
+
 def _of_convolution(op: Any) -> dict[str, Any]:
-    names = ("key", "cpu", "strides", "dilations", "padding", *_OF_THETA)
+    names = ("key", "cpu", "strides", "dilations", "padding", "groups", *_OF_THETA)
     return {name: op.get_attr(name) for name in names}
 
 
@@ -157,19 +186,25 @@ def _dense_convolution(
 ) -> tuple[tf.Tensor, Callable]:
     """TensorFlow's convolution, and its gradients of x and weight as a function of dy."""
     strides, dilations = op.get_attr("strides"), op.get_attr("dilations")
-    padding = tf.compat.as_str(op.get_attr("padding"))
+    padding, groups = tf.compat.as_str(op.get_attr("padding")), op.get_attr("groups")
     with tf.GradientTape() as tape:
         tape.watch((x, weight))
         padded = x
         if padding == "CAUSAL":
             before = (tf.shape(weight)[1] - 1) * dilations[1]
             padded = tf.pad(x, [[0, 0], [0, 0], [before, 0], [0, 0]])
-        y = tf.nn.convolution(
-            padded,
-            weight,
-            strides,
-            "VALID" if padding == "CAUSAL" else padding,
-            "NHWC",  # eager gradients of third order read it from the operation
-            dilations,
-        )
+        # On a CPU there is no gradient of a convolution with groups.
+        parts = [
+            tf.nn.convolution(
+                *part,
+                strides,
+                "VALID" if padding == "CAUSAL" else padding,
+                "NHWC",  # eager gradients of third order read it from the operation
+                dilations,
+            )
+            for part in zip(
+                tf.split(padded, groups, -1), tf.split(weight, groups, -1), strict=True
+            )
+        ]
+        y = tf.concat(parts, -1) if groups > 1 else parts[0]
     return y, lambda dy: tape.gradient(y, (x, weight), dy)

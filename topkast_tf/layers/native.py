@@ -2,6 +2,7 @@
 
 import contextlib
 import contextvars
+import functools
 import math
 from typing import Any, NamedTuple
 
@@ -11,6 +12,7 @@ from absl import logging
 from topkast_tf import compat
 from topkast_tf.core.context_values import holding
 from topkast_tf.kernels import choice, library
+from topkast_tf.kernels.blocks import block_matmul, lanes_of
 from topkast_tf.kernels.convolutions import (
     LARGEST_STRIDES,
     finds_entries,
@@ -189,6 +191,11 @@ def _why_not(
             f"native kernels are for float32, and it computes in {computed} from "
             f"{inputs.dtype.name}"
         )
+    grouped = isinstance(made, Convolution) and made.groups > 1
+    if grouped and method.has_dense_gradient:
+        return (
+            "there is no native kernel for the dense gradient of a grouped convolution"
+        )
     why = _why_not_shaped(made, inputs.shape, weight.shape)
     if why is not None:
         return why
@@ -204,7 +211,7 @@ def _why_not_shaped(
 ) -> str | None:
     """Why an input's shape does not suit a layer's native kernels, or None."""
     if isinstance(made, Convolution):
-        trailing, expected = 1, weight[-2:-1]
+        trailing, expected = 1, (weight[-2] * made.groups,)
         extra = inputs.rank != len(weight)
         if math.prod(made.strides) > LARGEST_STRIDES:
             return f"its strides are too large: {made.strides}"
@@ -241,18 +248,31 @@ def _speedup(
         if not finds_entries(inputs.shape, made.strides):
             common["activation_density"] = None
         images, *of_input, _ = sizes
-        outputs = output_sizes(of_input, weight.shape[:-2], *made)
+        outputs = output_sizes(of_input, weight.shape[:-2], *made[:3])
         of_layer = choice.ConvolutionSizes(
-            images, tuple(of_input), tuple(outputs), tuple(weight.shape)
+            images, tuple(of_input), tuple(outputs), tuple(weight.shape), made.groups
         )
         return choice.speedup_of_convolution(of_layer, **common)
     positions = math.prod(sizes[: -made.input_axes]) // math.prod(made.strides)
     return choice.speedup(
-        math.prod(weight.shape[: made.kernel_axes]),
-        math.prod(weight.shape[made.kernel_axes :]),
+        *_matrix_of(made, weight),
         positions,
         **common,
+        has_blocks=_lanes_of(made, weight) is not None,
     )
+
+
+def _matrix_of(made: MatrixProduct, weight: SparseWeight) -> list[int]:
+    """The rows and columns of a weight as a matrix."""
+    shape = weight.shape
+    return [math.prod(shape[: made.kernel_axes]), math.prod(shape[made.kernel_axes :])]
+
+
+def _lanes_of(made: MatrixProduct, weight: SparseWeight) -> str | None:
+    """Along which axis the sets are blocks that have faster kernels of their own."""
+    if library.fastest() not in choice.BLOCK_COSTS:
+        return None
+    return lanes_of(weight.blocks, *_matrix_of(made, weight))
 
 
 def _computed(
@@ -300,10 +320,11 @@ def _product(
         steps = [slice(None, None, step) for step in made.strides]
         inputs = inputs[(slice(None), *steps)]
     shape = replica.weight.shape
-    rows = math.prod(shape[: made.kernel_axes])
-    matrix = [rows, math.prod(shape[made.kernel_axes :])]
-    y = sparse_matmul(
-        tf.reshape(inputs, [-1, rows]),
+    matrix = _matrix_of(made, replica.weight)
+    lanes = _lanes_of(made, replica.weight)
+    multiply = functools.partial(block_matmul, lanes=lanes) if lanes else sparse_matmul
+    y = multiply(
+        tf.reshape(inputs, [-1, matrix[0]]),
         tf.reshape(theta, matrix),
         tf.reshape(replica.sets.read_value(), matrix),
         key=_key(replica),

@@ -32,7 +32,7 @@ class MatrixProduct(NamedTuple):
 
 
 class Convolution(NamedTuple):
-    """A convolution of sequences or images, channels last and without groups.
+    """A convolution of sequences or images, channels last.
 
     Its window is the leading axes of the kernel.
 
@@ -40,11 +40,13 @@ class Convolution(NamedTuple):
       strides: the step between neighbouring outputs, of each axis of the window.
       dilations: the distance between neighbours in the window, of each axis.
       padding: `"valid"`, `"same"` or `"causal"`.
+      groups: into which the channels are divided.
     """
 
     strides: tuple[int, ...]
     dilations: tuple[int, ...]
     padding: str
+    groups: int
 
 
 class ProductSpec(NamedTuple):
@@ -163,9 +165,11 @@ def _matrix_of_conv(layer: Any) -> MatrixProduct | None:
 
 
 def _convolution_of(layer: Any) -> Convolution | None:
-    if layer.groups != 1 or layer.data_format != "channels_last" or layer.rank > 2:
+    if layer.data_format != "channels_last" or layer.rank > 2:
         return None
-    return Convolution(tuple(layer.strides), tuple(layer.dilation_rate), layer.padding)
+    return Convolution(
+        tuple(layer.strides), tuple(layer.dilation_rate), layer.padding, layer.groups
+    )
 
 
 def einsum_as_matrix(equation: str) -> MatrixProduct | None:

@@ -70,6 +70,11 @@ struct ConvShape {
   ConvAxis x;
   int64_t source_channels;
   int64_t target_channels;
+  // Groups of channels: the targets of one read only its sources.
+  int64_t channel_groups = 1;
+
+  int64_t group_sources() const { return source_channels / channel_groups; }
+  int64_t group_targets() const { return target_channels / channel_groups; }
 };
 
 // A part of the targets: image groups, and of each phase a range of rows and of columns.

@@ -60,6 +60,9 @@ class ConvOp : public SparseOp {
     OP_REQUIRES_OK(context, context->GetAttr("strides", &strides));
     OP_REQUIRES_OK(context, context->GetAttr("dilations", &dilations));
     OP_REQUIRES_OK(context, context->GetAttr("padding", &padding));
+    OP_REQUIRES_OK(context, context->GetAttr("groups", &groups_));
+    OP_REQUIRES(context, groups_ > 0,
+                InvalidArgument("Expected one group or more. Received: ", groups_));
     for (const auto* values : {&strides, &dilations}) {
       const bool fits = values->size() == 2 && (*values)[0] > 0 && (*values)[1] > 0 &&
                         (*values)[0] < (1 << 20) && (*values)[1] < (1 << 20);
@@ -82,12 +85,14 @@ class ConvOp : public SparseOp {
   // The geometry of an input and a weight.
   tensorflow::Status GeometryOf(const TensorShape& x, const TensorShape& weight,
                                 Geometry* found) const {
-    if (x.dims() != 4 || weight.dims() != 4 || x.dim_size(3) != weight.dim_size(2) ||
-        weight.dim_size(0) < 1 || weight.dim_size(1) < 1) {
+    if (x.dims() != 4 || weight.dims() != 4 || weight.dim_size(0) < 1 ||
+        weight.dim_size(1) < 1 || x.dim_size(3) % groups_ != 0 ||
+        x.dim_size(3) / groups_ != weight.dim_size(2) ||
+        weight.dim_size(3) % groups_ != 0) {
       return InvalidArgument(
           "Expected an input [images, rows, columns, inputs] and a weight [rows, columns, "
-          "inputs, outputs] with a window. Received: ",
-          x.DebugString(), " and ", weight.DebugString());
+          "inputs of a group, outputs] with a window, of ",
+          groups_, " groups. Received: ", x.DebugString(), " and ", weight.DebugString());
     }
     if (x.num_elements() > kMostPositions || weight.num_elements() >= kMostEntries) {
       return InvalidArgument("Expected less than 2^31 weights, and 2^40 activations. ",
@@ -111,8 +116,8 @@ class ConvOp : public SparseOp {
     found->x = x;
     TF_RETURN_IF_ERROR(TensorShape::BuildTensorShape({images, targets[0], targets[1], to},
                                                    &found->y));
-    found->forward = {images, forward[0], forward[1], from, to};
-    found->backward = {images, backward[0], backward[1], to, from};
+    found->forward = {images, forward[0], forward[1], from, to, groups_};
+    found->backward = {images, backward[0], backward[1], to, from, groups_};
     return tensorflow::Status();
   }
 
@@ -134,17 +139,24 @@ class ConvOp : public SparseOp {
     return tensorflow::Status();
   }
 
-  // The plan of a pair of phases; `phase` is its number among those of an input gradient.
-  std::shared_ptr<const Plan> PlanOf(const Tensor& codes, const Phase& y, const Phase& x,
-                                     ConvPlanKind kind, int phase = 0) const {
-    const int slot = kind == ConvPlanKind::kForward          ? 0
-                     : kind == ConvPlanKind::kWeightGradient ? 1
-                                                             : 2 + phase;
+  // The plan of a group of channels and a pair of phases; `phase` is its number among
+  // those of an input gradient.
+  std::shared_ptr<const Plan> PlanOf(const Tensor& codes, int64_t group, const Phase& y,
+                                     const Phase& x, ConvPlanKind kind,
+                                     int phase = 0) const {
+    const int number = kind == ConvPlanKind::kForward          ? 0
+                       : kind == ConvPlanKind::kWeightGradient ? 1
+                                                               : 2 + phase;
+    const int slot = static_cast<int>(number * groups_ + group);
     const Window window = WindowOf(codes.shape());
     return PlansOf(key_)->Get(codes, window, slot, [&] {
+      const int64_t outputs = codes.dim_size(3);
       const ConvWeight weight = {codes.flat<uint8_t>().data(),
-                                 codes.dim_size(0) * codes.dim_size(1), codes.dim_size(2),
-                                 codes.dim_size(3)};
+                                 codes.dim_size(0) * codes.dim_size(1),
+                                 codes.dim_size(2),
+                                 outputs / groups_,
+                                 group * (outputs / groups_),
+                                 outputs};
       return MakeConvPlan(weight, TapsOf(window, y, x), kind);
     });
   }
@@ -156,6 +168,9 @@ class ConvOp : public SparseOp {
 
   Window window_;
   Padding padding_;
+
+ protected:
+  int64_t groups_ = 1;
 };
 
 }  // namespace topkast

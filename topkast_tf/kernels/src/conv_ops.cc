@@ -33,9 +33,13 @@ class ConvProductOp : public ConvOp {
     for (const Phase& y : product.shape.y.phases) {
       for (const Phase& x : product.shape.x.phases) {
         const int phase = static_cast<int>(product.parts.size());
-        const auto plan = PlanOf(codes, y, x, kind, phase);
-        product.parts.push_back({&y, &x, Place(product.shape, product.layout, y, x, plan)});
-        entries += plan->entries();
+        product.parts.push_back({&y, &x, {}});
+        for (int64_t group = 0; group < groups_; ++group) {
+          const auto plan = PlanOf(codes, group, y, x, kind, phase);
+          product.parts.back().groups.push_back(
+              {Place(product.shape, product.layout, y, x, plan)});
+          entries += plan->entries();
+        }
       }
     }
     Tensor memory;
@@ -65,19 +69,21 @@ class ConvProductOp : public ConvOp {
   static void FillEntries(OpKernelContext* context, const float* theta, float* memory,
                           ConvProduct* product) {
     for (ConvProduct::Part& part : product->parts) {
-      const Plan& plan = *part.placed.plan;
-      auto* entries = reinterpret_cast<ConvEntry*>(memory);
-      float* values = memory + 2 * plan.entries();
-      InParallel(context, plan.entries(), 3, [&](int64_t begin, int64_t end) {
-        for (int64_t i = begin; i < end; ++i) values[i] = theta[plan.places[i]];
-      });
-      InParallel(context, plan.entries(), 3, [&](int64_t begin, int64_t end) {
-        for (int64_t i = begin; i < end; ++i) {
-          entries[i] = {part.placed.offsets[plan.col[i]], values[plan.source[i]]};
-        }
-      });
-      part.entries = entries;
-      memory += 3 * plan.entries();
+      for (ConvProduct::OfGroup& group : part.groups) {
+        const Plan& plan = *group.placed.plan;
+        auto* entries = reinterpret_cast<ConvEntry*>(memory);
+        float* values = memory + 2 * plan.entries();
+        InParallel(context, plan.entries(), 3, [&](int64_t begin, int64_t end) {
+          for (int64_t i = begin; i < end; ++i) values[i] = theta[plan.places[i]];
+        });
+        InParallel(context, plan.entries(), 3, [&](int64_t begin, int64_t end) {
+          for (int64_t i = begin; i < end; ++i) {
+            entries[i] = {group.placed.offsets[plan.col[i]], values[plan.source[i]]};
+          }
+        });
+        group.entries = entries;
+        memory += 3 * plan.entries();
+      }
     }
   }
 };
@@ -163,9 +169,11 @@ class SparseConvWeightGradient : public ConvOp {
     OP_REQUIRES_OK(context, LayoutFor(of.shape, 1, &of.layout));
     const Phase& rows = of.shape.y.phases[0];
     const Phase& cols = of.shape.x.phases[0];
-    of.placed = Place(of.shape, of.layout, rows, cols,
-                      PlanOf(codes, rows, cols, ConvPlanKind::kWeightGradient));
-    const auto& plan = of.placed.plan;
+    for (int64_t group = 0; group < groups_; ++group) {
+      const auto plan = PlanOf(codes, group, rows, cols, ConvPlanKind::kWeightGradient);
+      of.placed.push_back(Place(of.shape, of.layout, rows, cols, plan));
+    }
+    const int64_t runs = of.runs(), entries = of.entries();
     const int64_t slabs = of.layout.slabs(of.shape);
     const int threads =
         context->device()->tensorflow_cpu_worker_threads()->num_threads;
@@ -173,19 +181,17 @@ class SparseConvWeightGradient : public ConvOp {
     const int64_t floats = of.slab_floats();
     Tensor sums_of, packed_of;
     OP_REQUIRES_OK(context, context->allocate_temp(tensorflow::DT_FLOAT,
-                                                   TensorShape({plan->entries()}),
-                                                   &sums_of));
+                                                   TensorShape({entries}), &sums_of));
     OP_REQUIRES_OK(context,
                    context->allocate_temp(tensorflow::DT_FLOAT,
                                           TensorShape({at_once * floats}), &packed_of));
     float* sums = sums_of.flat<float>().data();
-    std::fill(sums, sums + plan->entries(), 0.0f);
+    std::fill(sums, sums + entries, 0.0f);
     float* packed = packed_of.flat<float>().data();
     const float* input = x.flat<float>().data();
     const float* error = dy.flat<float>().data();
-    const int64_t runs = plan->runs();
     const int64_t cycles =
-        1 + 12 * at_once * of.blocks() * plan->entries() / std::max<int64_t>(1, runs);
+        1 + 12 * at_once * of.blocks() * entries / std::max<int64_t>(1, runs);
     for (int64_t first = 0; first < slabs; first += at_once) {
       const int64_t here = std::min(at_once, slabs - first);
       InParallel(context, here, floats, [&](int64_t begin, int64_t end) {
@@ -202,34 +208,52 @@ class SparseConvWeightGradient : public ConvOp {
         }
       });
     }
-    Spread(context, *plan, sums, gradient);
+    Spread(context, of, sums, gradient);
   }
 
  private:
-  // Writes the sums of a plan's entries to their places in the gradient, and zeros
+  // Writes the sums of the plans' entries to their places in the gradient, and zeros
   // elsewhere: part by part, which is in a cache when it is written for the second time.
-  static void Spread(OpKernelContext* context, const Plan& plan, const float* sums,
+  static void Spread(OpKernelContext* context, const ConvGradient& of, const float* sums,
                      Tensor* gradient) {
     Tensor compact_of;
     OP_REQUIRES_OK(context, context->allocate_temp(tensorflow::DT_FLOAT,
-                                                   TensorShape({plan.entries()}),
+                                                   TensorShape({of.entries()}),
                                                    &compact_of));
     float* compact = compact_of.flat<float>().data();
-    InParallel(context, plan.entries(), 3, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) compact[plan.source[i]] = sums[i];
-    });
+    std::vector<const float*> of_groups;
+    int64_t first_entry = 0;
+    for (const PlacedPlan& group : of.placed) {
+      const Plan& plan = *group.plan;
+      float* compact_group = compact + first_entry;
+      const float* sums_group = sums + first_entry;
+      InParallel(context, plan.entries(), 3, [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i) compact_group[plan.source[i]] = sums_group[i];
+      });
+      of_groups.push_back(compact_group);
+      first_entry += plan.entries();
+    }
     constexpr int64_t kPart = 4096;
     const int64_t total = gradient->NumElements();
     float* to = gradient->flat<float>().data();
     const int64_t parts = (total + kPart - 1) / kPart;
     InParallel(context, parts, kPart, [&](int64_t begin, int64_t end) {
-      const auto& places = plan.places;
-      int64_t k = std::lower_bound(places.begin(), places.end(), begin * kPart) -
-                  places.begin();
+      std::vector<int64_t> next;  // entry of each group
+      for (const PlacedPlan& group : of.placed) {
+        const auto& places = group.plan->places;
+        next.push_back(std::lower_bound(places.begin(), places.end(), begin * kPart) -
+                       places.begin());
+      }
       for (int64_t part = begin; part < end; ++part) {
         const int64_t last = std::min(total, (part + 1) * kPart);
         std::fill(to + part * kPart, to + last, 0.0f);
-        for (; k < plan.entries() && places[k] < last; ++k) to[places[k]] = compact[k];
+        for (size_t group = 0; group < next.size(); ++group) {
+          const auto& places = of.placed[group].plan->places;
+          const int64_t entries = static_cast<int64_t>(places.size());
+          int64_t k = next[group];
+          for (; k < entries && places[k] < last; ++k) to[places[k]] = of_groups[group][k];
+          next[group] = k;
+        }
       }
     });
   }
@@ -252,9 +276,12 @@ tensorflow::Status ConvShapeFunction(InferenceContext* context) {
   TF_RETURN_IF_ERROR(context->WithRank(context->input(0), 4, &x));
   TF_RETURN_IF_ERROR(context->WithRank(context->input(1), 4, &theta));
   TF_RETURN_IF_ERROR(context->Merge(theta, context->input(2), &same));
-  DimensionHandle unused;
-  TF_RETURN_IF_ERROR(
-      context->Merge(context->Dim(x, 3), context->Dim(theta, 2), &unused));
+  int64_t groups;
+  TF_RETURN_IF_ERROR(context->GetAttr("groups", &groups));
+  DimensionHandle of_group, unused;
+  if (groups < 1) return InvalidArgument("Expected one group or more. Received: ", groups);
+  TF_RETURN_IF_ERROR(context->Divide(context->Dim(x, 3), groups, true, &of_group));
+  TF_RETURN_IF_ERROR(context->Merge(of_group, context->Dim(theta, 2), &unused));
   std::string padding;
   std::vector<int32_t> strides, dilations;
   TF_RETURN_IF_ERROR(context->GetAttr("padding", &padding));
@@ -279,17 +306,13 @@ tensorflow::Status InputGradientShape(InferenceContext* context) {
   return tensorflow::Status();
 }
 
-tensorflow::Status WeightGradientShape(InferenceContext* context) {
-  context->set_output(0, context->input(2));
-  return tensorflow::Status();
-}
-
 #define TOPKAST_CONV_ATTRIBUTES                            \
   Attr("key: int")                                         \
       .Attr("cpu: string = ''")                            \
       .Attr("strides: list(int)")                          \
       .Attr("dilations: list(int)")                        \
       .Attr("padding: {'VALID', 'SAME', 'CAUSAL'}")        \
+      .Attr("groups: int = 1")                             \
       .Attr("dense_gradient: bool = false")                \
       .Attr("sparse_activations: bool = false")
 

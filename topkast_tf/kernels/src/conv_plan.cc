@@ -74,7 +74,8 @@ Plan MakeConvPlan(const ConvWeight& weight, const PhaseTaps& taps, ConvPlanKind 
   std::vector<uint8_t> codes(inputs * outputs * count);
   for (int64_t t = 0; t < count; ++t) {
     for (int64_t i = 0; i < inputs; ++i) {
-      const uint8_t* from = weight.codes + (taps.taps[t] * inputs + i) * outputs;
+      const uint8_t* from = weight.codes + weight.first_output +
+                            (taps.taps[t] * inputs + i) * weight.all_outputs;
       if (!transpose) {
         std::memcpy(codes.data() + (i * count + t) * outputs, from, outputs);
         continue;
@@ -91,10 +92,12 @@ Plan MakeConvPlan(const ConvWeight& weight, const PhaseTaps& taps, ConvPlanKind 
                             threshold};
   Plan plan = MakePlan(transpose ? by_input : by_output, tile);
   // The place of an entry, without divisions: from its column, its tile and its row.
-  const int64_t of_channel = transpose ? 1 : outputs, of_row = transpose ? outputs : 1;
+  const int64_t of_input = weight.all_outputs;
+  const int64_t of_channel = transpose ? 1 : of_input, of_row = transpose ? of_input : 1;
   std::vector<int64_t> of_col(tile);
   for (int64_t col = 0; col < tile; ++col) {
-    of_col[col] = taps.taps[col % count] * inputs * outputs + col / count * of_channel;
+    of_col[col] = weight.first_output + taps.taps[col % count] * inputs * of_input +
+                  col / count * of_channel;
   }
   for (size_t k = 0; k + 1 < plan.first_run.size(); ++k) {
     const int64_t of_tile = static_cast<int64_t>(k) * (tile / count) * of_channel;
@@ -105,7 +108,7 @@ Plan MakeConvPlan(const ConvWeight& weight, const PhaseTaps& taps, ConvPlanKind 
       }
     }
   }
-  ListPlaces(&plan, weight.taps * inputs * outputs);
+  ListPlaces(&plan, weight.taps * inputs * of_input);
   return plan;
 }
 

@@ -10,12 +10,16 @@
 
 namespace topkast {
 
-// A weight of a convolution: `taps` x `inputs` x `outputs`, the last the fastest.
+// The weight of a convolution's group of channels: `taps` x `inputs` x `outputs`, the last
+// the fastest. It is some of the columns of a whole weight, of taps x inputs x
+// all_outputs.
 struct ConvWeight {
-  const uint8_t* codes;
+  const uint8_t* codes;  // of the whole weight
   int64_t taps;
   int64_t inputs;
   int64_t outputs;
+  int64_t first_output;
+  int64_t all_outputs;
 };
 
 // The taps of a pair of phases, and their number on each axis.
@@ -29,7 +33,8 @@ PhaseTaps TapsOf(const Window& window, const Phase& y, const Phase& x);
 
 enum class ConvPlanKind { kForward, kInputGradient, kWeightGradient };
 
-// The plan of targets (rows) by sources and taps (columns, taps the fastest).
+// The plan of targets (rows) by sources and taps (columns, taps the fastest). Its places
+// are those of the whole weight.
 //
 // Targets are the weight's outputs, or in the input gradient its inputs. The weight
 // gradient has the forward pass's rows and columns, with the entries of B, not of A.

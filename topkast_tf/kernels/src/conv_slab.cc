@@ -150,23 +150,27 @@ void MultiplySlab(const ConvProduct& product, const Slab& slab, const float* sou
   std::fill_n(spare, std::max(shape.source_channels, to), 0.0f);
   PackPlanes(kernels, shape, product.layout, slab, source, spare, planes);
   for (const ConvProduct::Part& part : product.parts) {
-    const Plan& plan = *part.placed.plan;
     Vectors vectors(shape, product.layout, slab, *part.y, *part.x);
     Vectors done = vectors;
     const int64_t total = vectors.count();
     const int64_t blocks = (total + kernels.vectors - 1) / kernels.vectors;
-    if (plan.entries() == 0) {
-      std::fill_n(outputs, to * kernels.vectors * kernels.lanes, 0.0f);
-    }
+    std::fill_n(outputs, to * kernels.vectors * kernels.lanes, 0.0f);
     for (int64_t block = 0; block < blocks; ++block) {
       // Blocks of almost the same size: a last one of one vector would cost as much.
       const int count =
           static_cast<int>(total * (block + 1) / blocks - total * block / blocks);
       const float* bases[kMostVectors];
       for (int v = 0; v < count; ++v, vectors.Step()) bases[v] = planes + vectors.base();
-      if (plan.entries() > 0) {
-        kernels.multiply(plan, part.entries, bases, count, part.placed.tile_distance,
-                         outputs);
+      float* of_group = outputs;
+      for (const ConvProduct::OfGroup& group : part.groups) {
+        if (group.placed.plan->entries() > 0) {
+          kernels.multiply(*group.placed.plan, group.entries, bases, count,
+                           group.placed.tile_distance, of_group);
+        }
+        of_group += shape.group_targets() * kernels.vectors * kernels.lanes;
+        for (int v = 0; v < count; ++v) {
+          bases[v] += shape.group_sources() * product.layout.plane;
+        }
       }
       for (int v = 0; v < count; ++v, done.Step()) {
         float* lanes[kMostLanes];
@@ -176,6 +180,18 @@ void MultiplySlab(const ConvProduct& product, const Slab& slab, const float* sou
       }
     }
   }
+}
+
+int64_t ConvGradient::runs() const {
+  int64_t total = 0;
+  for (const PlacedPlan& group : placed) total += group.plan->runs();
+  return total;
+}
+
+int64_t ConvGradient::entries() const {
+  int64_t total = 0;
+  for (const PlacedPlan& group : placed) total += group.plan->entries();
+  return total;
 }
 
 int64_t ConvGradient::blocks() const {
@@ -234,9 +250,23 @@ void AccumulateSlab(const ConvGradient& gradient, const Slab& slab, const float*
       bases[v] = first + v < total ? packed + vectors.base() : packed;
       vectors.Step();
     }
-    kernels.accumulate(*gradient.placed.plan, begin, end, bases,
-                       gradient.placed.tile_distance, gradient.placed.offsets.data(),
-                       panels, sums);
+    int64_t first_run = 0, first_entry = 0;
+    const float* of_group = panels;
+    for (const PlacedPlan& group : gradient.placed) {
+      const int64_t runs = group.plan->runs();
+      const int64_t from = std::clamp<int64_t>(begin - first_run, 0, runs);
+      const int64_t to = std::clamp<int64_t>(end - first_run, 0, runs);
+      if (from < to) {
+        kernels.accumulate(*group.plan, from, to, bases, group.tile_distance,
+                           group.offsets.data(), of_group, sums + first_entry);
+      }
+      first_run += runs;
+      first_entry += group.plan->entries();
+      of_group += shape.group_targets() * kernels.block_vectors * kernels.lanes;
+      for (int v = 0; v < kernels.block_vectors; ++v) {
+        bases[v] += shape.group_sources() * gradient.layout.plane;
+      }
+    }
     panels += gradient.panel();
   }
 }

@@ -27,11 +27,15 @@ PlacedPlan Place(const ConvShape& shape, const PlaneLayout& layout, const Phase&
 
 // What the slabs of one forward pass, or of one input gradient, share.
 struct ConvProduct {
+  // The product of a group of channels.
+  struct OfGroup {
+    PlacedPlan placed;
+    const ConvEntry* entries = nullptr;
+  };
   struct Part {
     const Phase* y;
     const Phase* x;
-    PlacedPlan placed;
-    const ConvEntry* entries = nullptr;
+    std::vector<OfGroup> groups;
   };
 
   const ConvKernels* kernels;
@@ -51,8 +55,10 @@ struct ConvGradient {
   const ConvKernels* kernels;
   ConvShape shape;  // of the forward pass
   PlaneLayout layout;
-  PlacedPlan placed;
+  std::vector<PlacedPlan> placed;  // of each group of channels
 
+  int64_t runs() const;         // of all plans, one after another
+  int64_t entries() const;
   int64_t blocks() const;       // of the largest slab
   int64_t panel() const;        // floats of a block of dy
   int64_t slab_floats() const;  // of the planes and the panels of a slab
@@ -62,7 +68,8 @@ struct ConvGradient {
 void PackSlab(const ConvGradient& gradient, const Slab& slab, const float* x,
               const float* dy, float* packed);
 
-// Adds a packed slab to the sums of the entries of the runs from `begin` up to `end`.
+// Adds a packed slab to the sums of the entries of the runs from `begin` up to `end`. The
+// runs and the sums are those of the plans, one after another.
 void AccumulateSlab(const ConvGradient& gradient, const Slab& slab, const float* packed,
                     int64_t begin, int64_t end, float* sums);
 

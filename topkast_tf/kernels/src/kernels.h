@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "block_plan.h"
 #include "generated.h"
 #include "plan.h"
 
@@ -36,6 +37,32 @@ struct ConvKernels {
   void (*accumulate)(const Plan& plan, int64_t begin, int64_t end,
                      const float* const* bases, int64_t tile_distance,
                      const int32_t* offsets, const float* of_rows, float* sums);
+};
+
+// The kernels of weights whose sets are whole blocks (block_products.h). `values` and
+// `sums` have 16 floats for each block; what they are in and scratch are aligned to 64
+// bytes.
+struct BlockKernels {
+  int64_t panel;  // positions of a panel: at most, of one call
+  int64_t (*scratch)(const BlockPlan& plan);
+
+  // y[p, lane] = sum over the blocks of value * x[p, line], and the transposed product,
+  // y[p, line] = sum over the blocks of value * x[p, lane].
+  //
+  // Each output is summed in the order of x's channels, by one thread.
+  void (*to_lanes)(const BlockPlan& plan, const float* values, const float* x,
+                   int64_t positions, float* y, float* scratch);
+  void (*to_lines)(const BlockPlan& plan, const float* values, const float* x,
+                   int64_t positions, float* y, float* scratch);
+
+  // Packs up to `panel` positions, channel by channel, into as many floats as `scratch`.
+  void (*pack)(const float* x, int64_t positions, int64_t channels, float* panel);
+
+  // sums[block] += sum over up to `panel` positions of of_lanes[p, lane] *
+  // of_lines[p, line], for the blocks of some groups; of_lines is packed.
+  void (*accumulate)(const BlockPlan& plan, int64_t first_group, int64_t last_group,
+                     const float* of_lanes, const float* of_lines, int64_t positions,
+                     float* sums);
 };
 
 // Activations are `positions` x `channels`, channels fastest; a weight has the entries of
@@ -77,6 +104,9 @@ struct Kernels {
 
   // Of convolutions with a window.
   const ConvKernels* conv;
+
+  // Of weights whose sets are whole blocks.
+  const BlockKernels* blocks;
 
   // The same by generated code; null where there is none for the instruction set.
   //

@@ -98,6 +98,28 @@ class SparseOp : public OpKernel {
   const Kernels* kernels_ = nullptr;
 };
 
+// Of a product with a matrix or its transpose.
+inline tensorflow::Status MatMulShape(InferenceContext* context) {
+  bool transpose;
+  TF_RETURN_IF_ERROR(context->GetAttr("transpose", &transpose));
+  ShapeHandle x, theta, codes;
+  TF_RETURN_IF_ERROR(context->WithRank(context->input(0), 2, &x));
+  TF_RETURN_IF_ERROR(context->WithRank(context->input(1), 2, &theta));
+  TF_RETURN_IF_ERROR(context->WithRank(context->input(2), 2, &codes));
+  DimensionHandle unused;
+  TF_RETURN_IF_ERROR(context->Merge(context->Dim(x, 1),
+                                    context->Dim(theta, transpose ? 1 : 0), &unused));
+  context->set_output(0, context->Matrix(context->Dim(x, 0),
+                                         context->Dim(theta, transpose ? 0 : 1)));
+  return tensorflow::Status();
+}
+
+// Of a weight gradient: that of the codes.
+inline tensorflow::Status WeightGradientShape(InferenceContext* context) {
+  context->set_output(0, context->input(2));
+  return tensorflow::Status();
+}
+
 }  // namespace topkast
 
 #endif  // TOPKAST_OPS_H_

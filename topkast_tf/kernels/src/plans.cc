@@ -2,6 +2,7 @@
 
 #include <cstring>
 #include <unordered_map>
+#include <utility>
 
 #include "kernels.h"
 
@@ -41,6 +42,7 @@ void Plans::Follow(const tensorflow::Tensor& codes) {
   if (!same) {
     plans_.clear();
     code_ = {};
+    blocks_ = {};
   }
   codes_ = codes;
 }
@@ -78,10 +80,34 @@ std::shared_ptr<const Generated> Plans::GetCode(const tensorflow::Tensor& codes,
   return code.made;
 }
 
+std::shared_ptr<const BlockPlan> Plans::GetBlocks(const tensorflow::Tensor& codes,
+                                                  bool lanes_are_outputs,
+                                                  Product product) {
+  const bool is_gradient = product == Product::kWeightGradient;
+  const int64_t inputs = codes.dim_size(0), outputs = codes.dim_size(1);
+  BlockPattern pattern = {codes.flat<uint8_t>().data(), outputs, inputs, 1, outputs,
+                          is_gradient ? kBackwardCode : kForwardCode};
+  if (!lanes_are_outputs) {
+    std::swap(pattern.lanes, pattern.lines);
+    std::swap(pattern.lane_stride, pattern.line_stride);
+  }
+  std::lock_guard<std::mutex> lock(mutex_);
+  Follow(codes);
+  std::shared_ptr<const BlockPlan>& plan = blocks_[is_gradient ? 1 : 0];
+  if (plan == nullptr || plan->lane_stride != pattern.lane_stride ||
+      plan->line_stride != pattern.line_stride) {
+    auto made = std::make_shared<BlockPlan>();
+    if (!MakeBlockPlan(pattern, made.get())) return nullptr;
+    plan = std::move(made);
+  }
+  return plan;
+}
+
 int64_t Plans::bytes() const {
   std::lock_guard<std::mutex> lock(mutex_);
   int64_t total = 0;
   for (const auto& plan : plans_) total += plan == nullptr ? 0 : plan->bytes();
+  for (const auto& plan : blocks_) total += plan == nullptr ? 0 : plan->bytes();
   for (const Code& code : code_) total += code.made == nullptr ? 0 : code.made->bytes();
   return total;
 }

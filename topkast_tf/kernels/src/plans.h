@@ -9,8 +9,9 @@
 #include <mutex>
 #include <vector>
 
-#include "generated.h"
+#include "block_plan.h"
 #include "conv_geometry.h"
+#include "generated.h"
 #include "plan.h"
 #include "tensorflow/core/framework/tensor.h"
 
@@ -46,6 +47,16 @@ class Plans {
   std::shared_ptr<const Plan> Get(const tensorflow::Tensor& codes, const Window& window,
                                   int slot, const std::function<Plan()>& make);
 
+  // The blocks of A, or of B for the weight gradient, of a weight whose sets are whole
+  // blocks; null if a block is divided.
+  //
+  // Args:
+  //   codes: as of `Get`.
+  //   lanes_are_outputs: whether a block is 16 outputs of one input, or 16 inputs of one
+  //     output.
+  std::shared_ptr<const BlockPlan> GetBlocks(const tensorflow::Tensor& codes,
+                                             bool lanes_are_outputs, Product product);
+
   // Bytes that the plans and the code take.
   int64_t bytes() const;
 
@@ -64,6 +75,7 @@ class Plans {
   Window window_ = {};
   std::vector<std::shared_ptr<const Plan>> plans_;
   std::array<Code, 2> code_;
+  std::array<std::shared_ptr<const BlockPlan>, 2> blocks_;  // of A, and of B
 };
 
 // The plans of the weight with this key; a key's first use makes them.

@@ -4,6 +4,7 @@
 // with the flags of the set.
 #include <algorithm>
 
+#include "block_products.h"
 #include "conv.h"
 #include "kernels.h"
 #include "panels.h"
@@ -128,6 +129,7 @@ extern const Kernels kKernels;
 const Kernels kKernels = {
     TOPKAST_NAME, kPanel,       Scratch,      Multiply,    kBlock,       PackBlock,
     Accumulate,   CountEntries, CopyEntries,  MultiplyTile, &kConvKernels,
+    &kBlockKernels,
 #if defined(__AVX512F__)
     GatherGenerated, GeneratedScratch, MultiplyGenerated,
 #endif
