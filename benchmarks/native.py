@@ -20,7 +20,9 @@ Steps (`transformer_xl`, `resnet50`, ...): `train_on_batch` of a Keras model
   native       with kernels="native"
   auto         with kernels="auto"
 
-with refresh_every=--refresh_every (SWAT's topk_period). A model with a layer that has no
+with refresh_every=--refresh_every (SWAT's topk_period). With --dtype=bfloat16 all variants
+compute in it, from variables in float32 (Keras's mixed_bfloat16); a dense product then casts
+its weight first, as Keras does in each step. A model with a layer that has no
 native kernels has no variant `native`. A burst of steps of each variant is measured in each
 round, in random order; a ratio compares medians of one round, so what else runs on the
 machine hits both sides alike. The table gives the median of the ratios over the rounds,
@@ -96,6 +98,7 @@ def define_flags(values: flags.FlagValues) -> None:
             "pairs fwd/bwd of sparsities",
         ),
         ("string", "csv", "native.csv", "where the rounds are kept"),
+        ("string", "dtype", "float32", "of the computation: float32 or bfloat16"),
         ("float", "seconds", 0.0, "begin no round after so long; 0: no limit"),
     ):
         define = getattr(flags, f"DEFINE_{kind}")
@@ -124,8 +127,8 @@ def product_of(
     if is_convolution:
         return convolution_of(what, variant, (inputs, outputs), (fwd, bwd), values)
     generator = tf.random.Generator.from_seed(0)
-    x = generator.normal([values.positions, inputs])
-    dy = generator.normal([values.positions, outputs])
+    x = tf.cast(generator.normal([values.positions, inputs]), values.dtype)
+    dy = tf.cast(generator.normal([values.positions, outputs]), values.dtype)
     theta = generator.normal([inputs, outputs])
     codes = _codes_of(theta, fwd, bwd)
     native = library()
@@ -134,7 +137,7 @@ def product_of(
     def product():
         if variant == "dense":
             if what == "forward":
-                return tf.matmul(x, tf.identity(theta))
+                return tf.matmul(x, tf.cast(tf.identity(theta), x.dtype))
             return tf.matmul(x, dy, transpose_a=True)
         if what == "forward":
             code = "static" if variant == "static" else "auto"
@@ -155,13 +158,14 @@ def convolution_of(
     size, channels = sizes
     generator = tf.random.Generator.from_seed(0)
     x = generator.normal([values.images, size, size, channels])
+    x = tf.cast(x, values.dtype)
     theta = generator.normal([3, 3, channels, channels])
     codes = _codes_of(theta, *sparsities)
     how = {"strides": [1, 1], "dilations": [1, 1], "key": hash(what) % 2**31}
 
     def product():
         if variant == "dense" and what == "forward":
-            return tf.nn.conv2d(x, theta, 1, "SAME")
+            return tf.nn.conv2d(x, tf.cast(tf.identity(theta), x.dtype), 1, "SAME")
         if variant == "dense":
             return tf.raw_ops.Conv2DBackpropFilter(
                 input=x,
@@ -186,7 +190,7 @@ def _compiled(product: Callable[[], tf.Tensor]) -> Callable[[], object]:
         total = tf.zeros([])
         for _ in tf.range(_REPEATS):
             # Nothing large leaves TensorFlow.
-            total += tf.reshape(product(), [-1])[0]
+            total += tf.cast(tf.reshape(product(), [-1])[0], tf.float32)
         return total
 
     def waited():
@@ -270,9 +274,10 @@ def _variants_of(case: str) -> tuple[str, ...]:
 
 
 def _sized(case: str, values: flags.FlagValues) -> str:
+    dtype = "" if values.dtype == "float32" else f", {values.dtype}"
     if case in native_models.CASES:
-        return f"{case} {native_models.CASES[case].about(values)}"
-    return f"{case}, {values.images if 'conv' in case else values.positions}"
+        return f"{case} {native_models.CASES[case].about(values)}{dtype}"
+    return f"{case}, {values.images if 'conv' in case else values.positions}{dtype}"
 
 
 def table_rows(
@@ -304,6 +309,12 @@ def main(argv: Sequence[str]) -> None:
     for case in values.cases:
         if case not in CASES and not _PRODUCT.match(case):
             common.fail(f"Expected --cases of {', '.join(CASES)}. Received: {case}")
+    if values.dtype not in ("float32", "bfloat16"):
+        common.fail(
+            f"Expected --dtype=float32 or bfloat16. Received: --dtype={values.dtype}"
+        )
+    if values.dtype == "bfloat16":
+        keras.config.set_dtype_policy("mixed_bfloat16")
     pairs = []
     for pair in values.sparsities:
         try:

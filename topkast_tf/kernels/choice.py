@@ -14,6 +14,8 @@ from topkast_tf.core.context_values import holding
 KERNELS = ("auto", "masked", "native")
 """What a scope may ask for: what pays, the masked product, or the native kernels."""
 
+DTYPES = ("float32", "bfloat16")
+"""What native products compute in; variables are float32."""
 
 _of_loaded = contextvars.ContextVar("of_loaded", default="auto")
 

@@ -43,7 +43,8 @@ def register(ops: Any) -> None:
             gradient = ops.topkast_sparse_activation_gradient(*images, cpu=how["cpu"])
             return dx, gradient[0, 0], None
         if of_theta["dense_gradient"]:
-            return dx, tf.matmul(inputs, outputs, transpose_a=True), None
+            gradient = tf.matmul(inputs, outputs, transpose_a=True)
+            return dx, tf.cast(gradient, theta.dtype), None
         gradient = ops.topkast_sparse_weight_gradient(inputs, outputs, codes, **how)
         return dx, gradient, None
 
@@ -51,6 +52,7 @@ def register(ops: Any) -> None:
     def _(op, upstream):
         x, dy, codes = op.inputs
         on_b = tf.where(tf.cast(codes, tf.bool), upstream, tf.zeros_like(upstream))
+        on_b = tf.cast(on_b, x.dtype)
         return tf.matmul(dy, on_b, transpose_b=True), tf.matmul(x, on_b), None
 
     @tf.RegisterGradient("TopkastSparseActivationGradient")
@@ -72,7 +74,7 @@ def register(ops: Any) -> None:
         }
         with tf.GradientTape() as tape:
             tape.watch(x)
-            y = tf.nn.conv2d(x, upstream, **how)
+            y = tf.nn.conv2d(x, tf.cast(upstream, x.dtype), **how)
         return tape.gradient(y, x, dy), y
 
     @tf.RegisterGradient("TopkastSparseConv")
@@ -155,7 +157,10 @@ def _zeros_before(op: Any, window: Any, dilations: list[int]) -> list[int]:
 def _dense_convolution(
     op: Any, x: tf.Tensor, weight: tf.Tensor
 ) -> tuple[tf.Tensor, Callable]:
-    """TensorFlow's convolution, and its gradients of x and weight as a function of dy."""
+    """TensorFlow's convolution, and its gradients of x and weight as a function of dy.
+
+    The weight is cast to the dtype of x, its gradient back.
+    """
     strides, dilations = op.get_attr("strides"), op.get_attr("dilations")
     padding = tf.compat.as_str(op.get_attr("padding"))
     with tf.GradientTape() as tape:
@@ -166,7 +171,7 @@ def _dense_convolution(
             padded = tf.pad(x, [[0, 0], [0, 0], [before, 0], [0, 0]])
         y = tf.nn.convolution(
             padded,
-            weight,
+            tf.cast(weight, x.dtype),
             strides,
             "VALID" if padding == "CAUSAL" else padding,
             dilations=dilations,

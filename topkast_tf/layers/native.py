@@ -90,7 +90,11 @@ def product_for_rule(
     if made is None:
         return spec.product(layer)
     replica = weight.replica(local_index(weight.variable))
-    return lambda activation, kernel: _computed(made, activation, kernel, replica)
+
+    def product(activation: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+        return _computed(made, activation, tf.cast(kernel, tf.float32), replica)
+
+    return product
 
 
 def _made_if_chosen(
@@ -179,10 +183,15 @@ def _why_not(
         return f"there is no native kernel for the method {method.name!r}"
     if isinstance(inputs, tf.SparseTensor):
         return "its input is a sparse tensor"
-    if {weight.variable.dtype, inputs.dtype} != {tf.float32} or computed != "float32":
+    if weight.variable.dtype != tf.float32:
         return (
-            f"native kernels are for float32, and it computes in {computed} from "
-            f"{inputs.dtype.name}"
+            "native kernels are for variables in float32, and its weight is in "
+            f"{tf.as_dtype(weight.variable.dtype).name}"
+        )
+    if computed not in choice.DTYPES or inputs.dtype.name != computed:
+        return (
+            f"native kernels compute in {' or '.join(choice.DTYPES)}, and it computes in "
+            f"{computed} from {inputs.dtype.name}"
         )
     why = _why_not_shaped(made, inputs.shape, weight.shape)
     if why is not None:

@@ -10,6 +10,7 @@
 
 #include "kernels.h"
 #include "plan.h"
+#include "transposes.h"
 #include "vec.h"
 
 namespace topkast {
@@ -26,42 +27,38 @@ constexpr int kConvBlockVectors = 8;
 
 // Copies one vector of positions, channel by channel:
 // to[c * distance + lane] = from[lane][c].
-inline void PackVector(const float* const* from, int64_t channels, float* to,
+template <typename T>
+inline void PackVector(const T* const* from, int64_t channels, float* to,
                        int64_t distance) {
   if (channels < kLanes) {
     for (int lane = 0; lane < kLanes; ++lane) {
-      for (int64_t c = 0; c < channels; ++c) to[c * distance + lane] = from[lane][c];
+      for (int64_t c = 0; c < channels; ++c) {
+        to[c * distance + lane] = ToFloat(from[lane][c]);
+      }
     }
     return;
   }
-  for (int64_t next = 0; next < channels; next += kLanes) {
-    const int64_t c = std::min(next, channels - kLanes);  // the last overlap
-    Vec rows[kLanes];
-#pragma GCC unroll 16
-    for (int lane = 0; lane < kLanes; ++lane) rows[lane] = Load(from[lane] + c);
-    TransposeRows(rows);
-#pragma GCC unroll 16
-    for (int i = 0; i < kLanes; ++i) StoreAligned(to + (c + i) * distance, rows[i]);
+  const auto row = [=](int64_t lane) { return from[lane]; };
+  if (TransposeMostIn(row, channels, to, distance) < channels) {
+    TransposeIn(row, channels - kLanes, to, distance);  // the last overlap
   }
 }
 
 // The reverse: to[lane][c] = from[c * distance + lane].
+template <typename T>
 inline void UnpackVector(const float* from, int64_t distance, int64_t channels,
-                         float* const* to) {
+                         T* const* to) {
   if (channels < kLanes) {
     for (int lane = 0; lane < kLanes; ++lane) {
-      for (int64_t c = 0; c < channels; ++c) to[lane][c] = from[c * distance + lane];
+      for (int64_t c = 0; c < channels; ++c) {
+        Assign(from[c * distance + lane], to[lane] + c);
+      }
     }
     return;
   }
-  for (int64_t next = 0; next < channels; next += kLanes) {
-    const int64_t c = std::min(next, channels - kLanes);
-    Vec rows[kLanes];
-#pragma GCC unroll 16
-    for (int i = 0; i < kLanes; ++i) rows[i] = LoadAligned(from + (c + i) * distance);
-    TransposeRows(rows);
-#pragma GCC unroll 16
-    for (int lane = 0; lane < kLanes; ++lane) Store(to[lane] + c, rows[lane]);
+  const auto row = [=](int64_t lane) { return to[lane]; };
+  if (TransposeMostOut(from, distance, channels, row) < channels) {
+    TransposeOut(from, distance, channels - kLanes, row);
   }
 }
 
@@ -164,8 +161,15 @@ inline void ConvAccumulate(const Plan& plan, int64_t begin, int64_t end,
 }
 
 const ConvKernels kConvKernels = {
-    kLanes,       kConvVectors, kConvBlockVectors, PackVector,
-    UnpackVector, ConvMultiply, ConvAccumulate,
+    kLanes,
+    kConvVectors,
+    kConvBlockVectors,
+    PackVector<float>,
+    UnpackVector<float>,
+    ConvMultiply,
+    ConvAccumulate,
+    PackVector<Bfloat16>,
+    UnpackVector<Bfloat16>,
 };
 
 }  // namespace TOPKAST_ISA

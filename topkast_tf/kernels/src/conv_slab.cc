@@ -38,8 +38,8 @@ class Vectors {
   }
 
   // The activations of its lanes; `none` for a lane that is no target.
-  template <typename Float>
-  void Lanes(Float* targets, int64_t channels, Float* none, Float** lanes) const {
+  template <typename T>
+  void Lanes(T* targets, int64_t channels, T* none, T** lanes) const {
     const int64_t group = layout_.group;
     const int64_t first_image = (slab_.first_group + group_) * group;
     const int64_t images = std::min(group, shape_.images - first_image);
@@ -69,9 +69,10 @@ class Vectors {
 };
 
 // Packs the sources of a slab into planes; `zeros` has as many as channels.
+template <typename T>
 void PackPlanes(const ConvKernels& kernels, const ConvShape& shape,
-                const PlaneLayout& layout, const Slab& slab, const float* source,
-                const float* zeros, float* planes) {
+                const PlaneLayout& layout, const Slab& slab, const T* source,
+                const T* zeros, float* planes) {
   const int64_t channels = shape.source_channels, step = shape.x.source_step;
   const int64_t first_row =
       slab.first_row * shape.y.source_step + shape.y.smallest_shift();
@@ -79,7 +80,7 @@ void PackPlanes(const ConvKernels& kernels, const ConvShape& shape,
   const int64_t rows = layout.rows - (layout.slab_rows - slab.rows) * shape.y.source_step;
   const int64_t group = layout.group, in_vector = layout.lanes / group;
   const int64_t image_size = shape.y.sources * shape.x.sources;
-  const float* lanes[kMostLanes];
+  const T* lanes[kMostLanes];
   for (int64_t g = 0; g < slab.groups; ++g) {
     const int64_t first_image = (slab.first_group + g) * group;
     const int64_t images = std::min(group, shape.images - first_image);
@@ -92,7 +93,7 @@ void PackPlanes(const ConvKernels& kernels, const ConvShape& shape,
         }
         continue;
       }
-      const float* from =
+      const T* from =
           source + (first_image * image_size + row * shape.x.sources) * channels;
       for (int64_t v = 0; v < layout.row; v += layout.lanes) {
         const int64_t part = v / layout.part;
@@ -107,7 +108,7 @@ void PackPlanes(const ConvKernels& kernels, const ConvShape& shape,
                 exists ? from + (image * image_size + col) * channels : zeros;
           }
         }
-        kernels.pack(lanes, channels, to + v, layout.plane);
+        kernels.pack_of(source)(lanes, channels, to + v, layout.plane);
       }
     }
   }
@@ -139,15 +140,16 @@ PlacedPlan Place(const ConvShape& shape, const PlaneLayout& layout, const Phase&
   return placed;
 }
 
-void MultiplySlab(const ConvProduct& product, const Slab& slab, const float* source,
-                  float* target, float* scratch) {
+template <typename T>
+void MultiplySlab(const ConvProduct& product, const Slab& slab, const T* source, T* target,
+                  float* scratch) {
   const ConvKernels& kernels = *product.kernels;
   const ConvShape& shape = product.shape;
   const int64_t to = shape.target_channels;
   float* planes = scratch;
   float* outputs = planes + product.layout.plane * shape.source_channels;
-  float* spare = outputs + to * kernels.vectors * kernels.lanes;
-  std::fill_n(spare, std::max(shape.source_channels, to), 0.0f);
+  T* spare = reinterpret_cast<T*>(outputs + to * kernels.vectors * kernels.lanes);
+  std::fill_n(spare, std::max(shape.source_channels, to), T{});
   PackPlanes(kernels, shape, product.layout, slab, source, spare, planes);
   for (const ConvProduct::Part& part : product.parts) {
     const Plan& plan = *part.placed.plan;
@@ -169,10 +171,10 @@ void MultiplySlab(const ConvProduct& product, const Slab& slab, const float* sou
                          outputs);
       }
       for (int v = 0; v < count; ++v, done.Step()) {
-        float* lanes[kMostLanes];
+        T* lanes[kMostLanes];
         done.Lanes(target, to, spare, lanes);
-        kernels.unpack(outputs + v * kernels.lanes, kernels.vectors * kernels.lanes, to,
-                       lanes);
+        kernels.unpack_of(target)(outputs + v * kernels.lanes,
+                                  kernels.vectors * kernels.lanes, to, lanes);
       }
     }
   }
@@ -195,13 +197,14 @@ int64_t ConvGradient::slab_floats() const {
   return layout.plane * shape.source_channels + blocks() * panel() + (spare + 15) / 16 * 16;
 }
 
-void PackSlab(const ConvGradient& gradient, const Slab& slab, const float* x,
-              const float* dy, float* packed) {
+template <typename T>
+void PackSlab(const ConvGradient& gradient, const Slab& slab, const T* x, const T* dy,
+              float* packed) {
   const ConvKernels& kernels = *gradient.kernels;
   const ConvShape& shape = gradient.shape;
   float* panels = packed + gradient.layout.plane * shape.source_channels;
-  float* zeros = panels + gradient.blocks() * gradient.panel();
-  std::fill_n(zeros, std::max(shape.source_channels, shape.target_channels), 0.0f);
+  T* zeros = reinterpret_cast<T*>(panels + gradient.blocks() * gradient.panel());
+  std::fill_n(zeros, std::max(shape.source_channels, shape.target_channels), T{});
   PackPlanes(kernels, shape, gradient.layout, slab, x, zeros, packed);
   Vectors vectors(shape, gradient.layout, slab, shape.y.phases[0], shape.x.phases[0]);
   const int64_t width = kernels.block_vectors * kernels.lanes;
@@ -209,13 +212,13 @@ void PackSlab(const ConvGradient& gradient, const Slab& slab, const float* x,
   const int64_t whole = (total + kernels.block_vectors - 1) / kernels.block_vectors *
                         kernels.block_vectors;
   for (int64_t v = 0; v < whole; ++v) {
-    const float* lanes[kMostLanes];
+    const T* lanes[kMostLanes];
     std::fill_n(lanes, kMostLanes, zeros);
-    if (v < total) vectors.Lanes<const float>(dy, shape.target_channels, zeros, lanes);
-    kernels.pack(lanes, shape.target_channels,
-                 panels + v / kernels.block_vectors * gradient.panel() +
-                     v % kernels.block_vectors * kernels.lanes,
-                 width);
+    if (v < total) vectors.Lanes<const T>(dy, shape.target_channels, zeros, lanes);
+    kernels.pack_of(dy)(lanes, shape.target_channels,
+                        panels + v / kernels.block_vectors * gradient.panel() +
+                            v % kernels.block_vectors * kernels.lanes,
+                        width);
     vectors.Step();
   }
 }
@@ -240,5 +243,13 @@ void AccumulateSlab(const ConvGradient& gradient, const Slab& slab, const float*
     panels += gradient.panel();
   }
 }
+
+template void MultiplySlab(const ConvProduct&, const Slab&, const float*, float*, float*);
+template void MultiplySlab(const ConvProduct&, const Slab&, const Bfloat16*, Bfloat16*,
+                           float*);
+template void PackSlab(const ConvGradient&, const Slab&, const float*, const float*,
+                       float*);
+template void PackSlab(const ConvGradient&, const Slab&, const Bfloat16*, const Bfloat16*,
+                       float*);
 
 }  // namespace topkast

@@ -43,8 +43,11 @@ struct ConvProduct {
 };
 
 // Computes the targets of a slab. `scratch` has product.scratch_floats().
-void MultiplySlab(const ConvProduct& product, const Slab& slab, const float* source,
-                  float* target, float* scratch);
+//
+// Activations are floats or bfloat16.
+template <typename T>
+void MultiplySlab(const ConvProduct& product, const Slab& slab, const T* source, T* target,
+                  float* scratch);
 
 // What the slabs of one weight gradient share.
 struct ConvGradient {
@@ -59,8 +62,9 @@ struct ConvGradient {
 };
 
 // Packs x and dy of a slab into `packed`, of gradient.slab_floats().
-void PackSlab(const ConvGradient& gradient, const Slab& slab, const float* x,
-              const float* dy, float* packed);
+template <typename T>
+void PackSlab(const ConvGradient& gradient, const Slab& slab, const T* x, const T* dy,
+              float* packed);
 
 // Adds a packed slab to the sums of the entries of the runs from `begin` up to `end`.
 void AccumulateSlab(const ConvGradient& gradient, const Slab& slab, const float* packed,
