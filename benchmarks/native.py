@@ -20,10 +20,13 @@ Steps (`transformer_xl`, `resnet50`, ...): `train_on_batch` of a Keras model
   native       with kernels="native"
   auto         with kernels="auto"
 
-with refresh_every=--refresh_every (SWAT's topk_period). With --dtype=bfloat16 all variants
-compute in it, from variables in float32 (Keras's mixed_bfloat16); a dense product then casts
-its weight first, as Keras does in each step. A model with a layer that has no
-native kernels has no variant `native`. A burst of steps of each variant is measured in each
+with refresh_every=--refresh_every (SWAT's topk_period). A model with a layer that has no
+native kernels has no variant `native`.
+
+With --dtype=bfloat16 all variants compute in it, from variables in float32 (Keras's
+mixed_bfloat16); a dense product then casts its weight first, as Keras does in each step.
+
+A burst of steps of each variant is measured in each
 round, in random order; a ratio compares medians of one round, so what else runs on the
 machine hits both sides alike. The table gives the median of the ratios over the rounds,
 and the range between their quartiles. Speed-ups are over the faster of the two dense

@@ -91,6 +91,17 @@ COSTS = {
 """Instruction set -> costs, fitted to 152 shapes and densities; the entry of generated code
 (AVX-512) to 24 (docs/kernels.md)."""
 
+DENSE_BFLOAT16 = {"amx_bf16": 1 / 16, "avx512_bf16": 0.5, "none": 1.0}
+"""What multiplies bfloat16 numbers (`library.BFLOAT16_UNITS`) -> the cost of a multiply-add
+of a large dense product of TensorFlow in bfloat16, in the unit of `Costs`.
+
+Measured: 0.52 to 0.58 with AVX-512, and 1.1 or more without a unit. That of AMX is the
+ratio of peaks, not measured: there, few layers have native kernels in bfloat16."""
+
+_OF_PAIRS = Costs(entry=1.1, gradient=0.9, activation=40, gather=90)
+"""Of products in bfloat16 where AVX-512 multiplies pairs, fitted to 12 shapes at 4
+densities."""
+
 _MASKED_WEIGHT, _MASKED_ACTIVATION = 78, 15
 _MATRIX = WeightCosts(call=45, plan=180, plan_entry=400)
 _COMPRESSED, _COPIED = 45, 20  # of an activation, and of an error
@@ -112,18 +123,19 @@ def speedup(
     every: int | None = None,
     dense_gradient: bool = False,
     activation_density: float | None = None,
+    bfloat16: str | None = None,
 ) -> float:
     """The expected time of the masked products over that of the native ones.
 
     Forward pass, input gradient and weight gradient together::
 
-        masked = 3 p n + 78 n + 15 p (i + o)
+        masked = 3 p n dense + 78 n + 15 p (i + o)
         native = p n (2 d_A entry + d_B gradient) + p (i + o) activation
                  + n (2 d_A + d_B) gather + 45 n
                  + n (180 + 400 (2 d_A + d_B)) / N + 4.5e6
 
-    with n = i o, and p rounded up to whole panels in `native`. A dense gradient costs as
-    much in both.
+    with n = i o, p rounded up to whole panels in `native`, and dense 1, or in bfloat16 that
+    of `DENSE_BFLOAT16`. A dense gradient costs as much in both.
 
     Args:
       inputs: i.
@@ -137,27 +149,37 @@ def speedup(
       activation_density: d_x, the fraction of activations from which a dense weight
         gradient is computed: its cost is that of d_x n p entries and of ``p (45 i + 20
         o)`` to find and copy them. None if it is computed from all.
+      bfloat16: what multiplies bfloat16 numbers on the machine, for a layer that computes
+        in bfloat16; None for float32.
 
     >>> speedup(512, 2048, 2048, 0.1, 0.2, "avx512") > 2
+    True
+    >>> speedup(512, 2048, 2048, 0.1, 0.2, "avx512", bfloat16="avx512_bf16") > 2
     True
     >>> speedup(8, 8, 64, 0.1, 0.2, "avx512") < 1
     True
     """
-    costs = COSTS[cpu]
+    costs, dense = COSTS[cpu], _dense(bfloat16)
+    if cpu == "avx512" and bfloat16 in ("avx512_bf16", "amx_bf16"):
+        costs = _OF_PAIRS
     p = max(positions, 1)
     whole = -(-p // _PANEL) * _PANEL
     n, ends = inputs * outputs, inputs + outputs
-    masked = 3 * p * n + _MASKED_WEIGHT * n + _MASKED_ACTIVATION * p * ends
+    masked = 3 * p * n * dense + _MASKED_WEIGHT * n + _MASKED_ACTIVATION * p * ends
     elsewhere = None  # the cost of a weight gradient that is not on B
     if activation_density is not None:
-        elsewhere = whole * n * activation_density * costs.gradient
+        elsewhere = whole * n * activation_density * COSTS[cpu].gradient
         elsewhere += p * (_COMPRESSED * inputs + _COPIED * outputs)
     elif dense_gradient:
-        elsewhere = p * n
+        elsewhere = p * n * dense
     densities = forward_density, backward_density
     return masked / _native(
         costs, _MATRIX, n, whole * n, whole * ends, densities, elsewhere, every
     )
+
+
+def _dense(bfloat16: str | None) -> float:
+    return 1.0 if bfloat16 is None else DENSE_BFLOAT16[bfloat16]
 
 
 def _native(
@@ -236,12 +258,13 @@ def speedup_of_convolution(
     every: int | None = None,
     dense_gradient: bool = False,
     activation_density: float | None = None,
+    bfloat16: str | None = None,
 ) -> float:
     """As `speedup`, of a convolution.
 
     ::
 
-        masked = 0.84 * 3 p n + 300 n + 97 a
+        masked = 0.84 * 3 p n dense + 300 n + 97 a
         native = q n (2 d_A entry + d_B gradient) + a activation
                  + n (2 d_A + d_B) gather + 65 n
                  + n (330 + 1200 (2 d_A + d_B)) / N + 4.5e6
@@ -255,6 +278,7 @@ def speedup_of_convolution(
     True
     """
     costs, lanes = CONVOLUTION_COSTS[cpu], _LANES[cpu]
+    dense = _DENSE_CONVOLUTION * _dense(bfloat16)
     images, width = max(sizes.images, 1), sizes.outputs[-1]
     groups = [2**k for k in range(5) if 2**k <= lanes]
     vectors = min(-(-images // g) * -(-width * g // lanes) for g in groups)
@@ -265,14 +289,14 @@ def speedup_of_convolution(
         math.prod(sizes.inputs) * sizes.weight[-2]
         + math.prod(sizes.outputs) * sizes.weight[-1]
     )
-    masked = 3 * p * n * _DENSE_CONVOLUTION + _MASKED_KERNEL * n + _MASKED_IMAGE * ends
+    masked = 3 * p * n * dense + _MASKED_KERNEL * n + _MASKED_IMAGE * ends
     elsewhere = None
     if activation_density is not None:
         padded = -(-sizes.weight[-1] // _PANEL) * _PANEL / sizes.weight[-1]
         elsewhere = p * n * padded * activation_density * COSTS[cpu].gradient
         elsewhere += _COMPRESSED * ends
     elif dense_gradient:
-        elsewhere = p * n * _DENSE_CONVOLUTION
+        elsewhere = p * n * dense
     densities = forward_density, backward_density
     return masked / _native(
         costs, _CONVOLUTION, n, q * n, ends, densities, elsewhere, every

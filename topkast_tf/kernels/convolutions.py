@@ -36,7 +36,8 @@ def sparse_conv(
     threads. With x in bfloat16, as of `sparse_matmul`.
 
     Args:
-      x: float32 or bfloat16, images x rows x columns x inputs, or sequences x steps x inputs.
+      x: float32 or bfloat16, images x rows x columns x inputs, or sequences x steps x
+        inputs.
       theta: float32, window x inputs x outputs, its window with one or two axes.
       codes: uint8, of theta's shape: 2 on A, 1 on B \\ A, 0 outside B.
       key: the weight's own, from `new_key`: its plans are kept under it.

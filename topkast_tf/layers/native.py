@@ -238,6 +238,7 @@ def _speedup(
         "every": _steps_between_changes(weight),
         "dense_gradient": weight.method.has_dense_gradient,
         "activation_density": _activation_density(weight),
+        "bfloat16": library.bfloat16_unit() if inputs.dtype == tf.bfloat16 else None,
     }
     if isinstance(made, Convolution):
         if not finds_entries(inputs.shape, made.strides):
