@@ -99,14 +99,18 @@ std::vector<T> Convolved(const Kernels& kernels, const RandomConv& conv,
   return target;
 }
 
-// The weight gradient; NaN outside B.
+// The weight gradient, of single images or of pairs; NaN outside B.
 template <typename T>
 std::vector<float> WeightGradientOf(const Kernels& kernels, const RandomConv& conv,
                                     const std::vector<T>& activations,
-                                    const std::vector<T>& errors, std::mt19937& random) {
+                                    const std::vector<T>& errors, std::mt19937& random,
+                                    const topkast::PairKernels* pairs = nullptr) {
   topkast::ConvGradient of;
   of.kernels = kernels.conv;
   of.shape = ShapeOf(conv, false);
+  of.batch = conv.images;
+  of.pairs = pairs;
+  if (pairs != nullptr) of.shape.images = (conv.images + 1) / 2;
   of.layout = topkast::LayoutOf(of.shape, kernels.conv->lanes, 1);
   const topkast::Phase& y = of.shape.y.phases[0];
   const topkast::Phase& x = of.shape.x.phases[0];
@@ -148,6 +152,14 @@ void CheckInBfloat16(const Kernels& kernels, const RandomConv& conv, int64_t par
   for (size_t k = 0; k < found.size(); ++k) {
     if (conv.codes[k] && found[k] != expected[k]) {
       Expect(found[k], std::nan(""), "weight gradient in bfloat16", kernels.name);
+    }
+  }
+  const topkast::PairKernels* pairs = topkast::FindPairKernels(kernels);
+  if (pairs == nullptr || conv.images < 2) return;
+  const auto of_pairs = WeightGradientOf(kernels, conv, x, dy, random, pairs);
+  for (size_t k = 0; k < found.size(); ++k) {
+    if (conv.codes[k]) {
+      Expect(of_pairs[k], expected[k], "weight gradient of pairs of images", kernels.name);
     }
   }
 }

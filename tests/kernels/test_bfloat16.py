@@ -238,6 +238,28 @@ def test_convolution_against_definition(cpu, case, first, second, seed):
     np.testing.assert_array_equal(found[2][codes == 0], 0.0)
 
 
+@pytest.mark.parametrize("images", [1, 2, 3, 7, 32, 33])
+@pytest.mark.parametrize("channels", [(5, 9), (16, 16), (33, 70)])
+def test_weight_gradient_of_a_convolution_from_pairs_of_images(images, channels):
+    """Where the machine multiplies pairs; the same sums as in float32, in another order."""
+    shape, weight = (images, 6, 5, channels[0]), (3, 2, *channels)
+    shapes = shape, weight, (images, 3, 5, channels[1])
+    x, theta, codes, dy = case_of(images, 0.1, 0.3, *shapes)
+    arguments = (2, 1), (1, 1), "same"
+    exact = convolutions.by_definition(x, theta, codes, dy, *arguments)[2]
+    magnitude = convolutions.by_definition(
+        *map(np.abs, (x, theta, codes, dy)), *arguments
+    )
+    owner = Owner()
+    for arithmetic in ("auto", "float32"):
+        found = kernels.library().ops.topkast_sparse_conv_weight_gradient(
+            *(x.astype(bfloat16), dy.astype(bfloat16), codes),
+            **{"key": new_key(owner), "strides": [2, 1], "dilations": [1, 1]},
+            **{"padding": "SAME", "arithmetic": arithmetic},
+        )
+        assert_rounded_once(found.numpy(), exact, magnitude[2], 15 * images, "float32")
+
+
 @pytest.mark.parametrize("of", ["matrix", "convolution"])
 def test_gradients_of_gradients(of):
     """As of the masked product, up to a few roundings."""

@@ -99,8 +99,9 @@ Measured: 0.52 to 0.58 with AVX-512, and 1.1 or more without a unit. That of AMX
 ratio of peaks, not measured: there, few layers have native kernels in bfloat16."""
 
 _OF_PAIRS = Costs(entry=1.1, gradient=0.9, activation=40, gather=90)
-"""Of products in bfloat16 where AVX-512 multiplies pairs, fitted to 12 shapes at 4
-densities."""
+_CONVOLUTION_OF_PAIRS = Costs(entry=1.4, gradient=1.0, activation=90, gather=200)
+"""Of products in bfloat16 where AVX-512 multiplies pairs, fitted to 12 matrices and 8
+convolutions at 4 densities."""
 
 _MASKED_WEIGHT, _MASKED_ACTIVATION = 78, 15
 _MATRIX = WeightCosts(call=45, plan=180, plan_entry=400)
@@ -160,7 +161,7 @@ def speedup(
     True
     """
     costs, dense = COSTS[cpu], _dense(bfloat16)
-    if cpu == "avx512" and bfloat16 in ("avx512_bf16", "amx_bf16"):
+    if _multiplies_pairs(cpu, bfloat16):
         costs = _OF_PAIRS
     p = max(positions, 1)
     whole = -(-p // _PANEL) * _PANEL
@@ -180,6 +181,10 @@ def speedup(
 
 def _dense(bfloat16: str | None) -> float:
     return 1.0 if bfloat16 is None else DENSE_BFLOAT16[bfloat16]
+
+
+def _multiplies_pairs(cpu: str, bfloat16: str | None) -> bool:
+    return cpu == "avx512" and bfloat16 in ("avx512_bf16", "amx_bf16")
 
 
 def _native(
@@ -279,6 +284,8 @@ def speedup_of_convolution(
     """
     costs, lanes = CONVOLUTION_COSTS[cpu], _LANES[cpu]
     dense = _DENSE_CONVOLUTION * _dense(bfloat16)
+    if _multiplies_pairs(cpu, bfloat16) and sizes.images > 1:
+        costs = _CONVOLUTION_OF_PAIRS
     images, width = max(sizes.images, 1), sizes.outputs[-1]
     groups = [2**k for k in range(5) if 2**k <= lanes]
     vectors = min(-(-images // g) * -(-width * g // lanes) for g in groups)

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "conv_accumulate.h"
 #include "kernels.h"
 #include "plan.h"
 #include "transposes.h"
@@ -20,10 +21,6 @@ namespace TOPKAST_ISA {
 // four: an entry's value and offset are loaded once for more of them, and what a block
 // needs of a channel grows by less, as neighbours share their window.
 constexpr int kConvVectors = 6;
-
-// Vectors of targets in a block of the weight gradient: those of one target channel stay
-// in registers.
-constexpr int kConvBlockVectors = 8;
 
 // Copies one vector of positions, channel by channel:
 // to[c * distance + lane] = from[lane][c].
@@ -111,55 +108,6 @@ inline void ConvMultiply(const Plan& plan, const ConvEntry* entries,
   }
 }
 
-// to[i] += the dot product of `row` with the sources of the entry i, for i < kCount.
-//
-// Four entries at once: enough sums in flight, and one transpose of them.
-template <int kCount>
-TOPKAST_INLINE void AddDots(const Vec* row, const float* const* bases,
-                            const int32_t* offsets, const int32_t* col, float* to) {
-  int64_t offset[kCount];
-#pragma GCC unroll 4
-  for (int i = 0; i < kCount; ++i) offset[i] = offsets[col[i]];
-  Vec sums[4] = {};
-#pragma GCC unroll 8
-  for (int v = 0; v < kConvBlockVectors; ++v) {
-#pragma GCC unroll 4
-    for (int i = 0; i < kCount; ++i) sums[i] += row[v] * Load(bases[v] + offset[i]);
-  }
-  const Quad total = SumsOf(sums[0], sums[1], sums[2], sums[3]);
-  if (kCount == 4) {
-    *reinterpret_cast<UnalignedQuad*>(to) += total;
-  } else {
-#pragma GCC unroll 4
-    for (int i = 0; i < kCount; ++i) to[i] += total[i];
-  }
-}
-
-inline void ConvAccumulate(const Plan& plan, int64_t begin, int64_t end,
-                           const float* const* bases, int64_t tile_distance,
-                           const int32_t* offsets, const float* of_rows, float* sums) {
-  int tile = -1;
-  const float* base[kConvBlockVectors];
-  for (int64_t run = begin; run < end; ++run) {
-    if (tile < 0 || run >= plan.first_run[tile + 1]) {
-      do ++tile;
-      while (run >= plan.first_run[tile + 1]);
-      for (int v = 0; v < kConvBlockVectors; ++v) base[v] = bases[v] + tile * tile_distance;
-    }
-    const float* of_row = of_rows + plan.row[run] * (kConvBlockVectors * kLanes);
-    Vec row[kConvBlockVectors];
-#pragma GCC unroll 8
-    for (int v = 0; v < kConvBlockVectors; ++v) row[v] = LoadAligned(of_row + v * kLanes);
-    const int32_t first = plan.first_entry[run], last = plan.first_entry[run + 1];
-    const int32_t* col = plan.col.data();
-    int32_t z = first;
-    for (; z + 4 <= last; z += 4) AddDots<4>(row, base, offsets, col + z, sums + z);
-    if (last - z == 3) AddDots<3>(row, base, offsets, col + z, sums + z);
-    if (last - z == 2) AddDots<2>(row, base, offsets, col + z, sums + z);
-    if (last - z == 1) AddDots<1>(row, base, offsets, col + z, sums + z);
-  }
-}
-
 const ConvKernels kConvKernels = {
     kLanes,
     kConvVectors,
@@ -167,7 +115,7 @@ const ConvKernels kConvKernels = {
     PackVector<float>,
     UnpackVector<float>,
     ConvMultiply,
-    ConvAccumulate,
+    ConvAccumulate<FloatDots>,
     PackVector<Bfloat16>,
     UnpackVector<Bfloat16>,
 };

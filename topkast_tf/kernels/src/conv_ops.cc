@@ -147,7 +147,14 @@ class SparseConvInputGradient : public ConvProductOp {
 template <typename T>
 class SparseConvWeightGradient : public ConvOp {
  public:
-  using ConvOp::ConvOp;
+  explicit SparseConvWeightGradient(OpKernelConstruction* context) : ConvOp(context) {
+    if (kernels_ == nullptr) return;  // refused above
+    std::string arithmetic;
+    OP_REQUIRES_OK(context, context->GetAttr("arithmetic", &arithmetic));
+    if (std::is_same_v<T, tensorflow::bfloat16> && arithmetic == "auto") {
+      pairs_ = FindPairKernels(*kernels_);
+    }
+  }
 
   void Compute(OpKernelContext* context) override {
     const Tensor& x = context->input(0);
@@ -169,6 +176,11 @@ class SparseConvWeightGradient : public ConvOp {
     ConvGradient of;
     of.kernels = kernels_->conv;
     of.shape = geometry.forward;
+    of.batch = of.shape.images;
+    if (of.batch > 1 && pairs_ != nullptr) {
+      of.pairs = pairs_;
+      of.shape.images = (of.batch + 1) / 2;
+    }
     // One layout for any number of threads: it decides the order of the sums.
     OP_REQUIRES_OK(context, LayoutFor(of.shape, 1, &of.layout));
     const Phase& rows = of.shape.y.phases[0];
@@ -243,6 +255,8 @@ class SparseConvWeightGradient : public ConvOp {
       }
     });
   }
+
+  const PairKernels* pairs_ = nullptr;
 };
 
 // The size of an axis of the output, unknown if that of the input or the window is.
@@ -326,6 +340,7 @@ REGISTER_OP("TopkastSparseConvWeightGradient")
     .Input("dy: T")
     .Input("codes: uint8")
     .TOPKAST_CONV_ATTRIBUTES
+    .Attr("arithmetic: {'auto', 'float32'} = 'auto'")
     .Output("gradient: float")
     .SetShapeFn(WeightGradientShape);
 

@@ -1,6 +1,7 @@
 #include "conv_slab.h"
 
 #include <algorithm>
+#include <type_traits>
 #include <utility>
 
 namespace topkast {
@@ -68,11 +69,57 @@ class Vectors {
   int64_t group_ = 0, row_ = 0, vector_ = 0;
 };
 
-// Packs the sources of a slab into planes; `zeros` has as many as channels.
+// Packs vectors of single images: lanes point to the channels of an activation, or to zeros.
 template <typename T>
-void PackPlanes(const ConvKernels& kernels, const ConvShape& shape,
-                const PlaneLayout& layout, const Slab& slab, const T* source,
-                const T* zeros, float* planes) {
+class Packer {
+ public:
+  explicit Packer(const ConvKernels& kernels)
+      : pack_(kernels.pack_of(static_cast<const T*>(nullptr))) {}
+
+  void operator()(const T* const* lanes, int64_t channels, float* to,
+                  int64_t distance) const {
+    pack_(lanes, channels, to, distance);
+  }
+
+ private:
+  void (*pack_)(const T* const* from, int64_t channels, float* to, int64_t distance);
+};
+
+// Packs vectors of pairs: the second activation of a lane is `half` behind the first, if it
+// is among all `size`.
+class PairPacker {
+ public:
+  PairPacker(const PairKernels& kernels, const Bfloat16* activations, int64_t size,
+             int64_t half, const Bfloat16* zeros)
+      : pack_(kernels.pack_vector),
+        activations_(activations),
+        size_(size),
+        half_(half),
+        zeros_(zeros) {}
+
+  void operator()(const Bfloat16* const* lanes, int64_t channels, float* to,
+                  int64_t distance) const {
+    const Bfloat16* second[kMostLanes];
+    for (int lane = 0; lane < kMostLanes; ++lane) {
+      second[lane] = zeros_;
+      if (lanes[lane] == zeros_) continue;
+      const int64_t place = lanes[lane] - activations_ + half_;
+      if (place < size_) second[lane] = activations_ + place;
+    }
+    pack_(lanes, second, channels, to, distance);
+  }
+
+ private:
+  decltype(PairKernels::pack_vector) pack_;
+  const Bfloat16* activations_;
+  int64_t size_, half_;
+  const Bfloat16* zeros_;
+};
+
+// Packs the sources of a slab into planes; `zeros` has as many as channels.
+template <typename T, typename Pack>
+void PackPlanes(const ConvShape& shape, const PlaneLayout& layout, const Slab& slab,
+                const T* source, const T* zeros, const Pack& pack, float* planes) {
   const int64_t channels = shape.source_channels, step = shape.x.source_step;
   const int64_t first_row =
       slab.first_row * shape.y.source_step + shape.y.smallest_shift();
@@ -108,7 +155,7 @@ void PackPlanes(const ConvKernels& kernels, const ConvShape& shape,
                 exists ? from + (image * image_size + col) * channels : zeros;
           }
         }
-        kernels.pack_of(source)(lanes, channels, to + v, layout.plane);
+        pack(lanes, channels, to + v, layout.plane);
       }
     }
   }
@@ -150,7 +197,7 @@ void MultiplySlab(const ConvProduct& product, const Slab& slab, const T* source,
   float* outputs = planes + product.layout.plane * shape.source_channels;
   T* spare = reinterpret_cast<T*>(outputs + to * kernels.vectors * kernels.lanes);
   std::fill_n(spare, std::max(shape.source_channels, to), T{});
-  PackPlanes(kernels, shape, product.layout, slab, source, spare, planes);
+  PackPlanes(shape, product.layout, slab, source, spare, Packer<T>(kernels), planes);
   for (const ConvProduct::Part& part : product.parts) {
     const Plan& plan = *part.placed.plan;
     Vectors vectors(shape, product.layout, slab, *part.y, *part.x);
@@ -197,15 +244,15 @@ int64_t ConvGradient::slab_floats() const {
   return layout.plane * shape.source_channels + blocks() * panel() + (spare + 15) / 16 * 16;
 }
 
-template <typename T>
-void PackSlab(const ConvGradient& gradient, const Slab& slab, const T* x, const T* dy,
-              float* packed) {
+namespace {
+
+template <typename T, typename Pack>
+void PackSlabBy(const ConvGradient& gradient, const Slab& slab, const T* x, const T* dy,
+                const T* zeros, const Pack& pack_x, const Pack& pack_dy, float* packed) {
   const ConvKernels& kernels = *gradient.kernels;
   const ConvShape& shape = gradient.shape;
   float* panels = packed + gradient.layout.plane * shape.source_channels;
-  T* zeros = reinterpret_cast<T*>(panels + gradient.blocks() * gradient.panel());
-  std::fill_n(zeros, std::max(shape.source_channels, shape.target_channels), T{});
-  PackPlanes(kernels, shape, gradient.layout, slab, x, zeros, packed);
+  PackPlanes(shape, gradient.layout, slab, x, zeros, pack_x, packed);
   Vectors vectors(shape, gradient.layout, slab, shape.y.phases[0], shape.x.phases[0]);
   const int64_t width = kernels.block_vectors * kernels.lanes;
   const int64_t total = vectors.count();
@@ -215,12 +262,37 @@ void PackSlab(const ConvGradient& gradient, const Slab& slab, const T* x, const 
     const T* lanes[kMostLanes];
     std::fill_n(lanes, kMostLanes, zeros);
     if (v < total) vectors.Lanes<const T>(dy, shape.target_channels, zeros, lanes);
-    kernels.pack_of(dy)(lanes, shape.target_channels,
-                        panels + v / kernels.block_vectors * gradient.panel() +
-                            v % kernels.block_vectors * kernels.lanes,
-                        width);
+    pack_dy(lanes, shape.target_channels,
+            panels + v / kernels.block_vectors * gradient.panel() +
+                v % kernels.block_vectors * kernels.lanes,
+            width);
     vectors.Step();
   }
+}
+
+}  // namespace
+
+template <typename T>
+void PackSlab(const ConvGradient& gradient, const Slab& slab, const T* x, const T* dy,
+              float* packed) {
+  const ConvShape& shape = gradient.shape;
+  float* behind = packed + gradient.layout.plane * shape.source_channels +
+                  gradient.blocks() * gradient.panel();
+  T* zeros = reinterpret_cast<T*>(behind);
+  std::fill_n(zeros, std::max(shape.source_channels, shape.target_channels), T{});
+  if constexpr (std::is_same_v<T, Bfloat16>) {
+    if (gradient.pairs != nullptr) {
+      const int64_t of_x = shape.y.sources * shape.x.sources * shape.source_channels;
+      const int64_t of_dy = shape.y.targets * shape.x.targets * shape.target_channels;
+      const PairPacker pack_x(*gradient.pairs, x, gradient.batch * of_x,
+                              shape.images * of_x, zeros);
+      const PairPacker pack_dy(*gradient.pairs, dy, gradient.batch * of_dy,
+                               shape.images * of_dy, zeros);
+      return PackSlabBy(gradient, slab, x, dy, zeros, pack_x, pack_dy, packed);
+    }
+  }
+  const Packer<T> pack(*gradient.kernels);
+  PackSlabBy<T>(gradient, slab, x, dy, zeros, pack, pack, packed);
 }
 
 void AccumulateSlab(const ConvGradient& gradient, const Slab& slab, const float* packed,
@@ -230,6 +302,8 @@ void AccumulateSlab(const ConvGradient& gradient, const Slab& slab, const float*
   const float* panels = packed + gradient.layout.plane * shape.source_channels;
   Vectors vectors(shape, gradient.layout, slab, shape.y.phases[0], shape.x.phases[0]);
   const int64_t total = vectors.count();
+  const auto accumulate =
+      gradient.pairs == nullptr ? kernels.accumulate : gradient.pairs->conv_accumulate;
   const float* bases[kMostVectors];
   for (int64_t first = 0; first < total; first += kernels.block_vectors) {
     for (int v = 0; v < kernels.block_vectors; ++v) {
@@ -237,9 +311,8 @@ void AccumulateSlab(const ConvGradient& gradient, const Slab& slab, const float*
       bases[v] = first + v < total ? packed + vectors.base() : packed;
       vectors.Step();
     }
-    kernels.accumulate(*gradient.placed.plan, begin, end, bases,
-                       gradient.placed.tile_distance, gradient.placed.offsets.data(),
-                       panels, sums);
+    accumulate(*gradient.placed.plan, begin, end, bases, gradient.placed.tile_distance,
+               gradient.placed.offsets.data(), panels, sums);
     panels += gradient.panel();
   }
 }

@@ -50,9 +50,14 @@ void MultiplySlab(const ConvProduct& product, const Slab& slab, const T* source,
                   float* scratch);
 
 // What the slabs of one weight gradient share.
+//
+// Activations in bfloat16 may be packed as pairs of images, shape.images apart: the first
+// half of the batch beside the second, of which an image may be missing.
 struct ConvGradient {
   const ConvKernels* kernels;
-  ConvShape shape;  // of the forward pass
+  const PairKernels* pairs = nullptr;  // null for single images
+  int64_t batch = 0;                   // images
+  ConvShape shape;  // of the forward pass; of pairs, if there are any
   PlaneLayout layout;
   PlacedPlan placed;
 

@@ -68,7 +68,7 @@ struct Bfloat16Kernels {
                              float* scratch) = nullptr;
 };
 
-// The weight gradient from bfloat16 numbers by products of pairs of positions: `pack` and
+// The weight gradient from bfloat16 numbers by products of pairs: `pack` and
 // `accumulate` as of `Kernels`. A panel has `block` positions of each channel, as pairs of
 // 32 bits, which is as much memory as a block of floats takes.
 struct PairKernels {
@@ -76,6 +76,14 @@ struct PairKernels {
   void (*pack)(const Bfloat16* x, int64_t positions, int64_t channels, float* panel);
   void (*accumulate)(const Plan& plan, int64_t begin, int64_t end, const float* of_rows,
                      const float* of_cols, float* sums);
+
+  // As `pack` and `accumulate` of `ConvKernels`: to[c * distance + lane] is the pair of
+  // low[lane][c] and high[lane][c].
+  void (*pack_vector)(const Bfloat16* const* low, const Bfloat16* const* high,
+                      int64_t channels, float* to, int64_t distance);
+  void (*conv_accumulate)(const Plan& plan, int64_t begin, int64_t end,
+                          const float* const* bases, int64_t tile_distance,
+                          const int32_t* offsets, const float* of_rows, float* sums);
 };
 
 // Activations are `positions` x `channels`, channels fastest; a weight has the entries of
