@@ -102,7 +102,11 @@ STUDIES = {
     "txl_medium": Study(
         (
             *(*_TEXT, "--model=txl_medium", "--memory_length=0", "--batch_size=4"),
-            *("--segment_length=128", "--evaluation_segment=128", "--learning_rate=5e-4"),
+            *(
+                "--segment_length=128",
+                "--evaluation_segment=128",
+                "--learning_rate=5e-4",
+            ),
         ),
         1.75,
         8,

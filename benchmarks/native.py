@@ -35,6 +35,9 @@ else runs on the machine hits both sides alike. The table gives the median of th
 over the rounds, and the range between their quartiles. Speed-ups are over the faster of the
 two dense variants.
 
+With --dtype=bfloat16 all variants compute in it, from variables in float32 (Keras's
+mixed_bfloat16); a dense product then casts its weight first, as Keras does in each step.
+
 The CSV holds each round, and only grows: the same command goes on where it stopped, and
 --rounds is the total.
 
@@ -113,6 +116,7 @@ def define_flags(values: flags.FlagValues) -> None:
             "pairs fwd/bwd of sparsities",
         ),
         ("string", "csv", "native.csv", "where the rounds are kept"),
+        ("string", "dtype", "float32", "of the computation: float32 or bfloat16"),
         ("float", "seconds", 0.0, "begin no round after so long; 0: no limit"),
     ):
         define = getattr(flags, f"DEFINE_{kind}")
@@ -144,8 +148,8 @@ def product_of(
         what = what.removesuffix("_conv")
         return convolution_of(what, variant, (inputs, outputs), (fwd, bwd), values)
     generator = tf.random.Generator.from_seed(0)
-    x = generator.normal([values.positions, inputs])
-    dy = generator.normal([values.positions, outputs])
+    x = tf.cast(generator.normal([values.positions, inputs]), values.dtype)
+    dy = tf.cast(generator.normal([values.positions, outputs]), values.dtype)
     theta = generator.normal([inputs, outputs])
     codes = _codes_of(theta, fwd, bwd)
     native = library()
@@ -154,7 +158,7 @@ def product_of(
     def product():
         if variant == "dense":
             if what == "forward":
-                return tf.matmul(x, tf.identity(theta))
+                return tf.matmul(x, tf.cast(tf.identity(theta), x.dtype))
             return tf.matmul(x, dy, transpose_a=True)
         if what == "forward":
             code = "static" if variant == "static" else "auto"
@@ -214,13 +218,14 @@ def convolution_of(
     size, channels = sizes
     generator = tf.random.Generator.from_seed(0)
     x = generator.normal([values.images, size, size, channels])
+    x = tf.cast(x, values.dtype)
     theta = generator.normal([3, 3, channels, channels])
     codes = _codes_of(theta, *sparsities)
     how = {"strides": [1, 1], "dilations": [1, 1], "key": hash(what) % 2**31}
 
     def product():
         if variant == "dense" and what == "forward":
-            return tf.nn.conv2d(x, theta, 1, "SAME")
+            return tf.nn.conv2d(x, tf.cast(tf.identity(theta), x.dtype), 1, "SAME")
         if variant == "dense":
             return tf.raw_ops.Conv2DBackpropFilter(
                 input=x,
@@ -245,7 +250,7 @@ def _compiled(product: Callable[[], tf.Tensor]) -> Callable[[], object]:
         total = tf.zeros([])
         for _ in tf.range(_REPEATS):
             # Nothing large leaves TensorFlow.
-            total += tf.reshape(product(), [-1])[0]
+            total += tf.cast(tf.reshape(product(), [-1])[0], tf.float32)
         return total
 
     def waited():
@@ -329,10 +334,11 @@ def _variants_of(case: str) -> tuple[str, ...]:
 
 
 def _sized(case: str, values: flags.FlagValues) -> str:
+    dtype = "" if values.dtype == "float32" else f", {values.dtype}"
     model = native_models.find(case)
     if model is not None:
-        return f"{case} {model.about(values)}"
-    return f"{case}, {values.images if 'conv' in case else values.positions}"
+        return f"{case} {model.about(values)}{dtype}"
+    return f"{case}, {values.images if 'conv' in case else values.positions}{dtype}"
 
 
 def table_rows(
@@ -364,6 +370,12 @@ def main(argv: Sequence[str]) -> None:
     for case in values.cases:
         if not _PRODUCT.match(case) and native_models.find(case) is None:
             common.fail(f"Expected --cases of {', '.join(CASES)}. Received: {case}")
+    if values.dtype not in ("float32", "bfloat16"):
+        common.fail(
+            f"Expected --dtype=float32 or bfloat16. Received: --dtype={values.dtype}"
+        )
+    if values.dtype == "bfloat16":
+        keras.config.set_dtype_policy("mixed_bfloat16")
     pairs = []
     for pair in values.sparsities:
         try:

@@ -266,6 +266,28 @@ def test_is_given_statelessly():
     assert not compat.is_given_statelessly(tf.Variable(1.0))
     with keras.StatelessScope(state_mapping=[(variable, tf.constant(2.0))]):
         assert compat.is_given_statelessly(variable)
+        assert float(variable.value) == 2.0
+    with keras.StatelessScope():
+        assert not compat.is_given_statelessly(variable)
+
+
+def test_is_given_statelessly_in_mixed_precision():
+    """Where Keras casts, the value of every variable is a tensor."""
+    seen = []
+
+    class Layer(keras.layers.Layer):
+        def build(self, shape):
+            self.scale = self.add_weight(shape=())
+
+        def call(self, inputs):
+            assert isinstance(self.scale.value, tf.Tensor)
+            seen.append(compat.is_given_statelessly(self.scale))
+            return inputs * self.scale
+
+    layer = Layer(dtype="mixed_bfloat16")
+    layer(tf.ones([1]))
+    layer.stateless_call([tf.ones([])], [], tf.ones([1]))
+    assert seen[-2:] == [False, True]
 
 
 def test_updated():

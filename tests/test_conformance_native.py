@@ -98,16 +98,40 @@ def test_two_devices(method, digits, references):
 
 
 @SOME
-def test_masked_under_xla_and_in_mixed_precision(method, digits, references):
+def test_masked_under_xla(method, digits, references):
     model = build_optimizer(build(method))
     train_by_fit(model, *digits, jit_compile=True)
     assert_close(model, references[method])
+
+
+@METHOD
+def test_mixed_precision(method, digits):
     keras.mixed_precision.set_global_policy("mixed_bfloat16")
-    train_by_fit(build(method), *digits)
+    with native.masked_products():
+        reference = train_without_xla(method, *digits)
+    model = assert_native(train_without_xla(method, *digits))
+    for one, other in zip(
+        tk.sparse_weights(model), tk.sparse_weights(reference), strict=True
+    ):
+        assert one.dense().dtype == np.float32 and one.step == other.step > 0
+        # Eight steps with activations of 8 bits.
+        np.testing.assert_allclose(one.dense(), other.dense(), atol=2e-2)
+
+
+@SOME
+def test_resumed_in_mixed_precision(method, digits, tmp_path):
+    keras.mixed_precision.set_global_policy("mixed_bfloat16")
+    whole = assert_native(train_without_xla(method, *digits))
+    assert_resumed_equals(whole, method, digits, tmp_path)
 
 
 @METHOD
 def test_resumed_run_equals_uninterrupted_run(method, digits, trained, tmp_path):
+    assert_resumed_equals(trained[method], method, digits, tmp_path)
+
+
+def assert_resumed_equals(whole, method, digits, tmp_path):
+    """A run that is interrupted and resumed ends as the whole one, bit by bit."""
     (images, labels), half = digits, 128
     interrupted = build_optimizer(build(method))
     train_by_fit(interrupted, images[:half], labels[:half])
@@ -115,7 +139,7 @@ def test_resumed_run_equals_uninterrupted_run(method, digits, trained, tmp_path)
     resumed = build_optimizer(build(method))
     resumed.load_weights(tmp_path / "half.weights.h5")
     train_by_fit(resumed, images[half:], labels[half:])
-    for ours, theirs in zip(state(trained[method]), state(resumed), strict=True):
+    for ours, theirs in zip(state(whole), state(resumed), strict=True):
         for one, other in zip(ours, theirs, strict=True):
             np.testing.assert_array_equal(one, other)
 

@@ -202,9 +202,17 @@ def is_compiled(graph: tf.Graph) -> bool:
 
 
 def is_given_statelessly(variable: Any) -> bool:
-    """Whether a `keras.StatelessScope` gives the value of a Keras variable."""
-    value = getattr(variable, "value", None)
-    return isinstance(value, tf.Tensor)
+    """Whether a `keras.StatelessScope` gives the value of a Keras variable.
+
+    `keras.Variable.value` is then a tensor, but in mixed precision it always is.
+    """
+    import keras  # those who use tf_keras alone do not need it
+
+    if not isinstance(variable, keras.Variable):
+        return False
+    with keras.StatelessScope(initialize_variables=False) as inner:
+        active = inner.original_scope
+    return active is not None and active.get_current_value(variable) is not None
 
 
 def updated(variable: tf.Variable, operation: Any) -> Any:

@@ -27,6 +27,30 @@ def random_codes(rng, shape, fwd_density, bwd_density):
     return np.where(uniform < fwd_density, 2, codes).astype(np.uint8)
 
 
+def rounded(values):
+    """Values rounded to bfloat16, to nearest even, as float32."""
+    return np.asarray(values).astype(tf.bfloat16.as_numpy_dtype).astype(np.float32)
+
+
+def assert_rounded_once(found, exact, magnitude, terms, result="bfloat16"):
+    """Sums in float32, in any order, that are rounded once.
+
+    Args:
+      found: the sums.
+      exact: in float64.
+      magnitude: the sums of the absolute values of their terms.
+      terms: the number of terms of a sum, at most.
+      result: the dtype that the sums are rounded to.
+    """
+    assert found.dtype == result
+    unit = {"bfloat16": 2.0**-8, "float32": 2.0**-24}[result]
+    of_sum = terms * 2.0**-23 * magnitude
+    error = np.abs(found.astype(np.float64) - exact)
+    np.testing.assert_array_less(
+        error, unit * (np.abs(exact) + of_sum) + of_sum + 1e-30
+    )
+
+
 def gradient_of_penalty(product, x, theta):
     """Second gradients: those of a penalty of both gradients of a product."""
     with tf.GradientTape() as outer:

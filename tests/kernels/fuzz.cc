@@ -10,6 +10,7 @@ int main(int, char** argv) {
     const topkast::Entrywise& passes = *topkast::FindEntrywise(name);
     for (int k = 0; k < std::atoi(argv[1]); ++k, ++checked) {
       CheckProducts(*kernels, random);
+      CheckBfloat16(*kernels, random);
       CheckActivations(*kernels, random);
       CheckBlocks(*kernels, random);
       CheckConvolution(*kernels, random);

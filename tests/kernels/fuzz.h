@@ -19,6 +19,7 @@
 
 // One random case each.
 void CheckProducts(const topkast::Kernels& kernels, std::mt19937& random);
+void CheckBfloat16(const topkast::Kernels& kernels, std::mt19937& random);
 void CheckActivations(const topkast::Kernels& kernels, std::mt19937& random);
 void CheckBlocks(const topkast::Kernels& kernels, std::mt19937& random);
 void CheckConvolution(const topkast::Kernels& kernels, std::mt19937& random);
@@ -40,6 +41,32 @@ inline void Expect(double found, double expected, const char* what, const char* 
   if (std::abs(found - expected) <= 1e-3 * (1 + std::abs(expected))) return;
   std::printf("%s of %s: %g, expected %g\n", what, name, found, expected);
   std::exit(1);
+}
+
+// Rounded to bfloat16.
+inline std::vector<topkast::Bfloat16> Halves(const std::vector<float>& values) {
+  std::vector<topkast::Bfloat16> halves(values.size());
+  for (size_t k = 0; k < values.size(); ++k) topkast::Assign(values[k], &halves[k]);
+  return halves;
+}
+
+inline std::vector<float> Floats(const std::vector<topkast::Bfloat16>& halves) {
+  std::vector<float> values;
+  for (const topkast::Bfloat16 half : halves) values.push_back(topkast::ToFloat(half));
+  return values;
+}
+
+// `found` has the bits of `exact`, rounded.
+inline void ExpectRounded(const std::vector<topkast::Bfloat16>& found,
+                          const std::vector<float>& exact, const char* what,
+                          const char* name) {
+  const std::vector<topkast::Bfloat16> expected = Halves(exact);
+  for (size_t k = 0; k < found.size(); ++k) {
+    if (found[k].bits == expected[k].bits) continue;
+    std::printf("%s of %s: %04x, expected %04x\n", what, name, found[k].bits,
+                expected[k].bits);
+    std::exit(1);
+  }
 }
 
 #endif  // TOPKAST_FUZZ_H_

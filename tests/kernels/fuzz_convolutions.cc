@@ -67,9 +67,10 @@ topkast::ConvShape ShapeOf(const RandomConv& conv, bool transpose) {
           transpose ? conv.inputs : conv.outputs, conv.groups};
 }
 
-// The forward pass, or the input gradient.
-std::vector<float> Convolved(const Kernels& kernels, const RandomConv& conv,
-                             bool transpose, int64_t parts) {
+// The forward pass of x, or the input gradient of dy, as `source`.
+template <typename T>
+std::vector<T> Convolved(const Kernels& kernels, const RandomConv& conv,
+                         const std::vector<T>& source, bool transpose, int64_t parts) {
   topkast::ConvProduct product;
   product.kernels = kernels.conv;
   product.shape = ShapeOf(conv, transpose);
@@ -94,22 +95,27 @@ std::vector<float> Convolved(const Kernels& kernels, const RandomConv& conv,
       }
     }
   }
-  std::vector<float> target(transpose ? conv.x.size() : conv.dy.size());
+  std::vector<T> target(transpose ? conv.x.size() : conv.dy.size());
   const auto scratch = Aligned(product.scratch_floats());
-  const float* source = transpose ? conv.dy.data() : conv.x.data();
   for (int64_t s = 0; s < product.layout.slabs(product.shape); ++s) {
-    topkast::MultiplySlab(product, product.layout.SlabAt(product.shape, s), source,
+    topkast::MultiplySlab(product, product.layout.SlabAt(product.shape, s), source.data(),
                           target.data(), scratch.get());
   }
   return target;
 }
 
-// The weight gradient; NaN outside B.
+// The weight gradient, of single images or of pairs; NaN outside B.
+template <typename T>
 std::vector<float> WeightGradientOf(const Kernels& kernels, const RandomConv& conv,
-                                    std::mt19937& random) {
+                                    const std::vector<T>& activations,
+                                    const std::vector<T>& errors, std::mt19937& random,
+                                    const topkast::PairKernels* pairs = nullptr) {
   topkast::ConvGradient of;
   of.kernels = kernels.conv;
   of.shape = ShapeOf(conv, false);
+  of.batch = conv.images;
+  of.pairs = pairs;
+  if (pairs != nullptr) of.shape.images = (conv.images + 1) / 2;
   of.layout = topkast::LayoutOf(of.shape, kernels.conv->lanes, 1);
   const topkast::Phase& y = of.shape.y.phases[0];
   const topkast::Phase& x = of.shape.x.phases[0];
@@ -124,7 +130,7 @@ std::vector<float> WeightGradientOf(const Kernels& kernels, const RandomConv& co
   const int64_t runs = of.runs();
   for (int64_t s = 0; s < of.layout.slabs(of.shape); ++s) {
     const topkast::Slab slab = of.layout.SlabAt(of.shape, s);
-    topkast::PackSlab(of, slab, conv.x.data(), conv.dy.data(), packed.get());
+    topkast::PackSlab(of, slab, activations.data(), errors.data(), packed.get());
     const int64_t middle = static_cast<int64_t>(random() % (runs + 1));
     topkast::AccumulateSlab(of, slab, packed.get(), 0, middle, sums.data());
     topkast::AccumulateSlab(of, slab, packed.get(), middle, runs, sums.data());
@@ -137,6 +143,34 @@ std::vector<float> WeightGradientOf(const Kernels& kernels, const RandomConv& co
     }
   }
   return gradient;
+}
+
+// In bfloat16: as in floats, and rounded.
+void CheckInBfloat16(const Kernels& kernels, const RandomConv& conv, int64_t parts,
+                     std::mt19937& random) {
+  const auto x = Halves(conv.x), dy = Halves(conv.dy);
+  const std::vector<float> wide_x = Floats(x), wide_dy = Floats(dy);
+  ExpectRounded(Convolved(kernels, conv, x, false, parts),
+                Convolved(kernels, conv, wide_x, false, parts), "convolution in bfloat16",
+                kernels.name);
+  ExpectRounded(Convolved(kernels, conv, dy, true, parts),
+                Convolved(kernels, conv, wide_dy, true, parts),
+                "input gradient of a convolution in bfloat16", kernels.name);
+  const auto found = WeightGradientOf(kernels, conv, x, dy, random);
+  const auto expected = WeightGradientOf(kernels, conv, wide_x, wide_dy, random);
+  for (size_t k = 0; k < found.size(); ++k) {
+    if (conv.codes[k] && found[k] != expected[k]) {
+      Expect(found[k], std::nan(""), "weight gradient in bfloat16", kernels.name);
+    }
+  }
+  const topkast::PairKernels* pairs = topkast::FindPairKernels(kernels);
+  if (pairs == nullptr || conv.images < 2) return;
+  const auto of_pairs = WeightGradientOf(kernels, conv, x, dy, random, pairs);
+  for (size_t k = 0; k < found.size(); ++k) {
+    if (conv.codes[k]) {
+      Expect(of_pairs[k], expected[k], "weight gradient of pairs of images", kernels.name);
+    }
+  }
 }
 
 }  // namespace
@@ -173,9 +207,10 @@ void CheckConvolution(const Kernels& kernels, std::mt19937& random) {
     }
   }
   const int64_t parts = 1 + random() % 9;
-  const auto forward = Convolved(kernels, conv, false, parts);
-  const auto backward = Convolved(kernels, conv, true, parts);
-  const auto gradient = WeightGradientOf(kernels, conv, random);
+  const auto forward = Convolved(kernels, conv, conv.x, false, parts);
+  const auto backward = Convolved(kernels, conv, conv.dy, true, parts);
+  const auto gradient = WeightGradientOf(kernels, conv, conv.x, conv.dy, random);
+  CheckInBfloat16(kernels, conv, parts, random);
   for (size_t k = 0; k < y.size(); ++k) Expect(forward[k], y[k], "convolution", kernels.name);
   for (size_t k = 0; k < dx.size(); ++k) {
     Expect(backward[k], dx[k], "input gradient of a convolution", kernels.name);

@@ -2,10 +2,12 @@
 
 import pytest
 
+from topkast_tf.kernels import library
 from topkast_tf.kernels.choice import (
     BLOCK_COSTS,
     CONVOLUTION_COSTS,
     COSTS,
+    DENSE_BFLOAT16,
     ConvolutionSizes,
     speedup,
     speedup_of_convolution,
@@ -42,8 +44,37 @@ def test_blocks_pay_more_than_single_entries(cpu):
         assert speedup(*sizes, has_blocks=True) > speedup(*sizes)
 
 
+@pytest.mark.parametrize("cpu", COSTS)
+@pytest.mark.parametrize("unit", DENSE_BFLOAT16)
+def test_bfloat16_by_hand(cpu, unit):
+    entry, gradient, activation, gather = COSTS[cpu]
+    if cpu == "avx512" and unit != "none":  # pairs
+        entry, gradient, activation, gather = 1.1, 0.9, 40, 90
+    masked = 3 * 64 * 6 * DENSE_BFLOAT16[unit] + 78 * 6 + 15 * 64 * 5
+    native = 64 * 6 * (entry + gradient) + 64 * 5 * activation + 12 * gather
+    native += 45 * 6 + 4.5e6
+    found = speedup(2, 3, 64, 0.5, 1.0, cpu, bfloat16=unit)
+    assert found == pytest.approx(masked / native)
+    entry, gradient, activation, gather = CONVOLUTION_COSTS[cpu]
+    if cpu == "avx512" and unit != "none":
+        entry, gradient, activation, gather = 1.4, 1.0, 90, 200
+    p, ends = 16 * 6, 16 * (24 * 2 + 6 * 5)
+    masked = 0.84 * 3 * p * 90 * DENSE_BFLOAT16[unit] + 300 * 90 + 97 * ends
+    native = p * 90 * (entry + gradient) + ends * activation + 180 * gather
+    native += 65 * 90 + 4.5e6
+    found = speedup_of_convolution(SIZES, 0.5, 1.0, cpu, bfloat16=unit)
+    assert found == pytest.approx(masked / native)
+
+
+def test_units_of_bfloat16():
+    assert tuple(DENSE_BFLOAT16) == library.BFLOAT16_UNITS
+    assert library.bfloat16_unit() in DENSE_BFLOAT16
+
+
 def test_dense_weights_are_masked():
     assert speedup(4096, 4096, 4096, 1.0, 1.0, "avx512") < 1
+    for unit in DENSE_BFLOAT16:
+        assert speedup(4096, 4096, 4096, 1.0, 1.0, "avx512", bfloat16=unit) < 1
 
 
 def test_more_sparsity_pays_more():

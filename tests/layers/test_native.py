@@ -145,8 +145,8 @@ def test_native_layer_equals_masked(library, name, shape, arguments):
         (
             "Conv2D",
             IMAGES,
-            {"filters": 8, "kernel_size": 3, "dtype": "mixed_bfloat16"},
-            "bfloat16",
+            {"filters": 8, "kernel_size": 3, "dtype": "mixed_float16"},
+            "float16",
         ),
         (
             "EinsumDense",
@@ -154,7 +154,7 @@ def test_native_layer_equals_masked(library, name, shape, arguments):
             {"equation": "abc,dc->abd", "output_shape": (3, 7)},
             "EinsumDense",
         ),
-        ("Dense", (5, 12), {"units": 9, "dtype": "mixed_bfloat16"}, "bfloat16"),
+        ("Dense", (5, 12), {"units": 9, "dtype": "mixed_float16"}, "float16"),
         ("Dense", (5, 12), {"units": 9, "dtype": "float64"}, "float64"),
     ],
 )

@@ -34,6 +34,10 @@ _FLAGS_OF = {
         *("-mavx512f", "-mavx512dq", "-mavx512vl", "-mavx2", "-mfma"),
         "-mprefer-vector-width=512",
     ),
+    "_avx512bf16.cc": (
+        *("-mavx512f", "-mavx512dq", "-mavx512vl", "-mavx512bw", "-mavx512bf16"),
+        *("-mavx2", "-mfma", "-mprefer-vector-width=512"),
+    ),
     "_avx2.cc": ("-mavx2", "-mfma"),
 }
 """The end of a file's name -> the instruction set that it is compiled for."""

@@ -14,6 +14,8 @@ from topkast_tf.core.context_values import holding
 KERNELS = ("auto", "masked", "native")
 """What a scope may ask for: what pays, the masked product, or the native kernels."""
 
+DTYPES = ("float32", "bfloat16")
+"""What native products compute in; variables are float32."""
 
 _of_loaded = contextvars.ContextVar("of_loaded", default="auto")
 
@@ -96,6 +98,18 @@ BLOCK_COSTS = {
 """Instruction set -> costs of weights whose sets are whole blocks, fitted to two shapes at
 three densities; where there are none, single entries are as fast (docs/kernels.md)."""
 
+DENSE_BFLOAT16 = {"amx_bf16": 1 / 16, "avx512_bf16": 0.5, "none": 1.0}
+"""What multiplies bfloat16 numbers (`library.BFLOAT16_UNITS`) -> the cost of a multiply-add
+of a large dense product of TensorFlow in bfloat16, in the unit of `Costs`.
+
+Measured: 0.52 to 0.58 with AVX-512, and 1.1 or more without a unit. That of AMX is the
+ratio of peaks, not measured: there, few layers have native kernels in bfloat16."""
+
+_OF_PAIRS = Costs(entry=1.1, gradient=0.9, activation=40, gather=90)
+_CONVOLUTION_OF_PAIRS = Costs(entry=1.4, gradient=1.0, activation=90, gather=200)
+"""Of products in bfloat16 where AVX-512 multiplies pairs, fitted to 12 matrices and 8
+convolutions at 4 densities."""
+
 _MASKED_WEIGHT, _MASKED_ACTIVATION = 78, 15
 _MATRIX = WeightCosts(call=45, plan=180, plan_entry=400)
 _BLOCKS = WeightCosts(call=45, plan=60, plan_entry=10)
@@ -119,18 +133,19 @@ def speedup(
     dense_gradient: bool = False,
     activation_density: float | None = None,
     has_blocks: bool = False,
+    bfloat16: str | None = None,
 ) -> float:
     """The expected time of the masked products over that of the native ones.
 
     Forward pass, input gradient and weight gradient together::
 
-        masked = 3 p n + 78 n + 15 p (i + o)
+        masked = 3 p n dense + 78 n + 15 p (i + o)
         native = p n (2 d_A entry + d_B gradient) + p (i + o) activation
                  + n (2 d_A + d_B) gather + 45 n
                  + n (180 + 400 (2 d_A + d_B)) / N + 4.5e6
 
-    with n = i o, and p rounded up to whole panels in `native`. A dense gradient costs as
-    much in both.
+    with n = i o, p rounded up to whole panels in `native`, and dense 1, or in bfloat16 that
+    of `DENSE_BFLOAT16`. A dense gradient costs as much in both.
 
     Args:
       inputs: i.
@@ -146,28 +161,44 @@ def speedup(
         o)`` to find and copy them. None if it is computed from all.
       has_blocks: whether the sets are whole blocks, which have costs of their own
         (`BLOCK_COSTS`).
+      bfloat16: what multiplies bfloat16 numbers on the machine, for a layer that computes
+        in bfloat16; None for float32.
 
     >>> speedup(512, 2048, 2048, 0.1, 0.2, "avx512") > 2
+    True
+    >>> speedup(512, 2048, 2048, 0.1, 0.2, "avx512", bfloat16="avx512_bf16") > 2
     True
     >>> speedup(8, 8, 64, 0.1, 0.2, "avx512") < 1
     True
     """
-    costs = BLOCK_COSTS[cpu] if has_blocks else COSTS[cpu]
+    costs, dense = COSTS[cpu], _dense(bfloat16)
+    if has_blocks:
+        costs = BLOCK_COSTS[cpu]
+    elif _multiplies_pairs(cpu, bfloat16):
+        costs = _OF_PAIRS
     p = max(positions, 1)
     whole = -(-p // _PANEL) * _PANEL
     n, ends = inputs * outputs, inputs + outputs
-    masked = 3 * p * n + _MASKED_WEIGHT * n + _MASKED_ACTIVATION * p * ends
+    masked = 3 * p * n * dense + _MASKED_WEIGHT * n + _MASKED_ACTIVATION * p * ends
     elsewhere = None  # the cost of a weight gradient that is not on B
     if activation_density is not None:
         elsewhere = whole * n * activation_density * COSTS[cpu].gradient
         elsewhere += p * (_COMPRESSED * inputs + _COPIED * outputs)
     elif dense_gradient:
-        elsewhere = p * n
+        elsewhere = p * n * dense
     densities = forward_density, backward_density
     weight = _BLOCKS if has_blocks else _MATRIX
     return masked / _native(
         costs, weight, n, whole * n, whole * ends, densities, elsewhere, every
     )
+
+
+def _dense(bfloat16: str | None) -> float:
+    return 1.0 if bfloat16 is None else DENSE_BFLOAT16[bfloat16]
+
+
+def _multiplies_pairs(cpu: str, bfloat16: str | None) -> bool:
+    return cpu == "avx512" and bfloat16 in ("avx512_bf16", "amx_bf16")
 
 
 def _native(
@@ -251,12 +282,13 @@ def speedup_of_convolution(
     every: int | None = None,
     dense_gradient: bool = False,
     activation_density: float | None = None,
+    bfloat16: str | None = None,
 ) -> float:
     """As `speedup`, of a convolution.
 
     ::
 
-        masked = 0.84 * 3 p n (5 with groups) + 300 n + 97 a
+        masked = 0.84 * 3 p n dense (5 with groups) + 300 n + 97 a
         native = q n (2 d_A entry + d_B gradient) + a activation
                  + n (2 d_A + d_B) gather + 65 n
                  + n (330 + 1200 (2 d_A + d_B)) / N + 4.5e6
@@ -270,6 +302,9 @@ def speedup_of_convolution(
     True
     """
     costs, lanes = CONVOLUTION_COSTS[cpu], _LANES[cpu]
+    dense = _DENSE_CONVOLUTION * _dense(bfloat16)
+    if _multiplies_pairs(cpu, bfloat16) and sizes.images > 1:
+        costs = _CONVOLUTION_OF_PAIRS
     images, width = max(sizes.images, 1), sizes.outputs[-1]
     groups = [2**k for k in range(5) if 2**k <= lanes]
     vectors = min(-(-images // g) * -(-width * g // lanes) for g in groups)
@@ -280,15 +315,16 @@ def speedup_of_convolution(
         math.prod(sizes.inputs) * sizes.weight[-2] * sizes.groups
         + math.prod(sizes.outputs) * sizes.weight[-1]
     )
-    dense = 3 * p * n * _DENSE_CONVOLUTION * (_GROUPED if sizes.groups > 1 else 1)
-    masked = dense + _MASKED_KERNEL * n + _MASKED_IMAGE * ends
+    if sizes.groups > 1:
+        dense *= _GROUPED
+    masked = 3 * p * n * dense + _MASKED_KERNEL * n + _MASKED_IMAGE * ends
     elsewhere = None
     if activation_density is not None:
         padded = -(-sizes.weight[-1] // _PANEL) * _PANEL / sizes.weight[-1]
         elsewhere = p * n * padded * activation_density * COSTS[cpu].gradient
         elsewhere += _COMPRESSED * ends
     elif dense_gradient:
-        elsewhere = p * n * _DENSE_CONVOLUTION
+        elsewhere = p * n * dense
     densities = forward_density, backward_density
     return masked / _native(
         costs, _CONVOLUTION, n, q * n, ends, densities, elsewhere, every

@@ -39,10 +39,11 @@ def sparse_conv(
 
     Its gradients are those of the masked product: that of x with alpha, and that of theta
     on B, 0 elsewhere. Each output is summed in a fixed order, whatever the number of
-    threads.
+    threads. With x in bfloat16, as of `sparse_matmul`.
 
     Args:
-      x: float32, images x rows x columns x inputs, or sequences x steps x inputs.
+      x: float32 or bfloat16, images x rows x columns x inputs, or sequences x steps x
+        inputs.
       theta: float32, window x inputs of a group x outputs, its window with one or two
         axes.
       codes: uint8, of theta's shape: 2 on A, 1 on B \\ A, 0 outside B.
@@ -59,7 +60,7 @@ def sparse_conv(
       cpu: the instruction set; None for the one that the library chose.
 
     Returns:
-      float32, images x rows x columns x outputs, or sequences x steps x outputs.
+      Of x's dtype, images x rows x columns x outputs, or sequences x steps x outputs.
 
     Raises:
       ValueError: if ranks, strides or padding do not fit each other.

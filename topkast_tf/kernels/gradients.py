@@ -45,6 +45,7 @@ def register(ops: Any) -> None:
     def _(op, upstream):
         x, dy, codes = op.inputs
         on_b = tf.where(tf.cast(codes, tf.bool), upstream, tf.zeros_like(upstream))
+        on_b = tf.cast(on_b, x.dtype)
         return tf.matmul(dy, on_b, transpose_b=True), tf.matmul(x, on_b), None
 
     @tf.RegisterGradient("TopkastSparseActivationGradient")
@@ -66,7 +67,7 @@ def register(ops: Any) -> None:
         }
         with tf.GradientTape() as tape:
             tape.watch(x)
-            y = tf.nn.conv2d(x, upstream, **how)
+            y = tf.nn.conv2d(x, tf.cast(upstream, x.dtype), **how)
         return tape.gradient(y, x, dy), y
 
     @tf.RegisterGradient("TopkastSparseConv")
@@ -143,7 +144,8 @@ def _of_product(
         gradient = ops.topkast_sparse_activation_gradient(*images, cpu=how["cpu"])
         return dx, gradient[0, 0], None
     if op.get_attr("dense_gradient"):
-        return dx, tf.matmul(inputs, outputs, transpose_a=True), None
+        gradient = tf.matmul(inputs, outputs, transpose_a=True)
+        return dx, tf.cast(gradient, theta.dtype), None
     return dx, weight_gradient(inputs, outputs, codes, **how), None
 
 
@@ -184,7 +186,10 @@ def _zeros_before(op: Any, window: Any, dilations: list[int]) -> list[int]:
 def _dense_convolution(
     op: Any, x: tf.Tensor, weight: tf.Tensor
 ) -> tuple[tf.Tensor, Callable]:
-    """TensorFlow's convolution, and its gradients of x and weight as a function of dy."""
+    """TensorFlow's convolution, and its gradients of x and weight as a function of dy.
+
+    The weight is cast to the dtype of x, its gradient back.
+    """
     strides, dilations = op.get_attr("strides"), op.get_attr("dilations")
     padding, groups = tf.compat.as_str(op.get_attr("padding")), op.get_attr("groups")
     with tf.GradientTape() as tape:
@@ -203,7 +208,9 @@ def _dense_convolution(
                 dilations,
             )
             for part in zip(
-                tf.split(padded, groups, -1), tf.split(weight, groups, -1), strict=True
+                tf.split(padded, groups, -1),
+                tf.split(tf.cast(weight, x.dtype), groups, -1),
+                strict=True,
             )
         ]
         y = tf.concat(parts, -1) if groups > 1 else parts[0]

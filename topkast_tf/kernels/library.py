@@ -16,6 +16,9 @@ CPU_VARIABLE = "TOPKAST_CPU"
 CPUS = ("avx512", "avx2", "portable")
 """The instruction sets that there are kernels for, the fastest first."""
 
+BFLOAT16_UNITS = ("amx_bf16", "avx512_bf16", "none")
+"""Units that multiply bfloat16 numbers, as the system names them, the fastest first."""
+
 
 class Library:
     """The native kernels.
@@ -85,14 +88,26 @@ def fastest() -> str:
     forced = os.environ.get(CPU_VARIABLE, "")
     if forced in CPUS:
         return forced
+    flags = _flags()
+    if flags >= {"avx512f", "avx512dq", "avx512vl"}:
+        return "avx512"
+    return "avx2" if flags >= {"avx2", "fma"} else "portable"
+
+
+@functools.cache
+def bfloat16_unit() -> str:
+    """What multiplies bfloat16 numbers on this machine, one of `BFLOAT16_UNITS`."""
+    flags = _flags()
+    return next((unit for unit in BFLOAT16_UNITS[:-1] if unit in flags), "none")
+
+
+def _flags() -> set[str]:
+    """The features of the processor, as the system names them."""
     try:
         with open("/proc/cpuinfo") as file:
-            flags = next(line for line in file if line.startswith("flags")).split()
+            return set(next(line for line in file if line.startswith("flags")).split())
     except (OSError, StopIteration):
-        flags = []
-    if {"avx512f", "avx512dq", "avx512vl"} <= set(flags):
-        return "avx512"
-    return "avx2" if {"avx2", "fma"} <= set(flags) else "portable"
+        return set()
 
 
 def is_available() -> bool:

@@ -39,8 +39,12 @@ def sparse_matmul(
     ``x^T dy`` on B, 0 elsewhere. Each output is summed in a fixed order, whatever the
     number of threads.
 
+    With x in bfloat16, alpha is rounded to it, as Keras casts it under mixed precision.
+    Sums are float32; y and dx are rounded once, to nearest even, and the gradient of theta
+    is not rounded.
+
     Args:
-      x: float32, positions x inputs.
+      x: float32 or bfloat16, positions x inputs.
       theta: float32, inputs x outputs.
       codes: uint8, inputs x outputs: 2 on A, 1 on B \\ A, 0 outside B.
       key: the weight's own, from `new_key`: its plans are kept under it.
@@ -53,7 +57,7 @@ def sparse_matmul(
         the same bits.
 
     Returns:
-      float32, positions x outputs.
+      Of x's dtype, positions x outputs.
 
     Raises:
       Unavailable: without native kernels.

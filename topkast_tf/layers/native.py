@@ -97,7 +97,11 @@ def product_for_rule(
     if made is None:
         return spec.product(layer)
     replica = weight.replica(local_index(weight.variable))
-    return lambda activation, kernel: _computed(made, activation, kernel, replica)
+
+    def product(activation: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+        return _computed(made, activation, tf.cast(kernel, tf.float32), replica)
+
+    return product
 
 
 def _made_if_chosen(
@@ -186,10 +190,15 @@ def _why_not(
         return f"there is no native kernel for the method {method.name!r}"
     if isinstance(inputs, tf.SparseTensor):
         return "its input is a sparse tensor"
-    if {weight.variable.dtype, inputs.dtype} != {tf.float32} or computed != "float32":
+    if weight.variable.dtype != tf.float32:
         return (
-            f"native kernels are for float32, and it computes in {computed} from "
-            f"{inputs.dtype.name}"
+            "native kernels are for variables in float32, and its weight is in "
+            f"{tf.as_dtype(weight.variable.dtype).name}"
+        )
+    if computed not in choice.DTYPES or inputs.dtype.name != computed:
+        return (
+            f"native kernels compute in {' or '.join(choice.DTYPES)}, and it computes in "
+            f"{computed} from {inputs.dtype.name}"
         )
     grouped = isinstance(made, Convolution) and made.groups > 1
     if grouped and method.has_dense_gradient:
@@ -243,6 +252,7 @@ def _speedup(
         "every": _steps_between_changes(weight),
         "dense_gradient": weight.method.has_dense_gradient,
         "activation_density": _activation_density(weight),
+        "bfloat16": library.bfloat16_unit() if inputs.dtype == tf.bfloat16 else None,
     }
     if isinstance(made, Convolution):
         if not finds_entries(inputs.shape, made.strides):
@@ -258,7 +268,7 @@ def _speedup(
         *_matrix_of(made, weight),
         positions,
         **common,
-        has_blocks=_lanes_of(made, weight) is not None,
+        has_blocks=_lanes_of(made, inputs, weight) is not None,
     )
 
 
@@ -268,9 +278,9 @@ def _matrix_of(made: MatrixProduct, weight: SparseWeight) -> list[int]:
     return [math.prod(shape[: made.kernel_axes]), math.prod(shape[made.kernel_axes :])]
 
 
-def _lanes_of(made: MatrixProduct, weight: SparseWeight) -> str | None:
+def _lanes_of(made: MatrixProduct, inputs: Any, weight: SparseWeight) -> str | None:
     """Along which axis the sets are blocks that have faster kernels of their own."""
-    if library.fastest() not in choice.BLOCK_COSTS:
+    if library.fastest() not in choice.BLOCK_COSTS or inputs.dtype != tf.float32:
         return None
     return lanes_of(weight.blocks, *_matrix_of(made, weight))
 
@@ -321,7 +331,7 @@ def _product(
         inputs = inputs[(slice(None), *steps)]
     shape = replica.weight.shape
     matrix = _matrix_of(made, replica.weight)
-    lanes = _lanes_of(made, replica.weight)
+    lanes = _lanes_of(made, inputs, replica.weight)
     multiply = functools.partial(block_matmul, lanes=lanes) if lanes else sparse_matmul
     y = multiply(
         tf.reshape(inputs, [-1, matrix[0]]),

@@ -86,7 +86,8 @@ struct Tiling {
 //
 // Made anew for each batch, so in two passes of all threads: entries are counted, then
 // copied to where they belong. Of the tiles from `first_tile` up to `last_tile`.
-Plan PlanOfEntries(OpKernelContext* context, const Kernels& kernels, const float* x,
+template <typename T>
+Plan PlanOfEntries(OpKernelContext* context, const Kernels& kernels, const T* x,
                    int64_t channels, const Tiling& tiling, int64_t first_tile,
                    int64_t last_tile, std::vector<float>* values) {
   Plan plan;
@@ -97,8 +98,8 @@ Plan PlanOfEntries(OpKernelContext* context, const Kernels& kernels, const float
   InParallel(context, tiles, cycles / 4, [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) {
       const Tile& tile = tiling.tiles[first_tile + t];
-      kernels.count_entries(x + tiling.first(tile) * channels, tiling.positions(tile),
-                            channels, counts[t].data());
+      kernels.count_entries_of(x)(x + tiling.first(tile) * channels,
+                                  tiling.positions(tile), channels, counts[t].data());
     }
   });
 
@@ -128,8 +129,9 @@ Plan PlanOfEntries(OpKernelContext* context, const Kernels& kernels, const float
       for (int32_t run = plan.first_run[t]; run < last_run; ++run) {
         first[plan.row[run]] = plan.first_entry[run];
       }
-      kernels.copy_entries(x + tiling.first(tile) * channels, tiling.positions(tile),
-                           channels, first.data(), plan.col.data(), values->data());
+      kernels.copy_entries_of(x)(x + tiling.first(tile) * channels,
+                                 tiling.positions(tile), channels, first.data(),
+                                 plan.col.data(), values->data());
       for (int64_t p = 0; p < tiling.positions(tile); ++p) {
         place[p] = static_cast<int32_t>(tiling.PaddedPlace(tile, p));
       }
@@ -143,7 +145,8 @@ Plan PlanOfEntries(OpKernelContext* context, const Kernels& kernels, const float
 }
 
 // Copies `width` <= panel channels of the errors of a tile, padded, `panel` floats each.
-void PadErrors(const Tiling& tiling, const Tile& tile, const float* dy, int64_t out_rows,
+template <typename T>
+void PadErrors(const Tiling& tiling, const Tile& tile, const T* dy, int64_t out_rows,
                int64_t out_cols, int64_t outputs, int64_t width, int64_t panel,
                float* padded) {
   const int64_t rows = tiling.padded_rows(tile), cols = tiling.padded_cols();
@@ -155,15 +158,17 @@ void PadErrors(const Tiling& tiling, const Tile& tile, const float* dy, int64_t 
   const int64_t last = std::min(cols, out_cols - left);
   for (int64_t image = 0; image < tile.images; ++image) {
     for (int64_t r = std::max<int64_t>(0, -top); r < std::min(rows, out_rows - top); ++r) {
-      const float* from = dy + ((tile.image + image) * out_rows + top + r) * out_cols * outputs;
+      const T* from = dy + ((tile.image + image) * out_rows + top + r) * out_cols * outputs;
       float* to = padded + (image * rows + r) * cols * panel;
       for (int64_t c = first; c < last; ++c) {
-        std::copy_n(from + (left + c) * outputs, width, to + c * panel);
+        const T* errors = from + (left + c) * outputs;
+        for (int64_t o = 0; o < width; ++o) to[c * panel + o] = ToFloat(errors[o]);
       }
     }
   }
 }
 
+template <typename T>
 class SparseActivationGradient : public OpKernel {
  public:
   explicit SparseActivationGradient(OpKernelConstruction* context) : OpKernel(context) {
@@ -233,12 +238,12 @@ class SparseActivationGradient : public OpKernel {
                        &of_errors));
     float* sums = of_sums.flat<float>().data();
     float* errors = of_errors.flat<float>().data();
-    const float* dy_data = dy.flat<float>().data();
+    const auto* dy_data = DataOf<T>(dy);
     std::vector<float> values;
     for (int64_t first = 0; first < tiling.count(); first += in_part) {
       const int64_t last = std::min(tiling.count(), first + in_part);
-      const Plan plan = PlanOfEntries(context, *kernels_, x.flat<float>().data(), channels,
-                                      tiling, first, last, &values);
+      const Plan plan = PlanOfEntries(context, *kernels_, DataOf<T>(x), channels, tiling,
+                                      first, last, &values);
       const int64_t begin_error = tiling.tiles[first].first_error;
       const int64_t part_errors = tiling.EndOfErrors(last) - begin_error;
       // Where the errors of a tile are, for a panel of outputs.
@@ -297,8 +302,9 @@ tensorflow::Status ActivationGradientShape(InferenceContext* context) {
 }
 
 REGISTER_OP("TopkastSparseActivationGradient")
-    .Input("x: float")
-    .Input("dy: float")
+    .Input("x: T")
+    .Input("dy: T")
+    .Attr("T: {float, bfloat16} = DT_FLOAT")
     .Attr("window: list(int) = [1, 1]")
     .Attr("dilations: list(int) = [1, 1]")
     .Attr("before: list(int) = [0, 0]")
@@ -306,9 +312,8 @@ REGISTER_OP("TopkastSparseActivationGradient")
     .Output("gradient: float")
     .SetShapeFn(ActivationGradientShape);
 
-REGISTER_KERNEL_BUILDER(
-    Name("TopkastSparseActivationGradient").Device(tensorflow::DEVICE_CPU),
-    SparseActivationGradient);
+TOPKAST_REGISTER_FOR_ACTIVATIONS("TopkastSparseActivationGradient",
+                                 SparseActivationGradient);
 
 }  // namespace
 }  // namespace topkast

@@ -8,19 +8,20 @@
 #include <cstdint>
 
 #include "kernels.h"
-#include "panels.h"
+#include "transposes.h"
 #include "vec.h"
 
 namespace topkast {
 namespace TOPKAST_ISA {
 
 // count[c] = number of entries that are not zero, of each channel of some positions.
-inline void CountEntries(const float* x, int64_t positions, int64_t channels,
+template <typename T>
+inline void CountEntries(const T* x, int64_t positions, int64_t channels,
                          int32_t* count) {
   std::fill(count, count + channels, 0);
   for (int64_t p = 0; p < positions; ++p) {
-    const float* of = x + p * channels;
-    for (int64_t c = 0; c < channels; ++c) count[c] += of[c] != 0.0f;
+    const T* of = x + p * channels;
+    for (int64_t c = 0; c < channels; ++c) count[c] += ToFloat(of[c]) != 0.0f;
   }
 }
 
@@ -29,7 +30,8 @@ inline void CountEntries(const float* x, int64_t positions, int64_t channels,
 // Args:
 //   first: where the entries of each channel go.
 //   places: of each entry, its position.
-inline void CopyEntries(const float* x, int64_t positions, int64_t channels,
+template <typename T>
+inline void CopyEntries(const T* x, int64_t positions, int64_t channels,
                         const int32_t* first, int32_t* places, float* values) {
   // The positions of kLanes channels: 12 KiB at most, which stay in the L1 cache.
   alignas(64) float panel[kLanes * kCompressTile];
@@ -38,11 +40,13 @@ inline void CopyEntries(const float* x, int64_t positions, int64_t channels,
     const int64_t live = std::min<int64_t>(kLanes, channels - c);
     int64_t p = 0;
     for (; live == kLanes && p + kLanes <= positions; p += kLanes) {
-      Transpose(x + p * channels + c, channels, panel + p, kCompressTile);
+      const auto row = [=](int64_t i) { return x + (p + i) * channels + c; };
+      TransposeIn(row, 0, panel + p, kCompressTile);
     }
     for (; p < width; ++p) {
       for (int64_t i = 0; i < live; ++i) {
-        panel[i * kCompressTile + p] = p < positions ? x[p * channels + c + i] : 0.0f;
+        panel[i * kCompressTile + p] =
+            p < positions ? ToFloat(x[p * channels + c + i]) : 0.0f;
       }
     }
     for (int64_t i = 0; i < live; ++i) {

@@ -8,8 +8,10 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "conv_accumulate.h"
 #include "kernels.h"
 #include "plan.h"
+#include "transposes.h"
 #include "vec.h"
 
 namespace topkast {
@@ -20,48 +22,40 @@ namespace TOPKAST_ISA {
 // needs of a channel grows by less, as neighbours share their window.
 constexpr int kConvVectors = 6;
 
-// Vectors of targets in a block of the weight gradient: those of one target channel stay
-// in registers.
-constexpr int kConvBlockVectors = 8;
-
 // Copies one vector of positions, channel by channel:
 // to[c * distance + lane] = from[lane][c].
-inline void PackVector(const float* const* from, int64_t channels, float* to,
+template <typename T>
+inline void PackVector(const T* const* from, int64_t channels, float* to,
                        int64_t distance) {
   if (channels < kLanes) {
     for (int lane = 0; lane < kLanes; ++lane) {
-      for (int64_t c = 0; c < channels; ++c) to[c * distance + lane] = from[lane][c];
+      for (int64_t c = 0; c < channels; ++c) {
+        to[c * distance + lane] = ToFloat(from[lane][c]);
+      }
     }
     return;
   }
-  for (int64_t next = 0; next < channels; next += kLanes) {
-    const int64_t c = std::min(next, channels - kLanes);  // the last overlap
-    Vec rows[kLanes];
-#pragma GCC unroll 16
-    for (int lane = 0; lane < kLanes; ++lane) rows[lane] = Load(from[lane] + c);
-    TransposeRows(rows);
-#pragma GCC unroll 16
-    for (int i = 0; i < kLanes; ++i) StoreAligned(to + (c + i) * distance, rows[i]);
+  const auto row = [=](int64_t lane) { return from[lane]; };
+  if (TransposeMostIn(row, channels, to, distance) < channels) {
+    TransposeIn(row, channels - kLanes, to, distance);  // the last overlap
   }
 }
 
 // The reverse: to[lane][c] = from[c * distance + lane].
+template <typename T>
 inline void UnpackVector(const float* from, int64_t distance, int64_t channels,
-                         float* const* to) {
+                         T* const* to) {
   if (channels < kLanes) {
     for (int lane = 0; lane < kLanes; ++lane) {
-      for (int64_t c = 0; c < channels; ++c) to[lane][c] = from[c * distance + lane];
+      for (int64_t c = 0; c < channels; ++c) {
+        Assign(from[c * distance + lane], to[lane] + c);
+      }
     }
     return;
   }
-  for (int64_t next = 0; next < channels; next += kLanes) {
-    const int64_t c = std::min(next, channels - kLanes);
-    Vec rows[kLanes];
-#pragma GCC unroll 16
-    for (int i = 0; i < kLanes; ++i) rows[i] = LoadAligned(from + (c + i) * distance);
-    TransposeRows(rows);
-#pragma GCC unroll 16
-    for (int lane = 0; lane < kLanes; ++lane) Store(to[lane] + c, rows[lane]);
+  const auto row = [=](int64_t lane) { return to[lane]; };
+  if (TransposeMostOut(from, distance, channels, row) < channels) {
+    TransposeOut(from, distance, channels - kLanes, row);
   }
 }
 
@@ -114,58 +108,16 @@ inline void ConvMultiply(const Plan& plan, const ConvEntry* entries,
   }
 }
 
-// to[i] += the dot product of `row` with the sources of the entry i, for i < kCount.
-//
-// Four entries at once: enough sums in flight, and one transpose of them.
-template <int kCount>
-TOPKAST_INLINE void AddDots(const Vec* row, const float* const* bases,
-                            const int32_t* offsets, const int32_t* col, float* to) {
-  int64_t offset[kCount];
-#pragma GCC unroll 4
-  for (int i = 0; i < kCount; ++i) offset[i] = offsets[col[i]];
-  Vec sums[4] = {};
-#pragma GCC unroll 8
-  for (int v = 0; v < kConvBlockVectors; ++v) {
-#pragma GCC unroll 4
-    for (int i = 0; i < kCount; ++i) sums[i] += row[v] * Load(bases[v] + offset[i]);
-  }
-  const Quad total = SumsOf(sums[0], sums[1], sums[2], sums[3]);
-  if (kCount == 4) {
-    *reinterpret_cast<UnalignedQuad*>(to) += total;
-  } else {
-#pragma GCC unroll 4
-    for (int i = 0; i < kCount; ++i) to[i] += total[i];
-  }
-}
-
-inline void ConvAccumulate(const Plan& plan, int64_t begin, int64_t end,
-                           const float* const* bases, int64_t tile_distance,
-                           const int32_t* offsets, const float* of_rows, float* sums) {
-  int tile = -1;
-  const float* base[kConvBlockVectors];
-  for (int64_t run = begin; run < end; ++run) {
-    if (tile < 0 || run >= plan.first_run[tile + 1]) {
-      do ++tile;
-      while (run >= plan.first_run[tile + 1]);
-      for (int v = 0; v < kConvBlockVectors; ++v) base[v] = bases[v] + tile * tile_distance;
-    }
-    const float* of_row = of_rows + plan.row[run] * (kConvBlockVectors * kLanes);
-    Vec row[kConvBlockVectors];
-#pragma GCC unroll 8
-    for (int v = 0; v < kConvBlockVectors; ++v) row[v] = LoadAligned(of_row + v * kLanes);
-    const int32_t first = plan.first_entry[run], last = plan.first_entry[run + 1];
-    const int32_t* col = plan.col.data();
-    int32_t z = first;
-    for (; z + 4 <= last; z += 4) AddDots<4>(row, base, offsets, col + z, sums + z);
-    if (last - z == 3) AddDots<3>(row, base, offsets, col + z, sums + z);
-    if (last - z == 2) AddDots<2>(row, base, offsets, col + z, sums + z);
-    if (last - z == 1) AddDots<1>(row, base, offsets, col + z, sums + z);
-  }
-}
-
 const ConvKernels kConvKernels = {
-    kLanes,       kConvVectors, kConvBlockVectors, PackVector,
-    UnpackVector, ConvMultiply, ConvAccumulate,
+    kLanes,
+    kConvVectors,
+    kConvBlockVectors,
+    PackVector<float>,
+    UnpackVector<float>,
+    ConvMultiply,
+    ConvAccumulate<FloatDots>,
+    PackVector<Bfloat16>,
+    UnpackVector<Bfloat16>,
 };
 
 }  // namespace TOPKAST_ISA

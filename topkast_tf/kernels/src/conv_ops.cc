@@ -1,6 +1,7 @@
 // The TensorFlow operations of a sparse convolution, and the division of the work among
 // threads.
 #include <algorithm>
+#include <type_traits>
 
 #include "conv_op.h"
 
@@ -14,12 +15,13 @@ class ConvProductOp : public ConvOp {
 
  protected:
   // Computes all targets. `kind` is one of the two products.
+  template <typename T>
   void Multiply(OpKernelContext* context, const ConvShape& shape, ConvPlanKind kind,
                 const Tensor& source, const Tensor& theta, const Tensor& codes,
                 Tensor* target) const {
     if (target->NumElements() == 0) return;
     if (source.NumElements() == 0) {
-      target->flat<float>().setZero();
+      target->flat<T>().setZero();
       return;
     }
     const int threads =
@@ -46,10 +48,11 @@ class ConvProductOp : public ConvOp {
     static_assert(sizeof(ConvEntry) == 2 * sizeof(float), "memory of the entries");
     OP_REQUIRES_OK(context, context->allocate_temp(tensorflow::DT_FLOAT,
                                                    TensorShape({3 * entries}), &memory));
-    FillEntries(context, theta.flat<float>().data(), memory.flat<float>().data(), &product);
+    FillEntries<T>(context, theta.flat<float>().data(), memory.flat<float>().data(),
+                   &product);
 
-    const float* from = source.flat<float>().data();
-    float* to = target->flat<float>().data();
+    const auto* from = DataOf<T>(source);
+    auto* to = DataOf<T>(target);
     const PlaneLayout& layout = product.layout;
     const int64_t vectors =
         layout.slab_groups * layout.slab_rows * layout.vectors_of(layout.slab_cols);
@@ -66,8 +69,9 @@ class ConvProductOp : public ConvOp {
  private:
   // Brings offsets and values into the order of the plans. `memory` has three floats for
   // each entry: two for the entry, and one for its value in the order of the weight.
-  static void FillEntries(OpKernelContext* context, const float* theta, float* memory,
-                          ConvProduct* product) {
+  template <typename T>
+  void FillEntries(OpKernelContext* context, const float* theta, float* memory,
+                   ConvProduct* product) const {
     for (ConvProduct::Part& part : product->parts) {
       for (ConvProduct::OfGroup& group : part.groups) {
         const Plan& plan = *group.placed.plan;
@@ -75,6 +79,9 @@ class ConvProductOp : public ConvOp {
         float* values = memory + 2 * plan.entries();
         InParallel(context, plan.entries(), 3, [&](int64_t begin, int64_t end) {
           for (int64_t i = begin; i < end; ++i) values[i] = theta[plan.places[i]];
+          if constexpr (std::is_same_v<T, tensorflow::bfloat16>) {
+            kernels_->bfloat16->round(values + begin, end - begin);
+          }
         });
         InParallel(context, plan.entries(), 3, [&](int64_t begin, int64_t end) {
           for (int64_t i = begin; i < end; ++i) {
@@ -96,6 +103,7 @@ tensorflow::Status CheckedCodes(const Tensor& codes, const TensorShape& theta) {
   return tensorflow::Status();
 }
 
+template <typename T>
 class SparseConv : public ConvProductOp {
  public:
   using ConvProductOp::ConvProductOp;
@@ -109,10 +117,11 @@ class SparseConv : public ConvProductOp {
     OP_REQUIRES_OK(context, CheckedCodes(codes, theta.shape()));
     Tensor* y = nullptr;
     OP_REQUIRES_OK(context, context->allocate_output(0, geometry.y, &y));
-    Multiply(context, geometry.forward, ConvPlanKind::kForward, x, theta, codes, y);
+    Multiply<T>(context, geometry.forward, ConvPlanKind::kForward, x, theta, codes, y);
   }
 };
 
+template <typename T>
 class SparseConvInputGradient : public ConvProductOp {
  public:
   using ConvProductOp::ConvProductOp;
@@ -136,14 +145,22 @@ class SparseConvInputGradient : public ConvProductOp {
                                 ". Received: ", dy.shape().DebugString()));
     Tensor* dx = nullptr;
     OP_REQUIRES_OK(context, context->allocate_output(0, geometry.x, &dx));
-    Multiply(context, geometry.backward, ConvPlanKind::kInputGradient, dy, theta, codes,
-             dx);
+    Multiply<T>(context, geometry.backward, ConvPlanKind::kInputGradient, dy, theta, codes,
+                dx);
   }
 };
 
+template <typename T>
 class SparseConvWeightGradient : public ConvOp {
  public:
-  using ConvOp::ConvOp;
+  explicit SparseConvWeightGradient(OpKernelConstruction* context) : ConvOp(context) {
+    if (kernels_ == nullptr) return;  // refused above
+    std::string arithmetic;
+    OP_REQUIRES_OK(context, context->GetAttr("arithmetic", &arithmetic));
+    if (std::is_same_v<T, tensorflow::bfloat16> && arithmetic == "auto") {
+      pairs_ = FindPairKernels(*kernels_);
+    }
+  }
 
   void Compute(OpKernelContext* context) override {
     const Tensor& x = context->input(0);
@@ -165,6 +182,11 @@ class SparseConvWeightGradient : public ConvOp {
     ConvGradient of;
     of.kernels = kernels_->conv;
     of.shape = geometry.forward;
+    of.batch = of.shape.images;
+    if (of.batch > 1 && pairs_ != nullptr) {
+      of.pairs = pairs_;
+      of.shape.images = (of.batch + 1) / 2;
+    }
     // One layout for any number of threads: it decides the order of the sums.
     OP_REQUIRES_OK(context, LayoutFor(of.shape, 1, &of.layout));
     const Phase& rows = of.shape.y.phases[0];
@@ -188,8 +210,8 @@ class SparseConvWeightGradient : public ConvOp {
     float* sums = sums_of.flat<float>().data();
     std::fill(sums, sums + entries, 0.0f);
     float* packed = packed_of.flat<float>().data();
-    const float* input = x.flat<float>().data();
-    const float* error = dy.flat<float>().data();
+    const auto* input = DataOf<T>(x);
+    const auto* error = DataOf<T>(dy);
     const int64_t cycles =
         1 + 12 * at_once * of.blocks() * entries / std::max<int64_t>(1, runs);
     for (int64_t first = 0; first < slabs; first += at_once) {
@@ -257,6 +279,8 @@ class SparseConvWeightGradient : public ConvOp {
       }
     });
   }
+
+  const PairKernels* pairs_ = nullptr;
 };
 
 // The size of an axis of the output, unknown if that of the input or the window is.
@@ -307,7 +331,8 @@ tensorflow::Status InputGradientShape(InferenceContext* context) {
 }
 
 #define TOPKAST_CONV_ATTRIBUTES                            \
-  Attr("key: int")                                         \
+  Attr("T: {float, bfloat16} = DT_FLOAT")                  \
+      .Attr("key: int")                                    \
       .Attr("cpu: string = ''")                            \
       .Attr("strides: list(int)")                          \
       .Attr("dilations: list(int)")                        \
@@ -317,38 +342,36 @@ tensorflow::Status InputGradientShape(InferenceContext* context) {
       .Attr("sparse_activations: bool = false")
 
 REGISTER_OP("TopkastSparseConv")
-    .Input("x: float")
+    .Input("x: T")
     .Input("theta: float")
     .Input("codes: uint8")
     .TOPKAST_CONV_ATTRIBUTES
-    .Output("y: float")
+    .Output("y: T")
     .SetShapeFn(ConvShapeFunction);
 
 REGISTER_OP("TopkastSparseConvInputGradient")
-    .Input("dy: float")
+    .Input("dy: T")
     .Input("theta: float")
     .Input("codes: uint8")
     .Input("sizes: int32")
     .TOPKAST_CONV_ATTRIBUTES
-    .Output("dx: float")
+    .Output("dx: T")
     .SetShapeFn(InputGradientShape);
 
 REGISTER_OP("TopkastSparseConvWeightGradient")
-    .Input("x: float")
-    .Input("dy: float")
+    .Input("x: T")
+    .Input("dy: T")
     .Input("codes: uint8")
     .TOPKAST_CONV_ATTRIBUTES
+    .Attr("arithmetic: {'auto', 'float32'} = 'auto'")
     .Output("gradient: float")
     .SetShapeFn(WeightGradientShape);
 
-REGISTER_KERNEL_BUILDER(Name("TopkastSparseConv").Device(tensorflow::DEVICE_CPU),
-                        SparseConv);
-REGISTER_KERNEL_BUILDER(
-    Name("TopkastSparseConvInputGradient").Device(tensorflow::DEVICE_CPU),
-    SparseConvInputGradient);
-REGISTER_KERNEL_BUILDER(
-    Name("TopkastSparseConvWeightGradient").Device(tensorflow::DEVICE_CPU),
-    SparseConvWeightGradient);
+TOPKAST_REGISTER_FOR_ACTIVATIONS("TopkastSparseConv", SparseConv);
+TOPKAST_REGISTER_FOR_ACTIVATIONS("TopkastSparseConvInputGradient",
+                                 SparseConvInputGradient);
+TOPKAST_REGISTER_FOR_ACTIVATIONS("TopkastSparseConvWeightGradient",
+                                 SparseConvWeightGradient);
 
 }  // namespace
 }  // namespace topkast

@@ -1,6 +1,7 @@
 #include "conv_slab.h"
 
 #include <algorithm>
+#include <type_traits>
 #include <utility>
 
 namespace topkast {
@@ -38,8 +39,8 @@ class Vectors {
   }
 
   // The activations of its lanes; `none` for a lane that is no target.
-  template <typename Float>
-  void Lanes(Float* targets, int64_t channels, Float* none, Float** lanes) const {
+  template <typename T>
+  void Lanes(T* targets, int64_t channels, T* none, T** lanes) const {
     const int64_t group = layout_.group;
     const int64_t first_image = (slab_.first_group + group_) * group;
     const int64_t images = std::min(group, shape_.images - first_image);
@@ -68,10 +69,57 @@ class Vectors {
   int64_t group_ = 0, row_ = 0, vector_ = 0;
 };
 
+// Packs vectors of single images: lanes point to the channels of an activation, or to zeros.
+template <typename T>
+class Packer {
+ public:
+  explicit Packer(const ConvKernels& kernels)
+      : pack_(kernels.pack_of(static_cast<const T*>(nullptr))) {}
+
+  void operator()(const T* const* lanes, int64_t channels, float* to,
+                  int64_t distance) const {
+    pack_(lanes, channels, to, distance);
+  }
+
+ private:
+  void (*pack_)(const T* const* from, int64_t channels, float* to, int64_t distance);
+};
+
+// Packs vectors of pairs: the second activation of a lane is `half` behind the first, if it
+// is among all `size`.
+class PairPacker {
+ public:
+  PairPacker(const PairKernels& kernels, const Bfloat16* activations, int64_t size,
+             int64_t half, const Bfloat16* zeros)
+      : pack_(kernels.pack_vector),
+        activations_(activations),
+        size_(size),
+        half_(half),
+        zeros_(zeros) {}
+
+  void operator()(const Bfloat16* const* lanes, int64_t channels, float* to,
+                  int64_t distance) const {
+    const Bfloat16* second[kMostLanes];
+    for (int lane = 0; lane < kMostLanes; ++lane) {
+      second[lane] = zeros_;
+      if (lanes[lane] == zeros_) continue;
+      const int64_t place = lanes[lane] - activations_ + half_;
+      if (place < size_) second[lane] = activations_ + place;
+    }
+    pack_(lanes, second, channels, to, distance);
+  }
+
+ private:
+  decltype(PairKernels::pack_vector) pack_;
+  const Bfloat16* activations_;
+  int64_t size_, half_;
+  const Bfloat16* zeros_;
+};
+
 // Packs the sources of a slab into planes; `zeros` has as many as channels.
-void PackPlanes(const ConvKernels& kernels, const ConvShape& shape,
-                const PlaneLayout& layout, const Slab& slab, const float* source,
-                const float* zeros, float* planes) {
+template <typename T, typename Pack>
+void PackPlanes(const ConvShape& shape, const PlaneLayout& layout, const Slab& slab,
+                const T* source, const T* zeros, const Pack& pack, float* planes) {
   const int64_t channels = shape.source_channels, step = shape.x.source_step;
   const int64_t first_row =
       slab.first_row * shape.y.source_step + shape.y.smallest_shift();
@@ -79,7 +127,7 @@ void PackPlanes(const ConvKernels& kernels, const ConvShape& shape,
   const int64_t rows = layout.rows - (layout.slab_rows - slab.rows) * shape.y.source_step;
   const int64_t group = layout.group, in_vector = layout.lanes / group;
   const int64_t image_size = shape.y.sources * shape.x.sources;
-  const float* lanes[kMostLanes];
+  const T* lanes[kMostLanes];
   for (int64_t g = 0; g < slab.groups; ++g) {
     const int64_t first_image = (slab.first_group + g) * group;
     const int64_t images = std::min(group, shape.images - first_image);
@@ -92,7 +140,7 @@ void PackPlanes(const ConvKernels& kernels, const ConvShape& shape,
         }
         continue;
       }
-      const float* from =
+      const T* from =
           source + (first_image * image_size + row * shape.x.sources) * channels;
       for (int64_t v = 0; v < layout.row; v += layout.lanes) {
         const int64_t part = v / layout.part;
@@ -107,7 +155,7 @@ void PackPlanes(const ConvKernels& kernels, const ConvShape& shape,
                 exists ? from + (image * image_size + col) * channels : zeros;
           }
         }
-        kernels.pack(lanes, channels, to + v, layout.plane);
+        pack(lanes, channels, to + v, layout.plane);
       }
     }
   }
@@ -139,16 +187,17 @@ PlacedPlan Place(const ConvShape& shape, const PlaneLayout& layout, const Phase&
   return placed;
 }
 
-void MultiplySlab(const ConvProduct& product, const Slab& slab, const float* source,
-                  float* target, float* scratch) {
+template <typename T>
+void MultiplySlab(const ConvProduct& product, const Slab& slab, const T* source, T* target,
+                  float* scratch) {
   const ConvKernels& kernels = *product.kernels;
   const ConvShape& shape = product.shape;
   const int64_t to = shape.target_channels;
   float* planes = scratch;
   float* outputs = planes + product.layout.plane * shape.source_channels;
-  float* spare = outputs + to * kernels.vectors * kernels.lanes;
-  std::fill_n(spare, std::max(shape.source_channels, to), 0.0f);
-  PackPlanes(kernels, shape, product.layout, slab, source, spare, planes);
+  T* spare = reinterpret_cast<T*>(outputs + to * kernels.vectors * kernels.lanes);
+  std::fill_n(spare, std::max(shape.source_channels, to), T{});
+  PackPlanes(shape, product.layout, slab, source, spare, Packer<T>(kernels), planes);
   for (const ConvProduct::Part& part : product.parts) {
     Vectors vectors(shape, product.layout, slab, *part.y, *part.x);
     Vectors done = vectors;
@@ -173,10 +222,10 @@ void MultiplySlab(const ConvProduct& product, const Slab& slab, const float* sou
         }
       }
       for (int v = 0; v < count; ++v, done.Step()) {
-        float* lanes[kMostLanes];
+        T* lanes[kMostLanes];
         done.Lanes(target, to, spare, lanes);
-        kernels.unpack(outputs + v * kernels.lanes, kernels.vectors * kernels.lanes, to,
-                       lanes);
+        kernels.unpack_of(target)(outputs + v * kernels.lanes,
+                                  kernels.vectors * kernels.lanes, to, lanes);
       }
     }
   }
@@ -211,29 +260,55 @@ int64_t ConvGradient::slab_floats() const {
   return layout.plane * shape.source_channels + blocks() * panel() + (spare + 15) / 16 * 16;
 }
 
-void PackSlab(const ConvGradient& gradient, const Slab& slab, const float* x,
-              const float* dy, float* packed) {
+namespace {
+
+template <typename T, typename Pack>
+void PackSlabBy(const ConvGradient& gradient, const Slab& slab, const T* x, const T* dy,
+                const T* zeros, const Pack& pack_x, const Pack& pack_dy, float* packed) {
   const ConvKernels& kernels = *gradient.kernels;
   const ConvShape& shape = gradient.shape;
   float* panels = packed + gradient.layout.plane * shape.source_channels;
-  float* zeros = panels + gradient.blocks() * gradient.panel();
-  std::fill_n(zeros, std::max(shape.source_channels, shape.target_channels), 0.0f);
-  PackPlanes(kernels, shape, gradient.layout, slab, x, zeros, packed);
+  PackPlanes(shape, gradient.layout, slab, x, zeros, pack_x, packed);
   Vectors vectors(shape, gradient.layout, slab, shape.y.phases[0], shape.x.phases[0]);
   const int64_t width = kernels.block_vectors * kernels.lanes;
   const int64_t total = vectors.count();
   const int64_t whole = (total + kernels.block_vectors - 1) / kernels.block_vectors *
                         kernels.block_vectors;
   for (int64_t v = 0; v < whole; ++v) {
-    const float* lanes[kMostLanes];
+    const T* lanes[kMostLanes];
     std::fill_n(lanes, kMostLanes, zeros);
-    if (v < total) vectors.Lanes<const float>(dy, shape.target_channels, zeros, lanes);
-    kernels.pack(lanes, shape.target_channels,
-                 panels + v / kernels.block_vectors * gradient.panel() +
-                     v % kernels.block_vectors * kernels.lanes,
-                 width);
+    if (v < total) vectors.Lanes<const T>(dy, shape.target_channels, zeros, lanes);
+    pack_dy(lanes, shape.target_channels,
+            panels + v / kernels.block_vectors * gradient.panel() +
+                v % kernels.block_vectors * kernels.lanes,
+            width);
     vectors.Step();
   }
+}
+
+}  // namespace
+
+template <typename T>
+void PackSlab(const ConvGradient& gradient, const Slab& slab, const T* x, const T* dy,
+              float* packed) {
+  const ConvShape& shape = gradient.shape;
+  float* behind = packed + gradient.layout.plane * shape.source_channels +
+                  gradient.blocks() * gradient.panel();
+  T* zeros = reinterpret_cast<T*>(behind);
+  std::fill_n(zeros, std::max(shape.source_channels, shape.target_channels), T{});
+  if constexpr (std::is_same_v<T, Bfloat16>) {
+    if (gradient.pairs != nullptr) {
+      const int64_t of_x = shape.y.sources * shape.x.sources * shape.source_channels;
+      const int64_t of_dy = shape.y.targets * shape.x.targets * shape.target_channels;
+      const PairPacker pack_x(*gradient.pairs, x, gradient.batch * of_x,
+                              shape.images * of_x, zeros);
+      const PairPacker pack_dy(*gradient.pairs, dy, gradient.batch * of_dy,
+                               shape.images * of_dy, zeros);
+      return PackSlabBy(gradient, slab, x, dy, zeros, pack_x, pack_dy, packed);
+    }
+  }
+  const Packer<T> pack(*gradient.kernels);
+  PackSlabBy<T>(gradient, slab, x, dy, zeros, pack, pack, packed);
 }
 
 void AccumulateSlab(const ConvGradient& gradient, const Slab& slab, const float* packed,
@@ -243,6 +318,8 @@ void AccumulateSlab(const ConvGradient& gradient, const Slab& slab, const float*
   const float* panels = packed + gradient.layout.plane * shape.source_channels;
   Vectors vectors(shape, gradient.layout, slab, shape.y.phases[0], shape.x.phases[0]);
   const int64_t total = vectors.count();
+  const auto accumulate =
+      gradient.pairs == nullptr ? kernels.accumulate : gradient.pairs->conv_accumulate;
   const float* bases[kMostVectors];
   for (int64_t first = 0; first < total; first += kernels.block_vectors) {
     for (int v = 0; v < kernels.block_vectors; ++v) {
@@ -257,8 +334,8 @@ void AccumulateSlab(const ConvGradient& gradient, const Slab& slab, const float*
       const int64_t from = std::clamp<int64_t>(begin - first_run, 0, runs);
       const int64_t to = std::clamp<int64_t>(end - first_run, 0, runs);
       if (from < to) {
-        kernels.accumulate(*group.plan, from, to, bases, group.tile_distance,
-                           group.offsets.data(), of_group, sums + first_entry);
+        accumulate(*group.plan, from, to, bases, group.tile_distance,
+                   group.offsets.data(), of_group, sums + first_entry);
       }
       first_run += runs;
       first_entry += group.plan->entries();
@@ -270,5 +347,13 @@ void AccumulateSlab(const ConvGradient& gradient, const Slab& slab, const float*
     panels += gradient.panel();
   }
 }
+
+template void MultiplySlab(const ConvProduct&, const Slab&, const float*, float*, float*);
+template void MultiplySlab(const ConvProduct&, const Slab&, const Bfloat16*, Bfloat16*,
+                           float*);
+template void PackSlab(const ConvGradient&, const Slab&, const float*, const float*,
+                       float*);
+template void PackSlab(const ConvGradient&, const Slab&, const Bfloat16*, const Bfloat16*,
+                       float*);
 
 }  // namespace topkast

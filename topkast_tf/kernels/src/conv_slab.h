@@ -47,13 +47,21 @@ struct ConvProduct {
 };
 
 // Computes the targets of a slab. `scratch` has product.scratch_floats().
-void MultiplySlab(const ConvProduct& product, const Slab& slab, const float* source,
-                  float* target, float* scratch);
+//
+// Activations are floats or bfloat16.
+template <typename T>
+void MultiplySlab(const ConvProduct& product, const Slab& slab, const T* source, T* target,
+                  float* scratch);
 
 // What the slabs of one weight gradient share.
+//
+// Activations in bfloat16 may be packed as pairs of images, shape.images apart: the first
+// half of the batch beside the second, of which an image may be missing.
 struct ConvGradient {
   const ConvKernels* kernels;
-  ConvShape shape;  // of the forward pass
+  const PairKernels* pairs = nullptr;  // null for single images
+  int64_t batch = 0;                   // images
+  ConvShape shape;  // of the forward pass; of pairs, if there are any
   PlaneLayout layout;
   std::vector<PlacedPlan> placed;  // of each group of channels
 
@@ -65,8 +73,9 @@ struct ConvGradient {
 };
 
 // Packs x and dy of a slab into `packed`, of gradient.slab_floats().
-void PackSlab(const ConvGradient& gradient, const Slab& slab, const float* x,
-              const float* dy, float* packed);
+template <typename T>
+void PackSlab(const ConvGradient& gradient, const Slab& slab, const T* x, const T* dy,
+              float* packed);
 
 // Adds a packed slab to the sums of the entries of the runs from `begin` up to `end`. The
 // runs and the sums are those of the plans, one after another.

@@ -42,8 +42,9 @@ inline void CallBlocks(const Generated& code, int64_t tile, int64_t first_group,
 
 // y[p, row] = sum over the entries of value * x[p, col], for positions <= panels of the
 // code.
-inline void MultiplyGenerated(const Generated& code, const float* values, const float* x,
-                              int64_t positions, float* y, float* scratch) {
+template <typename T>
+inline void MultiplyGenerated(const Generated& code, const float* values, const T* x,
+                              int64_t positions, T* y, float* scratch) {
   const int64_t panels = (positions + kLanes - 1) / kLanes;
   float* inputs = scratch;
   float* sums = scratch + code.panels() * code.cols * kLanes;

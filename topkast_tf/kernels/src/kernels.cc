@@ -8,6 +8,9 @@ namespace topkast {
 namespace avx512 {
 extern const Kernels kKernels;
 }
+namespace avx512bf16 {
+extern const PairKernels kPairKernels;
+}
 namespace avx2 {
 extern const Kernels kKernels;
 }
@@ -29,6 +32,16 @@ const Kernels* FindKernels(const char* name) {
   }
 #endif
   if (any || std::strcmp(name, "portable") == 0) return &portable::kKernels;
+  return nullptr;
+}
+
+const PairKernels* FindPairKernels(const Kernels& kernels) {
+#if defined(__x86_64__)
+  if (&kernels == &avx512::kKernels && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512bf16")) {
+    return &avx512bf16::kPairKernels;
+  }
+#endif
   return nullptr;
 }
 

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "bfloat16.h"
 #include "block_plan.h"
 #include "generated.h"
 #include "plan.h"
@@ -37,6 +38,53 @@ struct ConvKernels {
   void (*accumulate)(const Plan& plan, int64_t begin, int64_t end,
                      const float* const* bases, int64_t tile_distance,
                      const int32_t* offsets, const float* of_rows, float* sums);
+
+  // As `pack` and `unpack`, for activations in bfloat16.
+  void (*pack_bfloat16)(const Bfloat16* const* from, int64_t channels, float* to,
+                        int64_t distance);
+  void (*unpack_bfloat16)(const float* from, int64_t distance, int64_t channels,
+                          Bfloat16* const* to);
+
+  auto pack_of(const float*) const { return pack; }
+  auto pack_of(const Bfloat16*) const { return pack_bfloat16; }
+  auto unpack_of(const float*) const { return unpack; }
+  auto unpack_of(const Bfloat16*) const { return unpack_bfloat16; }
+};
+
+// The kernels of `Kernels` for activations in bfloat16. Their panels, values and sums are
+// floats, and what they write is rounded once, to nearest even.
+struct Bfloat16Kernels {
+  // Rounds values of a weight to bfloat16, to nearest even; a NaN stays one.
+  void (*round)(float* values, int64_t count);
+
+  void (*multiply)(const Plan& plan, const float* values, const Bfloat16* x,
+                   int64_t positions, Bfloat16* y, float* scratch);
+  void (*pack)(const Bfloat16* x, int64_t positions, int64_t channels, float* panel);
+  void (*count_entries)(const Bfloat16* x, int64_t positions, int64_t channels,
+                        int32_t* count);
+  void (*copy_entries)(const Bfloat16* x, int64_t positions, int64_t channels,
+                       const int32_t* first, int32_t* places, float* values);
+  void (*multiply_generated)(const Generated& code, const float* values,
+                             const Bfloat16* x, int64_t positions, Bfloat16* y,
+                             float* scratch) = nullptr;
+};
+
+// The weight gradient from bfloat16 numbers by products of pairs: `pack` and
+// `accumulate` as of `Kernels`. A panel has `block` positions of each channel, as pairs of
+// 32 bits, which is as much memory as a block of floats takes.
+struct PairKernels {
+  int64_t block;
+  void (*pack)(const Bfloat16* x, int64_t positions, int64_t channels, float* panel);
+  void (*accumulate)(const Plan& plan, int64_t begin, int64_t end, const float* of_rows,
+                     const float* of_cols, float* sums);
+
+  // As `pack` and `accumulate` of `ConvKernels`: to[c * distance + lane] is the pair of
+  // low[lane][c] and high[lane][c].
+  void (*pack_vector)(const Bfloat16* const* low, const Bfloat16* const* high,
+                      int64_t channels, float* to, int64_t distance);
+  void (*conv_accumulate)(const Plan& plan, int64_t begin, int64_t end,
+                          const float* const* bases, int64_t tile_distance,
+                          const int32_t* offsets, const float* of_rows, float* sums);
 };
 
 // The kernels of weights whose sets are whole blocks (block_products.h). `values` and
@@ -107,6 +155,7 @@ struct Kernels {
 
   // Of weights whose sets are whole blocks.
   const BlockKernels* blocks;
+  const Bfloat16Kernels* bfloat16;
 
   // The same by generated code; null where there is none for the instruction set.
   //
@@ -117,6 +166,18 @@ struct Kernels {
   int64_t (*generated_scratch)(const Generated& code) = nullptr;
   void (*multiply_generated)(const Generated& code, const float* values, const float* x,
                              int64_t positions, float* y, float* scratch) = nullptr;
+
+  // Those of a type of activations.
+  auto multiply_of(const float*) const { return multiply; }
+  auto multiply_of(const Bfloat16*) const { return bfloat16->multiply; }
+  auto multiply_generated_of(const float*) const { return multiply_generated; }
+  auto multiply_generated_of(const Bfloat16*) const { return bfloat16->multiply_generated; }
+  auto pack_of(const float*) const { return pack; }
+  auto pack_of(const Bfloat16*) const { return bfloat16->pack; }
+  auto count_entries_of(const float*) const { return count_entries; }
+  auto count_entries_of(const Bfloat16*) const { return bfloat16->count_entries; }
+  auto copy_entries_of(const float*) const { return copy_entries; }
+  auto copy_entries_of(const Bfloat16*) const { return bfloat16->copy_entries; }
 };
 
 // Columns in a tile: 48 KiB of a panel of `multiply`, 32 KiB of a block of `accumulate`.
@@ -129,6 +190,9 @@ constexpr int kCompressTile = kMultiplyTile;
 // The kernels that a name selects ("avx512", "avx2", "portable"); null if this machine
 // does not run them. An empty name selects the fastest.
 const Kernels* FindKernels(const char* name);
+
+// The products of pairs that go with kernels; null if this machine has none.
+const PairKernels* FindPairKernels(const Kernels& kernels);
 
 }  // namespace topkast
 

@@ -1,12 +1,14 @@
 // The TensorFlow operations of a sparse weight that is a matrix: checks of what reaches the
 // kernels, and the division of the work among threads.
 #include <algorithm>
+#include <type_traits>
 
 #include "ops.h"
 
 namespace topkast {
 namespace {
 
+template <typename T>
 class SparseMatMul : public SparseOp {
  public:
   explicit SparseMatMul(OpKernelConstruction* context) : SparseOp(context) {
@@ -39,7 +41,7 @@ class SparseMatMul : public SparseOp {
     OP_REQUIRES_OK(context, context->allocate_output(0, shape, &y));
     if (y->NumElements() == 0) return;
     if (from == 0) {
-      y->flat<float>().setZero();
+      y->flat<T>().setZero();
       return;
     }
 
@@ -50,8 +52,8 @@ class SparseMatMul : public SparseOp {
                                 " bytes, and a system that runs generated code, as "
                                 "code='generated' asks for. Received: codes of shape ",
                                 codes.shape().DebugString()));
-    const float* input = x.flat<float>().data();
-    float* output = y->flat<float>().data();
+    const auto* input = DataOf<T>(x);
+    auto* output = DataOf<T>(y);
     if (code == nullptr) {
       const auto plan = PlanFor(codes, product);
       const float* whole = theta.flat<float>().data();
@@ -60,8 +62,8 @@ class SparseMatMul : public SparseOp {
           for (int64_t i = begin; i < end; ++i) values[i] = whole[plan->source[i]];
         });
       };
-      Multiply(context, *plan, gather, kernels_->scratch(*plan), kernels_->multiply,
-               kernels_->panel, input, positions, output);
+      Multiply(context, *plan, gather, kernels_->scratch(*plan),
+               kernels_->multiply_of(input), kernels_->panel, input, positions, output);
       return;
     }
     const auto gather = [&](float* values) {
@@ -73,22 +75,27 @@ class SparseMatMul : public SparseOp {
     const int64_t panels = (positions + kCodeLanes - 1) / kCodeLanes;
     const int64_t share = (panels + threads - 1) / threads;
     Multiply(context, *code, gather, kernels_->generated_scratch(*code),
-             kernels_->multiply_generated, kCodeLanes * std::min(share, code->panels()),
-             input, positions, output);
+             kernels_->multiply_generated_of(input),
+             kCodeLanes * std::min(share, code->panels()), input, positions, output);
   }
 
  private:
   // The product by a plan or by generated code, `at_once` positions a call.
-  template <typename Order, typename Gather, typename Function>
+  template <typename Order, typename Gather, typename Function, typename Activation>
   void Multiply(OpKernelContext* context, const Order& order, Gather gather,
-                int64_t scratch, Function multiply, int64_t at_once, const float* x,
-                int64_t positions, float* y) {
+                int64_t scratch, Function multiply, int64_t at_once, const Activation* x,
+                int64_t positions, Activation* y) {
     Tensor values;
     OP_REQUIRES_OK(context, context->allocate_temp(tensorflow::DT_FLOAT,
                                                    TensorShape({order.entries()}),
                                                    &values));
-    const float* value = values.flat<float>().data();
-    gather(values.flat<float>().data());
+    float* value = values.flat<float>().data();
+    gather(value);
+    if constexpr (std::is_same_v<Activation, Bfloat16>) {
+      InParallel(context, order.entries(), 1, [&](int64_t begin, int64_t end) {
+        kernels_->bfloat16->round(value + begin, end - begin);
+      });
+    }
     const int64_t from = order.cols, to = order.rows;
     const int64_t cycles = (6 * order.entries() + 8 * (from + to)) * at_once / 64;
     InParallel(context, (positions + at_once - 1) / at_once, cycles,
@@ -105,9 +112,22 @@ class SparseMatMul : public SparseOp {
   bool transpose_, may_generate_, must_generate_;
 };
 
+template <typename T>
 class SparseWeightGradient : public SparseOp {
  public:
-  using SparseOp::SparseOp;
+  explicit SparseWeightGradient(OpKernelConstruction* context) : SparseOp(context) {
+    if (kernels_ == nullptr) return;  // refused above
+    std::string arithmetic;
+    OP_REQUIRES_OK(context, context->GetAttr("arithmetic", &arithmetic));
+    constexpr const Activation* kType = nullptr;
+    blocks_ = {kernels_->block, kernels_->pack_of(kType), kernels_->accumulate};
+    if constexpr (std::is_same_v<Activation, Bfloat16>) {
+      const PairKernels* pairs = FindPairKernels(*kernels_);
+      if (arithmetic == "auto" && pairs != nullptr) {
+        blocks_ = {pairs->block, pairs->pack, pairs->accumulate};
+      }
+    }
+  }
 
   void Compute(OpKernelContext* context) override {
     const Tensor& x = context->input(0);
@@ -128,8 +148,8 @@ class SparseWeightGradient : public SparseOp {
 
     const auto plan = PlanFor(codes, Product::kWeightGradient);
     // Several blocks are packed, then used by all threads: fewer barriers.
-    const int64_t block = kernels_->block;
-    const int64_t blocks = (positions + block - 1) / block;
+    const int64_t blocks = (positions + blocks_.positions - 1) / blocks_.positions;
+    const int64_t floats = kernels_->block;  // of a channel
     const int threads =
         context->device()->tensorflow_cpu_worker_threads()->num_threads;
     const int64_t at_once = std::min<int64_t>(blocks, threads <= 1 ? 1 : 2 * threads);
@@ -139,14 +159,14 @@ class SparseWeightGradient : public SparseOp {
                                                    &sums_of));
     OP_REQUIRES_OK(context, context->allocate_temp(
                                 tensorflow::DT_FLOAT,
-                                TensorShape({at_once * block * (inputs + outputs)}),
+                                TensorShape({at_once * floats * (inputs + outputs)}),
                                 &panels));
     float* sums = sums_of.flat<float>().data();
     std::fill(sums, sums + plan->entries(), 0.0f);
     float* of_x = panels.flat<float>().data();
-    float* of_dy = of_x + at_once * block * inputs;
-    const float* input = x.flat<float>().data();
-    const float* error = dy.flat<float>().data();
+    float* of_dy = of_x + at_once * floats * inputs;
+    const auto* input = DataOf<T>(x);
+    const auto* error = DataOf<T>(dy);
 
     const int64_t runs = plan->runs();
     const int64_t cycles =
@@ -155,17 +175,17 @@ class SparseWeightGradient : public SparseOp {
       const int64_t here = std::min(at_once, blocks - first);
       InParallel(context, here, 8 * (inputs + outputs), [&](int64_t begin, int64_t end) {
         for (int64_t b = begin; b < end; ++b) {
-          const int64_t p = (first + b) * block;
-          const int64_t live = std::min(block, positions - p);
-          kernels_->pack(input + p * inputs, live, inputs, of_x + b * block * inputs);
-          kernels_->pack(error + p * outputs, live, outputs, of_dy + b * block * outputs);
+          const int64_t p = (first + b) * blocks_.positions;
+          const int64_t live = std::min(blocks_.positions, positions - p);
+          blocks_.pack(input + p * inputs, live, inputs, of_x + b * floats * inputs);
+          blocks_.pack(error + p * outputs, live, outputs, of_dy + b * floats * outputs);
         }
       });
       // The blocks of an entry are added in order, by one thread.
       InParallel(context, runs, cycles, [&](int64_t begin, int64_t end) {
         for (int64_t b = 0; b < here; ++b) {
-          kernels_->accumulate(*plan, begin, end, of_x + b * block * inputs,
-                               of_dy + b * block * outputs, sums);
+          blocks_.accumulate(*plan, begin, end, of_x + b * floats * inputs,
+                             of_dy + b * floats * outputs, sums);
         }
       });
     }
@@ -174,35 +194,48 @@ class SparseWeightGradient : public SparseOp {
     std::fill(to, to + gradient->NumElements(), 0.0f);
     for (int64_t i = 0; i < plan->entries(); ++i) to[plan->source[i]] = sums[i];
   }
+
+ private:
+  using Activation = typename InKernels<T>::Type;
+
+  // The kernels for blocks of positions, as in `Kernels`.
+  struct Blocks {
+    int64_t positions;
+    void (*pack)(const Activation* x, int64_t positions, int64_t channels, float* panel);
+    void (*accumulate)(const Plan& plan, int64_t begin, int64_t end, const float* of_rows,
+                       const float* of_cols, float* sums);
+  };
+
+  Blocks blocks_ = {};
 };
 
 REGISTER_OP("TopkastSparseMatMul")
-    .Input("x: float")
+    .Input("x: T")
     .Input("theta: float")
     .Input("codes: uint8")
+    .Attr("T: {float, bfloat16} = DT_FLOAT")
     .Attr("key: int")
     .Attr("cpu: string = ''")
     .Attr("transpose: bool = false")
     .Attr("dense_gradient: bool = false")
     .Attr("sparse_activations: bool = false")
     .Attr("code: {'auto', 'static', 'generated'} = 'auto'")
-    .Output("y: float")
+    .Output("y: T")
     .SetShapeFn(MatMulShape);
 
 REGISTER_OP("TopkastSparseWeightGradient")
-    .Input("x: float")
-    .Input("dy: float")
+    .Input("x: T")
+    .Input("dy: T")
     .Input("codes: uint8")
+    .Attr("T: {float, bfloat16} = DT_FLOAT")
     .Attr("key: int")
     .Attr("cpu: string = ''")
+    .Attr("arithmetic: {'auto', 'float32'} = 'auto'")
     .Output("gradient: float")
     .SetShapeFn(WeightGradientShape);
 
-REGISTER_KERNEL_BUILDER(Name("TopkastSparseMatMul").Device(tensorflow::DEVICE_CPU),
-                        SparseMatMul);
-REGISTER_KERNEL_BUILDER(
-    Name("TopkastSparseWeightGradient").Device(tensorflow::DEVICE_CPU),
-    SparseWeightGradient);
+TOPKAST_REGISTER_FOR_ACTIVATIONS("TopkastSparseMatMul", SparseMatMul);
+TOPKAST_REGISTER_FOR_ACTIVATIONS("TopkastSparseWeightGradient", SparseWeightGradient);
 
 }  // namespace
 }  // namespace topkast

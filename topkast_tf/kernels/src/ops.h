@@ -58,6 +58,38 @@ inline float* ThreadScratch(int64_t floats) {
   return owned.data;
 }
 
+// The type of activations in the kernels, of that of a tensor.
+template <typename T>
+struct InKernels;
+template <>
+struct InKernels<float> {
+  using Type = float;
+};
+template <>
+struct InKernels<tensorflow::bfloat16> {
+  using Type = Bfloat16;
+  static_assert(sizeof(Type) == sizeof(tensorflow::bfloat16), "the same bits");
+};
+
+template <typename T>
+const typename InKernels<T>::Type* DataOf(const Tensor& tensor) {
+  return reinterpret_cast<const typename InKernels<T>::Type*>(tensor.flat<T>().data());
+}
+template <typename T>
+typename InKernels<T>::Type* DataOf(Tensor* tensor) {
+  return reinterpret_cast<typename InKernels<T>::Type*>(tensor->flat<T>().data());
+}
+
+// Registers an operation for activations, its attribute T, of floats and of bfloat16.
+#define TOPKAST_REGISTER_FOR_ACTIVATIONS(name, op)                                    \
+  REGISTER_KERNEL_BUILDER(                                                            \
+      Name(name).Device(tensorflow::DEVICE_CPU).TypeConstraint<float>("T"),           \
+      op<float>);                                                                     \
+  REGISTER_KERNEL_BUILDER(                                                            \
+      Name(name).Device(tensorflow::DEVICE_CPU).TypeConstraint<tensorflow::bfloat16>( \
+          "T"),                                                                       \
+      op<tensorflow::bfloat16>)
+
 inline tensorflow::Status CheckedWeight(const Tensor& codes, const TensorShape& expected) {
   if (codes.dims() != 2 || codes.NumElements() >= kMostEntries) {
     return InvalidArgument("Expected codes with two axes and less than ", kMostEntries,

@@ -4,11 +4,13 @@
 // with the flags of the set.
 #include <algorithm>
 
+#include "accumulate.h"
 #include "block_products.h"
 #include "conv.h"
 #include "kernels.h"
 #include "panels.h"
 #include "plan.h"
+#include "transposes.h"
 #include "vec.h"
 #if defined(__AVX512F__)
 #include "generated_product.h"
@@ -47,8 +49,9 @@ inline void MultiplyTile(const Plan& plan, int tile, bool is_first, const float*
   }
 }
 
-inline void Multiply(const Plan& plan, const float* values, const float* x,
-                     int64_t positions, float* y, float* scratch) {
+template <typename T>
+inline void Multiply(const Plan& plan, const float* values, const T* x,
+                     int64_t positions, T* y, float* scratch) {
   float* inputs = scratch;
   float* outputs = scratch + plan.cols * kPanel;
   Pack(x, positions, plan.cols, inputs, kPanel);
@@ -62,59 +65,9 @@ inline void Multiply(const Plan& plan, const float* values, const float* x,
 
 inline int64_t Scratch(const Plan& plan) { return (plan.cols + plan.rows) * kPanel; }
 
-// Vectors of positions of a block: those of one row stay in registers.
-constexpr int kBlockVectors = 8;
-constexpr int64_t kBlock = kBlockVectors * kLanes;
-
-inline void PackBlock(const float* x, int64_t positions, int64_t channels,
-                      float* panel) {
+template <typename T>
+inline void PackBlock(const T* x, int64_t positions, int64_t channels, float* panel) {
   Pack(x, positions, channels, panel, kBlock);
-}
-
-TOPKAST_INLINE Vec DotOf(const Vec* row, const float* col) {
-  Vec sum = row[0] * LoadAligned(col);
-#pragma GCC unroll 8
-  for (int v = 1; v < kBlockVectors; ++v) sum += row[v] * LoadAligned(col + v * kLanes);
-  return sum;
-}
-
-// Four entries of a row at once: enough sums in flight, and one transpose of them.
-inline void Accumulate(const Plan& plan, int64_t begin, int64_t end,
-                       const float* of_rows, const float* of_cols, float* sums) {
-  int tile = 0;
-  for (int64_t run = begin; run < end; ++run) {
-    while (run >= plan.first_run[tile + 1]) ++tile;
-    const float* in_tile = of_cols + static_cast<int64_t>(tile) * plan.tile * kBlock;
-    const float* of_row = of_rows + plan.row[run] * kBlock;
-    const int64_t first = plan.first_entry[run];
-    const int32_t* col = plan.col.data() + first;
-    float* to = sums + first;
-    const int32_t count = plan.first_entry[run + 1] - plan.first_entry[run];
-    Vec row[kBlockVectors];
-#pragma GCC unroll 8
-    for (int v = 0; v < kBlockVectors; ++v) row[v] = LoadAligned(of_row + v * kLanes);
-    int32_t z = 0;
-    for (; z + 4 <= count; z += 4) {
-      const float* col0 = in_tile + col[z] * kBlock;
-      const float* col1 = in_tile + col[z + 1] * kBlock;
-      const float* col2 = in_tile + col[z + 2] * kBlock;
-      const float* col3 = in_tile + col[z + 3] * kBlock;
-      Vec a = row[0] * LoadAligned(col0), b = row[0] * LoadAligned(col1);
-      Vec c = row[0] * LoadAligned(col2), d = row[0] * LoadAligned(col3);
-#pragma GCC unroll 8
-      for (int v = 1; v < kBlockVectors; ++v) {
-        a += row[v] * LoadAligned(col0 + v * kLanes);
-        b += row[v] * LoadAligned(col1 + v * kLanes);
-        c += row[v] * LoadAligned(col2 + v * kLanes);
-        d += row[v] * LoadAligned(col3 + v * kLanes);
-      }
-      *reinterpret_cast<UnalignedQuad*>(to + z) += SumsOf(a, b, c, d);
-    }
-    for (; z < count; ++z) {
-      const Vec sum = DotOf(row, in_tile + col[z] * kBlock);
-      to[z] += SumsOf(sum, Vec{}, Vec{}, Vec{})[0];
-    }
-  }
 }
 
 }  // namespace TOPKAST_ISA
@@ -125,13 +78,54 @@ inline void Accumulate(const Plan& plan, int64_t begin, int64_t end,
 namespace topkast {
 namespace TOPKAST_ISA {
 
+// A weight may hold a NaN of any bits: it is kept by a bit of its upper half.
+TOPKAST_INLINE Vec RoundedWeight(Vec value) {
+  const Bits bits = (Bits)value, is_nan = (Bits)(value != value);
+  const Bits rounded = (is_nan & (bits | 0x00400000)) | (~is_nan & Rounded(value));
+  return (Vec)(rounded & 0xFFFF0000);
+}
+
+inline void RoundToBfloat16(float* values, int64_t count) {
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) {
+    Store(values + i, RoundedWeight(Load(values + i)));
+  }
+  float rest[kLanes] = {};
+  std::copy(values + i, values + count, rest);
+  Store(rest, RoundedWeight(Load(rest)));
+  std::copy_n(rest, count - i, values + i);
+}
+
+const Bfloat16Kernels kBfloat16Kernels = {
+    RoundToBfloat16,
+    Multiply<Bfloat16>,
+    PackBlock<Bfloat16>,
+    CountEntries<Bfloat16>,
+    CopyEntries<Bfloat16>,
+#if defined(__AVX512F__)
+    MultiplyGenerated<Bfloat16>,
+#endif
+};
+
 extern const Kernels kKernels;
 const Kernels kKernels = {
-    TOPKAST_NAME, kPanel,       Scratch,      Multiply,    kBlock,       PackBlock,
-    Accumulate,   CountEntries, CopyEntries,  MultiplyTile, &kConvKernels,
+    TOPKAST_NAME,
+    kPanel,
+    Scratch,
+    Multiply<float>,
+    kBlock,
+    PackBlock<float>,
+    Accumulate<FloatDots>,
+    CountEntries<float>,
+    CopyEntries<float>,
+    MultiplyTile,
+    &kConvKernels,
     &kBlockKernels,
+    &kBfloat16Kernels,
 #if defined(__AVX512F__)
-    GatherGenerated, GeneratedScratch, MultiplyGenerated,
+    GatherGenerated,
+    GeneratedScratch,
+    MultiplyGenerated<float>,
 #endif
 };
 

@@ -142,16 +142,6 @@ TOPKAST_INLINE void TransposeRows(Vec* rows) {
 #endif
 }
 
-TOPKAST_INLINE void Transpose(const float* from, size_t from_stride, float* to,
-                              size_t to_stride) {
-  Vec rows[kLanes];
-#pragma GCC unroll 16
-  for (int i = 0; i < kLanes; ++i) rows[i] = Load(from + i * from_stride);
-  TransposeRows(rows);
-#pragma GCC unroll 16
-  for (int i = 0; i < kLanes; ++i) Store(to + i * to_stride, rows[i]);
-}
-
 // Bit i is set if entry i is not zero; a NaN is not.
 TOPKAST_INLINE uint32_t NonZero(Vec value) {
 #if TOPKAST_LANES == 16
