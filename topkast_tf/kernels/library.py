@@ -62,8 +62,8 @@ def _loaded(forced: str) -> Library | Unavailable:
         return error
     except (tf.errors.OpError, OSError, AttributeError) as error:
         return Unavailable(
-            f"the library does not load ({error}): delete {build.cache_folder()}, and it "
-            "is built again"
+            f"the library does not load ({error}): delete the files kernels-* in "
+            f"{build.cache_folder()}, and it is built again"
         )
 
 
