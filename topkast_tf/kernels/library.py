@@ -3,6 +3,7 @@
 import ctypes
 import functools
 import os
+import threading
 from typing import Any
 
 import tensorflow as tf
@@ -15,6 +16,8 @@ CPU_VARIABLE = "TOPKAST_CPU"
 """Environment variable: the instruction set that the kernels use."""
 CPUS = ("avx512", "avx2", "portable")
 """The instruction sets that there are kernels for, the fastest first."""
+
+_loading = threading.Lock()
 
 
 class Library:
@@ -73,7 +76,8 @@ def library() -> Library:
     Raises:
       Unavailable: if they cannot be had; the message says why.
     """
-    found = _loaded(os.environ.get(CPU_VARIABLE, ""))
+    with _loading:  # threads that meet here first would build and register it twice
+        found = _loaded(os.environ.get(CPU_VARIABLE, ""))
     if isinstance(found, Unavailable):
         raise found
     return found
