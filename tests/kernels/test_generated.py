@@ -81,7 +81,8 @@ def test_entries_that_are_not_there_do_not_spread():
     codes[0, 5] = codes[1, 6] = 2
     x = np.array([[np.inf, 1.0, np.nan]], np.float32)
     owner = Owner()
-    y = sparse_matmul(x, tf.ones([3, 40]), codes, key=new_key(owner), code="generated")
+    how = {"cpu": "avx512", "code": "generated"}
+    y = sparse_matmul(x, tf.ones([3, 40]), codes, key=new_key(owner), **how)
     assert np.isinf(y[0, 5])
     np.testing.assert_array_equal(np.delete(y[0], 5), np.eye(39)[5])
 
@@ -92,10 +93,11 @@ def test_more_code_than_allowed_is_left_to_the_plan():
     theta, x = tf.ones([4096, 2400]), tf.ones([1, 4096])
     owner = Owner()
     key = new_key(owner)
-    np.testing.assert_array_equal(sparse_matmul(x, theta, codes, key=key), 4096)
+    how = {"key": key, "cpu": "avx512"}
+    np.testing.assert_array_equal(sparse_matmul(x, theta, codes, **how), 4096)
     assert kernels.library().plan_bytes(key) < 9 * 4096 * 2400
     with pytest.raises(tf.errors.InvalidArgumentError, match="code takes at most"):
-        sparse_matmul(x, theta, codes, key=key, code="generated")
+        sparse_matmul(x, theta, codes, code="generated", **how)
 
 
 @needs_avx512
@@ -105,9 +107,8 @@ def test_code_is_freed_with_its_weight():
     key = new_key(owner)
     codes = tf.fill([100, 100], tf.cast(2, tf.uint8))
     mapped = _mapped()
-    sparse_matmul(
-        tf.ones([1, 100]), tf.ones([100, 100]), codes, key=key, code="generated"
-    )
+    how = {"key": key, "cpu": "avx512", "code": "generated"}
+    sparse_matmul(tf.ones([1, 100]), tf.ones([100, 100]), codes, **how)
     assert kernels.library().plan_bytes(key) > 100 * 100 * 7
     assert _mapped() == mapped + 1
     del owner

@@ -8,6 +8,7 @@ import tf_keras
 
 import topkast_tf as tk
 from topkast_tf.kernels import library as kernels
+from topkast_tf.layers import native
 from topkast_tf.layers.products import einsum_as_matrix
 
 pytestmark = pytest.mark.skipif(
@@ -217,22 +218,27 @@ def test_input_of_another_width_is_refused_as_by_keras():
         function(tf.ones([4, 24]))
 
 
-def test_given_weights_and_dense_reads_take_the_masked_product():
-    layer = layer_in_scope(keras, "Dense", {"units": 900}, (None, 600), "auto")
-    x = tf.random.normal([2048, 600])
+def test_given_weights_and_dense_reads_take_the_masked_product(monkeypatch):
+    monkeypatch.setattr(native, "_speedup", lambda *args: 2.0)
+    layer = layer_in_scope(keras, "Dense", {"units": 9}, (None, 60), "auto")
+    x = tf.random.normal([20, 60])
     layer(x)
     [weight] = tk.sparse_weights(layer)
     assert weight.kernels.kernels == "native"
     given = [v.value * 2 for v in layer.trainable_variables]
     with tf.GradientTape() as tape:
         tape.watch(given)
-        y, _ = layer.stateless_call(
-            given, [v.value for v in layer.non_trainable_variables], x
-        )
+        with keras.StatelessScope(
+            list(zip(layer.trainable_variables, given, strict=True))
+        ):
+            y = layer(x)
     assert tape.gradient(y, given)[0] is not None
     assert "StatelessScope" in weight.kernels.why
     with tk.dense_reads():
         y = layer(x)
+    np.testing.assert_allclose(y - layer.bias, x @ weight.dense(), atol=1e-3)
+    # Outside of `__call__` a kernel reads as theta, too.
+    y = layer.call(x)
     np.testing.assert_allclose(y - layer.bias, x @ weight.dense(), atol=1e-3)
 
 

@@ -257,9 +257,11 @@ def _check_owner(path: pathlib.Path) -> None:
         what = f"writable by others (mode {stat.S_IMODE(found.st_mode):o})"
     else:
         return
+    # A folder may hold what is somebody else's.
+    remedy = "" if stat.S_ISDIR(found.st_mode) else "delete it, or "
     raise Unavailable(
         f"expected {path} to be this user's alone, as code is loaded from it. It is "
-        f"{what}: delete it, or name another folder in {FOLDER_VARIABLE}"
+        f"{what}: {remedy}name another folder in {FOLDER_VARIABLE}"
     )
 
 

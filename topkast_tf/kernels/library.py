@@ -3,6 +3,7 @@
 import ctypes
 import functools
 import os
+import threading
 from typing import Any
 
 import tensorflow as tf
@@ -18,6 +19,8 @@ CPUS = ("avx512", "avx2", "portable")
 
 BFLOAT16_UNITS = ("amx_bf16", "avx512_bf16", "none")
 """Units that multiply bfloat16 numbers, as the system names them, the fastest first."""
+
+_loading = threading.Lock()
 
 
 class Library:
@@ -65,8 +68,8 @@ def _loaded(forced: str) -> Library | Unavailable:
         return error
     except (tf.errors.OpError, OSError, AttributeError) as error:
         return Unavailable(
-            f"the library does not load ({error}): delete {build.cache_folder()}, and it "
-            "is built again"
+            f"the library does not load ({error}): delete the files kernels-* in "
+            f"{build.cache_folder()}, and it is built again"
         )
 
 
@@ -76,7 +79,8 @@ def library() -> Library:
     Raises:
       Unavailable: if they cannot be had; the message says why.
     """
-    found = _loaded(os.environ.get(CPU_VARIABLE, ""))
+    with _loading:  # threads that meet here first would build and register it twice
+        found = _loaded(os.environ.get(CPU_VARIABLE, ""))
     if isinstance(found, Unavailable):
         raise found
     return found

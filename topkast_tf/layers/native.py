@@ -167,8 +167,10 @@ def _why_elsewhere() -> str | None:
         return "native kernels are for the CPU, and there is an accelerator"
     if compat.is_compiled(tf.compat.v1.get_default_graph()):
         return "XLA compiles the masked product"
-    if hooks.dense_reads_requested():
-        return "theta is read, not alpha (`dense_reads`)"
+    if hooks.dense_reads_requested() or not hooks.in_forward_pass():
+        return (
+            "theta is read, not alpha: in `dense_reads`, or outside of a layer's call"
+        )
     if export_warning.is_exporting():
         return "an export holds the masked product, which runs everywhere"
     return None
