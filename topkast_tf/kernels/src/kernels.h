@@ -126,6 +126,7 @@ struct Kernels {
   // Of convolutions with a window.
   const ConvKernels* conv;
 
+  // Of activations in bfloat16.
   const Bfloat16Kernels* bfloat16;
 
   // The same by generated code; null where there is none for the instruction set.
