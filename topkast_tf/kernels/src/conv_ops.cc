@@ -183,7 +183,7 @@ class SparseConvWeightGradient : public ConvOp {
     of.kernels = kernels_->conv;
     of.shape = geometry.forward;
     of.batch = of.shape.images;
-    if (of.batch > 1 && pairs_ != nullptr) {
+    if (of.batch > 1 && pairs_ != nullptr) {  // by the batch alone, as it decides the sums
       of.pairs = pairs_;
       of.shape.images = (of.batch + 1) / 2;
     }
@@ -358,6 +358,7 @@ REGISTER_OP("TopkastSparseConvInputGradient")
     .Output("dx: T")
     .SetShapeFn(InputGradientShape);
 
+// `arithmetic` as of TopkastSparseWeightGradient.
 REGISTER_OP("TopkastSparseConvWeightGradient")
     .Input("x: T")
     .Input("dy: T")

@@ -223,6 +223,8 @@ REGISTER_OP("TopkastSparseMatMul")
     .Output("y: T")
     .SetShapeFn(MatMulShape);
 
+// `arithmetic`, of the weight gradient from bfloat16: 'auto' for pairs where the machine
+// multiplies them, 'float32' for the sums that any other machine computes.
 REGISTER_OP("TopkastSparseWeightGradient")
     .Input("x: T")
     .Input("dy: T")
