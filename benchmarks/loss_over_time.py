@@ -17,9 +17,11 @@ in networks:
 The networks of a study and a seed train in turns of --turn seconds in one process, so that
 what else runs on the machine hits all alike, until each has trained for --minutes. The
 learning rate is constant after a warm-up, so that curves of different length can be
-compared at any time. Time is that of `fit` with its input pipeline; the first step of each
-network, which compiles, is a column of its own and does not count, nor do evaluations.
-The loss is that of a fixed part of the validation data: bits a byte, or cross-entropy.
+compared at any time. Time is that of the processor in `fit`, with its input pipeline: with
+one thread it is that of the clock, if nothing else runs (which the CSV has, too). The first
+step of each network, which compiles, is a column of its own and does not count, nor do
+evaluations. The loss is that of a fixed part of the validation data: bits a byte, or
+cross-entropy.
 
 The CSV only grows. A seed is whole or missing: one that was interrupted begins anew, and
 the same command goes on with those that are missing.
@@ -161,7 +163,7 @@ class Training:
     Attributes:
       width: the factor on its widths.
       step: steps taken.
-      seconds: time of all but the first step.
+      seconds: time of all but the first step, by the clock.
       cpu_seconds: the same, of the processor.
       first_step_seconds: time of the first.
     """
@@ -189,7 +191,7 @@ class Training:
 
     def train(self, seconds: float) -> None:
         """Trains for about so long, at least a step."""
-        a_step = self.seconds / (self.step - 1) if self.step > 1 else 0.0
+        a_step = self.cpu_seconds / (self.step - 1) if self.step > 1 else 0.0
         taken = self._fit(max(1, round(seconds / a_step)) if a_step else 2)
         self.seconds += taken.wall / 1e3
         self.cpu_seconds += taken.cpu / 1e3
@@ -236,12 +238,12 @@ def run_seed(
     with tqdm(total=round(total * len(NETWORKS)), unit="s", disable=None) as bar:
         bar.set_description(f"{name}, seed {seed}")
         for mark in marks:
-            while behind := [n for n in NETWORKS if networks[n].seconds < mark]:
+            while behind := [n for n in NETWORKS if networks[n].cpu_seconds < mark]:
                 for network in behind:
                     training = networks[network]
-                    before = training.seconds
+                    before = training.cpu_seconds
                     training.train(min(values.turn, mark - before))
-                    bar.update(round(training.seconds) - round(before))
+                    bar.update(round(training.cpu_seconds) - round(before))
             for network, training in networks.items():
                 found = training.evaluate()
                 rows.append(
@@ -268,17 +270,17 @@ def curves(rows: Sequence[dict[str, str]], network: str) -> list[list[dict[str, 
         [row for row in rows if row["seed"] == seed and row["network"] == network]
         for seed in seeds
     ]
-    return [sorted(each, key=lambda row: float(row["seconds"])) for each in found]
+    return [sorted(each, key=lambda row: float(row["cpu_seconds"])) for each in found]
 
 
 def time_to(curve: Sequence[dict[str, str]], loss: float) -> float:
     """The time at which a curve reaches a loss, linear between its points; or infinity.
 
-    >>> rows = [{"seconds": "10", "loss": "4"}, {"seconds": "20", "loss": "2"}]
+    >>> rows = [{"cpu_seconds": "10", "loss": "4"}, {"cpu_seconds": "20", "loss": "2"}]
     >>> time_to(rows, 2.5)
     17.5
     """
-    points = [(float(row["seconds"]), float(row["loss"])) for row in curve]
+    points = [(float(row["cpu_seconds"]), float(row["loss"])) for row in curve]
     for (t, above), (u, below) in zip(points, points[1:], strict=False):
         if below <= loss:
             return (
@@ -295,9 +297,11 @@ def table_rows(name: str, rows: Sequence[dict[str, str]]) -> list[Sequence[str]]
     found: list[Sequence[str]] = []
     for network, each in of.items():
         last = [curve[-1] for curve in each]
-        steps = [1e3 * float(row["seconds"]) / (int(row["step"]) - 1) for row in last]
+        steps = [
+            1e3 * float(row["cpu_seconds"]) / (int(row["step"]) - 1) for row in last
+        ]
         sooner = [
-            float(dense[-1]["seconds"]) / time_to(curve, end)
+            float(dense[-1]["cpu_seconds"]) / time_to(curve, end)
             for dense, curve, end in zip(of["dense"], each, ends, strict=True)
         ]
         found.append(
@@ -330,7 +334,7 @@ def draw(studies: dict[str, Sequence[dict[str, str]]], path: str) -> None:
         for color, network in zip(("C7", "C0", "C1"), NETWORKS, strict=True):
             for number, curve in enumerate(curves(rows, network)):
                 axis.plot(
-                    [float(row["seconds"]) / 60 for row in curve],
+                    [float(row["cpu_seconds"]) / 60 for row in curve],
                     [float(row["loss"]) for row in curve],
                     color=color,
                     linewidth=1,

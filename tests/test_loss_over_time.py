@@ -10,7 +10,13 @@ from benchmarks import loss_over_time
 def test_loss_over_time_by_hand():
     def curve(seed, network, *points):
         return [
-            {"seed": seed, "network": network, "step": step, "seconds": s, "loss": loss}
+            {
+                "seed": seed,
+                "network": network,
+                "step": step,
+                "cpu_seconds": s,
+                "loss": loss,
+            }
             for step, s, loss in points
         ]
 
@@ -45,7 +51,7 @@ def test_loss_over_time_on_a_small_text(tmp_path, capsys, monkeypatch):
     assert [row["network"] for row in rows] == [*loss_over_time.NETWORKS] * 2
     for row in rows:
         assert 0 < float(row["loss"]) < 8 and int(row["step"]) > 1
-        assert float(row["seconds"]) >= 0.3 and float(row["first_step_seconds"]) > 0
+        assert float(row["cpu_seconds"]) >= 0.3 and float(row["first_step_seconds"]) > 0
     assert (tmp_path / "loss.png").stat().st_size > 1000
     # What is there is not trained again.
     loss_over_time.main(arguments)
