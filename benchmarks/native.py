@@ -46,7 +46,6 @@ Example: python benchmarks/native.py --cases=forward_512x2048 --rounds=5 --threa
 
 import contextlib
 import pathlib
-import re
 import statistics
 import sys
 import time
@@ -65,44 +64,16 @@ with quiet_start():
     import keras
     import tensorflow as tf
 
-    from benchmarks import native_models
-    from topkast_tf.core.blocks import Blocks, MatrixView
-    from topkast_tf.core.sets import BACKWARD_ONLY, FORWARD
-    from topkast_tf.core.sparsities import kept
-    from topkast_tf.kernels.blocks import LANES, block_matmul
-    from topkast_tf.kernels.convolutions import sparse_conv
+    from benchmarks import native_models, native_products
     from topkast_tf.kernels.library import library
-    from topkast_tf.kernels.products import sparse_matmul
 
 COLUMNS = (
     *("case", "fwd", "bwd", "threads", "cpu", "burst", "refresh_every", "tensorflow"),
     *("round", "variant", "wall_ms", "cpu_ms"),
 )
-PRODUCTS = tuple(
-    f"{product}_{shape}"
-    for product in ("forward", "gradient")
-    for shape in (
-        *("512x2048", "2048x512"),
-        *(f"conv_{shape}" for shape in ("56x64", "28x128", "14x256", "7x512")),
-    )
-) + tuple(
-    f"{product}_{shape}"
-    for product in ("blocks", "blocks_gradient")
-    for shape in ("512x2048", "2048x512")
-)
-CASES = (*PRODUCTS, *native_models.CASES)
+CASES = (*native_products.CASES, *native_models.CASES)
 DENSE = ("dense", "dense_xla")
 OF_STEPS = (*DENSE, "masked", "native", "auto")
-OF_PRODUCTS = {
-    "forward": ("dense", "static", "native"),
-    "gradient": ("dense", "native"),
-    "forward_conv": ("dense", "native"),
-    "gradient_conv": ("dense", "native"),
-    "blocks": ("dense", "entries", "outputs", "inputs"),
-    "blocks_gradient": ("dense", "entries", "outputs", "inputs"),
-}
-_REPEATS = 5
-_PRODUCT = re.compile(rf"({'|'.join(OF_PRODUCTS)})_(\d+)x(\d+)$")
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -136,140 +107,6 @@ def define_flags(values: flags.FlagValues) -> None:
         flags.DEFINE_integer(name, default, text, 1, flag_values=values)
 
 
-def product_of(
-    case: str, variant: str, fwd: float, bwd: float, values: flags.FlagValues
-) -> Callable[[], object]:
-    """`_REPEATS` products as a function without arguments, compiled and warm."""
-    what, inputs, outputs = _PRODUCT.match(case).groups()  # type: ignore[union-attr]
-    inputs, outputs = int(inputs), int(outputs)
-    if what.startswith("blocks"):
-        return blocks_of(what, variant, (inputs, outputs), (fwd, bwd), values)
-    if what.endswith("conv"):
-        what = what.removesuffix("_conv")
-        return convolution_of(what, variant, (inputs, outputs), (fwd, bwd), values)
-    generator = tf.random.Generator.from_seed(0)
-    x = tf.cast(generator.normal([values.positions, inputs]), values.dtype)
-    dy = tf.cast(generator.normal([values.positions, outputs]), values.dtype)
-    theta = generator.normal([inputs, outputs])
-    codes = _codes_of(theta, fwd, bwd)
-    native = library()
-    how = {"key": hash(case) % 2**31, "cpu": native.cpu}
-
-    def product():
-        if variant == "dense":
-            if what == "forward":
-                return tf.matmul(x, tf.cast(tf.identity(theta), x.dtype))
-            return tf.matmul(x, dy, transpose_a=True)
-        if what == "forward":
-            code = "static" if variant == "static" else "auto"
-            return sparse_matmul(x, theta, codes, key=how["key"], code=code)
-        return native.ops.topkast_sparse_weight_gradient(x, dy, codes, **how)
-
-    return _compiled(product)
-
-
-def blocks_of(
-    what: str,
-    variant: str,
-    sizes: tuple[int, int],
-    sparsities: tuple[float, float],
-    values: flags.FlagValues,
-) -> Callable[[], object]:
-    """A product of a weight whose sets are whole blocks, as `product_of`."""
-    inputs, outputs = sizes
-    generator = tf.random.Generator.from_seed(0)
-    x = generator.normal([values.positions, inputs])
-    dy = generator.normal([values.positions, outputs])
-    theta = generator.normal([inputs, outputs])
-    block = (LANES, 1) if variant == "inputs" else (1, LANES)
-    blocks = Blocks(MatrixView((inputs, outputs)), block)
-    codes = blocks.expand(_codes_of(blocks.scores(theta), *sparsities))
-    how = {"key": hash((what, variant)) % 2**31}
-
-    def product():
-        if variant == "dense":
-            if what == "blocks":
-                return tf.matmul(x, tf.identity(theta))
-            return tf.matmul(x, dy, transpose_a=True)
-        if what == "blocks":
-            if variant == "entries":
-                return sparse_matmul(x, theta, codes, **how)
-            return block_matmul(x, theta, codes, lanes=variant, **how)
-        native = library()
-        if variant == "entries":
-            return native.ops.topkast_sparse_weight_gradient(
-                x, dy, codes, cpu=native.cpu, **how
-            )
-        return native.ops.topkast_block_weight_gradient(
-            x, dy, codes, lanes=variant, cpu=native.cpu, **how
-        )
-
-    return _compiled(product)
-
-
-def convolution_of(
-    what: str,
-    variant: str,
-    sizes: tuple[int, int],
-    sparsities: tuple[float, float],
-    values: flags.FlagValues,
-) -> Callable[[], object]:
-    """A product of a convolution, as `product_of`."""
-    size, channels = sizes
-    generator = tf.random.Generator.from_seed(0)
-    x = generator.normal([values.images, size, size, channels])
-    x = tf.cast(x, values.dtype)
-    theta = generator.normal([3, 3, channels, channels])
-    codes = _codes_of(theta, *sparsities)
-    how = {"strides": [1, 1], "dilations": [1, 1], "key": hash(what) % 2**31}
-
-    def product():
-        if variant == "dense" and what == "forward":
-            return tf.nn.conv2d(x, tf.cast(tf.identity(theta), x.dtype), 1, "SAME")
-        if variant == "dense":
-            return tf.raw_ops.Conv2DBackpropFilter(
-                input=x,
-                filter_sizes=theta.shape,
-                out_backprop=x,
-                strides=[1, 1, 1, 1],
-                padding="SAME",
-            )
-        if what == "forward":
-            return sparse_conv(x, theta, codes, padding="same", **how)
-        native = library()
-        return native.ops.topkast_sparse_conv_weight_gradient(
-            x, x, codes, padding="SAME", cpu=native.cpu, **how
-        )
-
-    return _compiled(product)
-
-
-def _compiled(product: Callable[[], tf.Tensor]) -> Callable[[], object]:
-    @tf.function
-    def call():
-        total = tf.zeros([])
-        for _ in tf.range(_REPEATS):
-            # Nothing large leaves TensorFlow.
-            total += tf.cast(tf.reshape(product(), [-1])[0], tf.float32)
-        return total
-
-    def waited():
-        return call().numpy()
-
-    waited()
-    return waited
-
-
-def _codes_of(theta: tf.Tensor, fwd: float, bwd: float) -> tf.Tensor:
-    """Sets by magnitude, as Top-KAST selects them."""
-    size = int(tf.size(theta))
-    order = tf.argsort(-tf.abs(tf.reshape(theta, [-1])))
-    rank = tf.scatter_nd(order[:, None], tf.range(size), [size])
-    codes = tf.where(rank < kept(size, bwd), BACKWARD_ONLY, 0)
-    codes = tf.where(rank < kept(size, fwd), FORWARD, codes)
-    return tf.cast(tf.reshape(codes, theta.shape), tf.uint8)
-
-
 def step_of(
     case: str, variant: str, fwd: float, bwd: float, values: flags.FlagValues
 ) -> Callable[[], object]:
@@ -296,15 +133,19 @@ def run_case(
     case: str, fwd: float, bwd: float, values: flags.FlagValues, deadline: float
 ) -> list[Sequence[str]]:
     """Measures the rounds that are missing; returns the rows of the table."""
-    is_product = _PRODUCT.match(case) is not None
-    variants = OF_PRODUCTS[case.rsplit("_", 1)[0]] if is_product else _variants_of(case)
-    make = product_of if is_product else step_of
-    repeats = _REPEATS if is_product else 1
+    is_product = native_products.is_product(case)
+    variants = (
+        native_products.VARIANTS[case.rsplit("_", 1)[0]]
+        if is_product
+        else _variants_of(case)
+    )
+    make = native_products.product_of if is_product else step_of
+    repeats = native_products.REPEATS if is_product else 1
     results = common.Results(
         values.csv,
         COLUMNS,
         {
-            "case": _sized(case, values),
+            "case": sized(case, values),
             "fwd": fwd,
             "bwd": bwd,
             "threads": values.threads,
@@ -314,7 +155,7 @@ def run_case(
             "tensorflow": tf.__version__,
         },
     )
-    name = f"{_sized(case, values)} at {fwd:g}/{bwd:g}"
+    name = f"{sized(case, values)} at {fwd:g}/{bwd:g}"
     rounds = common.run_rounds(
         results,
         variants,
@@ -333,7 +174,8 @@ def _variants_of(case: str) -> tuple[str, ...]:
     return tuple(variant for variant in OF_STEPS if whole or variant != "native")
 
 
-def _sized(case: str, values: flags.FlagValues) -> str:
+def sized(case: str, values: flags.FlagValues) -> str:
+    """A case with its sizes, as it stands in the CSV."""
     dtype = "" if values.dtype == "float32" else f", {values.dtype}"
     model = native_models.find(case)
     if model is not None:
@@ -364,28 +206,36 @@ def table_rows(
     return rows
 
 
-def main(argv: Sequence[str]) -> None:
-    """Runs the command line."""
-    values = common.parse(argv, __doc__ or "", define_flags)
-    for case in values.cases:
-        if not _PRODUCT.match(case) and native_models.find(case) is None:
-            common.fail(f"Expected --cases of {', '.join(CASES)}. Received: {case}")
+def sparsities_of(pair: str) -> tuple[float, float]:
+    """fwd and bwd of a pair such as `0.9/0.8`; exits for another text."""
+    try:
+        fwd, bwd = map(float, pair.split("/"))
+    except ValueError:
+        common.fail(f"Expected sparsities such as 0.9/0.8. Received: {pair}")
+    return fwd, bwd
+
+
+def set_up(values: flags.FlagValues) -> None:
+    """Sets the dtype and the number of threads that the flags ask for."""
     if values.dtype not in ("float32", "bfloat16"):
         common.fail(
             f"Expected --dtype=float32 or bfloat16. Received: --dtype={values.dtype}"
         )
     if values.dtype == "bfloat16":
         keras.config.set_dtype_policy("mixed_bfloat16")
-    pairs = []
-    for pair in values.sparsities:
-        try:
-            fwd, bwd = map(float, pair.split("/"))
-        except ValueError:
-            common.fail(f"Expected --sparsities such as 0.9/0.8. Received: {pair}")
-        pairs.append((fwd, bwd))
     with contextlib.suppress(RuntimeError):  # in a process where TensorFlow runs
         tf.config.threading.set_intra_op_parallelism_threads(values.threads)
         tf.config.threading.set_inter_op_parallelism_threads(1)
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs the command line."""
+    values = common.parse(argv, __doc__ or "", define_flags)
+    for case in values.cases:
+        if not native_products.is_product(case) and native_models.find(case) is None:
+            common.fail(f"Expected --cases of {', '.join(CASES)}. Received: {case}")
+    pairs = [sparsities_of(pair) for pair in values.sparsities]
+    set_up(values)
     deadline = time.monotonic() + (values.seconds or float("inf"))
     rows: list[Sequence[str]] = [("", "ms", "speed-up over dense", "rounds")]
     for case in values.cases:

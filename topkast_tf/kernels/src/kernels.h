@@ -153,12 +153,10 @@ struct Kernels {
   // Of convolutions with a window.
   const ConvKernels* conv;
 
-<<<<<<< HEAD
   // Of weights whose sets are whole blocks.
   const BlockKernels* blocks;
-=======
+
   // Of activations in bfloat16.
->>>>>>> bf16
   const Bfloat16Kernels* bfloat16;
 
   // The same by generated code; null where there is none for the instruction set.
