@@ -93,7 +93,7 @@ COSTS = {
 
 BLOCK_COSTS = {
     "avx512": Costs(entry=1.0, gradient=1.0, activation=32, gather=20),
-    "avx2": Costs(entry=1.45, gradient=1.65, activation=34, gather=20),
+    "avx2": Costs(entry=1.35, gradient=1.3, activation=34, gather=20),
 }
 """Instruction set -> costs of weights whose sets are whole blocks, fitted to two shapes at
 three densities; where there are none, single entries are as fast (docs/kernels.md)."""

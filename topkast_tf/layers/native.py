@@ -222,7 +222,8 @@ def _why_not_shaped(
 ) -> str | None:
     """Why an input's shape does not suit a layer's native kernels, or None."""
     if isinstance(made, Convolution):
-        trailing, expected = 1, (weight[-2] * made.groups,)
+        trailing = 1
+        expected: tuple[int, ...] = (weight[-2] * made.groups,)
         extra = inputs.rank != len(weight)
         if math.prod(made.strides) > LARGEST_STRIDES:
             return f"its strides are too large: {made.strides}"
@@ -274,10 +275,10 @@ def _speedup(
     )
 
 
-def _matrix_of(made: MatrixProduct, weight: SparseWeight) -> list[int]:
+def _matrix_of(made: MatrixProduct, weight: SparseWeight) -> tuple[int, int]:
     """The rows and columns of a weight as a matrix."""
     shape = weight.shape
-    return [math.prod(shape[: made.kernel_axes]), math.prod(shape[made.kernel_axes :])]
+    return math.prod(shape[: made.kernel_axes]), math.prod(shape[made.kernel_axes :])
 
 
 def _lanes_of(made: MatrixProduct, inputs: Any, weight: SparseWeight) -> str | None:

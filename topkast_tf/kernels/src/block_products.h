@@ -18,39 +18,77 @@
 namespace topkast {
 namespace TOPKAST_ISA {
 
-// Vectors of a block, and positions whose sums of a block stay in registers: 16 vectors
-// of 32, or 8 of 16, as many as hide the latency of a sum.
+// Vectors of a block.
 constexpr int kBlockParts = static_cast<int>(kBlockLanes) / kLanes;
-constexpr int kSpread = kLanes == 16 ? 16 : kLanes / 2;
 
-// Blocks that are summed at once where each has a sum of its own.
-constexpr int kBlocksAtOnce = 4;
+// A call has one panel, of 16 positions with any set. It stays near the core while blocks
+// come from farther away: the other way round, with the blocks of a group for four panels,
+// takes 5 to 40 % longer.
+constexpr int kBlockPanel = 16;
 
-// A call has one panel, of as many positions as a vector has lanes. It stays near the core
-// while blocks come from farther away: the other way round, with the blocks of a group for
-// four panels, takes 5 to 40 % longer.
-inline int64_t BlockScratch(const BlockPlan& plan) { return plan.lines * kLanes; }
+// Positions whose sums of a block stay in registers: 16 vectors of 32, or 8 of 16.
+constexpr int kSpread = (kLanes == 16 ? 16 : 8) / kBlockParts;
+
+// Rows of a square of 16 x 16 that stay in registers, in as many vectors.
+constexpr int kHeld = (kLanes == 16 ? 16 : 8) / kBlockParts;
+
+// Blocks that are summed at once where each has a sum of its own: four vectors of sums.
+constexpr int kBlocksAtOnce = 4 / kBlockParts;
+
+inline int64_t BlockScratch(const BlockPlan& plan) { return plan.lines * kBlockPanel; }
 
 inline void PackBlockPanel(const float* x, int64_t positions, int64_t channels,
                            float* panel) {
-  Pack(x, positions, channels, panel, kLanes);
+  Pack(x, positions, channels, panel, kBlockPanel);
 }
 
-// rows[i] = kLanes channels of position i; zero beyond those that exist.
-TOPKAST_INLINE void LoadRows(const float* from, int64_t stride, int64_t positions,
-                             int64_t channels, Vec* rows) {
-  if (positions >= kLanes && channels >= kLanes) {
-#pragma GCC unroll 16
-    for (int i = 0; i < kLanes; ++i) rows[i] = Load(from + i * stride);
-    return;
+// A square of activations, of 16 positions by 16 channels.
+using Square = Vec[kBlockPanel][kBlockParts];
+
+// square[i] = the channels of position i; zero beyond those that exist.
+TOPKAST_INLINE void LoadSquare(const float* from, int64_t stride, int64_t positions,
+                               int64_t channels, Square& square) {
+  alignas(64) float copy[kBlockPanel * kBlockLanes];
+  const bool is_whole = positions >= kBlockPanel && channels >= kBlockLanes;
+  if (!is_whole) {
+    std::fill_n(copy, kBlockPanel * kBlockLanes, 0.0f);
+    for (int64_t i = 0; i < std::min<int64_t>(kBlockPanel, positions); ++i) {
+      std::copy_n(from + i * stride, std::min(kBlockLanes, channels),
+                  copy + i * kBlockLanes);
+    }
+    from = copy;
+    stride = kBlockLanes;
   }
-  alignas(64) float copy[kLanes * kLanes] = {};
-  const int64_t live = std::min<int64_t>(kLanes, channels);
-  for (int64_t i = 0; i < std::min<int64_t>(kLanes, positions); ++i) {
-    std::copy(from + i * stride, from + i * stride + live, copy + i * kLanes);
-  }
 #pragma GCC unroll 16
-  for (int i = 0; i < kLanes; ++i) rows[i] = LoadAligned(copy + i * kLanes);
+  for (int i = 0; i < kBlockPanel; ++i) {
+#pragma GCC unroll 4
+    for (int v = 0; v < kBlockParts; ++v) {
+      square[i][v] = Load(from + i * stride + v * kLanes);
+    }
+  }
+}
+
+// The channels by positions.
+TOPKAST_INLINE void TransposeSquare(Square& square) {
+#pragma GCC unroll 4
+  for (int i = 0; i < kBlockParts; ++i) {
+#pragma GCC unroll 4
+    for (int j = 0; j <= i; ++j) {
+      Vec first[kLanes], second[kLanes];
+#pragma GCC unroll 16
+      for (int k = 0; k < kLanes; ++k) {
+        first[k] = square[i * kLanes + k][j];
+        second[k] = square[j * kLanes + k][i];
+      }
+      TransposeRows(first);
+      if (i != j) TransposeRows(second);
+#pragma GCC unroll 16
+      for (int k = 0; k < kLanes; ++k) {
+        square[j * kLanes + k][i] = first[k];
+        if (i != j) square[i * kLanes + k][j] = second[k];
+      }
+    }
+  }
 }
 
 // to[0 .. lanes) = the vectors of a block.
@@ -71,14 +109,14 @@ TOPKAST_INLINE void StoreLanes(const Vec* parts, int64_t lanes, float* to) {
 // The sums of a group stay in registers, positions by lanes.
 inline void ToLanes(const BlockPlan& plan, const float* values, const float* x,
                     int64_t positions, float* y, float* panel) {
-  Pack(x, positions, plan.lines, panel, kLanes);
+  PackBlockPanel(x, positions, plan.lines, panel);
   for (int64_t group = 0; group < plan.groups(); ++group) {
     const int32_t begin = plan.first_block[group], end = plan.first_block[group + 1];
     const int64_t lanes = plan.lanes_of(group);
     for (int64_t p = 0; p < positions; p += kSpread) {
       Vec sums[kSpread][kBlockParts] = {};
       for (int32_t b = begin; b < end; ++b) {
-        const float* input = panel + static_cast<int64_t>(plan.line[b]) * kLanes + p;
+        const float* input = panel + static_cast<int64_t>(plan.line[b]) * kBlockPanel + p;
         Vec value[kBlockParts];
 #pragma GCC unroll 4
         for (int v = 0; v < kBlockParts; ++v) {
@@ -99,35 +137,55 @@ inline void ToLanes(const BlockPlan& plan, const float* values, const float* x,
   }
 }
 
-// sums(b) += sum over k of scalars(b)[k] * held[k], for the blocks from `begin` to `end`.
-template <typename Scalars, typename Sums>
-TOPKAST_INLINE void AddHeld(const Vec* held, int32_t begin, int32_t end, Scalars scalars,
+// sums(b + j) += sum over k of scalars(b + j)[k] * held[k], for j < kCount.
+template <int kCount, typename Scalars, typename Sums>
+TOPKAST_INLINE void AddHeld(const Vec (*held)[kBlockParts], int32_t b, Scalars scalars,
                             Sums sums) {
-  int32_t b = begin;
-  for (; b + kBlocksAtOnce <= end; b += kBlocksAtOnce) {
-    const float* from[kBlocksAtOnce];
-    float* to[kBlocksAtOnce];
-    Vec sum[kBlocksAtOnce];
+  const float* from[kCount];
+  float* to[kCount];
+  Vec sum[kCount][kBlockParts];
 #pragma GCC unroll 4
-    for (int j = 0; j < kBlocksAtOnce; ++j) {
-      from[j] = scalars(b + j);
-      to[j] = sums(b + j);
-      sum[j] = LoadAligned(to[j]);
-    }
-#pragma GCC unroll 16
-    for (int k = 0; k < kLanes; ++k) {
+  for (int j = 0; j < kCount; ++j) {
+    from[j] = scalars(b + j);
+    to[j] = sums(b + j);
 #pragma GCC unroll 4
-      for (int j = 0; j < kBlocksAtOnce; ++j) sum[j] += from[j][k] * held[k];
-    }
-#pragma GCC unroll 4
-    for (int j = 0; j < kBlocksAtOnce; ++j) StoreAligned(to[j], sum[j]);
+    for (int v = 0; v < kBlockParts; ++v) sum[j][v] = LoadAligned(to[j] + v * kLanes);
   }
-  for (; b < end; ++b) {
-    const float* from = scalars(b);
-    Vec sum = LoadAligned(sums(b));
 #pragma GCC unroll 16
-    for (int k = 0; k < kLanes; ++k) sum += from[k] * held[k];
-    StoreAligned(sums(b), sum);
+  for (int k = 0; k < kHeld; ++k) {
+#pragma GCC unroll 4
+    for (int j = 0; j < kCount; ++j) {
+#pragma GCC unroll 4
+      for (int v = 0; v < kBlockParts; ++v) sum[j][v] += from[j][k] * held[k][v];
+    }
+  }
+#pragma GCC unroll 4
+  for (int j = 0; j < kCount; ++j) {
+#pragma GCC unroll 4
+    for (int v = 0; v < kBlockParts; ++v) StoreAligned(to[j] + v * kLanes, sum[j][v]);
+  }
+}
+
+// sums(b) += sum over the first `rows` of scalars(b)[k] * square[k], for the blocks from
+// `begin` up to `end`.
+template <typename Scalars, typename Sums>
+TOPKAST_INLINE void AddSquare(const Square& square, int64_t rows, int32_t begin,
+                              int32_t end, Scalars scalars, Sums sums) {
+  for (int64_t first = 0; first < rows; first += kHeld) {
+    Vec held[kHeld][kBlockParts];
+#pragma GCC unroll 16
+    for (int k = 0; k < kHeld; ++k) {
+#pragma GCC unroll 4
+      for (int v = 0; v < kBlockParts; ++v) {
+        held[k][v] = square[first + k][v];
+      }
+    }
+    const auto of_rows = [&](int32_t b) { return scalars(b) + first; };
+    int32_t b = begin;
+    for (; b + kBlocksAtOnce <= end; b += kBlocksAtOnce) {
+      AddHeld<kBlocksAtOnce>(held, b, of_rows, sums);
+    }
+    for (; b < end; ++b) AddHeld<1>(held, b, of_rows, sums);
   }
 }
 
@@ -137,47 +195,47 @@ TOPKAST_INLINE void AddHeld(const Vec* held, int32_t begin, int32_t end, Scalars
 // sums are a panel. Each is added up in the order of the lanes.
 inline void ToLines(const BlockPlan& plan, const float* values, const float* x,
                     int64_t positions, float* y, float* panel) {
-  std::fill_n(panel, plan.lines * kLanes, 0.0f);
+  std::fill_n(panel, plan.lines * kBlockPanel, 0.0f);
   for (int64_t group = 0; group < plan.groups(); ++group) {
     const int32_t begin = plan.first_block[group], end = plan.first_block[group + 1];
     if (begin == end) continue;
-    for (int64_t part = 0; part < plan.lanes_of(group); part += kLanes) {
-      const int64_t lane = group * kBlockLanes + part;
-      Vec held[kLanes];
-      LoadRows(x + lane, plan.lanes, positions, plan.lanes - lane, held);
-      TransposeRows(held);
-      AddHeld(
-          held, begin, end, [&](int32_t b) { return values + b * kBlockLanes + part; },
-          [&](int32_t b) { return panel + static_cast<int64_t>(plan.line[b]) * kLanes; });
-    }
+    const int64_t lanes = plan.lanes_of(group);
+    Square square;
+    LoadSquare(x + group * kBlockLanes, plan.lanes, positions, lanes, square);
+    TransposeSquare(square);
+    AddSquare(
+        square, lanes, begin, end, [&](int32_t b) { return values + b * kBlockLanes; },
+        [&](int32_t b) {
+          return panel + static_cast<int64_t>(plan.line[b]) * kBlockPanel;
+        });
   }
-  Unpack(panel, kLanes, y, positions, plan.lines);
+  Unpack(panel, kBlockPanel, y, positions, plan.lines);
 }
 
 // sums[block] += sum over the positions of a panel of of_lanes[p, lane] * panel[line][p],
 // for the blocks of some groups.
 //
-// The rows of a group, positions by lanes, stay in registers.
+// A square of dy or x, positions by lanes of a group, stays in registers.
 inline void AccumulateBlocks(const BlockPlan& plan, int64_t first_group,
                              int64_t last_group, const float* of_lanes,
                              const float* panel, int64_t positions, float* sums) {
   for (int64_t group = first_group; group < last_group; ++group) {
     const int32_t begin = plan.first_block[group], end = plan.first_block[group + 1];
     if (begin == end) continue;
-    for (int64_t part = 0; part < plan.lanes_of(group); part += kLanes) {
-      const int64_t lane = group * kBlockLanes + part;
-      Vec held[kLanes];
-      LoadRows(of_lanes + lane, plan.lanes, positions, plan.lanes - lane, held);
-      AddHeld(
-          held, begin, end,
-          [&](int32_t b) { return panel + static_cast<int64_t>(plan.line[b]) * kLanes; },
-          [&](int32_t b) { return sums + b * kBlockLanes + part; });
-    }
+    Square square;
+    LoadSquare(of_lanes + group * kBlockLanes, plan.lanes, positions,
+               plan.lanes_of(group), square);
+    AddSquare(
+        square, positions, begin, end,
+        [&](int32_t b) {
+          return panel + static_cast<int64_t>(plan.line[b]) * kBlockPanel;
+        },
+        [&](int32_t b) { return sums + b * kBlockLanes; });
   }
 }
 
 const BlockKernels kBlockKernels = {
-    kLanes, BlockScratch, ToLanes, ToLines, PackBlockPanel, AccumulateBlocks,
+    kBlockPanel, BlockScratch, ToLanes, ToLines, PackBlockPanel, AccumulateBlocks,
 };
 
 }  // namespace TOPKAST_ISA
