@@ -103,6 +103,7 @@ _CONVOLUTION_OF_PAIRS = Costs(entry=1.4, gradient=1.0, activation=90, gather=200
 """Of products in bfloat16 where AVX-512 multiplies pairs, fitted to 12 matrices and 8
 convolutions at 4 densities."""
 
+_CONVERTED = 50  # of an activation in bfloat16, with AVX2
 _MASKED_WEIGHT, _MASKED_ACTIVATION = 78, 15
 _MATRIX = WeightCosts(call=45, plan=180, plan_entry=400)
 _COMPRESSED, _COPIED = 45, 20  # of an activation, and of an error
@@ -163,6 +164,8 @@ def speedup(
     costs, dense = COSTS[cpu], _dense(bfloat16)
     if _multiplies_pairs(cpu, bfloat16):
         costs = _OF_PAIRS
+    elif bfloat16 is not None and cpu == "avx2":
+        costs = costs._replace(activation=_CONVERTED)
     p = max(positions, 1)
     whole = -(-p // _PANEL) * _PANEL
     n, ends = inputs * outputs, inputs + outputs
