@@ -110,12 +110,14 @@ def test_mixed_precision(method, digits):
     with native.masked_products():
         reference = train_without_xla(method, *digits)
     model = assert_native(train_without_xla(method, *digits))
+    # Weights change by 0.02 and more in eight steps. Where activations are selected over a
+    # batch, of many that 8 bits make equal, a rounding error selects others.
+    atol = 2e-2 if method in SELECTS_OVER_A_REPLICA else 1e-3
     for one, other in zip(
         tk.sparse_weights(model), tk.sparse_weights(reference), strict=True
     ):
         assert one.dense().dtype == np.float32 and one.step == other.step > 0
-        # Eight steps with activations of 8 bits.
-        np.testing.assert_allclose(one.dense(), other.dense(), atol=2e-2)
+        np.testing.assert_allclose(one.dense(), other.dense(), atol=atol)
 
 
 @SOME

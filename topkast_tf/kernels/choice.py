@@ -110,6 +110,7 @@ _CONVOLUTION_OF_PAIRS = Costs(entry=1.4, gradient=1.0, activation=90, gather=200
 """Of products in bfloat16 where AVX-512 multiplies pairs, fitted to 12 matrices and 8
 convolutions at 4 densities."""
 
+_CONVERTED = 50  # of an activation in bfloat16, with AVX2
 _MASKED_WEIGHT, _MASKED_ACTIVATION = 78, 15
 _MATRIX = WeightCosts(call=45, plan=180, plan_entry=400)
 _BLOCKS = WeightCosts(call=45, plan=60, plan_entry=10)
@@ -176,6 +177,8 @@ def speedup(
         costs = BLOCK_COSTS[cpu]
     elif _multiplies_pairs(cpu, bfloat16):
         costs = _OF_PAIRS
+    elif bfloat16 is not None and cpu == "avx2":
+        costs = costs._replace(activation=_CONVERTED)
     p = max(positions, 1)
     whole = -(-p // _PANEL) * _PANEL
     n, ends = inputs * outputs, inputs + outputs
