@@ -115,7 +115,7 @@ class ConvOp : public SparseOp {
     const int64_t images = x.dim_size(0), from = x.dim_size(3), to = weight.dim_size(3);
     found->x = x;
     TF_RETURN_IF_ERROR(TensorShape::BuildTensorShape({images, targets[0], targets[1], to},
-                                                   &found->y));
+                                                      &found->y));
     found->forward = {images, forward[0], forward[1], from, to, groups_};
     found->backward = {images, backward[0], backward[1], to, from, groups_};
     return tensorflow::Status();
