@@ -248,7 +248,7 @@ def test_wrong_shapes_are_refused_in_the_operation(x, theta, codes, message):
     native = kernels.library()
     with pytest.raises(tf.errors.InvalidArgumentError, match=message):
         native.ops.topkast_block_mat_mul(
-            *(tf.ones(x), tf.ones(theta), tf.ones(codes, tf.uint8)),
+            *(tf.ones(x), tf.ones(theta), tf.ones(codes, tf.uint8), []),
             key=1,
             lanes="outputs",
         )
@@ -273,7 +273,7 @@ def test_divided_blocks_are_refused_in_the_operations(lanes, place, of):
     message = f"the same in each block of {of}"
     x, codes = tf.ones([3, 20]), tf.constant(codes)
     with pytest.raises(tf.errors.InvalidArgumentError, match=message):
-        native.ops.topkast_block_mat_mul(x, tf.ones([20, 20]), codes, **how)
+        native.ops.topkast_block_mat_mul(x, tf.ones([20, 20]), codes, [], **how)
     with pytest.raises(tf.errors.InvalidArgumentError, match=message):
         native.ops.topkast_block_weight_gradient(x, x, codes, **how)
     del owner

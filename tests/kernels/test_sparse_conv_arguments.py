@@ -49,7 +49,7 @@ def test_wrong_shapes_are_refused_in_the_operations(x, theta, codes, how, messag
     how = {"strides": [1, 1], "dilations": [1, 1], "padding": "VALID", **how}
     x, theta, codes = tf.ones(x), tf.ones(theta), tf.ones(codes, tf.uint8)
     with pytest.raises(tf.errors.InvalidArgumentError, match=message):
-        native.ops.topkast_sparse_conv(x, theta, codes, key=1, **how)
+        native.ops.topkast_sparse_conv(x, theta, codes, [], key=1, **how)
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,9 @@ def test_wrong_errors_are_refused_in_the_operations(sizes):
     theta, codes = tf.ones([3, 2, 3, 4]), tf.ones([3, 2, 3, 4], tf.uint8)
     dy = tf.ones([2, 4, 4, 4])  # for [2, 6, 5, 3]
     with pytest.raises(tf.errors.InvalidArgumentError, match="Expected|must be >= 0"):
-        native.ops.topkast_sparse_conv_input_gradient(dy, theta, codes, sizes, **how)
+        native.ops.topkast_sparse_conv_input_gradient(
+            dy, theta, codes, sizes, [], **how
+        )
     if len(sizes) == 4 and min(sizes) > 0:
         with pytest.raises(tf.errors.InvalidArgumentError, match="errors of shape"):
             native.ops.topkast_sparse_conv_weight_gradient(

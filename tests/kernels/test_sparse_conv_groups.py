@@ -193,7 +193,7 @@ def test_groups_that_do_not_fit_are_refused_in_the_operation(x, theta, groups, m
     how = {"strides": [1, 1], "dilations": [1, 1], "padding": "VALID", "key": 1}
     x, theta, codes = tf.ones(x), tf.ones(theta), tf.ones(theta, tf.uint8)
     with pytest.raises(tf.errors.InvalidArgumentError, match=message):
-        native.ops.topkast_sparse_conv(x, theta, codes, groups=groups, **how)
+        native.ops.topkast_sparse_conv(x, theta, codes, [], groups=groups, **how)
 
 
 _BITS = """

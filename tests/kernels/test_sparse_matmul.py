@@ -93,6 +93,33 @@ def test_dense_gradient_reaches_every_entry():
     np.testing.assert_allclose(found, x.T @ dy, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("is_dense", [False, True])
+@pytest.mark.parametrize("in_function", [False, True])
+def test_dense_gradient_where_a_condition_holds(is_dense, in_function):
+    rng = np.random.default_rng(0)
+    x, theta, dy = (
+        rng.normal(size=size).astype(np.float32) for size in ((9, 5), (5, 7), (9, 7))
+    )
+    codes = random_codes(rng, theta.shape, 0.3, 0.5)
+    owner = Owner()
+    how = {"key": new_key(owner), "dense_gradient": True}
+
+    def gradients(condition):
+        a, w = tf.constant(x), tf.constant(theta)
+        with tf.GradientTape() as tape:
+            tape.watch((a, w))
+            y = sparse_matmul(a, w, tf.constant(codes), dense_if=condition, **how)
+        return tape.gradient(y, (a, w), tf.constant(dy))
+
+    called = tf.function(gradients) if in_function else gradients
+    dx, found = called(tf.constant(is_dense))
+    whole = x.T @ dy
+    expected = whole if is_dense else np.where(codes > 0, whole, 0)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+    alpha = np.where(codes == 2, theta, 0)
+    np.testing.assert_allclose(dx, dy @ alpha.T, rtol=1e-5, atol=1e-5)
+
+
 def test_gradients_are_finite_differences():
     rng = np.random.default_rng(1)
     codes = tf.constant(random_codes(rng, (6, 5), 0.4, 0.4))
@@ -216,7 +243,9 @@ def test_wrong_shapes_are_refused_in_the_operation(x, theta, codes, message):
     native = kernels.library()
     with pytest.raises(tf.errors.InvalidArgumentError, match=message):
         native.ops.topkast_sparse_mat_mul(
-            tf.ones(x), tf.ones(theta), tf.ones(codes, tf.uint8), key=1, cpu=native.cpu
+            *(tf.ones(x), tf.ones(theta), tf.ones(codes, tf.uint8), []),
+            key=1,
+            cpu=native.cpu,
         )
     if codes == (4, 6):
         with pytest.raises(tf.errors.InvalidArgumentError, match="Expected"):
@@ -229,7 +258,7 @@ def test_too_large_an_output_is_refused():
     theta = tf.ones([0, 2**30])
     with pytest.raises(tf.errors.InvalidArgumentError, match="overflow"):
         kernels.library().ops.topkast_sparse_mat_mul(
-            tf.ones([2**40, 0]), theta, tf.ones(theta.shape, tf.uint8), key=1
+            tf.ones([2**40, 0]), theta, tf.ones(theta.shape, tf.uint8), [], key=1
         )
 
 
@@ -240,6 +269,7 @@ def test_unknown_instruction_set_is_refused():
             tf.ones([1, 2]),
             tf.ones([2, 2]),
             tf.ones([2, 2], tf.uint8),
+            [],
             key=1,
             cpu="mmx",
         )

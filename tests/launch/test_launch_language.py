@@ -157,7 +157,7 @@ def test_evaluate_runs_as_a_program(root):
 @pytest.mark.parametrize(
     ("asked", "expected"),
     [
-        (["--width=0.5"], "no --width for --dataset=python"),
+        (["--train_examples=9"], "no --train_examples for --dataset=python"),
         (["--model=resnet8"], "to be one of enwik8_base"),
         (["--sparse_embeddings", "--method=swat"], "with Top-KAST"),
         (["--sparse_embeddings", "--include=x"], "without --include"),

@@ -104,6 +104,45 @@ def test_methods_train_as_with_the_masked_product(name, arguments):
     assert_close(fitted(built("masked")), fitted(built("native")))
 
 
+@pytest.mark.parametrize("kernels", ["masked", "native"])
+@pytest.mark.parametrize(
+    ("make", "shape"),
+    [
+        (lambda: keras.layers.Dense(30), (9, 20)),
+        (lambda: keras.layers.Conv1D(30, 3), (2, 9, 20)),
+        (lambda: keras.layers.Conv2D(30, 1), (2, 3, 4, 20)),
+    ],
+    ids=["matrix", "convolution", "pointwise"],
+)
+def test_gradient_is_dense_in_the_steps_a_method_looks_at(make, shape, kernels):
+    keras.utils.set_random_seed(0)
+    arguments = {"update_every": 3, "update_until": 100, "distribution": "uniform"}
+    with tk.sparse_scope("rigl", sparsity=0.8, kernels=kernels, **arguments):
+        layer = make()
+    x = tf.constant(np.random.default_rng(0).normal(size=shape), tf.float32)
+    layer(x)
+    [weight] = tk.sparse_weights(layer)
+    optimizer = keras.optimizers.SGD(0.1)
+
+    @tf.function
+    def gradients():
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(layer(x) ** 2)
+        return tape.gradient(loss, layer.trainable_variables)
+
+    looked = []
+    for _ in range(8):
+        looked.append(weight.looks_at_gradient)
+        found = gradients()
+        outside = found[0].numpy()[~weight.backward_mask()]
+        if kernels == "native":
+            assert np.any(outside) == looked[-1]
+        elif looked[-1]:
+            assert np.any(outside)
+        optimizer.apply(found, layer.trainable_variables)
+    assert any(looked) and not all(looked)
+
+
 def test_resumed_run_equals_an_uninterrupted_one_bitwise(tmp_path):
     whole = fitted(stack("native"), epochs=2)
     half = fitted(stack("native"), epochs=1)

@@ -50,6 +50,7 @@ def block_matmul(
     key: int,
     lanes: str,
     dense_gradient: bool = False,
+    dense_if: tf.Tensor | None = None,
     sparse_activations: bool = False,
     cpu: str | None = None,
 ) -> tf.Tensor:
@@ -66,6 +67,7 @@ def block_matmul(
       key: the weight's own, from `new_key`: its plans are kept under it.
       lanes: `"outputs"` or `"inputs"`: the axis along which a block extends.
       dense_gradient: as of `sparse_matmul`.
+      dense_if: as of `sparse_matmul`.
       sparse_activations: as of `sparse_matmul`.
       cpu: the instruction set; None for the one that the library chose.
 
@@ -89,6 +91,7 @@ def block_matmul(
         x,
         theta,
         codes,
+        [] if dense_if is None else [dense_if],
         key=key,
         cpu=cpu or native.cpu,
         lanes=lanes,

@@ -131,7 +131,7 @@ def speedup(
     cpu: str,
     *,
     every: int | None = None,
-    dense_gradient: bool = False,
+    dense_gradient: float = 0.0,
     activation_density: float | None = None,
     has_blocks: bool = False,
     bfloat16: str | None = None,
@@ -156,7 +156,7 @@ def speedup(
       backward_density: d_B.
       cpu: the instruction set of the kernels.
       every: N, the steps between two changes of the sets; None if they stay.
-      dense_gradient: whether the weight gradient is dense.
+      dense_gradient: the fraction of steps in which the weight gradient is dense.
       activation_density: d_x, the fraction of activations from which a dense weight
         gradient is computed: its cost is that of d_x n p entries and of ``p (45 i + 20
         o)`` to find and copy them. None if it is computed from all.
@@ -183,16 +183,16 @@ def speedup(
     whole = -(-p // _PANEL) * _PANEL
     n, ends = inputs * outputs, inputs + outputs
     masked = 3 * p * n * dense + _MASKED_WEIGHT * n + _MASKED_ACTIVATION * p * ends
-    elsewhere = None  # the cost of a weight gradient that is not on B
+    elsewhere = p * n * dense  # the cost of a dense weight gradient
     if activation_density is not None:
+        dense_gradient = 1.0
         elsewhere = whole * n * activation_density * COSTS[cpu].gradient
         elsewhere += p * (_COMPRESSED * inputs + _COPIED * outputs)
-    elif dense_gradient:
-        elsewhere = p * n * dense
     densities = forward_density, backward_density
     weight = _BLOCKS if has_blocks else _MATRIX
     return masked / _native(
-        costs, weight, n, whole * n, whole * ends, densities, elsewhere, every
+        *(costs, weight, n, whole * n, whole * ends, densities),
+        *(dense_gradient, elsewhere, every),
     )
 
 
@@ -211,7 +211,8 @@ def _native(
     products: int,
     activations: int,
     densities: tuple[float, float],
-    elsewhere: float | None,
+    dense_gradient: float,
+    elsewhere: float,
     every: int | None,
 ) -> float:
     """The time of the native products of a weight of n entries (see `speedup`).
@@ -223,12 +224,12 @@ def _native(
       products: the multiply-adds of a dense product of its size.
       activations: entries of input and output.
       densities: d_A and d_B.
-      elsewhere: the cost of the weight gradient; None if it is computed on B.
+      dense_gradient: the fraction of steps in which the weight gradient is dense.
+      elsewhere: its cost then.
       every: N, or None.
     """
     d_a, d_b = densities
-    if elsewhere is not None:
-        d_b = 0.0
+    d_b *= 1 - dense_gradient
     entries = 2 * d_a + d_b
     native = (
         products * (2 * d_a * costs.entry + d_b * costs.gradient)
@@ -236,7 +237,7 @@ def _native(
         + n * entries * costs.gather
         + n * weight.call
         + _CALLS
-        + (elsewhere or 0.0)
+        + dense_gradient * elsewhere
     )
     if every is not None:
         native += n * (weight.plan + weight.plan_entry * entries) / every
@@ -283,7 +284,7 @@ def speedup_of_convolution(
     cpu: str,
     *,
     every: int | None = None,
-    dense_gradient: bool = False,
+    dense_gradient: float = 0.0,
     activation_density: float | None = None,
     bfloat16: str | None = None,
 ) -> float:
@@ -321,14 +322,14 @@ def speedup_of_convolution(
     if sizes.groups > 1:
         dense *= _GROUPED
     masked = 3 * p * n * dense + _MASKED_KERNEL * n + _MASKED_IMAGE * ends
-    elsewhere = None
+    elsewhere = p * n * dense
     if activation_density is not None:
+        dense_gradient = 1.0
         padded = -(-sizes.weight[-1] // _PANEL) * _PANEL / sizes.weight[-1]
         elsewhere = p * n * padded * activation_density * COSTS[cpu].gradient
         elsewhere += _COMPRESSED * ends
-    elif dense_gradient:
-        elsewhere = p * n * dense
     densities = forward_density, backward_density
     return masked / _native(
-        costs, _CONVOLUTION, n, q * n, ends, densities, elsewhere, every
+        *(costs, _CONVOLUTION, n, q * n, ends, densities),
+        *(dense_gradient, elsewhere, every),
     )

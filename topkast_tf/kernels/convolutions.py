@@ -24,6 +24,7 @@ def sparse_conv(
     padding: str,
     groups: int = 1,
     dense_gradient: bool = False,
+    dense_if: tf.Tensor | None = None,
     sparse_activations: bool = False,
     cpu: str | None = None,
 ) -> tf.Tensor:
@@ -54,6 +55,7 @@ def sparse_conv(
       padding: `"valid"`, `"same"` as TensorFlow's, or, of sequences, `"causal"`.
       groups: into which inputs and outputs are divided.
       dense_gradient: whether the gradient of theta is that of the dense product.
+      dense_if: as of `sparse_matmul`.
       sparse_activations: whether the gradient of theta is dense, and computed from the
         entries of x that are not zero; only where `finds_entries` and without groups,
         elsewhere as with `dense_gradient`.
@@ -102,6 +104,7 @@ def sparse_conv(
         x,
         theta,
         codes,
+        [] if dense_if is None else [dense_if],
         key=key,
         cpu=cpu or native.cpu,
         strides=list(strides),

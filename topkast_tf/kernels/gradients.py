@@ -4,7 +4,7 @@ They are registered, and not given by `tf.custom_gradient`, so that gradients of
 and `tf.vectorized_map` work too. Each operation is linear in each of its inputs.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -72,18 +72,21 @@ def register(ops: Any) -> None:
 
     @tf.RegisterGradient("TopkastSparseConv")
     def _(op, dy):
-        x, theta, codes = op.inputs
+        x, theta, codes, *dense_if = op.inputs
         how = _of_convolution(op)
         dx = ops.topkast_sparse_conv_input_gradient(
-            dy, theta, codes, tf.shape(x), **how
+            dy, theta, codes, tf.shape(x), dense_if, **how
         )
-        return dx, _weight_gradient(ops, op, x, dy), None
+        of_weight = _weight_gradient(ops, op, x, dy)
+        return dx, of_weight, None, *(None for _ in dense_if)
 
     @tf.RegisterGradient("TopkastSparseConvInputGradient")
     def _(op, upstream):
-        dy, theta, codes, _ = op.inputs
-        y = ops.topkast_sparse_conv(upstream, theta, codes, **_of_convolution(op))
-        return y, _weight_gradient(ops, op, upstream, dy), None, None
+        dy, theta, codes, _, *dense_if = op.inputs
+        how = _of_convolution(op)
+        y = ops.topkast_sparse_conv(upstream, theta, codes, dense_if, **how)
+        of_weight = _weight_gradient(ops, op, upstream, dy)
+        return y, of_weight, None, None, *(None for _ in dense_if)
 
     @tf.RegisterGradient("TopkastSparseConvWeightGradient")
     def _(op, upstream):
@@ -121,7 +124,7 @@ def _of_product(
     own: list[str],
     product: Callable,
     weight_gradient: Callable,
-) -> tuple[tf.Tensor, tf.Tensor, None]:
+) -> tuple[tf.Tensor | None, ...]:
     """The gradients of a product with a matrix, or with its transpose.
 
     Args:
@@ -133,20 +136,38 @@ def _of_product(
       product: the operation that computes it.
       weight_gradient: that of the gradient of theta on B.
     """
-    x, theta, codes = op.inputs
+    x, theta, codes, *dense_if = op.inputs
     transpose = op.get_attr("transpose")
     how = {name: op.get_attr(name) for name in common}
     of_product = {name: op.get_attr(name) for name in (*own, *_OF_THETA)}
-    dx = product(dy, theta, codes, transpose=not transpose, **of_product, **how)
+    of_product |= {"transpose": not transpose, **how}
+    dx = product(dy, theta, codes, dense_if, **of_product)
     inputs, outputs = (dy, x) if transpose else (x, dy)
-    if op.get_attr("sparse_activations"):
-        images = (x[:, None, None] for x in (inputs, outputs))
-        gradient = ops.topkast_sparse_activation_gradient(*images, cpu=how["cpu"])
-        return dx, gradient[0, 0], None
-    if op.get_attr("dense_gradient"):
+
+    def dense():
+        if op.get_attr("sparse_activations"):
+            images = (x[:, None, None] for x in (inputs, outputs))
+            return ops.topkast_sparse_activation_gradient(*images, cpu=how["cpu"])[0, 0]
         gradient = tf.matmul(inputs, outputs, transpose_a=True)
-        return dx, tf.cast(gradient, theta.dtype), None
-    return dx, weight_gradient(inputs, outputs, codes, **how), None
+        return tf.cast(gradient, theta.dtype)
+
+    def on_b():
+        return weight_gradient(inputs, outputs, codes, **how)
+
+    gradient = _either(op, dense_if, dense, on_b)
+    return dx, gradient, None, *(None for _ in dense_if)
+
+
+def _either(
+    op: Any,
+    dense_if: Sequence[tf.Tensor],
+    dense: Callable[[], tf.Tensor],
+    on_b: Callable[[], tf.Tensor],
+) -> tf.Tensor:
+    """The gradient of theta: the dense one or that on B, as the operation says."""
+    if not (op.get_attr("dense_gradient") or op.get_attr("sparse_activations")):
+        return on_b()
+    return tf.cond(dense_if[0], dense, on_b) if dense_if else dense()
 
 
 def _of_convolution(op: Any) -> dict[str, Any]:
@@ -157,7 +178,10 @@ def _of_convolution(op: Any) -> dict[str, Any]:
 def _weight_gradient(ops: Any, op: Any, x: tf.Tensor, dy: tf.Tensor) -> tf.Tensor:
     """The gradient of theta: on B, or the dense one if the operation says so."""
     codes = op.inputs[2]
-    if op.get_attr("sparse_activations"):
+
+    def dense():
+        if not op.get_attr("sparse_activations"):
+            return _dense_convolution(op, x, op.inputs[1])[1](dy)[1]
         window, dilations = codes.shape[:2].as_list(), op.get_attr("dilations")
         return ops.topkast_sparse_activation_gradient(
             x,
@@ -167,11 +191,18 @@ def _weight_gradient(ops: Any, op: Any, x: tf.Tensor, dy: tf.Tensor) -> tf.Tenso
             before=_zeros_before(op, window, dilations),
             cpu=op.get_attr("cpu"),
         )
-    if not op.get_attr("dense_gradient"):
+
+    def on_b():
         return ops.topkast_sparse_conv_weight_gradient(
             x, dy, codes, **_of_convolution(op)
         )
-    return _dense_convolution(op, x, op.inputs[1])[1](dy)[1]
+
+    return _either(op, _conditions(op), dense, on_b)
+
+
+def _conditions(op: Any) -> Sequence[tf.Tensor]:
+    """The input `dense_if` of a convolution, which is its last."""
+    return op.inputs[-1:] if op.get_attr("conditions") else ()
 
 
 def _zeros_before(op: Any, window: Any, dilations: list[int]) -> list[int]:

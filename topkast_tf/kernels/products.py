@@ -29,6 +29,7 @@ def sparse_matmul(
     *,
     key: int,
     dense_gradient: bool = False,
+    dense_if: tf.Tensor | None = None,
     sparse_activations: bool = False,
     cpu: str | None = None,
     code: str = "auto",
@@ -49,6 +50,8 @@ def sparse_matmul(
       codes: uint8, inputs x outputs: 2 on A, 1 on B \\ A, 0 outside B.
       key: the weight's own, from `new_key`: its plans are kept under it.
       dense_gradient: whether the gradient of theta is dense, ``x^T dy`` everywhere.
+      dense_if: if given, a scalar bool: only where it is true the gradient of theta is
+        dense, if `dense_gradient` says so; elsewhere it is that on B.
       sparse_activations: whether the gradient of theta is dense, and computed from the
         entries of x that are not zero: for a method that makes most of them zero.
       cpu: the instruction set; None for the one that the library chose.
@@ -77,6 +80,7 @@ def sparse_matmul(
         x,
         theta,
         codes,
+        [] if dense_if is None else [dense_if],
         key=key,
         cpu=cpu or native.cpu,
         dense_gradient=dense_gradient,

@@ -22,6 +22,7 @@ from topkast_tf.kernels.convolutions import (
 from topkast_tf.kernels.products import new_key, sparse_matmul
 from topkast_tf.layers import export_warning
 from topkast_tf.layers.products import Convolution, MatrixProduct, Product, ProductSpec
+from topkast_tf.methods.base import GRADIENT
 from topkast_tf.variables import hooks
 from topkast_tf.variables.components import local_index
 from topkast_tf.variables.replica import WeightReplica
@@ -253,7 +254,7 @@ def _speedup(
         "backward_density": 1 - weight.bwd,
         "cpu": library.fastest(),
         "every": _steps_between_changes(weight),
-        "dense_gradient": weight.method.has_dense_gradient,
+        "dense_gradient": _share_of_dense_gradients(weight),
         "activation_density": _activation_density(weight),
         "bfloat16": library.bfloat16_unit() if inputs.dtype == tf.bfloat16 else None,
     }
@@ -308,6 +309,7 @@ def _convolution(
         key=_key(replica),
         **made._asdict(),
         dense_gradient=replica.weight.method.has_dense_gradient,
+        dense_if=_dense_if(replica),
         sparse_activations=_activation_density(replica.weight) is not None,
     )
 
@@ -316,6 +318,25 @@ def _steps_between_changes(weight: SparseWeight) -> int | None:
     if weight.method.updates_between_refreshes:
         return 1
     return getattr(weight.schedule, "every", None)  # some never change
+
+
+def _share_of_dense_gradients(weight: SparseWeight) -> float:
+    """The fraction of steps in which the gradient of theta is the dense one."""
+    if not _looks_at_some_steps(weight):
+        return float(weight.method.has_dense_gradient)
+    return 1 / (_steps_between_changes(weight) or 1)
+
+
+def _looks_at_some_steps(weight: SparseWeight) -> bool:
+    """Whether only the steps that its method looks at need the dense gradient."""
+    return weight.method.inputs == (GRADIENT,) and not weight.method.dense_updates
+
+
+def _dense_if(replica: WeightReplica) -> tf.Tensor | None:
+    """Whether a step needs the dense gradient; None for all steps or none."""
+    if not _looks_at_some_steps(replica.weight):
+        return None
+    return replica.weight.looks_at_gradient_at(replica.counters.read_value())
 
 
 def _activation_density(weight: SparseWeight) -> float | None:
@@ -342,6 +363,7 @@ def _product(
         tf.reshape(replica.sets.read_value(), matrix),
         key=_key(replica),
         dense_gradient=replica.weight.method.has_dense_gradient,
+        dense_if=_dense_if(replica),
         sparse_activations=_activation_density(replica.weight) is not None,
     )
     batch, rest = inputs.shape[: -made.input_axes], shape[made.kernel_axes :]

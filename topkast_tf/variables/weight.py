@@ -194,13 +194,22 @@ class SparseWeight(WeightState):
         if GRADIENT not in self.method.inputs or self.exempt:
             return False
         counters = self._numpy(lambda replica: replica.counters)
-        if counters[Counter.FROZEN]:
-            return False
-        step = int(counters[Counter.STEP])
+        return bool(self.looks_at_gradient_at(counters))
+
+    def looks_at_gradient_at(self, counters: Any) -> Any:
+        """Whether a method that looks at the gradient does so in the next step.
+
+        Args:
+          counters: those of a replica, an array or a tensor.
+
+        Returns:
+          A scalar bool of the same kind.
+        """
+        step, moves = counters[Counter.STEP], counters[Counter.FROZEN] < 1
         if not self.method.replaces_step:  # the update follows the step
-            return bool(self.schedule.due(step + 1))
+            return moves & self.schedule.due(step + 1)
         is_made = self.method.was_updated(step, counters[Counter.THRESHOLD])
-        return bool(not is_made and self.schedule.due(step))
+        return moves & self.schedule.due(step) & ~is_made
 
     @property
     def calls(self) -> int:

@@ -345,6 +345,8 @@ REGISTER_OP("TopkastSparseConv")
     .Input("x: T")
     .Input("theta: float")
     .Input("codes: uint8")
+    .Input("dense_if: conditions * bool")
+    .Attr("conditions: int >= 0 = 0")
     .TOPKAST_CONV_ATTRIBUTES
     .Output("y: T")
     .SetShapeFn(ConvShapeFunction);
@@ -354,6 +356,8 @@ REGISTER_OP("TopkastSparseConvInputGradient")
     .Input("theta: float")
     .Input("codes: uint8")
     .Input("sizes: int32")
+    .Input("dense_if: conditions * bool")
+    .Attr("conditions: int >= 0 = 0")
     .TOPKAST_CONV_ATTRIBUTES
     .Output("dx: T")
     .SetShapeFn(InputGradientShape);

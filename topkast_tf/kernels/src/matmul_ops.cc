@@ -209,10 +209,14 @@ class SparseWeightGradient : public SparseOp {
   Blocks blocks_ = {};
 };
 
+// Only the gradient of theta looks at `dense_if`: at most one condition, that
+// `dense_gradient` also needs then.
 REGISTER_OP("TopkastSparseMatMul")
     .Input("x: T")
     .Input("theta: float")
     .Input("codes: uint8")
+    .Input("dense_if: conditions * bool")
+    .Attr("conditions: int >= 0 = 0")
     .Attr("T: {float, bfloat16} = DT_FLOAT")
     .Attr("key: int")
     .Attr("cpu: string = ''")
