@@ -14,7 +14,7 @@ from launch.models.transformer_xl import TransformerXL
 from launch.models.transformer_xl_config import TransformerXLConfig
 from launch.models.vgg import vgg16
 from swat_tf import swat_scope
-from topkast_tf import topkast_scope
+from topkast_tf import sparse_scope, topkast_scope
 
 
 class Case(NamedTuple):
@@ -53,6 +53,18 @@ def _swat(fwd: float, bwd: float, refresh_every: int, kernels: str) -> Any:
     del bwd
     return swat_scope(
         fwd, topk_period=refresh_every, exempt=("first",), kernels=kernels
+    )
+
+
+def _rigl(fwd: float, bwd: float, refresh_every: int, kernels: str) -> Any:
+    del bwd
+    return sparse_scope(
+        "rigl",
+        sparsity=fwd,
+        distribution="uniform",
+        update_every=refresh_every,
+        update_until=10**9,
+        kernels=kernels,
     )
 
 
@@ -153,16 +165,18 @@ def _of_images(size: int, classes: int, batch: int, model, scope=_topkast) -> Ca
     )
 
 
-CASES = {
-    "transformer_xl": Case(
-        lambda values: (
-            f"{values.width}, {values.layers} layers, {values.batch}x{values.length}"
-        ),
-        _transformer,
-        _tokens,
-        lambda: {"optimizer": keras.optimizers.Adam(1e-4)},
-        _topkast_everywhere,
+_TRANSFORMER = Case(
+    lambda values: (
+        f"{values.width}, {values.layers} layers, {values.batch}x{values.length}"
     ),
+    _transformer,
+    _tokens,
+    lambda: {"optimizer": keras.optimizers.Adam(1e-4)},
+    _topkast_everywhere,
+)
+CASES = {
+    "transformer_xl": _TRANSFORMER,
+    "transformer_xl_rigl": _TRANSFORMER._replace(scope=_rigl),
     "dense_stack": _of_vectors(lambda values: (values.width, values.positions)),
     "resnet20": _of_images(32, 10, 128, lambda *sizes: resnet(20, *sizes)),
     "resnet50": _of_images(64, 1000, 32, lambda *sizes: imagenet_resnet(50, 1, *sizes)),
