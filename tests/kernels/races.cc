@@ -144,7 +144,8 @@ struct Convolution {
     product.shape = {kImages, sides, sides, transpose ? kOutputs : kInputs,
                      transpose ? kInputs : kOutputs};
     product.layout = topkast::LayoutOf(product.shape, kernels.conv->lanes, 4);
-    const topkast::ConvWeight weight = {codes.flat<uint8_t>().data(), 9, kInputs, kOutputs};
+    const topkast::ConvWeight weight = {
+        codes.flat<uint8_t>().data(), 9, kInputs, kOutputs, 0, kOutputs};
     std::vector<std::vector<topkast::ConvEntry>> entries;
     for (const topkast::Phase& y : product.shape.y.phases) {
       for (const topkast::Phase& x : product.shape.x.phases) {
@@ -155,17 +156,16 @@ struct Convolution {
             topkast::PlansOf(key)->Get(codes, window, transpose ? 2 + phase : 0, [&] {
               return topkast::MakeConvPlan(weight, topkast::TapsOf(window, y, x), kind);
             });
-        product.parts.push_back(
-            {&y, &x, topkast::Place(product.shape, product.layout, y, x, plan)});
+        const auto placed = topkast::Place(product.shape, product.layout, y, x, plan);
         std::vector<topkast::ConvEntry> of(plan->entries());
         for (int64_t k = 0; k < plan->entries(); ++k) {
-          of[k] = {product.parts.back().placed.offsets[plan->col[k]],
+          of[k] = {placed.offsets[plan->col[k]],
                    theta[plan->places[plan->source[k]]]};
         }
-        entries.push_back(std::move(of));
+        entries.push_back(std::move(of));  // whose memory stays where it is
+        product.parts.push_back({&y, &x, {{placed, entries.back().data()}}});
       }
     }
-    for (size_t k = 0; k < entries.size(); ++k) product.parts[k].entries = entries[k].data();
     std::vector<float> target(transpose ? x.size() : dy.size());
     const float* source = transpose ? dy.data() : x.data();
     const int64_t slabs = product.layout.slabs(product.shape);
