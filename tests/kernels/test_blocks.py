@@ -261,6 +261,16 @@ def test_wrong_shapes_are_refused_in_the_operation(x, theta, codes, message):
             )
 
 
+def test_too_large_an_output_is_refused():
+    theta = tf.ones([0, 2**30])
+    with pytest.raises(tf.errors.InvalidArgumentError, match="overflow"):
+        kernels.library().ops.topkast_block_mat_mul(
+            *(tf.ones([2**40, 0]), theta, tf.ones(theta.shape, tf.uint8), []),
+            key=1,
+            lanes="outputs",
+        )
+
+
 @pytest.mark.parametrize(
     ("lanes", "place", "of"),
     [("outputs", (0, 3), "16 outputs of one"), ("inputs", (17, 2), "16 inputs of one")],

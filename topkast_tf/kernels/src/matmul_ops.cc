@@ -28,22 +28,11 @@ class SparseMatMul : public SparseOp {
     const Tensor& x = context->input(0);
     const Tensor& theta = context->input(1);
     const Tensor& codes = context->input(2);
-    OP_REQUIRES_OK(context, CheckedWeight(codes, theta.shape()));
-    const int64_t from = codes.dim_size(transpose_ ? 1 : 0);
-    const int64_t to = codes.dim_size(transpose_ ? 0 : 1);
-    OP_REQUIRES(context, x.dims() == 2 && x.dim_size(1) == from,
-                InvalidArgument("Expected activations of shape [positions, ", from,
-                                "]. Received: ", x.shape().DebugString()));
-    const int64_t positions = x.dim_size(0);
-    TensorShape shape;
-    OP_REQUIRES_OK(context, TensorShape::BuildTensorShape({positions, to}, &shape));
-    Tensor* y = nullptr;
-    OP_REQUIRES_OK(context, context->allocate_output(0, shape, &y));
-    if (y->NumElements() == 0) return;
-    if (from == 0) {
-      y->flat<T>().setZero();
-      return;
-    }
+    MatMulSizes sizes;
+    Tensor* y;
+    OP_REQUIRES_OK(context, PrepareMatMul<T>(context, transpose_, &sizes, &y));
+    if (y == nullptr) return;
+    const int64_t positions = sizes.positions;
 
     const auto product = transpose_ ? Product::kInputGradient : Product::kForward;
     const auto code = may_generate_ ? PlansOf(key_)->GetCode(codes, product) : nullptr;

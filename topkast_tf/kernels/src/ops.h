@@ -130,6 +130,42 @@ class SparseOp : public OpKernel {
   const Kernels* kernels_ = nullptr;
 };
 
+// The sizes of a product with a matrix or its transpose.
+struct MatMulSizes {
+  int64_t positions;
+  int64_t from;
+  int64_t to;
+};
+
+// Checks x, theta and codes of such a product, and allocates its output, of type T. `y` is
+// null where nothing is left to do: without outputs, or without inputs.
+template <typename T>
+tensorflow::Status PrepareMatMul(OpKernelContext* context, bool transpose,
+                                 MatMulSizes* sizes, Tensor** y) {
+  const Tensor& x = context->input(0);
+  const Tensor& codes = context->input(2);
+  *y = nullptr;
+  TF_RETURN_IF_ERROR(CheckedWeight(codes, context->input(1).shape()));
+  const int64_t from = codes.dim_size(transpose ? 1 : 0);
+  const int64_t to = codes.dim_size(transpose ? 0 : 1);
+  if (x.dims() != 2 || x.dim_size(1) != from) {
+    return InvalidArgument("Expected activations of shape [positions, ", from,
+                           "]. Received: ", x.shape().DebugString());
+  }
+  *sizes = {x.dim_size(0), from, to};
+  TensorShape shape;
+  TF_RETURN_IF_ERROR(TensorShape::BuildTensorShape({sizes->positions, to}, &shape));
+  Tensor* output = nullptr;
+  TF_RETURN_IF_ERROR(context->allocate_output(0, shape, &output));
+  if (output->NumElements() == 0) return tensorflow::Status();
+  if (from == 0) {
+    output->flat<T>().setZero();
+    return tensorflow::Status();
+  }
+  *y = output;
+  return tensorflow::Status();
+}
+
 // Of a product with a matrix or its transpose.
 inline tensorflow::Status MatMulShape(InferenceContext* context) {
   bool transpose;
