@@ -308,9 +308,7 @@ def _convolution(
         replica.sets.read_value(),
         key=_key(replica),
         **made._asdict(),
-        dense_gradient=replica.weight.method.has_dense_gradient,
-        dense_if=_dense_if(replica),
-        sparse_activations=_activation_density(replica.weight) is not None,
+        **_gradient_of_theta(replica),
     )
 
 
@@ -339,6 +337,15 @@ def _dense_if(replica: WeightReplica) -> tf.Tensor | None:
     return replica.weight.looks_at_gradient_at(replica.counters.read_value())
 
 
+def _gradient_of_theta(replica: WeightReplica) -> dict[str, Any]:
+    """How a native product computes the gradient of theta, as its arguments."""
+    return {
+        "dense_gradient": replica.weight.method.has_dense_gradient,
+        "dense_if": _dense_if(replica),
+        "sparse_activations": _activation_density(replica.weight) is not None,
+    }
+
+
 def _activation_density(weight: SparseWeight) -> float | None:
     """The density of activations whose entries a dense gradient is computed from."""
     if weight.rule is None or not weight.method.has_dense_gradient:
@@ -362,9 +369,7 @@ def _product(
         tf.reshape(theta, matrix),
         tf.reshape(replica.sets.read_value(), matrix),
         key=_key(replica),
-        dense_gradient=replica.weight.method.has_dense_gradient,
-        dense_if=_dense_if(replica),
-        sparse_activations=_activation_density(replica.weight) is not None,
+        **_gradient_of_theta(replica),
     )
     batch, rest = inputs.shape[: -made.input_axes], shape[made.kernel_axes :]
     known = [-1 if size is None else size for size in batch]
