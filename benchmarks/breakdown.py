@@ -46,9 +46,7 @@ _LEAST = 0.01
 
 def define_flags(values: flags.FlagValues) -> None:
     """Adds the flags of this benchmark, and those of the models of benchmarks/native.py."""
-    native.define_flags(values)
-    for name in ("cases", "sparsities", "csv", "rounds", "burst", "seconds"):
-        delattr(values, name)
+    native.define_sizes(values)
     for kind, name, default, text in (
         ("string", "case", "transformer_xl", "the model, as in benchmarks/native.py"),
         ("string", "sparsity", "0.9/0.8", "fwd/bwd"),

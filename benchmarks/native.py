@@ -87,7 +87,6 @@ def define_flags(values: flags.FlagValues) -> None:
             "pairs fwd/bwd of sparsities",
         ),
         ("string", "csv", "native.csv", "where the rounds are kept"),
-        ("string", "dtype", "float32", "of the computation: float32 or bfloat16"),
         ("float", "seconds", 0.0, "begin no round after so long; 0: no limit"),
     ):
         define = getattr(flags, f"DEFINE_{kind}")
@@ -95,6 +94,16 @@ def define_flags(values: flags.FlagValues) -> None:
     for name, default, text in (
         ("rounds", 10, "rounds of each case"),
         ("burst", 3, "calls that count of each variant in a round"),
+    ):
+        flags.DEFINE_integer(name, default, text, 1, flag_values=values)
+    define_sizes(values)
+
+
+def define_sizes(values: flags.FlagValues) -> None:
+    """Adds the flags of the models, and of how they compute."""
+    text = "of the computation: float32 or bfloat16"
+    flags.DEFINE_string("dtype", "float32", text, flag_values=values)
+    for name, default, text in (
         ("threads", 1, "threads within an operation"),
         ("positions", 2048, "positions of the products and of dense_stack"),
         ("batch", 8, "segments a step of transformer_xl"),
