@@ -110,7 +110,7 @@ STUDIES = {
                 "--learning_rate=5e-4",
             ),
         ),
-        1.75,
+        1.625,
         8,
         "bpc",
         "bits a byte",

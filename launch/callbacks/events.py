@@ -23,6 +23,7 @@ _TAGS = {
     "forward_sparsity": "sparsity/forward",
     "backward_sparsity": "sparsity/backward",
     "learning_rate": "run/learning_rate",
+    "step_ms": "run/step_ms",
     "seconds": "run/seconds",
 }
 

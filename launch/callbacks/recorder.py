@@ -40,14 +40,17 @@ class Recorder(keras.callbacks.Callback):
     `objective` are means over the round while the weights change. `exploration_loss` is
     Top-KAST's penalty at the end of the round, which Keras includes in its `loss` and
     `val_loss`. `epoch` is the number of passes over the data. `seconds` is wall time,
-    including evaluation.
+    including evaluation. `step_ms` is the mean time of the round's training steps, with
+    their batches, in milliseconds by the clock. The first step after a start, which is
+    compiled, counts only if the round has no other.
 
     Args:
       folder: folder of this method, for metrics.csv and checkpoints/.
       state: the state in a checkpoint; empty for a new run. `rows`: the recorded rows.
         `metrics`: the running means of an incomplete round. `unevaluated`: the training
         metrics of a round that has not been evaluated. `best`: step and headline metric
-        of the best evaluation. `seconds`: wall time so far.
+        of the best evaluation. `seconds`: wall time so far. `timed`: steps of the
+        current round that count in `step_ms`, and their seconds.
       metrics: the metrics of the task, the headline first.
       epoch_steps: steps of one pass over the data.
       round_steps: steps in a full round.
@@ -83,6 +86,9 @@ class Recorder(keras.callbacks.Callback):
         self._best: dict[str, Any] | None = state.get("best")
         self._before = state.get("seconds", 0.0)
         self._start = time.monotonic()
+        self._timed = tuple(state.get("timed", (0, 0.0)))
+        self._step_began = 0.0
+        self._first_step: float | None = None
         self._saved_step: int | None = None
         self._writer = BackgroundWriter()
         self.rows: list[dict[str, float]] = list(state.get("rows", ()))
@@ -101,8 +107,10 @@ class Recorder(keras.callbacks.Callback):
         under_way = self._under_way
         if under_way and len(self.model.metrics_variables) == len(under_way):
             self._restore_totals()
+        self._step_began = time.monotonic()
 
     def on_train_batch_end(self, batch, logs=None):
+        self._time_step(time.monotonic() - self._step_began)
         self._writer.check()
         self._restore_totals()
         step = steps_taken(self.model)
@@ -130,9 +138,11 @@ class Recorder(keras.callbacks.Callback):
             "learning_rate": float(self.model.optimizer.learning_rate.numpy()),
             "forward_sparsity": forward,
             "backward_sparsity": backward,
+            "step_ms": round(self._step_ms(), 3),
             "seconds": round(self.seconds, 3),
         }
         self.rows.append(row)
+        self._timed = (0, 0.0)
         self.unevaluated = None
         headline = self.metrics[0]
         value = row[headline.column]
@@ -168,6 +178,17 @@ class Recorder(keras.callbacks.Callback):
         if rows:
             files.write_text(self._folder / METRICS_FILE, files.csv_text(rows))
 
+    def _time_step(self, seconds: float) -> None:
+        if self._first_step is None:
+            self._first_step = seconds
+            return
+        steps, total = self._timed
+        self._timed = (steps + 1, total + seconds)
+
+    def _step_ms(self) -> float:
+        steps, total = self._timed
+        return 1e3 * (total / steps if steps else self._first_step or 0.0)
+
     def _restore_totals(self) -> None:
         if self._under_way is not None:
             replicas.add_totals(self.model, self._under_way)
@@ -184,7 +205,8 @@ class Recorder(keras.callbacks.Callback):
 
     def _write(self, step: int, **state: Any) -> None:
         rows = list(self.rows)
-        state |= {"rows": rows, "best": self._best, "seconds": self.seconds}
+        state |= {"rows": rows, "best": self._best, "timed": self._timed}
+        state["seconds"] = self.seconds
         diagnosis.check_finite(self.model)
         # Before a second snapshot takes memory.
         self._writer.wait()

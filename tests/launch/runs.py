@@ -39,11 +39,11 @@ def settings(*arguments):
 
 
 def rows(folder):
-    """The rows of a method's metrics, without the seconds, which are never the same."""
+    """The rows of a method's metrics, without times, which are never the same."""
     with open(folder / "metrics.csv", newline="") as file:
         found = list(csv.DictReader(file))
     for row in found:
-        del row["seconds"]
+        del row["seconds"], row["step_ms"]
     return found
 
 

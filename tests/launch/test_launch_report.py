@@ -12,7 +12,7 @@ from tests.launch.screens import ESCAPE
 def result(method):
     shares = (
         *("forward_sparsity", "backward_sparsity", "forward_sparsity_network"),
-        *("backward_sparsity_network", "inference_flops_ratio", "seconds"),
+        *("backward_sparsity_network", "inference_flops_ratio", "step_ms", "seconds"),
         *("training_flops_ratio", "test_accuracy", "test_top5", "test_loss"),
         *("train_accuracy", "train_loss"),
     )
