@@ -4,7 +4,7 @@ Studies (--studies):
 
   txl_small    Transformer-XL, 4 blocks of width 128, Adam, 16 x 64 tokens a step and as
                many states of memory; on bytes
-  txl_medium   Transformer-XL, 6 blocks of width 512, Adam, 4 x 128 tokens a step, no memory
+  txl_medium   the same with 6 blocks of width 512
   resnet20     ResNet-20 on CIFAR-10, batch 128, SGD with momentum; first and last layer
                dense
 
@@ -16,17 +16,17 @@ in networks:
 
 The networks of a study and a seed train in turns of --turn seconds in one process, so that
 what else runs on the machine hits all alike, until each has trained for --minutes. The
-learning rate is constant after a warm-up, so that curves of different length can be
-compared at any time. Time is that of the processor in `fit`, with its input pipeline: with
-one thread it is that of the clock, if nothing else runs (which the CSV has, too). The first
-step of each network, which compiles, is a column of its own and does not count, nor do
-evaluations. The loss is that of a fixed part of the validation data: bits a byte, or
-cross-entropy.
+learning rate follows a cosine over this time, after a warm-up: each network has as much
+time, and lowers its rate by the end of it, whatever its steps take. Time is that of the
+processor in `fit`, with its input pipeline: with one thread it is that of the clock, if
+nothing else runs (which the CSV has, too). The first step of each network, which compiles,
+is a column of its own and does not count, nor do evaluations. The loss is that of a fixed
+part of the validation data: bits a byte, or cross-entropy.
 
 The CSV only grows. A seed is whole or missing: one that was interrupted begins anew, and
 the same command goes on with those that are missing.
 
-  python benchmarks/loss_over_time.py --text_dir=DIR --image_dir=DIR --minutes=8
+  python benchmarks/loss_over_time.py --text_dir=DIR --image_dir=DIR
   python benchmarks/loss_over_time.py --text_dir=DIR --image_dir=DIR --plot=loss.png
 """
 
@@ -35,6 +35,7 @@ import math
 import pathlib
 import statistics
 import sys
+import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -56,7 +57,7 @@ with quiet_start():
     from launch.config import flags as launch_flags
     from launch.config import resolve
     from launch.run.building import add_weight_decay, build
-    from launch.run.schedules import schedule_of
+    from launch.run.schedules import learning_rate
     from launch.tasks import task_of
     from topkast_tf.kernels.library import library
 
@@ -71,6 +72,7 @@ class Study(NamedTuple):
 
     Attributes:
       arguments: flags of launch/train.py that all its networks share.
+      minutes: training time of each network.
       wider: the factor on the widths of the wider network.
       evaluated: batches of the validation data that are evaluated.
       metric: the metric that is the loss.
@@ -78,6 +80,7 @@ class Study(NamedTuple):
     """
 
     arguments: tuple[str, ...]
+    minutes: float
     wider: float
     evaluated: int
     metric: str
@@ -86,16 +89,12 @@ class Study(NamedTuple):
 
 _TEXT = (
     *("--dataset=bytes", "--optimizer=adam", "--warmup_steps=50", "--clip_norm=0.25"),
-    *(
-        "--weight_decay=0",
-        "--exploration=1e-5",
-        "--dropout=0",
-        "--lr_schedule=constant",
-    ),
+    *("--weight_decay=0", "--exploration=1e-5", "--dropout=0"),
 )
 STUDIES = {
     "txl_small": Study(
         (*_TEXT, "--model=txl_small", "--batch_size=16", "--learning_rate=1e-3"),
+        3,
         1.5,
         30,
         "bpc",
@@ -103,24 +102,22 @@ STUDIES = {
     ),
     "txl_medium": Study(
         (
-            *(*_TEXT, "--model=txl_medium", "--memory_length=0", "--batch_size=4"),
-            *(
-                "--segment_length=128",
-                "--evaluation_segment=128",
-                "--learning_rate=5e-4",
-            ),
+            *(*_TEXT, "--model=txl_medium", "--batch_size=16", "--learning_rate=5e-4"),
+            *("--segment_length=64", "--memory_length=64", "--evaluation_segment=64"),
         ),
-        1.625,
         8,
+        1.625,
+        12,
         "bpc",
         "bits a byte",
     ),
     "resnet20": Study(
         (
             *("--dataset=cifar10", "--model=resnet20", "--learning_rate=0.05"),
-            *("--lr_schedule=constant", "--warmup_steps=50", "--exempt=first,last"),
+            *("--warmup_steps=50", "--exempt=first,last"),
         ),
-        1.375,
+        4,
+        1.25,
         4,
         "cross_entropy",
         "cross-entropy (nats)",
@@ -138,7 +135,7 @@ def define_flags(values: flags.FlagValues) -> None:
         ("string", "image_dir", None, "a folder of prepared tensorflow-datasets"),
         ("string", "csv", "loss_over_time.csv", "where the curves are kept"),
         ("string", "plot", None, "draw the studies of the CSV into this file"),
-        ("float", "minutes", 8.0, "training time of each network"),
+        ("float", "minutes", 0.0, "training time of each network; 0: the study's own"),
         ("float", "turn", 15.0, "seconds that a network trains before the next does"),
     ):
         define = getattr(flags, f"DEFINE_{kind}")
@@ -159,6 +156,7 @@ class Training:
       network: one of `NETWORKS`.
       seed: of weights and batches.
       data_dir: where the data are.
+      seconds: how long it is to train, by the clock of the processor.
 
     Attributes:
       width: the factor on its widths.
@@ -168,7 +166,9 @@ class Training:
       first_step_seconds: time of the first.
     """
 
-    def __init__(self, study: Study, network: str, seed: int, data_dir: str):
+    def __init__(
+        self, study: Study, network: str, seed: int, data_dir: str, seconds: float
+    ):
         self.width = study.wider if network == "wider" else 1.0
         how = ("--method=dense",) if network == "dense" else _SPARSE
         arguments = (
@@ -182,8 +182,16 @@ class Training:
         self._task.load()
         self._model = build(self._task, settings.method)
         add_weight_decay(self._model, settings.weight_decay, settings.decay)
-        rate = callbacks.LearningRate(schedule_of(settings, self._task.total_steps))
-        self._callbacks = [*self._task.callbacks(), rate]
+        warm_up = learning_rate(
+            *("constant", settings.learning_rate, self._task.total_steps),
+            warmup_steps=settings.warmup_steps,
+        )
+
+        def rate(step: int) -> float:
+            taken = self.cpu_seconds + time.process_time() - self._turn_began
+            return warm_up(step) * (1 + math.cos(math.pi * min(taken / seconds, 1))) / 2
+
+        self._callbacks = [*self._task.callbacks(), callbacks.LearningRate(rate)]
         self._held_out = self._task.evaluation_batches().take(study.evaluated).cache()
         self.step = 0
         self.seconds = self.cpu_seconds = self.first_step_seconds = 0.0
@@ -212,6 +220,7 @@ class Training:
     def _fit(self, steps: int) -> common.Times:
         batches = self._task.training_batches(self.step, steps)
         self.step += steps
+        self._turn_began = time.process_time()
         return common.timed(
             lambda: self._model.fit(
                 batches,
@@ -224,15 +233,15 @@ class Training:
 
 
 def run_seed(
-    name: str, seed: int, data_dir: str, values: flags.FlagValues
+    name: str, seed: int, data_dir: str, minutes: float, values: flags.FlagValues
 ) -> list[dict[str, object]]:
     """Trains the networks of a study in turns; returns the rows of their curves."""
     study = STUDIES[name]
     networks = {
-        network: Training(study, network, seed, data_dir)
+        network: Training(study, network, seed, data_dir, 60 * minutes)
         for network in tqdm(NETWORKS, f"{name}, seed {seed}: compiling", disable=None)
     }
-    total = 60 * values.minutes
+    total = 60 * minutes
     rows = []
     marks = [total * (k + 1) / values.points for k in range(values.points)]
     with tqdm(total=round(total * len(NETWORKS)), unit="s", disable=None) as bar:
@@ -359,13 +368,14 @@ def main(argv: Sequence[str]) -> None:
         tf.config.threading.set_inter_op_parallelism_threads(1)
     found = {}
     for name in values.studies:
+        minutes = values.minutes or STUDIES[name].minutes
         folder = values.image_dir if name == "resnet20" else values.text_dir
         results = common.Results(
             values.csv,
             COLUMNS,
             {
                 "study": name,
-                "minutes": values.minutes,
+                "minutes": minutes,
                 "threads": values.threads,
                 "cpu": library().cpu,
                 "tensorflow": tf.__version__,
@@ -377,7 +387,7 @@ def main(argv: Sequence[str]) -> None:
             if not folder:
                 flag = "image_dir" if name == "resnet20" else "text_dir"
                 common.fail(f"Expected --{flag} for {name}. Received: none")
-            for row in run_seed(name, seed, folder, values):
+            for row in run_seed(name, seed, folder, minutes, values):
                 results.add(**row)
             keras.backend.clear_session()
         found[name] = results.rows

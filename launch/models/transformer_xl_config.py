@@ -95,6 +95,11 @@ class TransformerXLConfig:
         for name in ("init_std", "projection_init_std"):
             self._expect(name, "at least 0", lambda value: value >= 0)
         self._expect("d_model", "even", lambda value: value % 2 == 0)
+        if self.same_length and not self.evaluation_memory_length:
+            raise ValueError(
+                "Expected a memory in evaluation, as with `same_length` a token sees the "
+                "memory length and itself. Received: evaluation_memory_length=0"
+            )
         ends = (0, *self.cutoffs, self.vocabulary)
         if any(a >= b for a, b in zip(ends, ends[1:], strict=False)):
             raise ValueError(

@@ -19,6 +19,7 @@ from tests.launch.transformer_xl_models import ONE, TINY, compiled, text
         ({"cutoffs": (5, 5)}, r"`cutoffs` to increase.*Received: cutoffs=\(5, 5\)"),
         ({"cutoffs": (5, 11)}, "`cutoffs` to increase"),
         ({"cutoffs": (2, 4), "div_val": 4}, "at least 1 wide in the last cluster"),
+        ({"same_length": True, "memory_length": 0}, "evaluation_memory_length=0"),
     ],
 )
 def test_invalid_settings_are_refused(wrong, message):

@@ -13,7 +13,7 @@ from topkast_tf import compat
 from topkast_tf.core.trace_once import is_forked
 from topkast_tf.kernels import library
 
-MANY_ENTRIES = 1_000_000
+MANY_ENTRIES = 100_000
 """Sparse entries of a scope from which on the native library is built for them."""
 
 
