@@ -278,14 +278,27 @@ def test_small_models_do_not_ask_for_the_library(monkeypatch):
     trained("auto", OPTIMIZERS["momentum"])
 
 
+def test_a_native_layer_takes_the_operations_with_the_same_bits(natively, monkeypatch):
+    """The library is there then; the loss has other bits, and goes by the size alone."""
+    monkeypatch.setattr(serving, "MANY_ENTRIES", 10**9)
+    trained("auto", OPTIMIZERS["momentum"])
+    assert not natively
+    monkeypatch.setattr(choice, "speedup", lambda *args, **kwargs: 2.0)
+    trained("auto", OPTIMIZERS["momentum"])
+    assert natively == {"refresh", "step"}
+    natively.clear()
+    trained("masked", OPTIMIZERS["momentum"])
+    assert not natively
+
+
 def test_size_of_a_scope_is_that_of_all_its_weights(natively, monkeypatch):
     with scope() as scoped:
         three_layers()
     assert scoped._size.entries == 1400
     monkeypatch.setattr(serving, "MANY_ENTRIES", 1401)
-    assert not scoped.wants_native()
+    assert not scoped.wants_native(False)
     monkeypatch.setattr(serving, "MANY_ENTRIES", 1400)
-    assert scoped.wants_native()
+    assert scoped.wants_native(False)
 
 
 def test_size_of_a_loaded_model_is_that_of_all_its_layers(tmp_path, monkeypatch):
@@ -295,7 +308,7 @@ def test_size_of_a_loaded_model_is_that_of_all_its_layers(tmp_path, monkeypatch)
     del model
     loaded = keras.models.load_model(tmp_path / "model.keras")
     monkeypatch.setattr(serving, "MANY_ENTRIES", 1400)
-    assert all(weight.wants_native() for weight in tk.sparse_weights(loaded))
+    assert all(weight.wants_native(False) for weight in tk.sparse_weights(loaded))
 
 
 def test_without_a_library_tensorflow_is_taken(natively, monkeypatch):

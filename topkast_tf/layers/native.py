@@ -114,7 +114,10 @@ def _made_if_chosen(
     weight.prepare()
     made = spec.matrix(layer) or spec.convolution(layer)
     weight.kernels = chosen(layer, spec, made, inputs, weight)
-    return made if weight.kernels.kernels == NATIVE else None
+    if weight.kernels.kernels != NATIVE:
+        return None
+    layer._topkast_scope.has_native_layer()
+    return made
 
 
 def chosen(

@@ -257,9 +257,19 @@ class SparsityScope:
             self.budget = shared_budget(self._budget_key, renew=True)
         self.budget.weights.append(weight)
 
-    def wants_native(self) -> bool:
-        """Whether native operations serve its weights, where they can be had."""
+    def wants_native(self, same_bits: bool) -> bool:
+        """Whether native operations serve its weights, where they can be had.
+
+        Args:
+          same_bits: as for `serving.serves`.
+        """
+        if same_bits and self._size.has_native_layer:
+            return True
         return serving.wants_native(self.kernels, self._size.entries)
+
+    def has_native_layer(self) -> None:
+        """The product of one of its layers is computed natively."""
+        self._size.has_native_layer = True
 
     def reasons_left_dense(self) -> list[tuple[Any, str]]:
         """Each parameter that stays dense, and why."""

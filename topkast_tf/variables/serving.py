@@ -22,10 +22,13 @@ class SharedSize:
 
     Attributes:
       entries: of all sparse weights.
+      has_native_layer: whether the product of a layer has been computed natively, so that
+        the library is there.
     """
 
     def __init__(self):
         self.entries = 0
+        self.has_native_layer = False
 
 
 _sizes: "weakref.WeakValueDictionary[str, SharedSize]" = weakref.WeakValueDictionary()
@@ -54,14 +57,16 @@ def wants_native(kernels: str, entries: int) -> bool:
     return kernels != "masked" and (kernels == "native" or entries >= MANY_ENTRIES)
 
 
-def serves(replica: Any) -> bool:
+def serves(replica: Any, *, same_bits: bool = True) -> bool:
     """Whether native operations serve one copy of a weight in what runs or is traced now.
 
     Args:
       replica: a `WeightReplica`.
+      same_bits: whether they give the bits of the operations in whose place they run. If
+        not, what has been traced before has no say, or a resumed run could differ.
     """
     return (
-        replica.weight.wants_native()
+        replica.weight.wants_native(same_bits)
         and replica.theta.dtype == tf.float32
         and not _is_elsewhere()
         and library.is_available()

@@ -63,7 +63,8 @@ class SparseWeight(WeightState):
         replica = self.replica(local_index(self.variable))
         value = None
         coefficient = self.method.exploration_coefficient
-        if not self.exempt and coefficient and serving.serves(replica):
+        natively = coefficient and serving.serves(replica, same_bits=False)
+        if not self.exempt and natively:
             value = training.exploration_loss(
                 replica.read_theta(),
                 replica.sets.read_value(),

@@ -36,7 +36,7 @@ class WeightState:
         within_keras: bool,
         budget: Budget | None = None,
         ensure_planned: Callable[[], None] = lambda: None,
-        wants_native: Callable[[], bool] = lambda: False,
+        wants_native: Callable[[bool], bool] = lambda same_bits: False,
     ):
         self.path = path
         self.shape = view.shape
