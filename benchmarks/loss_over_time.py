@@ -11,7 +11,7 @@ Studies (--studies):
 in networks:
 
   dense        without a scope, as Keras runs it on a CPU
-  sparse       in topkast_scope(0.9, 0.8, refresh_every=100), kernels="auto"
+  sparse       in topkast_scope(0.9, 0.8, refresh_every=20), kernels="auto"
   wider        the same with wider layers, so that a step takes no longer than a dense one
 
 The networks of a study and a seed train in turns of --turn seconds in one process, so that
@@ -94,7 +94,7 @@ _TEXT = (
 STUDIES = {
     "txl_small": Study(
         (*_TEXT, "--model=txl_small", "--batch_size=16", "--learning_rate=1e-3"),
-        3,
+        2.5,
         1.5,
         30,
         "bpc",
@@ -105,7 +105,7 @@ STUDIES = {
             *(*_TEXT, "--model=txl_medium", "--batch_size=16", "--learning_rate=5e-4"),
             *("--segment_length=64", "--memory_length=64", "--evaluation_segment=64"),
         ),
-        8,
+        6,
         1.625,
         12,
         "bpc",
@@ -116,7 +116,7 @@ STUDIES = {
             *("--dataset=cifar10", "--model=resnet20", "--learning_rate=0.05"),
             *("--warmup_steps=50", "--exempt=first,last"),
         ),
-        4,
+        3.5,
         1.25,
         4,
         "cross_entropy",
@@ -124,7 +124,7 @@ STUDIES = {
     ),
 }
 NETWORKS = ("dense", "sparse", "wider")
-_SPARSE = ("--method=topkast", "--fwd=0.9", "--bwd=0.8", "--refresh_every=100")
+_SPARSE = ("--method=topkast", "--fwd=0.9", "--bwd=0.8", "--refresh_every=20")
 
 
 def define_flags(values: flags.FlagValues) -> None:
