@@ -187,4 +187,6 @@ def test_what_does_not_fit_is_refused(theta, message):
 def test_dense_gradients_of_entries_are_refused():
     codes = tf.constant([[2, 0], [1, 2]], tf.uint8)
     with pytest.raises(ValueError, match="with a gradient on B"):
-        sparse_matmul(tf.zeros([1, 2]), tf.zeros([3]), codes, key=1, dense_gradient=True)
+        sparse_matmul(
+            tf.zeros([1, 2]), tf.zeros([3]), codes, key=1, dense_gradient=True
+        )

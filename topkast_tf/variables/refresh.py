@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import tensorflow as tf
 
+from topkast_tf.core import packing
 from topkast_tf.core.schedules import RefreshSchedule
 from topkast_tf.core.sets import chosen
 from topkast_tf.methods.base import GRADIENT, Sets
@@ -57,6 +58,7 @@ def _is_served(group: Sequence[WeightReplica]) -> bool:
     weight = group[0].weight
     return (
         len(group) == 1
+        and weight.packed is None
         and weight.method.nests_by_magnitude
         and type(weight.schedule) is RefreshSchedule
         and weight.schedule == weight.method.schedule
@@ -184,6 +186,8 @@ def _updated(
             any_due = tf.reduce_any(due[own])
             step = each_step[own.start]
             found.append(select(members[own], selections[own], step, any_due, observed))
+            for member, selection in zip(members[own], selections[own], strict=True):
+                _have_slots_follow(member, selection.sets, observed)
             finite.append(found[-1].finite | ~any_due)
         return with_found(counters, found, due), tf.stack(finite)
 
@@ -193,6 +197,20 @@ def _updated(
         return counters, tf.constant(True, shape=[len(groups)])
 
     return tf.cond(tf.reduce_any(due), update_due, update_none)
+
+
+def _have_slots_follow(
+    member: WeightReplica, before: tf.Tensor, observed: Mapping[int, Observed]
+) -> None:
+    """Moves the optimizer's slots of packed entries with their weights, from sets before.
+
+    Entries that enter B have slots of zero.
+    """
+    if member.entries is None:
+        return
+    after = member.sets.read_value()
+    for slot in observed.get(id(member), NOTHING).slots:
+        slot.assign(packing.repacked(slot.read_value(), before, after, None))
 
 
 def _owned_slices(groups: Sequence[Sequence[WeightReplica]]) -> list[slice]:
