@@ -191,6 +191,7 @@ def topkast_scope(
     stop_exploring_at: int | None = None,
     block: tuple[int, int] | None = None,
     block_reduce: str = "sum",
+    slots: str | None = None,
     exempt: str | Sequence[str] = (),
     include: str | Sequence[str] | None = None,
     seed: int = 0,
@@ -212,8 +213,9 @@ def topkast_scope(
     have dtype ``floatx``, like Keras's own losses, whatever the layers' dtypes, so they
     can be added; a float64 weight still gets its gradient in float64. Layers constructed
     in the scope may build later. Entries of C are bitwise unchanged. Optimizer slots
-    (momentum, second moments) are not masked: outside B they see a zero gradient, so
-    they decay, and an entry that returns to B starts from its remaining momentum.
+    (momentum, second moments) are not masked unless `slots` says so: outside B they see a
+    zero gradient, so they decay, and an entry that returns to B starts from its remaining
+    momentum.
 
     A second weight decay is applied, with a warning at the first step. It pulls A and
     B \ A at one rate, while the exploration loss pulls B \ A 1/D times as hard; C is
@@ -240,6 +242,9 @@ def topkast_scope(
         kept or dropped. At the edges blocks may be smaller; a block larger than a
         kernel is clamped to it.
       block_reduce: ``"sum"`` (of magnitudes) or ``"max"``: how a block is scored.
+      slots: what becomes of the optimizer's slots outside B: ``"decay"``, as above, or
+        ``"reset"``: they are zero, and an entry that enters B starts from zero. None is
+        ``"decay"``, and with packed storage, which has no others, ``"reset"``.
       exempt: regexes on paths of weights that stay dense; also ``"first"`` and ``"last"``
         of the kernels, in the order of their creation (the untied output projection of
         a `ReversibleEmbedding`: of its first use).
@@ -254,9 +259,8 @@ def topkast_scope(
         apply updates, with the same bits, from 100,000 sparse entries on
         (docs/kernels.md). It is of the run, and not saved with a model.
       storage: what the optimizer trains: ``"dense"``, theta, whose updates are masked; or
-        ``"packed"``, the vector of B's entries. Gradients and slots are then as long as
-        B, and entries that enter B have slots of zero. It is of the run, too: files are
-        the same, apart from the optimizer's slots.
+        ``"packed"``, the vector of B's entries: gradients and slots are then as long as
+        B. It is of the run, too: a model's files are the same, apart from the optimizer.
 
     Returns:
       A context manager that yields the `SparsityScope`; also a decorator. It may be used
@@ -289,6 +293,7 @@ def topkast_scope(
             stop_exploring_at=stop_exploring_at,
             block=block,
             block_reduce=block_reduce,
+            slots=slots or ("reset" if storage == "packed" else "decay"),
         ),
         Placement(distribution=distribution, exempt=exempt, include=include, seed=seed),
         kernels,

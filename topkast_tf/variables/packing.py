@@ -103,7 +103,7 @@ def make(theta: Any, sets: Any, size: int) -> Packed:
         values = packed(components(raw)[0]._topkast.read_theta(), code, size)
         entries = keras.Variable(
             values,
-            dtype=theta.dtype,
+            dtype=raw.dtype.name,  # a Keras variable names that of the layer that computes
             trainable=True,
             aggregation=theta.aggregation,
             name=theta.name,

@@ -7,8 +7,8 @@ import tensorflow as tf
 
 from topkast_tf.core import packing
 from topkast_tf.core.schedules import RefreshSchedule
-from topkast_tf.core.sets import chosen
-from topkast_tf.methods.base import GRADIENT, Sets
+from topkast_tf.core.sets import chosen, masked
+from topkast_tf.methods.base import GRADIENT, RESET, Sets
 from topkast_tf.variables import serving
 from topkast_tf.variables.counters import Counter
 from topkast_tf.variables.replica import WeightReplica
@@ -21,6 +21,7 @@ from topkast_tf.variables.select_sets import (
     selections_of,
     with_found,
 )
+from topkast_tf.variables.views import on_backward
 
 
 def count_steps(
@@ -59,6 +60,7 @@ def _is_served(group: Sequence[WeightReplica]) -> bool:
     return (
         len(group) == 1
         and weight.packed is None
+        and weight.method.slots != RESET
         and weight.method.nests_by_magnitude
         and type(weight.schedule) is RefreshSchedule
         and weight.schedule == weight.method.schedule
@@ -202,15 +204,19 @@ def _updated(
 def _have_slots_follow(
     member: WeightReplica, before: tf.Tensor, observed: Mapping[int, Observed]
 ) -> None:
-    """Moves the optimizer's slots of packed entries with their weights, from sets before.
+    """The optimizer's slots after an update of the sets, if those outside B are zero.
 
-    Entries that enter B have slots of zero.
+    Those of packed entries move with their weights.
     """
-    if member.entries is None:
+    if member.weight.method.slots != RESET and member.entries is None:
         return
     after = member.sets.read_value()
     for slot in observed.get(id(member), NOTHING).slots:
-        slot.assign(packing.repacked(slot.read_value(), before, after, None))
+        value = slot.read_value()
+        if member.entries is None:
+            slot.assign(masked(value, on_backward(after)))
+        else:
+            slot.assign(packing.repacked(value, before, after, None))
 
 
 def _owned_slices(groups: Sequence[Sequence[WeightReplica]]) -> list[slice]:

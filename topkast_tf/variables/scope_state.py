@@ -19,6 +19,7 @@ from topkast_tf import compat
 from topkast_tf.core.blocks import MatrixView
 from topkast_tf.kernels import choice
 from topkast_tf.methods import Method
+from topkast_tf.methods.base import RESET
 from topkast_tf.variables import hooks, serving
 from topkast_tf.variables.active_scopes import active_scope
 from topkast_tf.variables.budget import Budget, shared_budget
@@ -407,6 +408,11 @@ def _check_packed(method: Method, placement: Placement) -> None:
         raise ValueError(
             "Expected a method whose updates and selections need theta on B alone, such as "
             f"'topkast' or 'static', for storage='packed'. Received: {method.name!r}"
+        )
+    if method.slots != RESET and not method.one_mask:
+        raise ValueError(
+            "Expected slots='reset' for storage='packed', in which there are no slots "
+            f"outside B. Received: slots={method.slots!r}"
         )
     if placement.distribution == "global" or method.budget == "global":
         raise ValueError(

@@ -9,7 +9,7 @@ import tensorflow as tf
 from topkast_tf import compat
 from topkast_tf.compat import raw_variable
 from topkast_tf.core.sets import FORWARD, masked
-from topkast_tf.methods.base import GRADIENT, MOMENTUM
+from topkast_tf.methods.base import GRADIENT, MOMENTUM, RESET
 from topkast_tf.variables import hooks
 from topkast_tf.variables.components import components, local_component
 from topkast_tf.variables.counters import Counter
@@ -96,7 +96,8 @@ def _given(update: hooks.Update) -> dict[int, _Given]:
 
 def _moves_slots(replica: WeightReplica) -> bool:
     """Whether an update of its sets also changes the optimizer's slots."""
-    return replica.weight.method.resets or replica.entries is not None
+    method = replica.weight.method
+    return method.resets or method.slots == RESET or replica.entries is not None
 
 
 def _asks_for(replica: WeightReplica, name: str) -> bool:
