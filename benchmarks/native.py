@@ -37,6 +37,7 @@ two dense variants.
 
 With --dtype=bfloat16 all variants compute in it, from variables in float32 (Keras's
 mixed_bfloat16); a dense product then casts its weight first, as Keras does in each step.
+With --storage=packed the sparse variants of models with Top-KAST train the entries of B.
 
 The CSV holds each round, and only grows: the same command goes on where it stopped, and
 --rounds is the total.
@@ -66,6 +67,7 @@ with quiet_start():
 
     from benchmarks import native_models, native_products
     from topkast_tf.kernels.library import library
+    from topkast_tf.variables.packing import STORAGES
 
 COLUMNS = (
     *("case", "fwd", "bwd", "threads", "cpu", "burst", "refresh_every", "tensorflow"),
@@ -103,6 +105,11 @@ def define_sizes(values: flags.FlagValues) -> None:
     """Adds the flags of the models, and of how they compute."""
     text = "of the computation: float32 or bfloat16"
     flags.DEFINE_string("dtype", "float32", text, flag_values=values)
+    flags.DEFINE_enum(
+        *("storage", "dense", STORAGES),
+        "of Top-KAST's weights: dense, or packed, the entries of B alone",
+        flag_values=values,
+    )
     for name, default, text in (
         ("threads", 1, "threads within an operation"),
         ("positions", 2048, "positions of the products and of dense_stack"),
@@ -125,7 +132,8 @@ def step_of(
     if variant in DENSE:
         model = of.build(values)
     else:
-        with of.scope(fwd, bwd, values.refresh_every, variant):
+        how = {"kernels": variant, "storage": values.storage}
+        with of.scope(fwd, bwd, values.refresh_every, **how):
             model = of.build(values)
     model.compile(**of.compile(), jit_compile=variant == "dense_xla")
     x, y = of.batch(values)
@@ -188,7 +196,8 @@ def sized(case: str, values: flags.FlagValues) -> str:
     dtype = "" if values.dtype == "float32" else f", {values.dtype}"
     model = native_models.find(case)
     if model is not None:
-        return f"{case} {model.about(values)}{dtype}"
+        storage = "" if values.storage == "dense" else f", {values.storage}"
+        return f"{case} {model.about(values)}{dtype}{storage}"
     return f"{case}, {values.images if 'conv' in case else values.positions}{dtype}"
 
 

@@ -37,26 +37,26 @@ class Case(NamedTuple):
     whole: bool = True
 
 
-def _topkast(fwd: float, bwd: float, refresh_every: int, kernels: str) -> Any:
+def _topkast(fwd: float, bwd: float, refresh_every: int, **how: Any) -> Any:
     return topkast_scope(
-        fwd, bwd, refresh_every=refresh_every, kernels=kernels, exempt=("first", "last")
+        fwd, bwd, refresh_every=refresh_every, exempt=("first", "last"), **how
     )
 
 
-def _topkast_everywhere(
-    fwd: float, bwd: float, refresh_every: int, kernels: str
+def _topkast_everywhere(fwd: float, bwd: float, refresh_every: int, **how: Any) -> Any:
+    return topkast_scope(fwd, bwd, refresh_every=refresh_every, **how)
+
+
+def _swat(
+    fwd: float, bwd: float, refresh_every: int, kernels: str, storage: str
 ) -> Any:
-    return topkast_scope(fwd, bwd, refresh_every=refresh_every, kernels=kernels)
-
-
-def _swat(fwd: float, bwd: float, refresh_every: int, kernels: str) -> Any:
-    del bwd
+    del bwd, storage
     return swat_scope(
         fwd, topk_period=refresh_every, exempt=("first",), kernels=kernels
     )
 
 
-def _rigl(fwd: float, bwd: float, refresh_every: int, kernels: str) -> Any:
+def _rigl(fwd: float, bwd: float, refresh_every: int, **how: Any) -> Any:
     del bwd
     return sparse_scope(
         "rigl",
@@ -64,7 +64,7 @@ def _rigl(fwd: float, bwd: float, refresh_every: int, kernels: str) -> Any:
         distribution="uniform",
         update_every=refresh_every,
         update_until=10**9,
-        kernels=kernels,
+        **how,
     )
 
 

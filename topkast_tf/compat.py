@@ -215,6 +215,14 @@ def is_given_statelessly(variable: Any) -> bool:
     return active is not None and active.get_current_value(variable) is not None
 
 
+def is_stateless() -> bool:
+    """Whether a `keras.StatelessScope` is active, in which no variable is created."""
+    import keras
+
+    with keras.StatelessScope(initialize_variables=False) as inner:
+        return inner.original_scope is not None
+
+
 def updated(variable: tf.Variable, operation: Any) -> Any:
     """What `assign` returns: a variable whose reads follow the operation that updates it.
 

@@ -63,7 +63,7 @@ def capacity(variable: Any) -> int | None:
     if replica is None:
         return None
     weight = replica.weight
-    if weight.exempt or _varies(weight.method):
+    if weight.exempt or weight.packed is not None or _varies(weight.method):
         return None
     size = math.prod(weight.shape)
     each = -(-size // weight.units)

@@ -10,7 +10,7 @@ from typing import Any
 from topkast_tf.kernels import choice
 from topkast_tf.layers import sparse_layer
 from topkast_tf.methods import METHODS, Method, TopKAST
-from topkast_tf.variables import creators, hooks
+from topkast_tf.variables import creators, hooks, packing
 from topkast_tf.variables.active_scopes import activated
 from topkast_tf.variables.placement import Placement
 from topkast_tf.variables.scope_state import SparsityScope
@@ -43,7 +43,10 @@ class ReusableScope(contextlib.ContextDecorator):
 
 
 def open_scope(
-    method: Method, placement: Placement, kernels: str = "auto"
+    method: Method,
+    placement: Placement,
+    kernels: str = "auto",
+    storage: str = "dense",
 ) -> ReusableScope:
     """The scope of any method: weights created in it join it.
 
@@ -51,19 +54,21 @@ def open_scope(
       method: how the sets are selected, such as `topkast_tf.methods.TopKAST`.
       placement: which weights are sparsified.
       kernels: as for `topkast_scope`.
+      storage: as for `topkast_scope`.
 
     Returns:
       A context manager that yields the `SparsityScope`.
     """
     choice.check(kernels)
-    return ReusableScope(lambda: _opened(method, placement, kernels))
+    packing.check(storage)
+    return ReusableScope(lambda: _opened(method, placement, kernels, storage))
 
 
 @contextlib.contextmanager
 def _opened(
-    method: Method, placement: Placement, kernels: str
+    method: Method, placement: Placement, kernels: str, storage: str
 ) -> Iterator[SparsityScope]:
-    scope = SparsityScope(method, placement, kernels=kernels)
+    scope = SparsityScope(method, placement, kernels=kernels, storage=storage)
     hooks.install()
     with contextlib.ExitStack() as stack:
         stack.enter_context(activated(scope))
@@ -103,6 +108,7 @@ def sparse_scope(
     include: str | Sequence[str] | None = None,
     seed: int = 0,
     kernels: str = "auto",
+    storage: str = "dense",
     **of_the_method: Any,
 ) -> ReusableScope:
     """Makes the weights of any model built in it sparse, by any method.
@@ -121,6 +127,7 @@ def sparse_scope(
       include: as for `topkast_scope`.
       seed: the random seed.
       kernels: as for `topkast_scope`.
+      storage: as for `topkast_scope`; SWAT has a storage of its own.
       **of_the_method: the method's own arguments: the attributes of its class in
         `topkast_tf.methods` (for Top-KAST and SWAT those of their scopes, such as
         ``bwd=0.8``).
@@ -146,7 +153,7 @@ def sparse_scope(
         "include": include,
         "seed": seed,
     }
-    own = {**of_the_method, "kernels": kernels}
+    own = {**of_the_method, "kernels": kernels, "storage": storage}
     if not isinstance(name, str) or name not in {*SCOPES, *METHODS}:
         raise ValueError(
             f"Expected one of the methods {sorted(METHODS)} ('swat' is among them once "
@@ -169,7 +176,7 @@ def sparse_scope(
             f"Expected arguments of {name!r}: {those}. Received: {', '.join(unknown)}"
         )
     method = METHODS[name](sparsity=sparsity, **of_the_method)  # type: ignore
-    return open_scope(method, Placement(**common), kernels)
+    return open_scope(method, Placement(**common), kernels, storage)
 
 
 def topkast_scope(
@@ -184,10 +191,12 @@ def topkast_scope(
     stop_exploring_at: int | None = None,
     block: tuple[int, int] | None = None,
     block_reduce: str = "sum",
+    slots: str | None = None,
     exempt: str | Sequence[str] = (),
     include: str | Sequence[str] | None = None,
     seed: int = 0,
     kernels: str = "auto",
+    storage: str = "dense",
 ) -> ReusableScope:
     r"""Makes the weights of any model built in it sparse, by Top-KAST.
 
@@ -204,8 +213,9 @@ def topkast_scope(
     have dtype ``floatx``, like Keras's own losses, whatever the layers' dtypes, so they
     can be added; a float64 weight still gets its gradient in float64. Layers constructed
     in the scope may build later. Entries of C are bitwise unchanged. Optimizer slots
-    (momentum, second moments) are not masked: outside B they see a zero gradient, so
-    they decay, and an entry that returns to B starts from its remaining momentum.
+    (momentum, second moments) are not masked unless `slots` says so: outside B they see a
+    zero gradient, so they decay, and an entry that returns to B starts from its remaining
+    momentum.
 
     A second weight decay is applied, with a warning at the first step. It pulls A and
     B \ A at one rate, while the exploration loss pulls B \ A 1/D times as hard; C is
@@ -232,6 +242,9 @@ def topkast_scope(
         kept or dropped. At the edges blocks may be smaller; a block larger than a
         kernel is clamped to it.
       block_reduce: ``"sum"`` (of magnitudes) or ``"max"``: how a block is scored.
+      slots: what becomes of the optimizer's slots outside B: ``"decay"``, as above, or
+        ``"reset"``: they are zero, and an entry that enters B starts from zero. None is
+        ``"decay"``, and with packed storage, which has no others, ``"reset"``.
       exempt: regexes on paths of weights that stay dense; also ``"first"`` and ``"last"``
         of the kernels, in the order of their creation (the untied output projection of
         a `ReversibleEmbedding`: of its first use).
@@ -243,8 +256,11 @@ def topkast_scope(
         with zeros in alpha; ``"native"``, kernels that leave the zeros out, and an error
         for a layer that has none; or ``"auto"``, native where a cost model expects them
         to be faster. Unless ``"masked"``, native operations also select the sets and
-        apply updates, with the same bits, from a million sparse entries on
+        apply updates, with the same bits, from 100,000 sparse entries on
         (docs/kernels.md). It is of the run, and not saved with a model.
+      storage: what the optimizer trains: ``"dense"``, theta, whose updates are masked; or
+        ``"packed"``, the vector of B's entries: gradients and slots are then as long as
+        B. It is of the run, too: a model's files are the same, apart from the optimizer.
 
     Returns:
       A context manager that yields the `SparsityScope`; also a decorator. It may be used
@@ -277,9 +293,11 @@ def topkast_scope(
             stop_exploring_at=stop_exploring_at,
             block=block,
             block_reduce=block_reduce,
+            slots=slots or ("reset" if storage == "packed" else "decay"),
         ),
         Placement(distribution=distribution, exempt=exempt, include=include, seed=seed),
         kernels,
+        storage,
     )
 
 

@@ -128,7 +128,7 @@ void CheckBfloat16(const Kernels& kernels, std::mt19937& random) {
                 Multiplied(kernels, plan, values, x, of.positions), "output in bfloat16",
                 kernels.name);
   if (kernels.multiply_generated != nullptr) {
-    const auto code = topkast::Generate(pattern);
+    const auto code = topkast::Generate(pattern, true);
     values.resize(code->entries());
     kernels.gather_generated(*code, of.theta.data(), 0, code->groups, values.data());
     ExpectRounded(Generated(kernels, *code, values, of.x, of.positions),

@@ -56,7 +56,7 @@ void CheckProducts(const Kernels& kernels, std::mt19937& random) {
     return to;
   };
   auto generated = [&](const topkast::Pattern& pattern, const std::vector<float>& from) {
-    const auto code = topkast::Generate(pattern);
+    const auto code = topkast::Generate(pattern, true);
     Expect(code != nullptr, 1, "code", kernels.name);
     std::vector<float> to(positions * pattern.rows);
     std::vector<float> values(code->entries());

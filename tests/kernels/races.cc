@@ -57,7 +57,7 @@ struct Matrix {
   std::vector<float> ByPlan(const Kernels& kernels, const Tensor& codes, bool transpose,
                             bool at_once) const {
     const auto product = transpose ? Product::kInputGradient : Product::kForward;
-    const auto plan = topkast::PlansOf(key)->Get(codes, product);
+    const auto plan = topkast::PlansOf(key)->Get(codes, false, product);
     std::vector<float> values(plan->entries());
     InParallel(at_once, plan->entries(), [&](int64_t begin, int64_t end) {
       for (int64_t k = begin; k < end; ++k) values[k] = theta[plan->source[k]];
@@ -71,7 +71,7 @@ struct Matrix {
   std::vector<float> ByCode(const Kernels& kernels, const Tensor& codes, bool transpose,
                             bool at_once) const {
     const auto product = transpose ? Product::kInputGradient : Product::kForward;
-    const auto code = topkast::PlansOf(key)->GetCode(codes, product);
+    const auto code = topkast::PlansOf(key)->GetCode(codes, false, product);
     std::vector<float> values(code->entries());
     InParallel(at_once, code->groups, [&](int64_t begin, int64_t end) {
       kernels.gather_generated(*code, theta.data(), begin, end, values.data());
@@ -86,7 +86,7 @@ struct Matrix {
 
   std::vector<float> Gradient(const Kernels& kernels, const Tensor& codes,
                               bool at_once) const {
-    const auto plan = topkast::PlansOf(key)->Get(codes, Product::kWeightGradient);
+    const auto plan = topkast::PlansOf(key)->Get(codes, false, Product::kWeightGradient);
     std::vector<float> sums(plan->entries());
     const auto of_x = Aligned(kInputs * kernels.block);
     const auto of_dy = Aligned(kOutputs * kernels.block);
@@ -153,7 +153,7 @@ struct Convolution {
         const auto kind = transpose ? topkast::ConvPlanKind::kInputGradient
                                     : topkast::ConvPlanKind::kForward;
         const auto plan =
-            topkast::PlansOf(key)->Get(codes, window, transpose ? 2 + phase : 0, [&] {
+            topkast::PlansOf(key)->Get(codes, false, window, transpose ? 2 + phase : 0, [&] {
               return topkast::MakeConvPlan(weight, topkast::TapsOf(window, y, x), kind);
             });
         const auto placed = topkast::Place(product.shape, product.layout, y, x, plan);

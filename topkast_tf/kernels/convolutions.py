@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from topkast_tf.kernels.library import library
+from topkast_tf.kernels.products import entries_of
 
 PADDINGS = ("valid", "same", "causal")
 LARGEST_STRIDES = 2**16
@@ -46,8 +47,8 @@ def sparse_conv(
       x: float32 or bfloat16, images x rows x columns x inputs, or sequences x steps x
         inputs.
       theta: float32, window x inputs of a group x outputs, its window with one or two
-        axes.
-      codes: uint8, of theta's shape: 2 on A, 1 on B \\ A, 0 outside B.
+        axes; or the vector of its entries in B, as of `sparse_matmul`.
+      codes: uint8, of the weight's shape: 2 on A, 1 on B \\ A, 0 outside B.
       key: the weight's own, from `new_key`: its plans are kept under it.
       strides: s, of each axis of the window; their product is at most
         `LARGEST_STRIDES`.
@@ -78,7 +79,9 @@ def sparse_conv(
     array([14., 21.], dtype=float32)
     """
     axes = x.shape.rank - 2 if x.shape.rank else 0
-    fits = axes in (1, 2) and theta.shape.rank == codes.shape.rank == axes + 2
+    is_packed = theta.shape.rank == 1
+    fits = axes in (1, 2) and codes.shape.rank == axes + 2
+    fits = fits and (is_packed or theta.shape.rank == axes + 2)
     if not fits or len(strides) != axes or len(dilations) != axes:
         raise ValueError(
             "Expected sequences (rank 3) or images (rank 4), a weight of the same rank, "
@@ -91,13 +94,14 @@ def sparse_conv(
             f"Expected padding in {PADDINGS}, 'causal' for sequences only. Received: "
             f"padding={padding!r} and x.shape={x.shape}"
         )
-    outputs = output_sizes(x.shape[1:-1], theta.shape[:-2], strides, dilations, padding)
-    shape = [x.shape[0], *outputs, theta.shape[-1]]
+    outputs = output_sizes(x.shape[1:-1], codes.shape[:-2], strides, dilations, padding)
+    shape = [x.shape[0], *outputs, codes.shape[-1]]
     dense_gradient = dense_gradient or sparse_activations
     finds = groups == 1 and finds_entries(x.shape, strides)
     sparse_activations = sparse_activations and finds
     if axes == 1:  # one row
-        x, theta, codes = x[:, None], theta[None], codes[None]
+        x, codes = x[:, None], codes[None]
+        theta = theta if is_packed else theta[None]
         strides, dilations = [1, *strides], [1, *dilations]
     native = library()
     y = native.ops.topkast_sparse_conv(
@@ -113,6 +117,7 @@ def sparse_conv(
         groups=groups,
         dense_gradient=dense_gradient,
         sparse_activations=sparse_activations,
+        entries=entries_of(theta, dense_gradient),
     )
     y = y[:, 0] if axes == 1 else y
     y.set_shape(shape)  # forward-mode differentiation cannot trace `ensure_shape`

@@ -27,7 +27,7 @@ def register(ops: Any) -> None:
     @tf.RegisterGradient("TopkastSparseMatMul")
     def _(op, dy):
         return _of_product(
-            *(ops, op, dy, ["key", "cpu"], ["code"]),
+            *(ops, op, dy, ["key", "cpu", "entries"], ["code"]),
             ops.topkast_sparse_mat_mul,
             ops.topkast_sparse_weight_gradient,
         )
@@ -44,8 +44,7 @@ def register(ops: Any) -> None:
     @tf.RegisterGradient("TopkastBlockWeightGradient")
     def _(op, upstream):
         x, dy, codes = op.inputs
-        on_b = tf.where(tf.cast(codes, tf.bool), upstream, tf.zeros_like(upstream))
-        on_b = tf.cast(on_b, x.dtype)
+        on_b = tf.cast(_on_b(op, upstream, codes), x.dtype)
         return tf.matmul(dy, on_b, transpose_b=True), tf.matmul(x, on_b), None
 
     @tf.RegisterGradient("TopkastSparseActivationGradient")
@@ -91,7 +90,7 @@ def register(ops: Any) -> None:
     @tf.RegisterGradient("TopkastSparseConvWeightGradient")
     def _(op, upstream):
         x, dy, codes = op.inputs
-        on_b = tf.where(tf.cast(codes, tf.bool), upstream, tf.zeros_like(upstream))
+        on_b = _on_b(op, upstream, codes)
         y, gradients = _dense_convolution(op, x, on_b)
         return gradients(dy)[0], y, None
 
@@ -158,6 +157,17 @@ def _of_product(
     return dx, gradient, None, *(None for _ in dense_if)
 
 
+def _on_b(op: Any, values: tf.Tensor, codes: tf.Tensor) -> tf.Tensor:
+    """A gradient of theta on B as a whole weight, zero elsewhere."""
+    if op.type == "TopkastBlockWeightGradient" or op.get_attr("entries") < 0:
+        return tf.where(tf.cast(codes, tf.bool), values, tf.zeros_like(values))
+    places = tf.where(tf.reshape(codes, [-1]) > 0)
+    whole = tf.scatter_nd(
+        places, values[: tf.shape(places)[0]], [tf.size(codes, tf.int64)]
+    )
+    return tf.reshape(whole, tf.shape(codes))
+
+
 def _either(
     op: Any,
     dense_if: Sequence[tf.Tensor],
@@ -171,7 +181,8 @@ def _either(
 
 
 def _of_convolution(op: Any) -> dict[str, Any]:
-    names = ("key", "cpu", "strides", "dilations", "padding", "groups", *_OF_THETA)
+    names = ("key", "cpu", "entries", "strides", "dilations", "padding", "groups")
+    names += _OF_THETA
     return {name: op.get_attr(name) for name in names}
 
 

@@ -46,7 +46,8 @@ def sparse_matmul(
 
     Args:
       x: float32 or bfloat16, positions x inputs.
-      theta: float32, inputs x outputs.
+      theta: float32, inputs x outputs; or the vector of its entries in B alone, in the
+        order of the weight, and zeros behind them. Its gradient is of the same form.
       codes: uint8, inputs x outputs: 2 on A, 1 on B \\ A, 0 outside B.
       key: the weight's own, from `new_key`: its plans are kept under it.
       dense_gradient: whether the gradient of theta is dense, ``x^T dy`` everywhere.
@@ -86,4 +87,25 @@ def sparse_matmul(
         dense_gradient=dense_gradient,
         sparse_activations=sparse_activations,
         code=code,
+        entries=entries_of(theta, dense_gradient or sparse_activations),
     )
+
+
+def entries_of(theta: tf.Tensor, dense_gradient: bool = False) -> int:
+    """The length of the vector of the entries in B; -1 if theta is the whole weight.
+
+    Args:
+      theta: as of `sparse_matmul`.
+      dense_gradient: whether its gradient is to be dense.
+
+    Raises:
+      ValueError: for a vector of an unknown length, or whose gradient is to be dense.
+    """
+    if theta.shape.rank != 1:
+        return -1
+    if theta.shape[0] is None or dense_gradient:
+        raise ValueError(
+            "Expected entries of B of a known number, with a gradient on B. Received: "
+            f"theta.shape={theta.shape}, dense_gradient={dense_gradient}"
+        )
+    return theta.shape[0]

@@ -75,6 +75,8 @@ def product(
     if made is None:
         return None
     replica = weight.replica(local_index(weight.variable))
+    if replica.entries is not None:
+        return _computed(made, inputs, replica.entries.read_value(), replica)
     with hooks.dense_reads():
         theta = tf.convert_to_tensor(replica.theta)
     return _computed(made, inputs, theta, replica)
@@ -289,6 +291,8 @@ def _lanes_of(made: MatrixProduct, inputs: Any, weight: SparseWeight) -> str | N
     """Along which axis the sets are blocks that have faster kernels of their own."""
     if library.fastest() not in choice.BLOCK_COSTS or inputs.dtype != tf.float32:
         return None
+    if weight.packed is not None:  # blocks are read where they lie in the weight
+        return None
     return lanes_of(weight.blocks, *_matrix_of(made, weight))
 
 
@@ -369,7 +373,7 @@ def _product(
     multiply = functools.partial(block_matmul, lanes=lanes) if lanes else sparse_matmul
     y = multiply(
         tf.reshape(inputs, [-1, matrix[0]]),
-        tf.reshape(theta, matrix),
+        theta if replica.entries is not None else tf.reshape(theta, matrix),
         tf.reshape(replica.sets.read_value(), matrix),
         key=_key(replica),
         **_gradient_of_theta(replica),

@@ -18,7 +18,7 @@ from topkast_tf.core.sets import masked
 from topkast_tf.layers.product_rule import AuxiliaryVariable
 from topkast_tf.layers.products import product_spec, why_without_product
 from topkast_tf.methods.base import GRADIENT, MOMENTUM
-from topkast_tf.variables import steps
+from topkast_tf.variables import packing, steps
 from topkast_tf.variables.components import components, local_index
 from topkast_tf.variables.counters import Counter
 from topkast_tf.variables.scope_state import SparsityScope
@@ -121,11 +121,37 @@ def consider_weight(
         owner=layer,
     )
     if weight is not None:
+        if scope.storage == "packed":
+            _check_can_be_packed(layer, variable, weight)
         weight.regularizer = regularizer
         weight.rule = layer._topkast_rule if spec is not None else None
         if weight.rule is not None:
             weight.rule.check(weight)
         _add_state(layer, variable, name, weight, add_weight)
+
+
+def _check_can_be_packed(layer: Any, variable: Any, weight: SparseWeight) -> None:
+    expected = "Expected {} for storage='packed'. Received: {}"
+    if layer._topkast_library.__name__ != "keras":
+        raise ValueError(
+            expected.format("a layer of Keras 3", f"{weight.path} of tf_keras")
+        )
+    if getattr(variable, "constraint", None) is not None:
+        raise ValueError(
+            expected.format(
+                "a kernel without a constraint, which is one of whole weights,",
+                f"{weight.path} with {variable.constraint!r}",
+            )
+        )
+    if layer._topkast_rule is not None:
+        raise ValueError(
+            expected.format(
+                "dense activations",
+                f"{weight.path} within a scope of {layer._topkast_rule.name!r}",
+            )
+        )
+    vars(variable)[packing.ENTRIES] = weight
+    packing.install(layer._topkast_library)
 
 
 def _add_state(
@@ -260,6 +286,8 @@ def _add_penalty(layer: Any, variable: Any, weight: SparseWeight) -> None:
 
     # Older Keras 3 accepts only an instance of this class, not any callable.
     class Penalty(library.regularizers.Regularizer):
+        ignores_its_argument = True
+
         def __call__(self, _):
             if not weight.is_ready:  # Keras is building symbolically
                 return floatx(0.0)

@@ -106,6 +106,12 @@ class Sets(NamedTuple):
     resets: Sequence[Reset] | None = None
 
 
+DECAY, RESET = "decay", "reset"
+SLOTS = (DECAY, RESET)
+"""What becomes of an optimizer's slots outside B: ``"decay"``, they see a gradient of zero,
+and an entry that enters B starts from what is left; ``"reset"``, they are zero."""
+
+
 class Method(abc.ABC):
     """A rule that selects the sets A and B.
 
@@ -136,6 +142,7 @@ class Method(abc.ABC):
       requires_product_rule: whether a weight is sparsified only in layers whose product
         a product rule can compute (`topkast_tf.layers.product_rule`).
       has_penalty: whether a weight may add to the loss (`penalty`).
+      slots: one of `SLOTS`: what becomes of the optimizer's slots outside B.
     """
 
     name: ClassVar[str]
@@ -156,6 +163,7 @@ class Method(abc.ABC):
     updates_between_refreshes: bool = False
     requires_product_rule: bool = False
     has_penalty: bool = False
+    slots: str = DECAY
 
     @property
     def has_dense_gradient(self) -> bool:

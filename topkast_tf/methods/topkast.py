@@ -12,7 +12,7 @@ from topkast_tf.core.exploration import exploration_loss, validate_exploration
 from topkast_tf.core.keys import has_nan, magnitude_keys, random_keys
 from topkast_tf.core.schedules import RefreshSchedule
 from topkast_tf.core.sparsities import validate_sparsities
-from topkast_tf.methods.base import Method, Selection, Sets
+from topkast_tf.methods.base import SLOTS, Method, Selection, Sets
 from topkast_tf.methods.registry import register
 
 BACKWARDS = ("topk", "random")
@@ -40,6 +40,7 @@ class TopKAST(Method):
     stop_exploring_at: int | None = None
     block: tuple[int, int] | None = None
     block_reduce: str = "sum"
+    slots: str = "decay"
 
     def __post_init__(self) -> None:
         validate_sparsities(self.fwd, self.bwd)
@@ -51,6 +52,10 @@ class TopKAST(Method):
             raise ValueError(
                 f"`backward` must be one of {list(BACKWARDS)}. "
                 f"Received: backward={self.backward!r}"
+            )
+        if self.slots not in SLOTS:
+            raise ValueError(
+                f"`slots` must be one of {list(SLOTS)}. Received: slots={self.slots!r}"
             )
         _ = self.schedule  # validates the steps
 

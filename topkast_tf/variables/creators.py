@@ -73,6 +73,11 @@ def _consider(variable: Any, scope: SparsityScope) -> None:
             "it, or in TensorFlow 1 style by `topkast_getter`. Received: "
             f"{name}, which is being created in a graph"
         )
+    if scope.storage == "packed":
+        raise ValueError(
+            "Expected a Keras layer, which can train the entries of B alone, for "
+            f"storage='packed'. Received: the variable {name}"
+        )
     if weight.trained:
         raise ValueError(
             f"Expected a Keras layer, which can hold what {scope.method.name!r} trains "

@@ -5,9 +5,10 @@ from collections.abc import Mapping, Sequence
 
 import tensorflow as tf
 
+from topkast_tf.core import packing
 from topkast_tf.core.schedules import RefreshSchedule
-from topkast_tf.core.sets import chosen
-from topkast_tf.methods.base import GRADIENT, Sets
+from topkast_tf.core.sets import chosen, masked
+from topkast_tf.methods.base import GRADIENT, RESET, Sets
 from topkast_tf.variables import serving
 from topkast_tf.variables.counters import Counter
 from topkast_tf.variables.replica import WeightReplica
@@ -20,6 +21,7 @@ from topkast_tf.variables.select_sets import (
     selections_of,
     with_found,
 )
+from topkast_tf.variables.views import on_backward
 
 
 def count_steps(
@@ -57,6 +59,8 @@ def _is_served(group: Sequence[WeightReplica]) -> bool:
     weight = group[0].weight
     return (
         len(group) == 1
+        and weight.packed is None
+        and weight.method.slots != RESET
         and weight.method.nests_by_magnitude
         and type(weight.schedule) is RefreshSchedule
         and weight.schedule == weight.method.schedule
@@ -184,6 +188,8 @@ def _updated(
             any_due = tf.reduce_any(due[own])
             step = each_step[own.start]
             found.append(select(members[own], selections[own], step, any_due, observed))
+            for member, selection in zip(members[own], selections[own], strict=True):
+                _have_slots_follow(member, selection.sets, observed)
             finite.append(found[-1].finite | ~any_due)
         return with_found(counters, found, due), tf.stack(finite)
 
@@ -193,6 +199,24 @@ def _updated(
         return counters, tf.constant(True, shape=[len(groups)])
 
     return tf.cond(tf.reduce_any(due), update_due, update_none)
+
+
+def _have_slots_follow(
+    member: WeightReplica, before: tf.Tensor, observed: Mapping[int, Observed]
+) -> None:
+    """The optimizer's slots after an update of the sets, if those outside B are zero.
+
+    Those of packed entries move with their weights.
+    """
+    if member.weight.method.slots != RESET and member.entries is None:
+        return
+    after = member.sets.read_value()
+    for slot in observed.get(id(member), NOTHING).slots:
+        value = slot.read_value()
+        if member.entries is None:
+            slot.assign(masked(value, on_backward(after)))
+        else:
+            slot.assign(packing.repacked(value, before, after, None))
 
 
 def _owned_slices(groups: Sequence[Sequence[WeightReplica]]) -> list[slice]:

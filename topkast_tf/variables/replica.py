@@ -6,6 +6,7 @@ from typing import Any, Protocol
 import tensorflow as tf
 
 from topkast_tf.compat import raw_variable
+from topkast_tf.core import packing
 from topkast_tf.core.blocks import Blocks
 from topkast_tf.core.schedules import RefreshSchedule
 from topkast_tf.core.sets import FORWARD, chosen
@@ -37,6 +38,9 @@ class Weight(Protocol):
 
     @property
     def counters(self) -> Any: ...
+
+    @property
+    def packed(self) -> Any: ...
 
     def wants_native(self, same_bits: bool) -> bool: ...
 
@@ -71,7 +75,36 @@ class WeightReplica:
 
     def write_theta(self, value: tf.Tensor) -> None:
         """Assigns to all of theta; the sets do not change."""
+        self.store(value)
+
+    @property
+    def entries(self) -> Any:
+        """The entries of B, if storage is packed; otherwise None."""
+        made = self.weight.packed
+        return None if made is None else local(made.entries, self.index)
+
+    @property
+    def members(self) -> tf.Variable:
+        """The set codes of `entries`."""
+        return local(self.weight.packed.members, self.index)
+
+    def whole(self, theta: tf.Tensor) -> tf.Tensor:
+        """Theta, given its variable's value: with packed storage, B is elsewhere."""
+        entries = self.entries
+        if entries is None:
+            return theta
+        sets = self.sets.read_value()
+        return packing.merged(theta, entries.read_value(), sets)
+
+    def store(self, value: tf.Tensor) -> None:
+        """Theta's value, to where it is stored."""
         self.theta.assign_directly(value)
+        if self.entries is None:
+            return
+        sets, size = self.sets.read_value(), self.weight.packed.size
+        value = tf.cast(tf.convert_to_tensor(value), self.theta.dtype)
+        self.entries.assign_directly(packing.packed(value, sets, size))
+        self.members.assign(packing.packed(sets, sets, size))
 
     @property
     def sets(self) -> tf.Variable:
@@ -103,6 +136,8 @@ class WeightReplica:
     def alpha(self, theta: tf.Tensor) -> tf.Tensor:
         self.weight.prepare()
         sets = self.sets.read_value()
+        if self.entries is not None:
+            return packing.packed_view(self.entries.read_value(), sets)
         method = self.weight.method
         if method.computes_alpha and not self.weight.exempt:
             return method.alpha(theta, sets, self.trained())
@@ -184,6 +219,12 @@ class WeightReplica:
     def peers(self) -> list["WeightReplica"]:
         """The replicas on the same device whose weights share this one's budget."""
         return [weight.replica(self.index) for weight in self.weight.peers()]
+
+
+def local(variable: Any, index: int) -> tf.Variable:
+    """The component of a variable, of Keras or TensorFlow, of a replica."""
+    copies = components(raw_variable(variable))
+    return copies[index % len(copies)]
 
 
 def local_replica(variable: Any) -> WeightReplica | None:

@@ -19,6 +19,7 @@ from topkast_tf import compat
 from topkast_tf.core.blocks import MatrixView
 from topkast_tf.kernels import choice
 from topkast_tf.methods import Method
+from topkast_tf.methods.base import RESET
 from topkast_tf.variables import hooks, serving
 from topkast_tf.variables.active_scopes import active_scope
 from topkast_tf.variables.budget import Budget, shared_budget
@@ -52,6 +53,7 @@ class SparsityScope:
       layers: the layers that were constructed in it.
       kernels: what computes the products of its layers (`topkast_tf.kernels.choice`);
         of the run, not of the model: it is not saved.
+      storage: what the optimizer trains (`topkast_tf.variables.packing`); also of the run.
     """
 
     def __init__(
@@ -62,9 +64,13 @@ class SparsityScope:
         decisions: Sequence[Mapping] | None = None,
         restored: bool = False,
         kernels: str = "auto",
+        storage: str = "dense",
     ):
         _check_distribution(method, placement)
+        if storage == "packed":
+            _check_packed(method, placement)
         self.kernels = kernels
+        self.storage = storage
         self.method = method
         self.placement = placement
         self.uid = uid or uuid.uuid4().hex
@@ -237,6 +243,7 @@ class SparsityScope:
             within_keras=within_keras,
             ensure_planned=self.ensure_planned,
             wants_native=self.wants_native,
+            storage=self.storage,
         )
         self._size.entries += math.prod(view.shape)
         self.weights.append(weight)
@@ -361,6 +368,7 @@ class SparsityScope:
             config["weights"],
             restored=True,
             kernels=choice.of_loaded() if active is None else active.kernels,
+            storage="dense" if active is None else active.storage,
         )
         scope._replaces = "replaces" in config
         return scope
@@ -391,4 +399,23 @@ def _check_distribution(method: Method, placement: Placement) -> None:
         raise ValueError(
             f"Expected a distribution that {method.name!r} can keep: one of "
             f"{list(known)}, a mapping or a function. Received: distribution={given!r}"
+        )
+
+
+def _check_packed(method: Method, placement: Placement) -> None:
+    has_own_b = not (method.dense_updates or method.varying_counts or method.resets)
+    if method.inputs or not has_own_b or method.computes_alpha:
+        raise ValueError(
+            "Expected a method whose updates and selections need theta on B alone, such as "
+            f"'topkast' or 'static', for storage='packed'. Received: {method.name!r}"
+        )
+    if method.slots != RESET and not method.one_mask:
+        raise ValueError(
+            "Expected slots='reset' for storage='packed', in which there are no slots "
+            f"outside B. Received: slots={method.slots!r}"
+        )
+    if placement.distribution == "global" or method.budget == "global":
+        raise ValueError(
+            "Expected a distribution that gives each weight its own number of entries, for "
+            "storage='packed'. Received: distribution='global'"
         )

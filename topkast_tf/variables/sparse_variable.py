@@ -75,7 +75,7 @@ class _SparseReads(_CountsRestores):
     def value(self):
         theta = super().value()
         if not self._topkast.reads_alpha():
-            return theta
+            return self._topkast.whole(theta)
         return self._topkast.alpha(theta)
 
     def read_value(self):
@@ -83,7 +83,10 @@ class _SparseReads(_CountsRestores):
         # reader is a layer, such as LSTM and GRU of tf_keras.
         if hooks.in_forward_pass() and self._topkast.reads_alpha():
             return self.value()
-        return super().read_value()
+        return self._topkast.whole(super().read_value())
+
+    def read_value_no_copy(self):  # by a `tf.train.Checkpoint`
+        return self._topkast.whole(super().read_value_no_copy())
 
     def numpy(self):
         with hooks.dense_reads():
@@ -109,10 +112,10 @@ class _SparseReads(_CountsRestores):
             if hooks.in_forward_pass() and replica.reads_alpha():
                 # A wrapper (spectral normalisation) has read alpha and writes it back.
                 value = replica.on_forward_set(value)
-                return super().assign(value, use_locking, name, read_value)
+                return self._stored(value, use_locking, name, read_value)
             if replica.reads_alpha():
                 value = replica.refuse_alpha(value)
-            result = super().assign(value, use_locking, name, read_value)
+            result = self._stored(value, use_locking, name, read_value)
             replica.weight.after_assignment(replica)
             return result
         if self._steps_natively():
@@ -120,6 +123,16 @@ class _SparseReads(_CountsRestores):
         replica.mark_updated()
         value = replica.on_backward_set(value)
         return super().assign(value, use_locking, name, read_value)
+
+    def _stored(self, value, use_locking, name, read_value):
+        if self._topkast.entries is None:
+            return super().assign(value, use_locking, name, read_value)
+        self._topkast.store(value)
+        return self if read_value else None
+
+    def read_directly(self):
+        """The variable's own value: with packed storage, stale on B."""
+        return super().read_value()
 
     def assign_directly(self, value):
         """As `tf.Variable.assign`, bypassing everything that makes the variable sparse."""

@@ -9,7 +9,7 @@ import tensorflow as tf
 from topkast_tf import compat
 from topkast_tf.compat import raw_variable
 from topkast_tf.core.sets import FORWARD, masked
-from topkast_tf.methods.base import GRADIENT, MOMENTUM
+from topkast_tf.methods.base import GRADIENT, MOMENTUM, RESET
 from topkast_tf.variables import hooks
 from topkast_tf.variables.components import components, local_component
 from topkast_tf.variables.counters import Counter
@@ -36,7 +36,7 @@ def counting(update: hooks.Update) -> Iterator[None]:
     accumulators in it.
     """
     given = _given(update)
-    if any(each.replica.weight.method.resets for each in given.values()):
+    if any(_moves_slots(each.replica) for each in given.values()):
         compat.build_optimizer(update.optimizer, update.variables)
     groups = _groups(each.replica for each in given.values())
     complete = _is_complete(update.optimizer)
@@ -92,6 +92,12 @@ def _given(update: hooks.Update) -> dict[int, _Given]:
         if replica is not None:
             found[id(replica)] = _Given(replica, variable, gradients.get(i), i)
     return found
+
+
+def _moves_slots(replica: WeightReplica) -> bool:
+    """Whether an update of its sets also changes the optimizer's slots."""
+    method = replica.weight.method
+    return method.resets or method.slots == RESET or replica.entries is not None
 
 
 def _asks_for(replica: WeightReplica, name: str) -> bool:
@@ -158,7 +164,7 @@ def _observed(
         inputs[GRADIENT] = gradients[key]
     if _asks_for(replica, MOMENTUM):
         inputs[MOMENTUM] = _momentum(replica, given, gradients, complete, update)
-    if key not in given or not replica.weight.method.resets:
+    if key not in given or not _moves_slots(replica):
         return Observed(inputs)
     return Observed(inputs, slots_of(update.optimizer, given[key].variable))
 

@@ -64,17 +64,23 @@ class SparseWeight(WeightState):
         value = None
         coefficient = self.method.exploration_coefficient
         natively = coefficient and serving.serves(replica, same_bits=False)
+        if self.exempt:
+            theta = sets = None
+        elif replica.entries is not None:
+            theta, sets = replica.entries.read_value(), replica.members.read_value()
+        else:
+            theta, sets = replica.read_theta(), replica.sets.read_value()
         if not self.exempt and natively:
             value = training.exploration_loss(
-                replica.read_theta(),
-                replica.sets.read_value(),
+                theta,
+                sets,
                 self.density(replica),
                 coefficient,
             )
         elif not self.exempt:
             value = self.method.penalty(
-                replica.read_theta(),
-                replica.sets.read_value(),
+                theta,
+                sets,
                 self.density(replica),
                 replica.trained(),
             )
@@ -167,7 +173,10 @@ class SparseWeight(WeightState):
                 f"Expected masks that keep {before} entries of {self.path}, as its part "
                 f"of a common budget. Received: masks that keep {list(sizes)}"
             )
-        self.fwd, self.bwd = (sparsity_that_keeps(self.units, size) for size in sizes)
+        fwd, bwd = (sparsity_that_keeps(self.units, size) for size in sizes)
+        if (fwd, bwd) != (self.fwd, self.bwd):
+            self._unpack()
+        self.fwd, self.bwd = fwd, bwd
         self._set_counters(self._nominal_counts)
         with tf.init_scope():
             for sets in components(self.sets):

@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from topkast_tf import compat
 from topkast_tf.compat import raw_variable
 from topkast_tf.core.blocks import MatrixView
 from topkast_tf.core.sparsities import kept
 from topkast_tf.methods.base import Method, Selection
 from topkast_tf.methods.checks import checked
-from topkast_tf.variables import restoring, saved_state
+from topkast_tf.variables import packing, restoring, saved_state
 from topkast_tf.variables.budget import Budget
 from topkast_tf.variables.components import components
 from topkast_tf.variables.counters import Counter
@@ -37,6 +38,7 @@ class WeightState:
         budget: Budget | None = None,
         ensure_planned: Callable[[], None] = lambda: None,
         wants_native: Callable[[bool], bool] = lambda same_bits: False,
+        storage: str = "dense",
     ):
         self.path = path
         self.shape = view.shape
@@ -44,6 +46,8 @@ class WeightState:
         self.budget = budget
         self._ensure_planned = ensure_planned
         self.wants_native = wants_native
+        self._storage = storage
+        self._packed: packing.Packed | None = None
         self.view = view
         self.blocks = self.method.blocks(view)
         self.schedule = self.method.schedule_of(view)
@@ -144,10 +148,18 @@ class WeightState:
         """Sets the nominal sparsities; the sets follow at once if there are any yet."""
         if (fwd, bwd, exempt) == (self.fwd, self.bwd, self.exempt):
             return
+        self._unpack()
         self.fwd, self.bwd, self.exempt = fwd, bwd, exempt
         if self.is_ready:
             self._set_counters(self._nominal_counts)
             self.initialize()
+
+    @property
+    def most_in_b(self) -> int:
+        """The entries that B has by the plan, if no block is at an edge."""
+        size = math.prod(self.shape)
+        each = math.prod(self.blocks.block) if self.blocks else 1
+        return min(size, self.kept_backward * each)
 
     @property
     def _nominal_counts(self) -> dict[int, int]:
@@ -155,6 +167,32 @@ class WeightState:
             Counter.KEPT_FORWARD: self.kept_forward,
             Counter.KEPT_BACKWARD: self.kept_backward,
         }
+
+    # Packed storage (`topkast_tf.variables.packing`).
+
+    @property
+    def packed(self) -> packing.Packed | None:
+        """Its packed variables; None for dense storage, and before their first use."""
+        return self._packed
+
+    def pack(self) -> packing.Packed | None:
+        """As `packed`, which is made now if it is due."""
+        if self._storage != "packed" or not self.is_ready or compat.is_stateless():
+            return self._packed
+        self._ensure_planned()
+        if self._packed is None and not self.exempt:
+            self._packed = packing.make(self._theta, self.sets, self.most_in_b)
+        return self._packed
+
+    def _unpack(self) -> None:
+        """Theta holds everything again, as the vector would have another length."""
+        if self._packed is None:
+            return
+        with tf.init_scope():
+            for index in range(len(components(self.variable))):
+                replica = self.replica(index)
+                replica.theta.assign_directly(replica.read_theta())
+        self._packed = None
 
     def _set_counters(self, entries: Mapping[int, int]) -> None:
         with tf.init_scope():
@@ -224,6 +262,7 @@ class WeightState:
         self._check_restored()
         if self._unverified:
             self._verify_budget()
+        self.pack()
 
     def _verify_budget(self) -> None:
         """Checks the sets of a common budget, once all of its weights are restored."""
@@ -243,6 +282,10 @@ class WeightState:
             return
         self._restores, (theta_before, sets_before) = restores, self._restores
         with tf.init_scope():
+            if self._packed is not None:
+                for index in range(len(components(self.variable))):
+                    replica = self.replica(index)
+                    replica.store(replica.theta.read_directly())
             if restores[1] - sets_before < restores[0] - theta_before:
                 self.restart()  # the checkpoint of a dense model
                 if not self.is_frozen:

@@ -149,7 +149,7 @@ class ConvOp : public SparseOp {
                                                                : 2 + phase;
     const int slot = static_cast<int>(number * groups_ + group);
     const Window window = WindowOf(codes.shape());
-    return PlansOf(key_)->Get(codes, window, slot, [&] {
+    return PlansOf(key_)->Get(codes, is_packed(), window, slot, [&] {
       const int64_t outputs = codes.dim_size(3);
       const ConvWeight weight = {codes.flat<uint8_t>().data(),
                                  codes.dim_size(0) * codes.dim_size(1),

@@ -95,14 +95,6 @@ class ConvProductOp : public ConvOp {
   }
 };
 
-tensorflow::Status CheckedCodes(const Tensor& codes, const TensorShape& theta) {
-  if (codes.shape() != theta) {
-    return InvalidArgument("Expected codes of shape ", theta.DebugString(),
-                           ". Received: ", codes.shape().DebugString());
-  }
-  return tensorflow::Status();
-}
-
 template <typename T>
 class SparseConv : public ConvProductOp {
  public:
@@ -113,8 +105,8 @@ class SparseConv : public ConvProductOp {
     const Tensor& theta = context->input(1);
     const Tensor& codes = context->input(2);
     Geometry geometry;
-    OP_REQUIRES_OK(context, GeometryOf(x.shape(), theta.shape(), &geometry));
-    OP_REQUIRES_OK(context, CheckedCodes(codes, theta.shape()));
+    OP_REQUIRES_OK(context, GeometryOf(x.shape(), codes.shape(), &geometry));
+    OP_REQUIRES_OK(context, CheckedTheta(theta, codes));
     Tensor* y = nullptr;
     OP_REQUIRES_OK(context, context->allocate_output(0, geometry.y, &y));
     Multiply<T>(context, geometry.forward, ConvPlanKind::kForward, x, theta, codes, y);
@@ -138,8 +130,8 @@ class SparseConvInputGradient : public ConvProductOp {
     OP_REQUIRES_OK(context, TensorShapeUtils::MakeShape(sizes.flat<int32_t>().data(), 4,
                                                         &shape));
     Geometry geometry;
-    OP_REQUIRES_OK(context, GeometryOf(shape, theta.shape(), &geometry));
-    OP_REQUIRES_OK(context, CheckedCodes(codes, theta.shape()));
+    OP_REQUIRES_OK(context, GeometryOf(shape, codes.shape(), &geometry));
+    OP_REQUIRES_OK(context, CheckedTheta(theta, codes));
     OP_REQUIRES(context, dy.shape() == geometry.y,
                 InvalidArgument("Expected errors of shape ", geometry.y.DebugString(),
                                 ". Received: ", dy.shape().DebugString()));
@@ -172,7 +164,9 @@ class SparseConvWeightGradient : public ConvOp {
                 InvalidArgument("Expected errors of shape ", geometry.y.DebugString(),
                                 ". Received: ", dy.shape().DebugString()));
     Tensor* gradient = nullptr;
-    OP_REQUIRES_OK(context, context->allocate_output(0, codes.shape(), &gradient));
+    OP_REQUIRES_OK(context, CheckedEntries(codes));
+    OP_REQUIRES_OK(context,
+                   context->allocate_output(0, ShapeOfTheta(codes), &gradient));
     if (gradient->NumElements() == 0) return;
     if (dy.NumElements() == 0 || x.NumElements() == 0) {
       gradient->flat<float>().setZero();
@@ -296,16 +290,15 @@ DimensionHandle OutputSize(InferenceContext* context, DimensionHandle input,
 }
 
 tensorflow::Status ConvShapeFunction(InferenceContext* context) {
-  ShapeHandle x, theta, same;
+  ShapeHandle x, weight;
   TF_RETURN_IF_ERROR(context->WithRank(context->input(0), 4, &x));
-  TF_RETURN_IF_ERROR(context->WithRank(context->input(1), 4, &theta));
-  TF_RETURN_IF_ERROR(context->Merge(theta, context->input(2), &same));
+  TF_RETURN_IF_ERROR(ShapeOfWeight(context, 4, &weight));
   int64_t groups;
   TF_RETURN_IF_ERROR(context->GetAttr("groups", &groups));
   DimensionHandle of_group, unused;
   if (groups < 1) return InvalidArgument("Expected one group or more. Received: ", groups);
   TF_RETURN_IF_ERROR(context->Divide(context->Dim(x, 3), groups, true, &of_group));
-  TF_RETURN_IF_ERROR(context->Merge(of_group, context->Dim(theta, 2), &unused));
+  TF_RETURN_IF_ERROR(context->Merge(of_group, context->Dim(weight, 2), &unused));
   std::string padding;
   std::vector<int32_t> strides, dilations;
   TF_RETURN_IF_ERROR(context->GetAttr("padding", &padding));
@@ -314,11 +307,11 @@ tensorflow::Status ConvShapeFunction(InferenceContext* context) {
   DimensionHandle sizes[2] = {context->UnknownDim(), context->UnknownDim()};
   const bool fits = strides.size() == 2 && dilations.size() == 2;
   for (int axis = 0; axis < 2 && fits && strides[axis] > 0; ++axis) {
-    sizes[axis] = OutputSize(context, context->Dim(x, 1 + axis), context->Dim(theta, axis),
+    sizes[axis] = OutputSize(context, context->Dim(x, 1 + axis), context->Dim(weight, axis),
                              strides[axis], dilations[axis], padding == "VALID");
   }
   context->set_output(0, context->MakeShape({context->Dim(x, 0), sizes[0], sizes[1],
-                                             context->Dim(theta, 3)}));
+                                             context->Dim(weight, 3)}));
   return tensorflow::Status();
 }
 
@@ -333,6 +326,7 @@ tensorflow::Status InputGradientShape(InferenceContext* context) {
 #define TOPKAST_CONV_ATTRIBUTES                            \
   Attr("T: {float, bfloat16} = DT_FLOAT")                  \
       .Attr("key: int")                                    \
+      .Attr("entries: int = -1")                           \
       .Attr("cpu: string = ''")                            \
       .Attr("strides: list(int)")                          \
       .Attr("dilations: list(int)")                        \

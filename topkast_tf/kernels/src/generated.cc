@@ -104,7 +104,7 @@ std::vector<int32_t> SourceOf(const Pattern& pattern, const std::vector<uint32_t
 
 }  // namespace
 
-std::shared_ptr<const Generated> Generate(const Pattern& pattern) {
+std::shared_ptr<Generated> Generate(const Pattern& pattern, bool may_mask) {
   if (!CodePagesAllowed()) return nullptr;
   const int64_t rows = pattern.rows, cols = pattern.cols;
   const int64_t groups = GroupsOf(pattern);
@@ -152,7 +152,8 @@ std::shared_ptr<const Generated> Generate(const Pattern& pattern) {
     }
   }
   mark();
-  if (pattern.row_stride == 1 && pattern.col_stride == rows && made->is_long()) {
+  const bool are_neighbours = pattern.row_stride == 1 && pattern.col_stride == rows;
+  if (may_mask && are_neighbours && made->is_long()) {
     made->masks = std::move(masks);
   } else {
     made->source = SourceOf(pattern, masks, entries);

@@ -67,7 +67,11 @@ constexpr int64_t kMostCode = int64_t{64} << 20;
 
 // Generates the code of a product; null if it would be larger than kMostCode, or if the
 // system does not let a program run what it has written.
-std::shared_ptr<const Generated> Generate(const Pattern& pattern);
+//
+// Args:
+//   pattern: where the entries are.
+//   may_mask: whether masks may stand for places, as values lie where the codes do.
+std::shared_ptr<Generated> Generate(const Pattern& pattern, bool may_mask);
 
 }  // namespace topkast
 

@@ -30,12 +30,14 @@ class SparseMatMul : public SparseOp {
     const Tensor& codes = context->input(2);
     MatMulSizes sizes;
     Tensor* y;
+    OP_REQUIRES_OK(context, CheckedTheta(theta, codes));
     OP_REQUIRES_OK(context, PrepareMatMul<T>(context, transpose_, &sizes, &y));
     if (y == nullptr) return;
     const int64_t positions = sizes.positions;
 
     const auto product = transpose_ ? Product::kInputGradient : Product::kForward;
-    const auto code = may_generate_ ? PlansOf(key_)->GetCode(codes, product) : nullptr;
+    const auto code =
+        may_generate_ ? PlansOf(key_)->GetCode(codes, is_packed(), product) : nullptr;
     OP_REQUIRES(context, code != nullptr || !must_generate_,
                 InvalidArgument("Expected a weight whose code takes at most ", kMostCode,
                                 " bytes, and a system that runs generated code, as "
@@ -131,8 +133,10 @@ class SparseWeightGradient : public SparseOp {
     const int64_t positions = x.dim_size(0), inputs = x.dim_size(1);
     const int64_t outputs = dy.dim_size(1);
     OP_REQUIRES_OK(context, CheckedWeight(codes, TensorShape({inputs, outputs})));
+    OP_REQUIRES_OK(context, CheckedEntries(codes));
     Tensor* gradient = nullptr;
-    OP_REQUIRES_OK(context, context->allocate_output(0, codes.shape(), &gradient));
+    OP_REQUIRES_OK(context,
+                   context->allocate_output(0, ShapeOfTheta(codes), &gradient));
     if (gradient->NumElements() == 0) return;
 
     const auto plan = PlanFor(codes, Product::kWeightGradient);
@@ -199,7 +203,8 @@ class SparseWeightGradient : public SparseOp {
 };
 
 // Only the gradient of theta looks at `dense_if`: at most one condition, that
-// `dense_gradient` also needs then.
+// `dense_gradient` also needs then. `entries` is the length of the vector that theta is if
+// it holds the entries of B alone; -1 if it is the whole weight.
 REGISTER_OP("TopkastSparseMatMul")
     .Input("x: T")
     .Input("theta: float")
@@ -208,6 +213,7 @@ REGISTER_OP("TopkastSparseMatMul")
     .Attr("conditions: int >= 0 = 0")
     .Attr("T: {float, bfloat16} = DT_FLOAT")
     .Attr("key: int")
+    .Attr("entries: int = -1")
     .Attr("cpu: string = ''")
     .Attr("transpose: bool = false")
     .Attr("dense_gradient: bool = false")
@@ -224,6 +230,7 @@ REGISTER_OP("TopkastSparseWeightGradient")
     .Input("codes: uint8")
     .Attr("T: {float, bfloat16} = DT_FLOAT")
     .Attr("key: int")
+    .Attr("entries: int = -1")
     .Attr("cpu: string = ''")
     .Attr("arithmetic: {'auto', 'float32'} = 'auto'")
     .Output("gradient: float")

@@ -118,15 +118,48 @@ class SparseOp : public OpKernel {
   explicit SparseOp(OpKernelConstruction* context) : OpKernel(context) {
     OP_REQUIRES_OK(context, context->GetAttr("key", &key_));
     OP_REQUIRES_OK(context, KernelsOf(context, &kernels_));
+    if (context->HasAttr("entries")) {
+      OP_REQUIRES_OK(context, context->GetAttr("entries", &entries_));
+    }
   }
 
  protected:
   // Looked up by each call: TensorFlow caches operations, which would keep the plans.
   std::shared_ptr<const Plan> PlanFor(const Tensor& codes, Product product) const {
-    return PlansOf(key_)->Get(codes, product);
+    return PlansOf(key_)->Get(codes, is_packed(), product);
+  }
+
+  // Whether theta is the vector of the entries of B, in the order of the weight, and so is
+  // its gradient.
+  bool is_packed() const { return entries_ >= 0; }
+
+  // Checks theta, if the codes are those of its weight.
+  tensorflow::Status CheckedTheta(const Tensor& theta, const Tensor& codes) const {
+    if (!is_packed()) {
+      if (codes.shape() == theta.shape()) return tensorflow::Status();
+      return InvalidArgument("Expected codes of shape ", theta.shape().DebugString(),
+                             ". Received: ", codes.shape().DebugString());
+    }
+    if (theta.dims() == 1 && theta.dim_size(0) == entries_) return CheckedEntries(codes);
+    return InvalidArgument("Expected the ", entries_, " entries of B. Received: ",
+                           theta.shape().DebugString());
+  }
+
+  // Checks that the entries of B fit their vector.
+  tensorflow::Status CheckedEntries(const Tensor& codes) const {
+    const int64_t in_b = is_packed() ? PlansOf(key_)->InB(codes) : 0;
+    if (in_b <= entries_ || !is_packed()) return tensorflow::Status();
+    return InvalidArgument("Expected codes with at most ", entries_,
+                           " entries in B. Received: ", in_b);
+  }
+
+  // The shape of theta, and of its gradient.
+  TensorShape ShapeOfTheta(const Tensor& codes) const {
+    return is_packed() ? TensorShape({entries_}) : codes.shape();
   }
 
   int64_t key_;
+  int64_t entries_ = -1;
   const Kernels* kernels_ = nullptr;
 };
 
@@ -137,15 +170,15 @@ struct MatMulSizes {
   int64_t to;
 };
 
-// Checks x, theta and codes of such a product, and allocates its output, of type T. `y` is
-// null where nothing is left to do: without outputs, or without inputs.
+// Checks x and codes of such a product, and allocates its output, of type T. `y` is null
+// where nothing is left to do: without outputs, or without inputs.
 template <typename T>
 tensorflow::Status PrepareMatMul(OpKernelContext* context, bool transpose,
                                  MatMulSizes* sizes, Tensor** y) {
   const Tensor& x = context->input(0);
   const Tensor& codes = context->input(2);
   *y = nullptr;
-  TF_RETURN_IF_ERROR(CheckedWeight(codes, context->input(1).shape()));
+  TF_RETURN_IF_ERROR(CheckedWeight(codes, codes.shape()));
   const int64_t from = codes.dim_size(transpose ? 1 : 0);
   const int64_t to = codes.dim_size(transpose ? 0 : 1);
   if (x.dims() != 2 || x.dim_size(1) != from) {
@@ -166,24 +199,40 @@ tensorflow::Status PrepareMatMul(OpKernelContext* context, bool transpose,
   return tensorflow::Status();
 }
 
+// The shape of a weight, from its codes and theta, the inputs 2 and 1 of an operation.
+inline tensorflow::Status ShapeOfWeight(InferenceContext* context, int rank,
+                                        ShapeHandle* weight) {
+  int64_t entries;
+  ShapeHandle theta;
+  TF_RETURN_IF_ERROR(context->WithRank(context->input(2), rank, weight));
+  if (context->GetAttr("entries", &entries).ok() && entries >= 0) {
+    return context->Merge(context->input(1), context->Vector(entries), &theta);
+  }
+  return context->Merge(context->input(1), *weight, weight);
+}
+
 // Of a product with a matrix or its transpose.
 inline tensorflow::Status MatMulShape(InferenceContext* context) {
   bool transpose;
   TF_RETURN_IF_ERROR(context->GetAttr("transpose", &transpose));
-  ShapeHandle x, theta, codes;
+  ShapeHandle x, weight;
   TF_RETURN_IF_ERROR(context->WithRank(context->input(0), 2, &x));
-  TF_RETURN_IF_ERROR(context->WithRank(context->input(1), 2, &theta));
-  TF_RETURN_IF_ERROR(context->WithRank(context->input(2), 2, &codes));
+  TF_RETURN_IF_ERROR(ShapeOfWeight(context, 2, &weight));
   DimensionHandle unused;
   TF_RETURN_IF_ERROR(context->Merge(context->Dim(x, 1),
-                                    context->Dim(theta, transpose ? 1 : 0), &unused));
+                                    context->Dim(weight, transpose ? 1 : 0), &unused));
   context->set_output(0, context->Matrix(context->Dim(x, 0),
-                                         context->Dim(theta, transpose ? 0 : 1)));
+                                         context->Dim(weight, transpose ? 0 : 1)));
   return tensorflow::Status();
 }
 
-// Of a weight gradient: that of the codes.
+// Of a weight gradient: that of the codes, or of the entries of B.
 inline tensorflow::Status WeightGradientShape(InferenceContext* context) {
+  int64_t entries;
+  if (context->GetAttr("entries", &entries).ok() && entries >= 0) {
+    context->set_output(0, context->Vector(entries));
+    return tensorflow::Status();
+  }
   context->set_output(0, context->input(2));
   return tensorflow::Status();
 }

@@ -35,7 +35,9 @@ Pattern PatternOf(const tensorflow::Tensor& codes, Product product) {
 
 }  // namespace
 
-void Plans::Follow(const tensorflow::Tensor& codes) {
+void Plans::Follow(const tensorflow::Tensor& codes, bool is_packed) {
+  if (is_packed != is_packed_) codes_ = {};
+  is_packed_ = is_packed;
   if (codes.data() == codes_.data() && codes.shape() == codes_.shape()) return;
   const bool same = codes.shape() == codes_.shape() &&
                     std::memcmp(codes.data(), codes_.data(), codes.NumElements()) == 0;
@@ -43,40 +45,62 @@ void Plans::Follow(const tensorflow::Tensor& codes) {
     plans_.clear();
     code_ = {};
     blocks_ = {};
+    in_b_ = -1;
   }
   codes_ = codes;
 }
 
-std::shared_ptr<const Plan> Plans::Get(const tensorflow::Tensor& codes,
+Ranks Plans::RanksOf(const tensorflow::Tensor& codes) const {
+  return Ranks(codes.flat<uint8_t>().data(), codes.NumElements());
+}
+
+int64_t Plans::InB(const tensorflow::Tensor& codes) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  Follow(codes, is_packed_);
+  if (in_b_ < 0) in_b_ = RanksOf(codes).total();
+  return in_b_;
+}
+
+std::shared_ptr<const Plan> Plans::Get(const tensorflow::Tensor& codes, bool is_packed,
                                        Product product) {
-  return Get(codes, Window{}, static_cast<int>(product), [&] {
+  return Get(codes, is_packed, Window{}, static_cast<int>(product), [&] {
     const int tile =
         product == Product::kWeightGradient ? kAccumulateTile : kMultiplyTile;
     return MakePlan(PatternOf(codes, product), tile);
   });
 }
 
-std::shared_ptr<const Plan> Plans::Get(const tensorflow::Tensor& codes,
+std::shared_ptr<const Plan> Plans::Get(const tensorflow::Tensor& codes, bool is_packed,
                                        const Window& window, int slot,
                                        const std::function<Plan()>& make) {
   std::lock_guard<std::mutex> lock(mutex_);
-  Follow(codes);
+  Follow(codes, is_packed);
   if (!(window == window_)) {
     plans_.clear();
     window_ = window;
   }
   if (static_cast<int>(plans_.size()) <= slot) plans_.resize(slot + 1);
   std::shared_ptr<const Plan>& plan = plans_[slot];
-  if (plan == nullptr) plan = std::make_shared<const Plan>(make());
+  if (plan == nullptr) {
+    Plan made = make();
+    // With places, as of a convolution, `source` is an index of them.
+    auto* places = made.places.empty() ? &made.source : &made.places;
+    if (is_packed) RanksOf(codes).Replace(places);
+    plan = std::make_shared<const Plan>(std::move(made));
+  }
   return plan;
 }
 
 std::shared_ptr<const Generated> Plans::GetCode(const tensorflow::Tensor& codes,
-                                                Product product) {
+                                                bool is_packed, Product product) {
   std::lock_guard<std::mutex> lock(mutex_);
-  Follow(codes);
+  Follow(codes, is_packed);
   Code& code = code_[static_cast<int>(product)];
-  if (!code.is_tried) code = {true, Generate(PatternOf(codes, product))};
+  if (!code.is_tried) {
+    auto made = Generate(PatternOf(codes, product), !is_packed);
+    if (made != nullptr && is_packed) RanksOf(codes).Replace(&made->source);
+    code = {true, std::move(made)};
+  }
   return code.made;
 }
 
@@ -92,7 +116,7 @@ std::shared_ptr<const BlockPlan> Plans::GetBlocks(const tensorflow::Tensor& code
     std::swap(pattern.lane_stride, pattern.line_stride);
   }
   std::lock_guard<std::mutex> lock(mutex_);
-  Follow(codes);
+  Follow(codes, false);
   std::shared_ptr<const BlockPlan>& plan = blocks_[is_gradient ? 1 : 0];
   if (plan == nullptr || plan->lane_stride != pattern.lane_stride ||
       plan->line_stride != pattern.line_stride) {

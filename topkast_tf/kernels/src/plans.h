@@ -13,6 +13,7 @@
 #include "conv_geometry.h"
 #include "generated.h"
 #include "plan.h"
+#include "ranks.h"
 #include "tensorflow/core/framework/tensor.h"
 
 namespace topkast {
@@ -31,12 +32,15 @@ class Plans {
   //
   // Args:
   //   codes: uint8, inputs x outputs: 0 outside B, 1 on B \ A, 2 on A.
-  std::shared_ptr<const Plan> Get(const tensorflow::Tensor& codes, Product product);
+  //   is_packed: whether the values are those of B alone, in the order of the weight:
+  //     places are then places in that vector.
+  std::shared_ptr<const Plan> Get(const tensorflow::Tensor& codes, bool is_packed,
+                                  Product product);
 
   // As `Get`: the generated code of kForward or kInputGradient; null if there is none
   // (see `Generate`).
   std::shared_ptr<const Generated> GetCode(const tensorflow::Tensor& codes,
-                                           Product product);
+                                           bool is_packed, Product product);
 
   // The same for a convolution, whose plans also depend on its window.
   //
@@ -44,8 +48,9 @@ class Plans {
   //   codes: uint8, window rows x window columns x inputs x outputs.
   //   slot: which of the plans of a convolution this is.
   //   make: makes it.
-  std::shared_ptr<const Plan> Get(const tensorflow::Tensor& codes, const Window& window,
-                                  int slot, const std::function<Plan()>& make);
+  std::shared_ptr<const Plan> Get(const tensorflow::Tensor& codes, bool is_packed,
+                                  const Window& window, int slot,
+                                  const std::function<Plan()>& make);
 
   // The blocks of A, or of B for the weight gradient, of a weight whose sets are whole
   // blocks; null if a block is divided.
@@ -57,6 +62,9 @@ class Plans {
   std::shared_ptr<const BlockPlan> GetBlocks(const tensorflow::Tensor& codes,
                                              bool lanes_are_outputs, Product product);
 
+  // The entries of B.
+  int64_t InB(const tensorflow::Tensor& codes);
+
   // Bytes that the plans and the code take.
   int64_t bytes() const;
 
@@ -67,11 +75,16 @@ class Plans {
     std::shared_ptr<const Generated> made;
   };
 
-  // Forgets what was made of other codes.
-  void Follow(const tensorflow::Tensor& codes);
+  // Forgets what was made of other codes, or for values in another order.
+  void Follow(const tensorflow::Tensor& codes, bool is_packed);
+
+  // The ranks of the codes, made anew: they are needed only while plans are made.
+  Ranks RanksOf(const tensorflow::Tensor& codes) const;
 
   mutable std::mutex mutex_;
   tensorflow::Tensor codes_;
+  bool is_packed_ = false;
+  int64_t in_b_ = -1;  // -1 until it is counted
   Window window_ = {};
   std::vector<std::shared_ptr<const Plan>> plans_;
   std::array<Code, 2> code_;

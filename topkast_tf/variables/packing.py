@@ -1,0 +1,184 @@
+"""Packed storage of a sparse weight: the optimizer trains the entries of B as a vector.
+
+Theta stays as it was when the sets were last selected. What is read as theta, alpha or the
+exploration loss is put together from both. Whoever assigns sets has the entries follow:
+those that leave B are written to theta, and those that enter it are read from there.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from topkast_tf import compat
+from topkast_tf.core.packing import packed
+from topkast_tf.variables import hooks
+from topkast_tf.variables.components import components
+
+STORAGES = ("dense", "packed")
+"""What a scope may ask for: theta as the trained variable, or the entries of B alone."""
+ENTRIES = "_topkast_entries"
+"""Attribute of a Keras variable: its `SparseWeight`, whose entries are trained instead."""
+
+
+def check(storage: str) -> None:
+    """Raises a ValueError for anything but one of `STORAGES`."""
+    if storage not in STORAGES:
+        raise ValueError(
+            f"Expected storage in {STORAGES}. Received: storage={storage!r}"
+        )
+
+
+class Packed(NamedTuple):
+    """The variables of a packed weight.
+
+    Attributes:
+      entries: a Keras variable, the entries of B in the order of the weight, with zeros
+        behind them if they are fewer than it has places.
+      members: a `tf.Variable`, their set codes.
+    """
+
+    entries: Any
+    members: Any
+
+    @property
+    def size(self) -> int:
+        """The places of the vector."""
+        return self.entries.shape[0]
+
+
+class _PackedEntries:
+    """Mixin of the entries: a step of the optimizer is one of their weight."""
+
+    _topkast: Any
+
+    def assign(self, value, use_locking=None, name=None, read_value=True):
+        self._note_step()
+        return super().assign(value, use_locking, name, read_value)
+
+    def assign_add(self, delta, use_locking=None, name=None, read_value=True):
+        self._note_step()
+        return super().assign_add(delta, use_locking, name, read_value)
+
+    def assign_sub(self, delta, use_locking=None, name=None, read_value=True):
+        self._note_step()
+        return super().assign_sub(delta, use_locking, name, read_value)
+
+    def assign_directly(self, value):
+        """As `assign`, but no step."""
+        return super().assign(value, read_value=False)
+
+    def _note_step(self):
+        if hooks.in_update():
+            self._topkast.mark_updated()
+
+
+class _FollowedSets:
+    """Mixin of the sets of a packed weight: the entries follow what is assigned."""
+
+    _topkast_replica: Any
+
+    def assign(self, value, use_locking=None, name=None, read_value=True):
+        theta = self._topkast_replica.read_theta()
+        result = super().assign(value, use_locking, name, read_value)
+        self._topkast_replica.store(theta)
+        return result
+
+
+def make(theta: Any, sets: Any, size: int) -> Packed:
+    """The variables of a packed weight; its entries are those of theta.
+
+    Args:
+      theta: its Keras variable, which has values.
+      sets: its sets, as a `tf.Variable`.
+      size: the places of the vector.
+    """
+    import keras
+
+    raw = compat.raw_variable(theta)
+    strategy = getattr(raw, "distribute_strategy", None)
+    around = strategy.scope() if strategy else tf.init_scope()
+    with tf.init_scope(), around:
+        code = components(sets)[0].read_value()
+        values = packed(components(raw)[0]._topkast.read_theta(), code, size)
+        entries = keras.Variable(
+            values,
+            dtype=raw.dtype.name,  # a Keras variable names that of the layer that computes
+            trainable=True,
+            aggregation=theta.aggregation,
+            name=theta.name,
+        )
+        entries._path = theta.path
+        entries.regularizer = _of_theta(theta)
+        members = tf.Variable(
+            packed(code, code, size),
+            trainable=False,
+            aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
+            name=f"{theta.name}_members",
+        )
+    for index, own in enumerate(components(compat.raw_variable(entries))):
+        replica = components(raw)[index]._topkast
+        own._topkast = replica
+        own.__class__ = _mixed(_PackedEntries, type(own))
+        of_replica = components(sets)[index]
+        of_replica._topkast_replica = replica
+        if not isinstance(of_replica, _FollowedSets):
+            of_replica.__class__ = _mixed(_FollowedSets, type(of_replica))
+    return Packed(entries, members)
+
+
+def _of_theta(theta: Any) -> Any:
+    """The regularizer of a weight for its entries, of which Keras asks for it."""
+    import keras
+
+    own = theta.regularizer
+    if own is None or getattr(own, "ignores_its_argument", False):
+        return own
+
+    class OfTheta(keras.regularizers.Regularizer):
+        def __call__(self, _):
+            return own(theta)
+
+    return OfTheta()
+
+
+@functools.cache
+def _mixed(mixin: type, base: type) -> type:
+    return type(base)(f"Packed{base.__name__}", (mixin, base), {})
+
+
+def trained(variables: list[Any]) -> list[Any]:
+    """The variables that an optimizer trains: of a packed weight its entries.
+
+    Args:
+      variables: the trainable variables of a layer.
+    """
+    found = []
+    for variable in variables:
+        weight = getattr(variable, ENTRIES, None)
+        made = None if weight is None else weight.pack()
+        found.append(variable if made is None else made.entries)
+    return found
+
+
+def install(library: Any) -> None:
+    """Lets the layers of Keras 3 list the entries of packed weights as trainable, once.
+
+    Args:
+      library: the module `keras`.
+    """
+    layer_class = library.layers.Layer
+    for name in ("trainable_variables", "trainable_weights"):
+        original = vars(layer_class)[name].fget
+        if hasattr(original, "_topkast_original"):
+            continue
+        setattr(layer_class, name, property(_listing(original)))
+
+
+def _listing(original: Any) -> Any:
+    @functools.wraps(original)
+    def listed(self):
+        return trained(original(self))
+
+    listed._topkast_original = original  # type: ignore[attr-defined]
+    return listed
