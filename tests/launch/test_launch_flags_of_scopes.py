@@ -41,6 +41,7 @@ def test_scope_arguments_have_the_types_of_the_scope():
         "stop_exploring_at": 50,
         "block": (4, 2),
         "block_reduce": "sum",
+        "slots": "decay",
     }
     assert dataclasses.asdict(found.placement) == {
         "distribution": {"logits": (0.9, 0.8)},

@@ -101,11 +101,12 @@ def entries_of(theta: tf.Tensor, dense_gradient: bool = False) -> int:
     Raises:
       ValueError: for a vector of an unknown length, or whose gradient is to be dense.
     """
-    if theta.shape.rank != 1:
+    shape = tf.TensorShape(theta.shape)
+    if shape.rank != 1:
         return -1
-    if theta.shape[0] is None or dense_gradient:
+    if shape[0] is None or dense_gradient:
         raise ValueError(
             "Expected entries of B of a known number, with a gradient on B. Received: "
-            f"theta.shape={theta.shape}, dense_gradient={dense_gradient}"
+            f"theta.shape={shape}, dense_gradient={dense_gradient}"
         )
-    return theta.shape[0]
+    return shape[0]

@@ -61,6 +61,14 @@ FLAGS = (
         "score of a block: sum or max",
         choices=("sum", "max"),
     ),
+    Flag(
+        "string",
+        "slots",
+        "decay",
+        "the optimizer's slots outside the backward set: decay, with a gradient of zero, "
+        "or reset to zero",
+        choices=("decay", "reset"),
+    ),
 )
 GROUP = ("Top-KAST", FLAGS)
 

@@ -49,7 +49,7 @@ class BlockMatMul : public BlockOp {
     const Tensor& codes = context->input(2);
     MatMulSizes sizes;
     Tensor* y;
-    OP_REQUIRES_OK(context, CheckedTheta(theta, codes));
+    OP_REQUIRES_OK(context, CheckedMatrix(theta, codes));
     OP_REQUIRES_OK(context, PrepareMatMul<float>(context, transpose_, &sizes, &y));
     if (y == nullptr) return;
     const int64_t positions = sizes.positions, from = sizes.from, to = sizes.to;

@@ -105,8 +105,8 @@ class SparseConv : public ConvProductOp {
     const Tensor& theta = context->input(1);
     const Tensor& codes = context->input(2);
     Geometry geometry;
-    OP_REQUIRES_OK(context, GeometryOf(x.shape(), codes.shape(), &geometry));
     OP_REQUIRES_OK(context, CheckedTheta(theta, codes));
+    OP_REQUIRES_OK(context, GeometryOf(x.shape(), codes.shape(), &geometry));
     Tensor* y = nullptr;
     OP_REQUIRES_OK(context, context->allocate_output(0, geometry.y, &y));
     Multiply<T>(context, geometry.forward, ConvPlanKind::kForward, x, theta, codes, y);
@@ -130,8 +130,8 @@ class SparseConvInputGradient : public ConvProductOp {
     OP_REQUIRES_OK(context, TensorShapeUtils::MakeShape(sizes.flat<int32_t>().data(), 4,
                                                         &shape));
     Geometry geometry;
-    OP_REQUIRES_OK(context, GeometryOf(shape, codes.shape(), &geometry));
     OP_REQUIRES_OK(context, CheckedTheta(theta, codes));
+    OP_REQUIRES_OK(context, GeometryOf(shape, codes.shape(), &geometry));
     OP_REQUIRES(context, dy.shape() == geometry.y,
                 InvalidArgument("Expected errors of shape ", geometry.y.DebugString(),
                                 ". Received: ", dy.shape().DebugString()));

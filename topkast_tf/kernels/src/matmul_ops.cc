@@ -30,7 +30,7 @@ class SparseMatMul : public SparseOp {
     const Tensor& codes = context->input(2);
     MatMulSizes sizes;
     Tensor* y;
-    OP_REQUIRES_OK(context, CheckedTheta(theta, codes));
+    OP_REQUIRES_OK(context, CheckedMatrix(theta, codes));
     OP_REQUIRES_OK(context, PrepareMatMul<T>(context, transpose_, &sizes, &y));
     if (y == nullptr) return;
     const int64_t positions = sizes.positions;

@@ -133,6 +133,12 @@ class SparseOp : public OpKernel {
   // its gradient.
   bool is_packed() const { return entries_ >= 0; }
 
+  // As `CheckedTheta`, of a matrix.
+  tensorflow::Status CheckedMatrix(const Tensor& theta, const Tensor& codes) const {
+    TF_RETURN_IF_ERROR(CheckedWeight(codes, is_packed() ? codes.shape() : theta.shape()));
+    return CheckedTheta(theta, codes);
+  }
+
   // Checks theta, if the codes are those of its weight.
   tensorflow::Status CheckedTheta(const Tensor& theta, const Tensor& codes) const {
     if (!is_packed()) {
@@ -170,15 +176,14 @@ struct MatMulSizes {
   int64_t to;
 };
 
-// Checks x and codes of such a product, and allocates its output, of type T. `y` is null
-// where nothing is left to do: without outputs, or without inputs.
+// Checks x of such a product, and allocates its output, of type T. `y` is null where nothing
+// is left to do: without outputs, or without inputs. The codes are those of a matrix.
 template <typename T>
 tensorflow::Status PrepareMatMul(OpKernelContext* context, bool transpose,
                                  MatMulSizes* sizes, Tensor** y) {
   const Tensor& x = context->input(0);
   const Tensor& codes = context->input(2);
   *y = nullptr;
-  TF_RETURN_IF_ERROR(CheckedWeight(codes, codes.shape()));
   const int64_t from = codes.dim_size(transpose ? 1 : 0);
   const int64_t to = codes.dim_size(transpose ? 0 : 1);
   if (x.dims() != 2 || x.dim_size(1) != from) {
