@@ -1,5 +1,7 @@
 """Packed tensors: the entries of B alone, as a vector in the order of the weight."""
 
+from typing import Any
+
 import tensorflow as tf
 
 from topkast_tf import compat
@@ -54,7 +56,7 @@ def _places(sets: tf.Tensor, size: int) -> tf.Tensor:
 
 
 @tf.custom_gradient
-def packed_view(entries: tf.Tensor, sets: tf.Tensor):
+def packed_view(entries: tf.Tensor, sets: tf.Tensor) -> Any:
     """Alpha: the entries on A, zero elsewhere; its gradient is that on B, packed.
 
     `topkast_tf.variables.views.sparse_view` of the weight that the entries stand for.
@@ -75,7 +77,7 @@ def packed_view(entries: tf.Tensor, sets: tf.Tensor):
 
 
 @tf.custom_gradient
-def merged(theta: tf.Tensor, entries: tf.Tensor, sets: tf.Tensor):
+def merged(theta: tf.Tensor, entries: tf.Tensor, sets: tf.Tensor) -> Any:
     """The whole weight: the entries on B, theta elsewhere. Differentiable in the entries.
 
     Args:
@@ -92,7 +94,7 @@ def merged(theta: tf.Tensor, entries: tf.Tensor, sets: tf.Tensor):
     inside, size = tf.cast(sets, tf.bool), entries.shape[0]
     whole = chosen(inside, unpacked(entries, sets), theta)
 
-    def gradient(upstream):
+    def gradient(upstream: Any) -> tuple[tf.Tensor | None, ...]:
         upstream = tf.convert_to_tensor(upstream)
         return masked(upstream, ~inside), packed(upstream, sets, size), None
 
