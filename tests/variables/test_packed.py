@@ -126,6 +126,17 @@ def test_native_products_read_the_entries(optimizer):
     assert kernels == {"native"}
 
 
+@pytest.mark.skipif(library.why_unavailable() is not None, reason="no native kernels")
+def test_auto_takes_native_products_in_small_layers_too():
+    """A masked product makes alpha from the entries, which takes longer than any gain."""
+    found = {}
+    for storage in ("dense", "packed"):
+        model = built(storage, "auto")
+        model(data(1)[0])
+        found[storage] = {weight.kernels.kernels for weight in tk.sparse_weights(model)}
+    assert found == {"dense": {"masked"}, "packed": {"native"}}
+
+
 @pytest.mark.slow
 def test_compiled_by_xla():
     masked = trained(built("dense"), "adam")

@@ -156,6 +156,9 @@ def chosen(
     if made is not None and why is None:
         gain = _speedup(made, inputs, weight)
         faster = f"about {gain:.1f} times as fast"
+        if weight.packed is not None:
+            # A masked product would make alpha from the entries in each step.
+            gain, faster = math.inf, "of packed storage"
         if asked == NATIVE or gain > 1:
             if library.is_available():
                 return Choice(NATIVE, "asked for" if asked == NATIVE else faster)
