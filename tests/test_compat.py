@@ -149,6 +149,21 @@ def test_trainable_variables():
     assert compat.trainable_variables(keras.optimizers.SGD()) == []
 
 
+def test_moving_average():
+    optimizer, [first, _] = updated(keras, keras.optimizers.SGD(0.1, use_ema=True))
+    average = compat.moving_average(optimizer, first)
+    assert average.shape == first.shape and "average" in average.path
+    plain, [first, _] = updated(keras, keras.optimizers.SGD(0.1))
+    assert compat.moving_average(plain, first) is None
+
+
+def test_is_stateless():
+    assert not compat.is_stateless()
+    with keras.StatelessScope():
+        assert compat.is_stateless()
+    assert not compat.is_stateless()
+
+
 def test_accumulated_gradients():
     sgd = keras.optimizers.SGD(gradient_accumulation_steps=3, use_ema=True)
     optimizer, [first, _] = updated(keras, sgd, times=2)

@@ -156,6 +156,12 @@ def accumulated_gradient(optimizer: Any, variable: Any) -> Any:
     return sums[index_of(optimizer, variable)] if sums else None
 
 
+def moving_average(optimizer: Any, variable: Any) -> Any:
+    """The optimizer's average of a variable (`use_ema`), or None."""
+    averages = getattr(optimizer, "_model_variables_moving_average", None)
+    return averages[index_of(optimizer, variable)] if averages else None
+
+
 def clear_accumulated_gradients(optimizer: Any) -> None:
     """Resets the accumulated gradients to zero."""
     optimizer._backend_reset_gradient_accumulators()

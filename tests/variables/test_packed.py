@@ -329,6 +329,24 @@ def test_averaged_weights():
     assert_same(models[1], models[0])
 
 
+def test_averages_follow_their_weights():
+    """Those that enter B start from theta, which has not moved outside it."""
+    with tk.topkast_scope(
+        0.75, 0.5, exploration=0.0, refresh_every=2, storage="packed"
+    ):
+        layer = keras.layers.Dense(2, use_bias=False)
+        model = keras.Sequential([keras.Input((2,)), layer])
+    layer.kernel.assign([[4.0, 3.0], [2.0, 1.0]])
+    [entries] = model.trainable_variables
+    optimizer = keras.optimizers.SGD(1.0, use_ema=True, ema_momentum=0.5)
+    for gradient in ([1.0, 1.0], [1.0, 1.5]):  # 3, 2; then 2, 0.5
+        optimizer.apply([tf.constant(gradient)], [entries])
+    np.testing.assert_array_equal(entries.numpy(), [2.0, 2.0])
+    [average] = optimizer._model_variables_moving_average
+    # Keras begins with the value after the first step: (3 + 2) / 2.
+    np.testing.assert_array_equal(average.numpy(), [2.5, 2.0])
+
+
 @pytest.mark.parametrize(
     ("scope", "message"),
     [

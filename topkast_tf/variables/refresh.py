@@ -211,7 +211,13 @@ def _have_slots_follow(
     if member.weight.method.slots != RESET and member.entries is None:
         return
     after = member.sets.read_value()
-    for slot in observed.get(id(member), NOTHING).slots:
+    seen = observed.get(id(member), NOTHING)
+    if seen.average is not None:
+        # Outside B nothing has moved, so that the average is the weight itself.
+        average = seen.average.read_value()
+        theta = member.read_theta()
+        seen.average.assign(packing.repacked(average, before, after, theta))
+    for slot in seen.slots:
         value = slot.read_value()
         if member.entries is None:
             slot.assign(masked(value, on_backward(after)))

@@ -29,10 +29,12 @@ class Observed:
         shape; without it where it is not known.
       slots: the optimizer's variables of theta's shape that belong to the weight, the
         components of this replica.
+      average: the optimizer's average of the weight's packed entries, or None.
     """
 
     inputs: Mapping[str, tf.Tensor] = dataclasses.field(default_factory=dict)
     slots: Sequence[tf.Variable] = ()
+    average: tf.Variable | None = None
 
 
 NOTHING = Observed()

@@ -166,7 +166,15 @@ def _observed(
         inputs[MOMENTUM] = _momentum(replica, given, gradients, complete, update)
     if key not in given or not _moves_slots(replica):
         return Observed(inputs)
-    return Observed(inputs, slots_of(update.optimizer, given[key].variable))
+    variable = given[key].variable
+    average = None
+    if replica.entries is not None:
+        average = compat.moving_average(update.optimizer, variable)
+    return Observed(
+        inputs,
+        slots_of(update.optimizer, variable),
+        None if average is None else local_component(average),
+    )
 
 
 def _momentum(
