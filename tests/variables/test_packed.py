@@ -22,6 +22,14 @@ OPTIMIZERS = {
 }
 
 
+FAST = ("adam", "accumulating")
+
+
+def _slow_unless(value, fast, name=None):
+    is_fast = (name or value) in fast
+    return pytest.param(value, id=name, marks=[] if is_fast else [pytest.mark.slow])
+
+
 def convolutions():
     return keras.Sequential(
         [
@@ -99,7 +107,7 @@ def test_by_hand():
     np.testing.assert_array_equal(layer.kernel.numpy(), [[2.25, 0.5], [2.0, 1.0]])
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("optimizer", [_slow_unless(o, FAST) for o in OPTIMIZERS])
 def test_equals_masked_updates_bit_for_bit(optimizer):
     masked = trained(built("dense"), optimizer)
     assert_same(trained(built("packed"), optimizer), masked)
@@ -118,7 +126,7 @@ def test_equals_masked_updates_over_200_steps(optimizer, kernels):
 
 
 @pytest.mark.skipif(library.why_unavailable() is not None, reason="no native kernels")
-@pytest.mark.parametrize("optimizer", ["momentum", "adam"])
+@pytest.mark.parametrize("optimizer", [_slow_unless(o, FAST) for o in ("sgd", "adam")])
 def test_native_products_read_the_entries(optimizer):
     packed = trained(built("packed", "native"), optimizer)
     assert_same(packed, trained(built("dense", "native"), optimizer), atol=1e-5)
@@ -150,14 +158,16 @@ def test_compiled_by_xla():
 @pytest.mark.parametrize(
     "arguments",
     [
-        {"backward": "random"},
-        {"stop_exploring_at": 6},
-        {"distribution": "erk"},
-        {"block": (4, 4)},
-        {"exempt": ("first", "last")},
-        {"exploration_norm": "l1", "exploration": 1e-3},
+        _slow_unless(arguments, ("stop_exploring_at", "exempt"), next(iter(arguments)))
+        for arguments in (
+            {"backward": "random"},
+            {"stop_exploring_at": 6},
+            {"distribution": "erk"},
+            {"block": (4, 4)},
+            {"exempt": ("first", "last")},
+            {"exploration_norm": "l1", "exploration": 1e-3},
+        )
     ],
-    ids=lambda arguments: next(iter(arguments)),
 )
 def test_every_kind_of_scope(arguments):
     masked = trained(built("dense", **arguments), "adam")
@@ -210,8 +220,14 @@ def test_custom_loop_and_gradients():
         np.testing.assert_array_equal(mine, theirs)
 
 
-@pytest.mark.parametrize("storage", ["dense", "packed"])
-@pytest.mark.parametrize("other", ["dense", "packed"])
+@pytest.mark.parametrize(
+    ("storage", "other"),
+    [
+        ("packed", "dense"),
+        ("dense", "packed"),
+        pytest.param("packed", "packed", marks=pytest.mark.slow),
+    ],
+)
 def test_files_are_of_both_storages(storage, other, tmp_path):
     model = trained(built(storage), "sgd")
     model.save(tmp_path / "model.keras")
