@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from topkast_tf import compat
-from topkast_tf.core.blocks import Blocks
 from topkast_tf.core.sets import RESERVOIR
 from topkast_tf.methods.base import Method
 from topkast_tf.variables.lookup import sparse_weights
@@ -65,13 +64,9 @@ def capacity(variable: Any) -> int | None:
     weight = replica.weight
     if weight.exempt or weight.packed is not None or _varies(weight.method):
         return None
-    size = math.prod(weight.shape)
-    each = -(-size // weight.units)
-    if isinstance(weight.blocks, Blocks):  # edge blocks are smaller
-        each = math.prod(weight.blocks.block)
-    sent = weight.kept_backward * each
+    sent = weight.most_in_b
     # With a shared budget any weight may get more than planned.
-    return sent if sent < size or len(weight.peers()) > 1 else None
+    return sent if sent < math.prod(weight.shape) or len(weight.peers()) > 1 else None
 
 
 def _varies(method: Method) -> bool:

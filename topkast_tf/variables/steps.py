@@ -7,17 +7,16 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from topkast_tf import compat
-from topkast_tf.compat import raw_variable
 from topkast_tf.core.sets import FORWARD, masked
 from topkast_tf.methods.base import GRADIENT, MOMENTUM, RESET
 from topkast_tf.variables import hooks
-from topkast_tf.variables.components import components, local_component
+from topkast_tf.variables.components import local_component
 from topkast_tf.variables.counters import Counter
 from topkast_tf.variables.refresh import (
     count_steps,
     update_in_place_of_step,
 )
-from topkast_tf.variables.replica import WeightReplica, local_replica
+from topkast_tf.variables.replica import WeightReplica, local, local_replica
 from topkast_tf.variables.select_sets import Observed
 from topkast_tf.variables.views import on_backward
 
@@ -199,8 +198,7 @@ def _momentum(
     own = given.get(id(replica))
     found = None if own is None else momentum_slot(update.optimizer, own.variable)
     if found is not None:
-        copies = components(raw_variable(found))
-        return copies[replica.index % len(copies)].read_value()
+        return local(found, replica.index).read_value()
     average = replica.auxiliary_variable(AVERAGE)
     before = average.read_value()
     gradient = gradients.get(id(replica))

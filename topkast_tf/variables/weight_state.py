@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from topkast_tf import compat
 from topkast_tf.compat import raw_variable
-from topkast_tf.core.blocks import MatrixView
+from topkast_tf.core.blocks import Blocks, MatrixView
 from topkast_tf.core.sparsities import kept
 from topkast_tf.methods.base import Method, Selection
 from topkast_tf.methods.checks import checked
@@ -156,10 +156,14 @@ class WeightState:
 
     @property
     def most_in_b(self) -> int:
-        """The entries that B has by the plan, if no block is at an edge."""
-        size = math.prod(self.shape)
-        each = math.prod(self.blocks.block) if self.blocks else 1
-        return min(size, self.kept_backward * each)
+        """The entries of the units that B keeps by the plan, at most.
+
+        More than the weight has, if B keeps blocks at its edges, which are smaller.
+        """
+        each = -(-math.prod(self.shape) // self.units)
+        if isinstance(self.blocks, Blocks):
+            each = math.prod(self.blocks.block)
+        return self.kept_backward * each
 
     @property
     def _nominal_counts(self) -> dict[int, int]:
@@ -177,11 +181,12 @@ class WeightState:
 
     def pack(self) -> packing.Packed | None:
         """As `packed`, which is made now if it is due."""
-        if self._storage != "packed" or not self.is_ready or compat.is_stateless():
+        if self._storage != "packed" or not self.is_ready:
             return self._packed
         self._ensure_planned()
-        if self._packed is None and not self.exempt:
-            self._packed = packing.make(self._theta, self.sets, self.most_in_b)
+        if self._packed is None and not self.exempt and not compat.is_stateless():
+            size = min(math.prod(self.shape), self.most_in_b)
+            self._packed = packing.make(self._theta, self.sets, size)
         return self._packed
 
     def _unpack(self) -> None:
