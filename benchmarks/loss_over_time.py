@@ -63,7 +63,8 @@ with quiet_start():
 
 COLUMNS = (
     *("study", "minutes", "threads", "cpu", "tensorflow", "seed", "network", "width"),
-    *("step", "seconds", "cpu_seconds", "first_step_seconds", "loss", "accuracy"),
+    *("learning_rate", "step", "seconds", "cpu_seconds", "first_step_seconds"),
+    *("loss", "accuracy"),
 )
 
 
@@ -73,6 +74,7 @@ class Study(NamedTuple):
     Attributes:
       arguments: flags of launch/train.py that all its networks share.
       minutes: training time of each network.
+      rates: the largest learning rate of each network.
       wider: the factor on the widths of the wider network.
       evaluated: batches of the validation data that are evaluated.
       metric: the metric that is the loss.
@@ -81,6 +83,7 @@ class Study(NamedTuple):
 
     arguments: tuple[str, ...]
     minutes: float
+    rates: dict[str, float]
     wider: float
     evaluated: int
     metric: str
@@ -93,8 +96,9 @@ _TEXT = (
 )
 STUDIES = {
     "txl_small": Study(
-        (*_TEXT, "--model=txl_small", "--batch_size=16", "--learning_rate=1e-3"),
+        (*_TEXT, "--model=txl_small", "--batch_size=16"),
         2.5,
+        {"dense": 1e-3, "sparse": 1e-3, "wider": 1e-3},
         1.5,
         30,
         "bpc",
@@ -102,10 +106,11 @@ STUDIES = {
     ),
     "txl_medium": Study(
         (
-            *(*_TEXT, "--model=txl_medium", "--batch_size=16", "--learning_rate=5e-4"),
+            *(*_TEXT, "--model=txl_medium", "--batch_size=16"),
             *("--segment_length=64", "--memory_length=64", "--evaluation_segment=64"),
         ),
         6,
+        {"dense": 5e-4, "sparse": 5e-4, "wider": 5e-4},
         1.625,
         12,
         "bpc",
@@ -113,10 +118,11 @@ STUDIES = {
     ),
     "resnet20": Study(
         (
-            *("--dataset=cifar10", "--model=resnet20", "--learning_rate=0.05"),
+            *("--dataset=cifar10", "--model=resnet20"),
             *("--warmup_steps=50", "--exempt=first,last"),
         ),
         3.5,
+        {"dense": 0.05, "sparse": 0.05, "wider": 0.05},
         1.25,
         4,
         "cross_entropy",
@@ -131,11 +137,13 @@ def define_flags(values: flags.FlagValues) -> None:
     """Adds the flags of this benchmark."""
     for kind, name, default, text in (
         ("list", "studies", list(STUDIES), "which studies"),
+        ("list", "networks", list(NETWORKS), "which networks"),
         ("string", "text_dir", None, "a folder of text files"),
         ("string", "image_dir", None, "a folder of prepared tensorflow-datasets"),
         ("string", "csv", "loss_over_time.csv", "where the curves are kept"),
         ("string", "plot", None, "draw the studies of the CSV into this file"),
         ("float", "minutes", 0.0, "training time of each network; 0: the study's own"),
+        ("float", "learning_rate", 0.0, "the largest rate; 0: each network's own"),
         ("float", "turn", 15.0, "seconds that a network trains before the next does"),
     ):
         define = getattr(flags, f"DEFINE_{kind}")
@@ -157,9 +165,11 @@ class Training:
       seed: of weights and batches.
       data_dir: where the data are.
       seconds: how long it is to train, by the clock of the processor.
+      largest_rate: the learning rate after the warm-up; 0: that of the study.
 
     Attributes:
       width: the factor on its widths.
+      largest_rate: the learning rate after the warm-up.
       step: steps taken.
       seconds: time of all but the first step, by the clock.
       cpu_seconds: the same, of the processor.
@@ -167,14 +177,22 @@ class Training:
     """
 
     def __init__(
-        self, study: Study, network: str, seed: int, data_dir: str, seconds: float
+        self,
+        study: Study,
+        network: str,
+        seed: int,
+        data_dir: str,
+        seconds: float,
+        largest_rate: float,
     ):
         self.width = study.wider if network == "wider" else 1.0
+        self.largest_rate = largest_rate or study.rates[network]
         how = ("--method=dense",) if network == "dense" else _SPARSE
         arguments = (
             f"--data_dir={data_dir}",
             f"--seed={seed}",
             f"--width={self.width}",
+            f"--learning_rate={self.largest_rate}",
         )
         given = ["", *study.arguments, *arguments, *how, "--nodeterministic"]
         settings = resolve.resolved(launch_flags.parse(given))
@@ -238,16 +256,20 @@ def run_seed(
     """Trains the networks of a study in turns; returns the rows of their curves."""
     study = STUDIES[name]
     networks = {
-        network: Training(study, network, seed, data_dir, 60 * minutes)
-        for network in tqdm(NETWORKS, f"{name}, seed {seed}: compiling", disable=None)
+        network: Training(
+            study, network, seed, data_dir, 60 * minutes, values.learning_rate
+        )
+        for network in tqdm(
+            values.networks, f"{name}, seed {seed}: compiling", disable=None
+        )
     }
     total = 60 * minutes
     rows = []
     marks = [total * (k + 1) / values.points for k in range(values.points)]
-    with tqdm(total=round(total * len(NETWORKS)), unit="s", disable=None) as bar:
+    with tqdm(total=round(total * len(networks)), unit="s", disable=None) as bar:
         bar.set_description(f"{name}, seed {seed}")
         for mark in marks:
-            while behind := [n for n in NETWORKS if networks[n].cpu_seconds < mark]:
+            while behind := [n for n in networks if networks[n].cpu_seconds < mark]:
                 for network in behind:
                     training = networks[network]
                     before = training.cpu_seconds
@@ -260,6 +282,7 @@ def run_seed(
                         "seed": seed,
                         "network": network,
                         "width": training.width,
+                        "learning_rate": training.largest_rate,
                         "step": training.step,
                         "seconds": f"{training.seconds:.2f}",
                         "cpu_seconds": f"{training.cpu_seconds:.2f}",
@@ -267,8 +290,8 @@ def run_seed(
                         **{key: f"{value:.5f}" for key, value in found.items()},
                     }
                 )
-            losses = [row["loss"] for row in rows[-len(NETWORKS) :]]
-            bar.set_postfix(dict(zip(NETWORKS, losses, strict=True)))
+            losses = [row["loss"] for row in rows[-len(networks) :]]
+            bar.set_postfix(dict(zip(networks, losses, strict=True)))
     return rows
 
 
@@ -301,24 +324,25 @@ def time_to(curve: Sequence[dict[str, str]], loss: float) -> float:
 def table_rows(name: str, rows: Sequence[dict[str, str]]) -> list[Sequence[str]]:
     """The rows of the table for a study, without the header."""
     of = {network: curves(rows, network) for network in NETWORKS}
-    # The loss that each seed's dense network ends with.
-    ends = [float(curve[-1]["loss"]) for curve in of["dense"]]
     found: list[Sequence[str]] = []
     for network, each in of.items():
+        if not all(each):
+            continue  # not among --networks
         last = [curve[-1] for curve in each]
         steps = [
             1e3 * float(row["cpu_seconds"]) / (int(row["step"]) - 1) for row in last
         ]
+        ends = [dense[-1] for dense in of["dense"] if dense]
         sooner = [
-            float(dense[-1]["cpu_seconds"]) / time_to(curve, end)
-            for dense, curve, end in zip(of["dense"], each, ends, strict=True)
+            float(end["cpu_seconds"]) / time_to(curve, float(end["loss"]))
+            for end, curve in zip(ends, each, strict=False)
         ]
         found.append(
             (
                 f"{name}: {network}",
                 f"{statistics.median(steps):.0f}",
                 str(common.spread([float(row["loss"]) for row in last])),
-                str(common.spread(sooner)),
+                str(common.spread(sooner)) if sooner else "",
                 str(len(each)),
             )
         )

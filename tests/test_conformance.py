@@ -27,6 +27,9 @@ def topkast_with_swat():
 EXAMPLES = {
     "topkast": lambda: tk.topkast_scope(0.9, 0.8, refresh_every=2),
     "topkast global": lambda: tk.topkast_scope(0.9, 0.8, distribution="global"),
+    "topkast packed": lambda: tk.topkast_scope(
+        0.9, 0.8, refresh_every=2, storage="packed"
+    ),
     "swat": lambda: swat_scope(0.9, topk_period=2, activations_per="sample"),
     "swat-m": lambda: swat_scope(0.8, distribution="momentum", topk_period=4),
     "swat-m convolutions": lambda: swat_scope(

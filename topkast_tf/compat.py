@@ -125,15 +125,14 @@ def variable_count(optimizer: Any) -> int:
 
 def trainable_variables(optimizer: Any) -> list[Any]:
     """The variables that an optimizer was built with."""
-    return list(getattr(optimizer, "_trainable_variables", None) or ())
+    return list(getattr(optimizer, TRAINABLE_VARIABLES, None) or ())
 
 
-NO_SLOTS = (
-    "_variables",
-    "_trainable_variables",
-    "_accumulated_gradients",
-    "_model_variables_moving_average",
-)
+ALL_VARIABLES, TRAINABLE_VARIABLES = "_variables", "_trainable_variables"
+"""Attributes of an optimizer: its own variables, and those that it updates."""
+AVERAGES = "_model_variables_moving_average"
+"""That of its averages of those that it updates."""
+NO_SLOTS = (ALL_VARIABLES, TRAINABLE_VARIABLES, "_accumulated_gradients", AVERAGES)
 """Optimizer lists with one variable per weight that are not slots."""
 
 
@@ -158,7 +157,7 @@ def accumulated_gradient(optimizer: Any, variable: Any) -> Any:
 
 def moving_average(optimizer: Any, variable: Any) -> Any:
     """The optimizer's average of a variable (`use_ema`), or None."""
-    averages = getattr(optimizer, "_model_variables_moving_average", None)
+    averages = getattr(optimizer, AVERAGES, None)
     return averages[index_of(optimizer, variable)] if averages else None
 
 

@@ -80,6 +80,7 @@ class Storage:
       packed: whether SWAT's activations are packed in this implementation.
       replaces_relu: whether there is a SWAT scope, which may pack ReLUs too.
       parts: parts of a device's batch, computed one after another.
+      weights_packed: whether this implementation trains the entries of B alone.
     """
 
     slots: int
@@ -88,6 +89,7 @@ class Storage:
     packed: bool = False
     replaces_relu: bool = False
     parts: int = 1
+    weights_packed: bool = False
 
 
 def memory_of(network: Network, storage: Storage, batch: int) -> Memory:
@@ -109,8 +111,12 @@ def memory_of(network: Network, storage: Storage, batch: int) -> Memory:
     inputs = forward.inputs.of(batch)
     carried = forward.carried.of(batch)
     fixed = network.statistics_bytes
+    trained = reached if storage.weights_packed else every
+    # Packed weights are beside theta, with the code of each entry.
+    entries = sum(p.backward for p in parameters if p.has_sets)
+    beside = entries * (FLOAT32 + 1) if storage.weights_packed else 0
     accelerator = [
-        Item("weights", every, every, on_device),
+        Item("weights", every, every + beside, on_device),
         Item(
             "sets and other state",
             0,
@@ -123,11 +129,11 @@ def memory_of(network: Network, storage: Storage, batch: int) -> Memory:
             _copies(parameters, storage),
             _copies(parameters, storage, dense=True, of="forward"),
         ),
-        Item("gradients", *(summands * size for size in (every, every, reached))),
+        Item("gradients", *(summands * size for size in (every, trained, reached))),
         Item(
             "optimizer slots",
             storage.slots * every,
-            storage.slots * every,
+            storage.slots * trained,
             storage.slots * on_device,
         ),
         Item("statistics", fixed, fixed, fixed),

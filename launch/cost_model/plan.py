@@ -174,9 +174,10 @@ def _storage(settings: flags.FlagValues, method: str) -> Storage:
         slots=slots,
         compute_itemsize=compute_itemsize(settings),
         keeps_penalty=METHODS[method].has_penalty and value("exploration", 0) > 0,
-        packed=value("storage") == "packed",
+        packed=value("storage") == "packed" and METHODS[method].sparse_activations,
         replaces_relu=METHODS[method].sparse_activations,
         parts=value("accumulate", 1),
+        weights_packed=METHODS[method].storage_of_weights(settings) == "packed",
     )
 
 

@@ -9,6 +9,7 @@ import keras
 
 from launch import callbacks
 from launch.config import flags as launch_flags
+from launch.config.methods import METHODS
 from launch.distribute import devices, replicas, strategies
 from launch.run import failures, sparsity, trainers
 from launch.run.building import add_weight_decay, build
@@ -22,7 +23,7 @@ from launch.tasks.base import Task
 from launch.tasks.metrics import Items
 from topkast_tf import gradients as reduction
 from topkast_tf.analysis.mask_history import OtherFiles
-from topkast_tf.kernels.choice import loading_with
+from topkast_tf.variables.of_run import loading_with
 
 MODEL_FILE = "model.keras"
 
@@ -106,12 +107,13 @@ def _start(
 ) -> tuple[keras.Model, dict[str, Any]]:
     """The restored or new model, under its strategy, and the state of the run."""
     strategy = strategies.start(task.settings)
+    storage = METHODS[method].storage_of_weights(task.settings)
     # All workers read what the chief has written.
     folder = pathlib.Path(task.settings.run_dir) / method / "checkpoints"
     if is_chief:
         checkpoints.clear_unfinished(folder)
     with strategy.scope():
-        with loading_with(task.settings.kernels):
+        with loading_with(task.settings.kernels, storage):
             restored = checkpoints.restore(folder)
         model, state, damaged = restored or (build(task, method), {}, [])
     replicas.part_seeds(model)

@@ -25,10 +25,14 @@ SHORT = (
     *("--dynamics_every=3", "--learning_rate=0.05"),
 )
 METHODS = {
-    "topkast": ("--fwd=0.8", "--bwd=0.6", "--refresh_every=2"),
+    "topkast": ("--method=topkast", "--fwd=0.8", "--bwd=0.6", "--refresh_every=2"),
     # Thresholds per example do not depend on how the batch is divided.
-    "swat": ("--sparsity=0.8", "--activations_per=sample"),
-    "rigl": ("--sparsity=0.8", "--update_every=3", "--drop_noise=0"),
+    "packed": (
+        *("--method=topkast", "--fwd=0.8", "--bwd=0.6", "--refresh_every=2"),
+        "--storage=packed",
+    ),
+    "swat": ("--method=swat", "--sparsity=0.8", "--activations_per=sample"),
+    "rigl": ("--method=rigl", "--sparsity=0.8", "--update_every=3", "--drop_noise=0"),
 }
 LAST = "step-00000012.keras"
 
@@ -78,15 +82,20 @@ def variables(path):
     scope="module",
     params=[
         "topkast",
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("swat", "rigl")),
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in METHODS
+            if name != "topkast"
+        ),
     ],
 )
 def undisturbed(request, start, tmp_path_factory):
     """Flags, folder and output of an uninterrupted job of a method."""
     folder = tmp_path_factory.mktemp(request.param) / "run"
-    arguments = (*SHORT, *METHODS[request.param], f"--method={request.param}")
+    arguments = (*SHORT, *METHODS[request.param])
     said = ended(start(*arguments, f"--run_dir={folder}", forked=True))
-    return arguments, folder / request.param, said
+    method = arguments[len(SHORT)].removeprefix("--method=")
+    return arguments, folder / method, said
 
 
 def alone(arguments, method, run_dir):
@@ -111,7 +120,7 @@ def assert_same_but_rounding(folder, other):
 
 @pytest.mark.slow
 def test_three_workers_train_as_one_process(start, tmp_path):
-    arguments = (*SHORT, *METHODS["topkast"], "--method=topkast", "--batch_size=126")
+    arguments = (*SHORT, *METHODS["topkast"], "--batch_size=126")
     said = ended(start(*arguments, f"--run_dir={tmp_path}/run", workers=3))
     assert "topkast: 3 replicas" in said
     _, other = alone(arguments, "topkast", tmp_path)

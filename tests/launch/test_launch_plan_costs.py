@@ -63,6 +63,15 @@ def test_memory_of_packed_activations_by_hand():
     assert "theta" not in bytes_of(found, "host")
 
 
+def test_memory_of_packed_weights_by_hand():
+    storage = memory.Storage(slots=2, weights_packed=True)
+    found = bytes_of(memory.memory_of(one_layer(), storage, batch=4))
+    # Of 100 entries 20 are in B, and 10 more parameters are dense.
+    assert found["weights"][1] == 440 + 20 * (4 + 1)
+    assert found["gradients"][1] == 120
+    assert found["optimizer slots"][1] == 2 * 120
+
+
 def test_flops_and_exchange_of_one_layer_by_hand():
     flops = costs.flops_a_step(one_layer(), batch=4)
     assert flops.dense.training == 2 * 400 * 3

@@ -75,6 +75,36 @@ def test_evaluation_within_an_epoch_changes_no_weight(tmp_path):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
+def test_a_run_with_packed_storage_goes_on_as_one_with_dense_storage(tmp_path):
+    """Their checkpoints are of one form; with the same rule for slots, so are the runs."""
+    plain_model.register()
+    found = {}
+    for name, storages in (  # of the first four steps, and of the rest
+        ("dense", ["dense", "dense"]),
+        ("packed", ["packed", "packed"]),
+        ("first_packed", ["packed", "dense"]),
+    ):
+        for storage, steps in zip(storages, (4, 8), strict=True):
+            (tmp_path / name).mkdir(exist_ok=True)
+            asked = settings(
+                *("--model=normed", "--batch_size=256", f"--steps={steps}"),
+                *("--fwd=0.8", "--bwd=0.6", "--refresh_every=3", "--slots=reset"),
+                *(f"--storage={storage}", "--kernels=masked", "--lr_schedule=constant"),
+                *("--deterministic", f"--run_dir={tmp_path / name}"),
+            )
+            task = task_of(asked)
+            task.load()
+            training.train(task, "topkast")
+        found[name] = variables(
+            tmp_path / name / "topkast" / "checkpoints" / "step-00000008.keras"
+        )
+    for name in ("packed", "first_packed"):
+        for ours, theirs in zip(
+            found[name].values(), found["dense"].values(), strict=True
+        ):
+            assert ours.tobytes() == theirs.tobytes()
+
+
 # --- The model -----------------------------------------------------------------------
 
 
@@ -156,10 +186,16 @@ SHORT = (
 LAST = "step-00000015.keras"
 
 
-def short(method, folder):
+def short(name, folder):
     """The arguments of a short run."""
-    period = ("--topk_period=3",) if "swat" in method else ()
-    return [f"--method={method}", *SHORT, *period, f"--run_dir={folder}"]
+    own = ("--topk_period=3",) if "swat" in name else ()
+    if name == "packed":
+        own = "--fwd=0.8", "--bwd=0.6", "--storage=packed"
+    return [f"--method={method_of(name)}", *SHORT, *own, f"--run_dir={folder}"]
+
+
+def method_of(name):
+    return "topkast" if name == "packed" else name
 
 
 def variables(path):
@@ -200,12 +236,13 @@ def launch(command):
     params=[
         pytest.param("dense", marks=pytest.mark.slow),
         "topkast",
+        pytest.param("packed", marks=pytest.mark.slow),
         pytest.param("swat", marks=pytest.mark.slow),
         pytest.param("topkast_swat", marks=pytest.mark.slow),
     ],
 )
 def undisturbed(request, tmp_path_factory):
-    """A method and the folder of an uninterrupted run of it.
+    """The name of a short run, its method and the folder in which it ran undisturbed.
 
     It has its own process; the runs compared with it are forks.
     """
@@ -214,14 +251,14 @@ def undisturbed(request, tmp_path_factory):
     launch = launcher([sys.executable, plain_model.__file__])
     ended = launch(*short(request.param, folder))
     assert ended.returncode == 0, ended.stderr
-    return request.param, folder
+    return request.param, method_of(request.param), folder
 
 
 def test_resumed_run_equals_uninterrupted_run(undisturbed, command, launch, tmp_path):
     """After SIGTERM; `test_launch_kills.py` tests SIGKILL."""
-    method, whole = undisturbed
+    name, method, whole = undisturbed
     folder = tmp_path / "run"
-    arguments = short(method, folder)
+    arguments = short(name, folder)
     with subprocess.Popen(
         [*command, *arguments],
         stdout=subprocess.PIPE,
@@ -248,7 +285,7 @@ def test_resumed_run_equals_uninterrupted_run(undisturbed, command, launch, tmp_
 def test_run_with_truncated_checkpoint_equals_uninterrupted_run(
     undisturbed, launch, tmp_path
 ):
-    method, whole = undisturbed
+    name, method, whole = undisturbed
     folder = tmp_path / "run"
     shutil.copytree(whole, folder)
     (folder / method / "result.json").unlink()
@@ -264,7 +301,7 @@ def test_run_with_truncated_checkpoint_equals_uninterrupted_run(
 
 
 def test_finished_run_only_prints_its_table(undisturbed, launch):
-    method, folder = undisturbed
+    _, method, folder = undisturbed
     before = {p: p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()}
     ended = launch(f"--flagfile={folder}/flags.cfg")
     assert ended.returncode == 0

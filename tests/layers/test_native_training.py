@@ -11,7 +11,7 @@ import topkast_tf as tk
 from tests import zoo
 from tests.layers.test_native import layer_in_scope
 from topkast_tf.kernels import library as kernels
-from topkast_tf.kernels.choice import loading_with
+from topkast_tf.variables.of_run import loading_with
 
 pytestmark = pytest.mark.skipif(
     kernels.why_unavailable() is not None, reason=str(kernels.why_unavailable())

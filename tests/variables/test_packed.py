@@ -10,6 +10,7 @@ from tests import zoo
 from topkast_tf.compat import raw_variable
 from topkast_tf.core import packing
 from topkast_tf.kernels import library
+from topkast_tf.variables.of_run import loading_with
 
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 OPTIMIZERS = {
@@ -19,6 +20,7 @@ OPTIMIZERS = {
     "adamw": lambda: keras.optimizers.AdamW(0.01, weight_decay=0.01),
     "clipped": lambda: keras.optimizers.Adam(0.01, global_clipnorm=0.5),
     "accumulating": lambda: keras.optimizers.Adam(0.01, gradient_accumulation_steps=2),
+    "scaled": lambda: keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(0.01)),
 }
 
 
@@ -270,6 +272,59 @@ def test_resumed_training_is_the_same_bit_for_bit(tmp_path):
         resumed.optimizer.variables, whole.optimizer.variables, strict=True
     ):
         np.testing.assert_array_equal(mine.numpy(), theirs.numpy())
+
+
+@pytest.mark.parametrize("storage", ["dense", "packed"])
+@pytest.mark.parametrize("optimizer", [_slow_unless(o, FAST) for o in OPTIMIZERS])
+def test_training_goes_on_in_the_other_storage(storage, optimizer, tmp_path):
+    """A file of one storage, with its optimizer, loads in the other, with the same bits."""
+    other = {"dense": "packed", "packed": "dense"}[storage]
+    whole = trained(built(storage), optimizer, 12)
+    trained(built(storage), optimizer, 8).save(tmp_path / "model.keras")
+    with loading_with("masked", other):
+        resumed = keras.models.load_model(tmp_path / "model.keras")
+    x, y = data()
+    resumed.fit(x, y, batch_size=8, shuffle=False, verbose=0)
+    assert_same(resumed, whole)
+    # The files are equal too, slots and all.
+    for each, name in ((resumed, "ours.keras"), (whole, "theirs.keras")):
+        each.save(tmp_path / name)
+    with loading_with("masked"):
+        ours, theirs = (
+            keras.models.load_model(tmp_path / name)
+            for name in ("ours.keras", "theirs.keras")
+        )
+    mine, yours = ours.optimizer.variables, theirs.optimizer.variables
+    assert len(mine) == len(yours)
+    assert any(v.shape == (3, 3, 4, 12) for v in mine) or optimizer == "sgd"
+    for a, b in zip(mine, yours, strict=True):
+        np.testing.assert_array_equal(a.numpy(), b.numpy(), a.path)
+
+
+def test_weights_of_a_subclass_are_loaded_before_its_optimizer(tmp_path):
+    @keras.saving.register_keras_serializable()
+    class Late(keras.Model):
+        def __init__(self, **kwargs):
+            super().__init__(**kwargs)
+            self.zz = keras.layers.Dense(10)  # behind `optimizer`, by name
+
+        def call(self, x):
+            return self.zz(keras.ops.reshape(x, (-1, 400)))
+
+        def build(self, shape):
+            self.zz.build((None, 400))
+
+    model = built("packed", builder=Late)
+    model.compile(keras.optimizers.SGD(0.05, momentum=0.9, use_ema=True), LOSS)
+    x, y = data()
+    model.fit(x, y, batch_size=8, verbose=0)
+    model.save(tmp_path / "model.keras")
+    with loading_with("masked", "packed"):
+        loaded = keras.models.load_model(tmp_path / "model.keras")
+    for mine, theirs in zip(
+        loaded.optimizer.variables, model.optimizer.variables, strict=True
+    ):
+        np.testing.assert_array_equal(mine.numpy(), theirs.numpy(), mine.path)
 
 
 def test_weights_from_outside():

@@ -56,7 +56,8 @@ class Summary:
       dense_parameters: trainable parameters, and sparsified ones that are frozen.
       kept_parameters: those that a forward pass uses.
       state_bytes: memory of the sets (one byte per entry), counters and auxiliary
-        variables, in bytes.
+        variables, and of packed weights the vectors of B's entries and their codes, in
+        bytes.
     """
 
     rows: tuple[WeightRow, ...]
@@ -166,9 +167,9 @@ def summary(model: Any) -> Summary:
     for weight in planned_weights(model):
         size = math.prod(weight.shape)
         kept = int(weight.forward_mask().sum())
+        beside = [*weight.state_variables().values(), *(weight.packed or ())]
         state_bytes += sum(
-            math.prod(made.shape) * tf.as_dtype(made.dtype).size
-            for made in weight.state_variables().values()
+            math.prod(made.shape) * tf.as_dtype(made.dtype).size for made in beside
         )
         sparse.add(id(weight.variable))
         if weight.exempt:

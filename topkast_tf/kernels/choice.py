@@ -3,21 +3,14 @@
 The same machine decides the same each time, so that a run resumes bitwise.
 """
 
-import contextlib
-import contextvars
 import math
-from collections.abc import Iterator
 from typing import NamedTuple
-
-from topkast_tf.core.context_values import holding
 
 KERNELS = ("auto", "masked", "native")
 """What a scope may ask for: what pays, the masked product, or the native kernels."""
 
 DTYPES = ("float32", "bfloat16")
 """What native products compute in; variables are float32."""
-
-_of_loaded = contextvars.ContextVar("of_loaded", default="auto")
 
 
 def check(kernels: str) -> None:
@@ -26,23 +19,6 @@ def check(kernels: str) -> None:
         raise ValueError(
             f"Expected kernels in {KERNELS}. Received: kernels={kernels!r}"
         )
-
-
-@contextlib.contextmanager
-def loading_with(kernels: str) -> Iterator[None]:
-    """Within it, models that are loaded outside of a scope use these kernels.
-
-    Args:
-      kernels: one of `KERNELS`.
-    """
-    check(kernels)
-    with holding(_of_loaded, kernels):
-        yield
-
-
-def of_loaded() -> str:
-    """The kernels of models that are loaded outside of a scope."""
-    return _of_loaded.get()
 
 
 class NoNativeKernels(ValueError):

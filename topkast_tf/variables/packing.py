@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from topkast_tf import compat
 from topkast_tf.core.packing import packed
-from topkast_tf.variables import hooks
+from topkast_tf.variables import hooks, optimizer_files
 from topkast_tf.variables.components import components
 
 STORAGES = ("dense", "packed")
@@ -167,6 +167,7 @@ def install(library: Any) -> None:
     Args:
       library: the module `keras`.
     """
+    optimizer_files.install(library.optimizers.Optimizer)
     layer_class = library.layers.Layer
     for name in ("trainable_variables", "trainable_weights"):
         original = vars(layer_class)[name].fget

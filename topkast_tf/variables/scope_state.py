@@ -17,11 +17,9 @@ from absl import logging
 
 from topkast_tf import compat
 from topkast_tf.core.blocks import MatrixView
-from topkast_tf.kernels import choice
 from topkast_tf.methods import Method
 from topkast_tf.methods.base import RESET
 from topkast_tf.variables import hooks, serving
-from topkast_tf.variables.active_scopes import active_scope
 from topkast_tf.variables.budget import Budget, shared_budget
 from topkast_tf.variables.decisions import (
     FIRST,
@@ -30,6 +28,7 @@ from topkast_tf.variables.decisions import (
     Rules,
     SavedDecisions,
 )
+from topkast_tf.variables.of_run import of_loaded
 from topkast_tf.variables.placement import Placement, seed_of
 from topkast_tf.variables.planning import plan_weights
 from topkast_tf.variables.scope_config import config_of, parts_of
@@ -358,17 +357,17 @@ class SparsityScope:
 
     @classmethod
     def from_config(cls, config: Mapping) -> "SparsityScope":
-        """The inverse of `get_config`, which does not hold `kernels`."""
+        """The inverse of `get_config`, which does not hold what is of the run."""
         method, placement = parts_of(config)
-        active = active_scope()
+        of_run = of_loaded()
         scope = cls(
             method,
             placement,
             config["uid"],
             config["weights"],
             restored=True,
-            kernels=choice.of_loaded() if active is None else active.kernels,
-            storage="dense" if active is None else active.storage,
+            kernels=of_run.kernels,
+            storage=of_run.storage,
         )
         scope._replaces = "replaces" in config
         return scope

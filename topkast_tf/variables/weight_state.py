@@ -108,6 +108,14 @@ class WeightState:
         """Step and counts as a `tf.Variable`."""
         return raw_variable(self._counters)
 
+    def saved_values(self) -> tuple[np.ndarray, np.ndarray]:
+        """Theta and the set codes that Keras would save now.
+
+        Within a `keras.StatelessScope`, which another thread may be saving in, those are
+        its values and not those of the variables.
+        """
+        return np.asarray(self._theta.numpy()), np.asarray(self._sets.numpy())
+
     @property
     def is_ready(self) -> bool:
         """Whether its variables exist and hold values (Keras may build symbolically)."""

@@ -20,6 +20,8 @@ Scopes = Callable[[flags.FlagValues, int | None], Sequence[Scope]]
 LAYERWISE = ("uniform", "er", "erk")
 """Distributions that fix the sparsity of each layer in advance."""
 PLACEMENT = ("distribution", "exempt", "include")
+OF_WEIGHTS = ("sparsity", *PLACEMENT, "kernels")
+"""The common flags of methods with one sparsity."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,16 +38,22 @@ class RunMethod:
       check: raises `UserError` for flags of the method that contradict each other.
       has_penalty: whether it may add an exploration loss.
       sparse_activations: whether the backward pass keeps sparse activations.
+      stores_weights: whether --storage is that of its weights, and not of activations.
     """
 
     about: str
     scopes: Scopes
     groups: Groups = ()
-    common: tuple[str, ...] = ("sparsity", *PLACEMENT, "kernels")
+    common: tuple[str, ...] = OF_WEIGHTS
     distributions: tuple[str, ...] = LAYERWISE
     check: Callable[[flags.FlagValues], None] = lambda values: None
     has_penalty: bool = False
     sparse_activations: bool = False
+    stores_weights: bool = False
+
+    def storage_of_weights(self, settings: flags.FlagValues) -> str:
+        """What the optimizer trains: `dense`, theta, or `packed`, the entries of B."""
+        return settings.storage if self.stores_weights else "dense"
 
     @property
     def flags(self) -> tuple[Flag, ...]:

@@ -84,6 +84,15 @@ COMMON = (
         "without native kernels), or auto, native where they are expected to be faster",
         choices=("auto", "masked", "native"),
     ),
+    Flag(
+        "string",
+        "storage",
+        "dense",
+        "dense or packed: of Top-KAST and static masks the trained weights (packed: the "
+        "entries of the backward set alone, with gradients and slots as long); of SWAT, "
+        "also with Top-KAST, the tensors kept for the backward pass (packed is slower)",
+        choices=("dense", "packed"),
+    ),
 )
 
 

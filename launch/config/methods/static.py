@@ -3,7 +3,7 @@
 from absl import flags
 
 from launch.config.flag import Flag
-from launch.config.methods.base import RunMethod, Scope, sparse_scope
+from launch.config.methods.base import OF_WEIGHTS, RunMethod, Scope, sparse_scope
 
 GROUP = (
     "Static masks, SET, RigL",
@@ -20,7 +20,14 @@ GROUP = (
 
 
 def _scopes(settings: flags.FlagValues, total_steps: int | None) -> list[Scope]:
-    return [sparse_scope("static", settings, {"first_mask": settings.first_mask})]
+    arguments = {"first_mask": settings.first_mask, "storage": settings.storage}
+    return [sparse_scope("static", settings, arguments)]
 
 
-METHOD = RunMethod("a static mask", _scopes, groups=(GROUP,))
+METHOD = RunMethod(
+    "a static mask",
+    _scopes,
+    groups=(GROUP,),
+    common=(*OF_WEIGHTS, "storage"),
+    stores_weights=True,
+)

@@ -5,7 +5,13 @@ from typing import Any
 from absl import flags
 
 from launch.config.flag import AT_LEAST_1, SHARE, Flag
-from launch.config.methods.base import LAYERWISE, RunMethod, Scope, placement
+from launch.config.methods.base import (
+    LAYERWISE,
+    OF_WEIGHTS,
+    RunMethod,
+    Scope,
+    placement,
+)
 
 _OPERANDS = ("weights", "activations")
 _PER = ("batch", "sample")
@@ -71,13 +77,6 @@ FLAGS = (
         "step from which the active weights are fixed",
         bounds=AT_LEAST_1,
     ),
-    Flag(
-        "string",
-        "storage",
-        "dense",
-        "of tensors kept for the backward pass: dense, or packed, which is slower",
-        choices=("dense", "packed"),
-    ),
 )
 GROUP = ("SWAT", FLAGS)
 
@@ -114,6 +113,7 @@ METHOD = RunMethod(
     "SWAT",
     _scopes,
     groups=(GROUP,),
+    common=(*OF_WEIGHTS, "storage"),
     distributions=(*LAYERWISE, "global", "momentum"),
     sparse_activations=True,
 )

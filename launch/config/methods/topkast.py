@@ -64,9 +64,9 @@ FLAGS = (
     Flag(
         "string",
         "slots",
-        "decay",
-        "the optimizer's slots outside the backward set: decay, with a gradient of zero, "
-        "or reset to zero",
+        None,
+        "the optimizer's slots outside the backward set: decay, with a gradient of zero "
+        "(the default); or reset to zero (the only one with --storage=packed)",
         choices=("decay", "reset"),
     ),
 )
@@ -83,24 +83,35 @@ def check(values: flags.FlagValues) -> None:
         )
 
 
-def scope(settings: flags.FlagValues) -> Scope:
-    """The scope of Top-KAST."""
+def scope(settings: flags.FlagValues, storage: str = "dense") -> Scope:
+    """The scope of Top-KAST.
+
+    Args:
+      settings: the resolved flags.
+      storage: of its weights.
+    """
     from topkast_tf import topkast_scope
 
     arguments: dict[str, Any] = {flag.name: settings[flag.name].value for flag in FLAGS}
     arguments["block"] = whole_numbers(settings, "block") or None
-    return topkast_scope(**arguments, kernels=settings.kernels, **placement(settings))
+    return topkast_scope(
+        **arguments,
+        kernels=settings.kernels,
+        storage=storage,
+        **placement(settings),
+    )
 
 
 def _scopes(settings: flags.FlagValues, total_steps: int | None) -> list[Scope]:
-    return [scope(settings)]
+    return [scope(settings, settings.storage)]
 
 
 METHOD = RunMethod(
     "Top-KAST",
     _scopes,
     groups=(GROUP,),
-    common=(*PLACEMENT, "kernels"),
+    common=(*PLACEMENT, "kernels", "storage"),
+    stores_weights=True,
     distributions=(*LAYERWISE, "global"),
     check=check,
     has_penalty=True,

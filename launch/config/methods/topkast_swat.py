@@ -3,7 +3,7 @@
 from absl import flags
 
 from launch.config.methods import swat, topkast
-from launch.config.methods.base import RunMethod, Scope
+from launch.config.methods.base import OF_WEIGHTS, RunMethod, Scope
 
 
 def _scopes(settings: flags.FlagValues, total_steps: int | None) -> list[Scope]:
@@ -17,6 +17,7 @@ METHOD = RunMethod(
     "Top-KAST weights, SWAT activations",
     _scopes,
     groups=(topkast.GROUP, swat.GROUP),
+    common=(*OF_WEIGHTS, "storage"),
     distributions=topkast.METHOD.distributions,
     check=topkast.check,
     has_penalty=True,
