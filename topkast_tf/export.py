@@ -2,11 +2,18 @@
 
 from typing import Any
 
-from topkast_tf.layers.remaking import copy_values, made_again
+from absl import logging
+
+from topkast_tf.layers import compressed
+from topkast_tf.layers.remaking import copy_values, counterparts, made_again
 from topkast_tf.layers.structure import library_of
+from topkast_tf.layers.weights import weights_of
+
+KERNELS = ("dense", "native")
+"""What a stripped model may compute with."""
 
 
-def strip(model: Any) -> Any:
+def strip(model: Any, kernels: str = "dense") -> Any:
     """A plain Keras model with the same outputs and zeros in its kernels.
 
     ``kernel = alpha = theta on A, 0 elsewhere``. It has the model's original layer
@@ -16,16 +23,24 @@ def strip(model: Any) -> Any:
     the zeros). Activations that SWAT sparsifies in the forward pass, as in an ablation,
     are dense in the plain model: only then do the outputs differ.
 
+    With ``kernels="native"`` its sparse layers hold the entries of A alone, 4 bytes each,
+    and a byte for each gap between them, and compute by the native kernels: it is smaller
+    and faster. It needs this library where it is loaded, and cannot be trained
+    (docs/deploy.md). A layer without native kernels stays as above. Of such a model, the
+    default makes the kernels whole again.
+
     Args:
       model: a built Keras 3 or tf_keras model or layer. A subclassed one must define
         `get_config`, as for saving by Keras.
+      kernels: ``"dense"``, or ``"native"``, of Keras 3 models.
 
     Returns:
       The plain model.
 
     Raises:
       TypeError: for anything but a Keras model or layer.
-      ValueError: if the model is not built, or cannot be rebuilt from its config.
+      ValueError: if the model is not built, or cannot be rebuilt from its config; or for
+        other `kernels`.
 
     >>> import keras
     >>> from topkast_tf import strip, topkast_scope
@@ -37,6 +52,35 @@ def strip(model: Any) -> Any:
     """
     if library_of(model) is None:
         raise TypeError(f"Expected a Keras model or layer. Received: {model!r}")
+    if kernels not in KERNELS:
+        raise ValueError(
+            f"Expected kernels in {KERNELS}. Received: kernels={kernels!r}"
+        )
+    if kernels == "native" and library_of(model).__name__ != "keras":
+        raise ValueError(
+            "Expected a Keras 3 model for kernels='native'. Received: a model of "
+            f"{library_of(model).__name__}"
+        )
     plain = made_again(model)
     copy_values(model, plain)
+    if kernels == "native":
+        _compress(model, plain)
     return plain
+
+
+def _compress(model: Any, plain: Any) -> None:
+    """Compresses the layers of a plain model that can be, and are in the other one."""
+    left = {}
+    for layer, made in counterparts(model, plain):
+        held = compressed.held_by(layer)
+        if held is not None:
+            compressed.compress(made, held.kept())
+            continue
+        for weight in weights_of(layer):
+            why = compressed.why_not(layer, weight)
+            if why is None:
+                compressed.compress(made, weight.forward_mask())
+            else:
+                left[weight.path] = why
+    if left:
+        logging.info("Layers that keep a whole kernel: %s", left)

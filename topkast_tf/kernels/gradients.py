@@ -27,7 +27,7 @@ def register(ops: Any) -> None:
     @tf.RegisterGradient("TopkastSparseMatMul")
     def _(op, dy):
         return _of_product(
-            *(ops, op, dy, ["key", "cpu", "entries"], ["code"]),
+            *(ops, op, dy, ["key", "cpu", "entries"], ["code", "shape"]),
             ops.topkast_sparse_mat_mul,
             ops.topkast_sparse_weight_gradient,
         )
@@ -76,7 +76,7 @@ def register(ops: Any) -> None:
         dx = ops.topkast_sparse_conv_input_gradient(
             dy, theta, codes, tf.shape(x), dense_if, **how
         )
-        of_weight = _weight_gradient(ops, op, x, dy)
+        of_weight = None if _is_served(op) else _weight_gradient(ops, op, x, dy)
         return dx, of_weight, None, *(None for _ in dense_if)
 
     @tf.RegisterGradient("TopkastSparseConvInputGradient")
@@ -84,7 +84,8 @@ def register(ops: Any) -> None:
         dy, theta, codes, _, *dense_if = op.inputs
         how = _of_convolution(op)
         y = ops.topkast_sparse_conv(upstream, theta, codes, dense_if, **how)
-        of_weight = _weight_gradient(ops, op, upstream, dy)
+        served = _is_served(op)
+        of_weight = None if served else _weight_gradient(ops, op, upstream, dy)
         return y, of_weight, None, None, *(None for _ in dense_if)
 
     @tf.RegisterGradient("TopkastSparseConvWeightGradient")
@@ -141,6 +142,8 @@ def _of_product(
     of_product = {name: op.get_attr(name) for name in (*own, *_OF_THETA)}
     of_product |= {"transpose": not transpose, **how}
     dx = product(dy, theta, codes, dense_if, **of_product)
+    if _is_served(op):
+        return dx, None, None
     inputs, outputs = (dy, x) if transpose else (x, dy)
 
     def dense():
@@ -155,6 +158,11 @@ def _of_product(
 
     gradient = _either(op, dense_if, dense, on_b)
     return dx, gradient, None, *(None for _ in dense_if)
+
+
+def _is_served(op: Any) -> bool:
+    """Whether a product is of a weight that is no longer trained: without a gradient."""
+    return op.type != "TopkastBlockMatMul" and bool(op.get_attr("shape"))
 
 
 def _on_b(op: Any, values: tf.Tensor, codes: tf.Tensor) -> tf.Tensor:
@@ -181,8 +189,8 @@ def _either(
 
 
 def _of_convolution(op: Any) -> dict[str, Any]:
-    names = ("key", "cpu", "entries", "strides", "dilations", "padding", "groups")
-    names += _OF_THETA
+    names = ("key", "cpu", "entries", "shape", "strides", "dilations", "padding")
+    names += ("groups", *_OF_THETA)
     return {name: op.get_attr(name) for name in names}
 
 

@@ -216,7 +216,7 @@ def _why_not(
         return (
             "there is no native kernel for the dense gradient of a grouped convolution"
         )
-    why = _why_not_shaped(made, inputs.shape, weight.shape)
+    why = why_not_shaped(made, inputs.shape, weight.shape)
     if why is not None:
         return why
     if compat.is_given_statelessly(getattr(layer, spec.kernel)):
@@ -226,7 +226,7 @@ def _why_not(
     return None
 
 
-def _why_not_shaped(
+def why_not_shaped(
     made: MatrixProduct | Convolution, inputs: tf.TensorShape, weight: tuple[int, ...]
 ) -> str | None:
     """Why an input's shape does not suit a layer's native kernels, or None."""
@@ -277,17 +277,11 @@ def _speedup(
         return choice.speedup_of_convolution(of_layer, **common)
     positions = math.prod(sizes[: -made.input_axes]) // math.prod(made.strides)
     return choice.speedup(
-        *_matrix_of(made, weight),
+        *made.matrix_of(weight.shape),
         positions,
         **common,
         has_blocks=_lanes_of(made, inputs, weight) is not None,
     )
-
-
-def _matrix_of(made: MatrixProduct, weight: SparseWeight) -> tuple[int, int]:
-    """The rows and columns of a weight as a matrix."""
-    shape = weight.shape
-    return math.prod(shape[: made.kernel_axes]), math.prod(shape[made.kernel_axes :])
 
 
 def _lanes_of(made: MatrixProduct, inputs: Any, weight: SparseWeight) -> str | None:
@@ -296,7 +290,7 @@ def _lanes_of(made: MatrixProduct, inputs: Any, weight: SparseWeight) -> str | N
         return None
     if weight.packed is not None:  # blocks are read where they lie in the weight
         return None
-    return lanes_of(weight.blocks, *_matrix_of(made, weight))
+    return lanes_of(weight.blocks, *made.matrix_of(weight.shape))
 
 
 def _computed(
@@ -367,29 +361,21 @@ def _activation_density(weight: SparseWeight) -> float | None:
 def _product(
     made: MatrixProduct, inputs: tf.Tensor, theta: tf.Tensor, replica: WeightReplica
 ) -> tf.Tensor:
-    if made.strides:
-        steps = [slice(None, None, step) for step in made.strides]
-        inputs = inputs[(slice(None), *steps)]
-    shape = replica.weight.shape
-    matrix = _matrix_of(made, replica.weight)
-    lanes = _lanes_of(made, inputs, replica.weight)
+    weight = replica.weight
+    matrix = made.matrix_of(weight.shape)
+    lanes = _lanes_of(made, inputs, weight)
     multiply = functools.partial(block_matmul, lanes=lanes) if lanes else sparse_matmul
-    y = multiply(
-        tf.reshape(inputs, [-1, matrix[0]]),
-        theta if replica.entries is not None else tf.reshape(theta, matrix),
-        tf.reshape(replica.sets.read_value(), matrix),
-        key=_key(replica),
-        **_gradient_of_theta(replica),
+    return made.computed(
+        inputs,
+        weight.shape,
+        lambda x: multiply(
+            x,
+            theta if replica.entries is not None else tf.reshape(theta, matrix),
+            tf.reshape(replica.sets.read_value(), matrix),
+            key=_key(replica),
+            **_gradient_of_theta(replica),
+        ),
     )
-    batch, rest = inputs.shape[: -made.input_axes], shape[made.kernel_axes :]
-    known = [-1 if size is None else size for size in batch]
-    if known.count(-1) > 1:
-        known = tf.concat([tf.shape(inputs)[: -made.input_axes], rest], 0)
-    else:
-        known = [*known, *rest]
-    y = tf.reshape(y, known)
-    y.set_shape([*batch, *rest])
-    return y
 
 
 def _key(replica: WeightReplica) -> int:

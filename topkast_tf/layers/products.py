@@ -5,7 +5,8 @@ that is linear in both.
 """
 
 import functools
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -29,6 +30,42 @@ class MatrixProduct(NamedTuple):
     input_axes: int
     kernel_axes: int
     strides: tuple[int, ...] = ()
+
+    def matrix_of(self, shape: Sequence[int]) -> tuple[int, int]:
+        """The inputs and outputs of a weight as a matrix.
+
+        Args:
+          shape: of the weight.
+        """
+        axes = self.kernel_axes
+        return math.prod(shape[:axes]), math.prod(shape[axes:])
+
+    def computed(
+        self,
+        inputs: tf.Tensor,
+        shape: Sequence[int],
+        multiply: Callable[[tf.Tensor], tf.Tensor],
+    ) -> tf.Tensor:
+        """The layer's product, by a product of matrices.
+
+        Args:
+          inputs: those of the layer.
+          shape: of the weight.
+          multiply: maps positions x inputs to positions x outputs.
+        """
+        if self.strides:
+            steps = [slice(None, None, step) for step in self.strides]
+            inputs = inputs[(slice(None), *steps)]
+        y = multiply(tf.reshape(inputs, [-1, self.matrix_of(shape)[0]]))
+        batch, rest = inputs.shape[: -self.input_axes], shape[self.kernel_axes :]
+        known = [-1 if size is None else size for size in batch]
+        if known.count(-1) > 1:
+            known = tf.concat([tf.shape(inputs)[: -self.input_axes], rest], 0)
+        else:
+            known = [*known, *rest]
+        y = tf.reshape(y, known)
+        y.set_shape([*batch, *rest])
+        return y
 
 
 class Convolution(NamedTuple):

@@ -19,6 +19,7 @@ import tensorflow as tf
 
 from topkast_tf import compat
 from topkast_tf.compat import layers_within, raw_variable
+from topkast_tf.layers.compressed import held_by
 from topkast_tf.layers.saving import SAVED_KEY, seen_dense, without_scope
 from topkast_tf.layers.structure import dense_class, library_of
 from topkast_tf.variables.lookup import planned_weights
@@ -65,10 +66,11 @@ def made_again(model: Any) -> Any:
             f"its parts, a `get_config`. Received: {model!r} ({reason})"
         ) from error
     sources, targets = own_weights(model), own_weights(made)
-    if not model.built or len(sources) != len(targets):
+    compressed = sum(held_by(layer) is not None for layer in layers_within(model))
+    if not model.built or len(sources) + compressed != len(targets):
         raise ValueError(
             "Expected a built model, which its configuration reproduces. Received: "
-            f"{model!r} with {len(sources)} weights, and {len(targets)} of them when "
+            f"{model!r} with {len(sources) + compressed} weights, and {len(targets)} when "
             "rebuilt"
         )
     return made
@@ -84,12 +86,18 @@ def copy_values(source: Any, target: Any) -> None:
       source: a model.
       target: the model that `made_again` returns, dense or sparse.
     """
-    pairs = _pairs(source, target)
+    pairs = counterparts(source, target)
     for layer, made in pairs:
         _copy_own_state(layer, made)
     alphas = {id(w.variable): w.effective() for w in planned_weights(source)}
-    weights = zip(own_weights(source), own_weights(target), strict=True)
-    for variable, made in weights:
+    whole = set()  # kernels that are compressed in the source
+    for layer, made in pairs:
+        held = held_by(layer)
+        if held is not None:
+            made.kernel.assign(held.kernel())
+            whole.add(id(made.kernel))
+    targets = [made for made in own_weights(target) if id(made) not in whole]
+    for variable, made in zip(own_weights(source), targets, strict=True):
         alpha = alphas.get(id(raw_variable(variable)))
         made.assign(variable.numpy() if alpha is None else alpha)
     for layer, made in pairs:
@@ -101,7 +109,7 @@ def copy_values(source: Any, target: Any) -> None:
             layer.finalize_state()
 
 
-def _pairs(source: Any, target: Any) -> list[tuple[Any, Any]]:
+def counterparts(source: Any, target: Any) -> list[tuple[Any, Any]]:
     """Pairs of each layer of a model and its counterpart in the rebuilt one.
 
     Layers of one class are paired by name if their names are the same, and otherwise in
@@ -130,7 +138,7 @@ def _by_class(model: Any) -> dict[type, list[Any]]:
 
 
 def own_weights(model: Any) -> list[Any]:
-    """The weights of a model without the state of sparse weights.
+    """The weights of a model without the state of sparse weights and compressed kernels.
 
     The vocabularies that tf_keras includes are not variables, and are left out.
     """
@@ -139,6 +147,10 @@ def own_weights(model: Any) -> list[Any]:
         for weight in planned_weights(model)
         for made in weight.state_variables().values()
     }
+    for layer in layers_within(model):
+        held = held_by(layer)
+        if held is not None:
+            state.update(id(raw_variable(part)) for part in (held.entries, held.gaps))
     return [
         variable
         for variable in model.weights
@@ -149,7 +161,7 @@ def own_weights(model: Any) -> list[Any]:
 
 def _copy_own_state(layer: Any, made: Any) -> None:
     dense, base = dense_class(layer), library_of(layer).layers.Layer
-    if _overrides(dense, base, "load_own_variables"):
+    if _overrides(dense, base, "load_own_variables") and held_by(layer) is None:
         store: dict[str, Any] = {}
         seen_dense(layer).save_own_variables(store)
         made.load_own_variables(store)

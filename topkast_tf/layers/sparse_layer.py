@@ -18,7 +18,7 @@ import tensorflow as tf
 
 from topkast_tf.compat import layers_within
 from topkast_tf.core import kernel_rule
-from topkast_tf.layers import calls, export_warning, weight_lists
+from topkast_tf.layers import calls, compressed, export_warning, weight_lists
 from topkast_tf.layers.product_rule import (
     ProductRule,
     activated_rule,
@@ -327,6 +327,7 @@ def register_for_loading(library: Any) -> None:
     _sparse_layer_class(library.layers.Layer, library)
     if library.__name__ == "keras":  # tf_keras quantises nothing
         hooks.wrap_method(library.Model, "quantize", _refusing_quantization)
+        compressed.install(library)
     weight_lists.install(library)
     export_warning.install(library)
 

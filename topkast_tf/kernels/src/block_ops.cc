@@ -50,7 +50,7 @@ class BlockMatMul : public BlockOp {
     MatMulSizes sizes;
     Tensor* y;
     OP_REQUIRES_OK(context, CheckedMatrix(theta, codes));
-    OP_REQUIRES_OK(context, PrepareMatMul<float>(context, transpose_, &sizes, &y));
+    OP_REQUIRES_OK(context, PrepareMatMul<float>(context, codes, transpose_, &sizes, &y));
     if (y == nullptr) return;
     const int64_t positions = sizes.positions, from = sizes.from, to = sizes.to;
 

@@ -141,7 +141,7 @@ class ConvOp : public SparseOp {
 
   // The plan of a group of channels and a pair of phases; `phase` is its number among
   // those of an input gradient.
-  std::shared_ptr<const Plan> PlanOf(const Tensor& codes, int64_t group, const Phase& y,
+  std::shared_ptr<const Plan> PlanOf(const Codes& codes, int64_t group, const Phase& y,
                                      const Phase& x, ConvPlanKind kind,
                                      int phase = 0) const {
     const int number = kind == ConvPlanKind::kForward          ? 0
@@ -149,9 +149,9 @@ class ConvOp : public SparseOp {
                                                                : 2 + phase;
     const int slot = static_cast<int>(number * groups_ + group);
     const Window window = WindowOf(codes.shape());
-    return PlansOf(key_)->Get(codes, is_packed(), window, slot, [&] {
+    return PlansOf(key_)->Get(codes, is_packed(), window, slot, [&](const Tensor& whole) {
       const int64_t outputs = codes.dim_size(3);
-      const ConvWeight weight = {codes.flat<uint8_t>().data(),
+      const ConvWeight weight = {whole.flat<uint8_t>().data(),
                                  codes.dim_size(0) * codes.dim_size(1),
                                  codes.dim_size(2),
                                  outputs / groups_,

@@ -17,7 +17,7 @@ class ConvProductOp : public ConvOp {
   // Computes all targets. `kind` is one of the two products.
   template <typename T>
   void Multiply(OpKernelContext* context, const ConvShape& shape, ConvPlanKind kind,
-                const Tensor& source, const Tensor& theta, const Tensor& codes,
+                const Tensor& source, const Tensor& theta, const Codes& codes,
                 Tensor* target) const {
     if (target->NumElements() == 0) return;
     if (source.NumElements() == 0) {
@@ -44,12 +44,9 @@ class ConvProductOp : public ConvOp {
         }
       }
     }
-    Tensor memory;
-    static_assert(sizeof(ConvEntry) == 2 * sizeof(float), "memory of the entries");
-    OP_REQUIRES_OK(context, context->allocate_temp(tensorflow::DT_FLOAT,
-                                                   TensorShape({3 * entries}), &memory));
-    FillEntries<T>(context, theta.flat<float>().data(), memory.flat<float>().data(),
-                   &product);
+    std::vector<Tensor> memory;
+    OP_REQUIRES_OK(context, FillEntries<T>(context, codes, theta, kind, source.shape(),
+                                           entries, &memory, &product));
 
     const auto* from = DataOf<T>(source);
     auto* to = DataOf<T>(target);
@@ -67,31 +64,71 @@ class ConvProductOp : public ConvOp {
   }
 
  private:
-  // Brings offsets and values into the order of the plans. `memory` has three floats for
-  // each entry: two for the entry, and one for its value in the order of the weight.
+  // Brings offsets and values into the order of the plans. They are kept for the next call
+  // of this shape if the weight is no longer trained. `memory` holds them.
   template <typename T>
-  void FillEntries(OpKernelContext* context, const float* theta, float* memory,
-                   ConvProduct* product) const {
+  tensorflow::Status FillEntries(OpKernelContext* context, const Codes& codes,
+                                 const Tensor& theta, ConvPlanKind kind,
+                                 const TensorShape& source,
+                                 int64_t total, std::vector<Tensor>* memory,
+                                 ConvProduct* product) const {
+    static_assert(sizeof(ConvEntry) == 2 * sizeof(float), "memory of the entries");
+    Tensor values_of, entries_of;
+    TF_RETURN_IF_ERROR(context->allocate_temp(tensorflow::DT_FLOAT, TensorShape({total}),
+                                              &values_of));
+    float* to = nullptr;
+    if (!codes.are_gaps()) {
+      TF_RETURN_IF_ERROR(context->allocate_temp(tensorflow::DT_FLOAT,
+                                                TensorShape({2 * total}), &entries_of));
+      memory->push_back(entries_of);
+      to = entries_of.flat<float>().data();
+    }
+    const float* weight = theta.flat<float>().data();
+    float* values = values_of.flat<float>().data();
+    const std::string order = codes.are_gaps() ? OrderOf<T>(context, kind, source) : "";
+    int64_t number = 0;
     for (ConvProduct::Part& part : product->parts) {
       for (ConvProduct::OfGroup& group : part.groups) {
         const Plan& plan = *group.placed.plan;
-        auto* entries = reinterpret_cast<ConvEntry*>(memory);
-        float* values = memory + 2 * plan.entries();
-        InParallel(context, plan.entries(), 3, [&](int64_t begin, int64_t end) {
-          for (int64_t i = begin; i < end; ++i) values[i] = theta[plan.places[i]];
-          if constexpr (std::is_same_v<T, tensorflow::bfloat16>) {
-            kernels_->bfloat16->round(values + begin, end - begin);
-          }
-        });
-        InParallel(context, plan.entries(), 3, [&](int64_t begin, int64_t end) {
-          for (int64_t i = begin; i < end; ++i) {
-            entries[i] = {group.placed.offsets[plan.col[i]], values[plan.source[i]]};
-          }
-        });
-        group.entries = entries;
-        memory += 3 * plan.entries();
+        const auto fill = [&](float* floats) {
+          auto* entries = reinterpret_cast<ConvEntry*>(floats);
+          InParallel(context, plan.entries(), 3, [&](int64_t begin, int64_t end) {
+            for (int64_t i = begin; i < end; ++i) values[i] = weight[plan.places[i]];
+            if constexpr (std::is_same_v<T, tensorflow::bfloat16>) {
+              kernels_->bfloat16->round(values + begin, end - begin);
+            }
+          });
+          InParallel(context, plan.entries(), 3, [&](int64_t begin, int64_t end) {
+            for (int64_t i = begin; i < end; ++i) {
+              entries[i] = {group.placed.offsets[plan.col[i]], values[plan.source[i]]};
+            }
+          });
+        };
+        if (codes.are_gaps()) {
+          memory->push_back(PlansOf(key_)->Values(codes, theta,
+                                                  order + std::to_string(number++),
+                                                  2 * plan.entries(), fill));
+          to = memory->back().flat<float>().data();
+          group.entries = reinterpret_cast<const ConvEntry*>(to);
+          continue;
+        }
+        fill(to);
+        group.entries = reinterpret_cast<const ConvEntry*>(to);
+        to += 2 * plan.entries();
       }
     }
+    return tensorflow::Status();
+  }
+
+  // What the entries of a product depend on: which of the two it is, their type, and the
+  // layout, which is of the sizes of the sources and the number of threads.
+  template <typename T>
+  static std::string OrderOf(OpKernelContext* context, ConvPlanKind kind,
+                             const TensorShape& source) {
+    const int threads = context->device()->tensorflow_cpu_worker_threads()->num_threads;
+    const char* type = std::is_same_v<T, float> ? " float " : " bfloat16 ";
+    return std::to_string(static_cast<int>(kind)) + source.DebugString() + type +
+           std::to_string(threads) + " threads ";
   }
 };
 
@@ -103,7 +140,7 @@ class SparseConv : public ConvProductOp {
   void Compute(OpKernelContext* context) override {
     const Tensor& x = context->input(0);
     const Tensor& theta = context->input(1);
-    const Tensor& codes = context->input(2);
+    const Codes codes = CodesOf(context);
     Geometry geometry;
     OP_REQUIRES_OK(context, CheckedTheta(theta, codes));
     OP_REQUIRES_OK(context, GeometryOf(x.shape(), codes.shape(), &geometry));
@@ -121,7 +158,7 @@ class SparseConvInputGradient : public ConvProductOp {
   void Compute(OpKernelContext* context) override {
     const Tensor& dy = context->input(0);
     const Tensor& theta = context->input(1);
-    const Tensor& codes = context->input(2);
+    const Codes codes = CodesOf(context);
     const Tensor& sizes = context->input(3);
     OP_REQUIRES(context, sizes.dims() == 1 && sizes.NumElements() == 4,
                 InvalidArgument("Expected the four sizes of the input. Received: ",
@@ -327,6 +364,7 @@ tensorflow::Status InputGradientShape(InferenceContext* context) {
   Attr("T: {float, bfloat16} = DT_FLOAT")                  \
       .Attr("key: int")                                    \
       .Attr("entries: int = -1")                           \
+      .Attr("shape: list(int) = []")                       \
       .Attr("cpu: string = ''")                            \
       .Attr("strides: list(int)")                          \
       .Attr("dilations: list(int)")                        \

@@ -1,5 +1,6 @@
 #include "kernels.h"
 
+#include <cstdlib>
 #include <cstring>
 
 namespace topkast {
@@ -20,6 +21,8 @@ extern const Kernels kKernels;
 }
 
 const Kernels* FindKernels(const char* name) {
+  // A saved model names none; the variable is that of library.py.
+  if (name == nullptr || *name == '\0') name = std::getenv("TOPKAST_CPU");
   const bool any = name == nullptr || *name == '\0';
 #if defined(__x86_64__)
   if ((any || std::strcmp(name, "avx512") == 0) && __builtin_cpu_supports("avx512f") &&

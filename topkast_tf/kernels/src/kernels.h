@@ -8,6 +8,7 @@
 #include "block_plan.h"
 #include "generated.h"
 #include "plan.h"
+#include "vector_plan.h"
 
 namespace topkast {
 
@@ -67,6 +68,9 @@ struct Bfloat16Kernels {
   void (*multiply_generated)(const Generated& code, const float* values,
                              const Bfloat16* x, int64_t positions, Bfloat16* y,
                              float* scratch) = nullptr;
+  void (*multiply_few)(const VectorPlan& plan, const float* values, const float* x,
+                       int64_t positions, int64_t first_group, int64_t last_group,
+                       Bfloat16* y) = nullptr;
 };
 
 // The weight gradient from bfloat16 numbers by products of pairs: `pack` and
@@ -169,7 +173,18 @@ struct Kernels {
   void (*multiply_generated)(const Generated& code, const float* values, const float* x,
                              int64_t positions, float* y, float* scratch) = nullptr;
 
+  // The product with up to kFewPositions positions, for some groups of rows; null where
+  // there is none for the instruction set. The same bits as `multiply`.
+  //
+  // Args:
+  //   x: floats, `plan.padded_cols()` of each position.
+  void (*multiply_few)(const VectorPlan& plan, const float* values, const float* x,
+                       int64_t positions, int64_t first_group, int64_t last_group,
+                       float* y) = nullptr;
+
   // Those of a type of activations.
+  auto multiply_few_of(const float*) const { return multiply_few; }
+  auto multiply_few_of(const Bfloat16*) const { return bfloat16->multiply_few; }
   auto multiply_of(const float*) const { return multiply; }
   auto multiply_of(const Bfloat16*) const { return bfloat16->multiply; }
   auto multiply_generated_of(const float*) const { return multiply_generated; }
@@ -190,7 +205,8 @@ constexpr int kAccumulateTile = 64;
 constexpr int kCompressTile = kMultiplyTile;
 
 // The kernels that a name selects ("avx512", "avx2", "portable"); null if this machine
-// does not run them. An empty name selects the fastest.
+// does not run them. An empty name selects those that the environment
+// variable TOPKAST_CPU names, or the fastest.
 const Kernels* FindKernels(const char* name);
 
 // The products of pairs that go with kernels; null if this machine has none.

@@ -27,13 +27,19 @@ class SparseMatMul : public SparseOp {
   void Compute(OpKernelContext* context) override {
     const Tensor& x = context->input(0);
     const Tensor& theta = context->input(1);
-    const Tensor& codes = context->input(2);
+    const Codes codes = CodesOf(context);
     MatMulSizes sizes;
     Tensor* y;
     OP_REQUIRES_OK(context, CheckedMatrix(theta, codes));
-    OP_REQUIRES_OK(context, PrepareMatMul<T>(context, transpose_, &sizes, &y));
+    OP_REQUIRES_OK(context, PrepareMatMul<T>(context, codes, transpose_, &sizes, &y));
     if (y == nullptr) return;
     const int64_t positions = sizes.positions;
+
+    if (codes.are_gaps() && kernels_->multiply_few != nullptr && !transpose_ &&
+        positions <= kFewPositions && !must_generate_) {
+      MultiplyFew(context, codes, theta, x, positions, y);
+      return;
+    }
 
     const auto product = transpose_ ? Product::kInputGradient : Product::kForward;
     const auto code =
@@ -53,7 +59,7 @@ class SparseMatMul : public SparseOp {
           for (int64_t i = begin; i < end; ++i) values[i] = whole[plan->source[i]];
         });
       };
-      Multiply(context, *plan, gather, kernels_->scratch(*plan),
+      Multiply(context, codes, theta, "static", *plan, gather, kernels_->scratch(*plan),
                kernels_->multiply_of(input), kernels_->panel, input, positions, output);
       return;
     }
@@ -65,28 +71,83 @@ class SparseMatMul : public SparseOp {
     const int threads = context->device()->tensorflow_cpu_worker_threads()->num_threads;
     const int64_t panels = (positions + kCodeLanes - 1) / kCodeLanes;
     const int64_t share = (panels + threads - 1) / threads;
-    Multiply(context, *code, gather, kernels_->generated_scratch(*code),
+    Multiply(context, codes, theta, "generated", *code, gather,
+             kernels_->generated_scratch(*code),
              kernels_->multiply_generated_of(input),
              kCodeLanes * std::min(share, code->panels()), input, positions, output);
   }
 
  private:
+  // The values of theta in an order; kept for the next call if the weight is no longer
+  // trained. `gather` writes them.
+  template <typename Gather>
+  tensorflow::Status ValuesOf(OpKernelContext* context, const Codes& codes,
+                              const Tensor& theta, std::string order, int64_t count,
+                              Gather gather, Tensor* values) const {
+    const auto fill = [&](float* value) {
+      gather(value);
+      if constexpr (std::is_same_v<T, tensorflow::bfloat16>) {
+        InParallel(context, count, 1, [&](int64_t begin, int64_t end) {
+          kernels_->bfloat16->round(value + begin, end - begin);
+        });
+      }
+    };
+    if (codes.are_gaps()) {
+      order += std::is_same_v<T, float> ? " float" : " bfloat16";
+      order += transpose_ ? " transposed" : "";
+      *values = PlansOf(key_)->Values(codes, theta, order, count, fill);
+      return tensorflow::Status();
+    }
+    TF_RETURN_IF_ERROR(
+        context->allocate_temp(tensorflow::DT_FLOAT, TensorShape({count}), values));
+    fill(values->flat<float>().data());
+    return tensorflow::Status();
+  }
+
+  // The product with a few positions.
+  void MultiplyFew(OpKernelContext* context, const Codes& codes, const Tensor& theta,
+                   const Tensor& x, int64_t positions, Tensor* y) const {
+    const auto plan = PlansOf(key_)->GetVector(codes, is_packed());
+    const float* entries = theta.flat<float>().data();
+    Tensor values, padded;
+    OP_REQUIRES_OK(context, ValuesOf(context, codes, theta, "few", plan->entries(),
+                                     [&](float* value) {
+                                       for (const int32_t place : plan->source) {
+                                         *value++ = entries[place];
+                                       }
+                                     },
+                                     &values));
+    const int64_t width = plan->padded_cols();
+    OP_REQUIRES_OK(context,
+                   context->allocate_temp(tensorflow::DT_FLOAT,
+                                          TensorShape({positions, width}), &padded));
+    float* inputs = padded.flat<float>().data();
+    const auto* input = DataOf<T>(x);
+    for (int64_t p = 0; p < positions; ++p) {
+      float* of_position = inputs + p * width;
+      for (int64_t c = 0; c < plan->cols; ++c) {
+        of_position[c] = ToFloat(input[p * plan->cols + c]);
+      }
+      std::fill(of_position + plan->cols, of_position + width, 0.0f);
+    }
+    auto* output = DataOf<T>(y);
+    const float* value = values.flat<float>().data();
+    const int64_t cycles = 1 + plan->entries() * positions / plan->groups;
+    InParallel(context, plan->groups, cycles, [&](int64_t begin, int64_t end) {
+      kernels_->multiply_few_of(output)(*plan, value, inputs, positions, begin, end,
+                                        output);
+    });
+  }
+
   // The product by a plan or by generated code, `at_once` positions a call.
   template <typename Order, typename Gather, typename Function, typename Activation>
-  void Multiply(OpKernelContext* context, const Order& order, Gather gather,
-                int64_t scratch, Function multiply, int64_t at_once, const Activation* x,
+  void Multiply(OpKernelContext* context, const Codes& codes, const Tensor& theta,
+                const char* name, const Order& order, Gather gather, int64_t scratch, Function multiply, int64_t at_once, const Activation* x,
                 int64_t positions, Activation* y) {
     Tensor values;
-    OP_REQUIRES_OK(context, context->allocate_temp(tensorflow::DT_FLOAT,
-                                                   TensorShape({order.entries()}),
-                                                   &values));
-    float* value = values.flat<float>().data();
-    gather(value);
-    if constexpr (std::is_same_v<Activation, Bfloat16>) {
-      InParallel(context, order.entries(), 1, [&](int64_t begin, int64_t end) {
-        kernels_->bfloat16->round(value + begin, end - begin);
-      });
-    }
+    OP_REQUIRES_OK(context, ValuesOf(context, codes, theta, name, order.entries(), gather,
+                                     &values));
+    const float* value = values.flat<float>().data();
     const int64_t from = order.cols, to = order.rows;
     const int64_t cycles = (6 * order.entries() + 8 * (from + to)) * at_once / 64;
     InParallel(context, (positions + at_once - 1) / at_once, cycles,
@@ -204,7 +265,8 @@ class SparseWeightGradient : public SparseOp {
 
 // Only the gradient of theta looks at `dense_if`: at most one condition, that
 // `dense_gradient` also needs then. `entries` is the length of the vector that theta is if
-// it holds the entries of B alone; -1 if it is the whole weight.
+// it holds the entries of B alone; -1 if it is the whole weight. `shape` is that of the
+// weight if `codes` are the gaps between its entries (codes.h), and it is no longer trained.
 REGISTER_OP("TopkastSparseMatMul")
     .Input("x: T")
     .Input("theta: float")
@@ -214,6 +276,7 @@ REGISTER_OP("TopkastSparseMatMul")
     .Attr("T: {float, bfloat16} = DT_FLOAT")
     .Attr("key: int")
     .Attr("entries: int = -1")
+    .Attr("shape: list(int) = []")
     .Attr("cpu: string = ''")
     .Attr("transpose: bool = false")
     .Attr("dense_gradient: bool = false")

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "kernels.h"
 #include "plans.h"
@@ -90,7 +91,7 @@ typename InKernels<T>::Type* DataOf(Tensor* tensor) {
           "T"),                                                                       \
       op<tensorflow::bfloat16>)
 
-inline tensorflow::Status CheckedWeight(const Tensor& codes, const TensorShape& expected) {
+inline tensorflow::Status CheckedWeight(const Codes& codes, const TensorShape& expected) {
   if (codes.dims() != 2 || codes.NumElements() >= kMostEntries) {
     return InvalidArgument("Expected codes with two axes and less than ", kMostEntries,
                            " entries. Received: ", codes.shape().DebugString());
@@ -121,11 +122,24 @@ class SparseOp : public OpKernel {
     if (context->HasAttr("entries")) {
       OP_REQUIRES_OK(context, context->GetAttr("entries", &entries_));
     }
+    if (!context->HasAttr("shape")) return;
+    std::vector<int64_t> shape;
+    OP_REQUIRES_OK(context, context->GetAttr("shape", &shape));
+    OP_REQUIRES_OK(context, TensorShape::BuildTensorShape(shape, &shape_));
+    OP_REQUIRES(context, shape.empty() || is_packed(),
+                InvalidArgument("Expected the number of entries of a weight whose places "
+                                "are given as gaps. Received: none"));
   }
 
  protected:
+  // The codes of a call, whose input with this number has them, or the gaps.
+  Codes CodesOf(OpKernelContext* context, int input = 2) const {
+    const Tensor& given = context->input(input);
+    return shape_.dims() == 0 ? Codes(given) : Codes(given, shape_);
+  }
+
   // Looked up by each call: TensorFlow caches operations, which would keep the plans.
-  std::shared_ptr<const Plan> PlanFor(const Tensor& codes, Product product) const {
+  std::shared_ptr<const Plan> PlanFor(const Codes& codes, Product product) const {
     return PlansOf(key_)->Get(codes, is_packed(), product);
   }
 
@@ -134,13 +148,13 @@ class SparseOp : public OpKernel {
   bool is_packed() const { return entries_ >= 0; }
 
   // As `CheckedTheta`, of a matrix.
-  tensorflow::Status CheckedMatrix(const Tensor& theta, const Tensor& codes) const {
+  tensorflow::Status CheckedMatrix(const Tensor& theta, const Codes& codes) const {
     TF_RETURN_IF_ERROR(CheckedWeight(codes, is_packed() ? codes.shape() : theta.shape()));
     return CheckedTheta(theta, codes);
   }
 
   // Checks theta, if the codes are those of its weight.
-  tensorflow::Status CheckedTheta(const Tensor& theta, const Tensor& codes) const {
+  tensorflow::Status CheckedTheta(const Tensor& theta, const Codes& codes) const {
     if (!is_packed()) {
       if (codes.shape() == theta.shape()) return tensorflow::Status();
       return InvalidArgument("Expected codes of shape ", theta.shape().DebugString(),
@@ -152,20 +166,27 @@ class SparseOp : public OpKernel {
   }
 
   // Checks that the entries of B fit their vector.
-  tensorflow::Status CheckedEntries(const Tensor& codes) const {
-    const int64_t in_b = is_packed() ? PlansOf(key_)->InB(codes) : 0;
-    if (in_b <= entries_ || !is_packed()) return tensorflow::Status();
+  tensorflow::Status CheckedEntries(const Codes& codes) const {
+    if (!is_packed()) return tensorflow::Status();
+    const int64_t in_b = PlansOf(key_)->InB(codes);
+    if (in_b < 0) {
+      return InvalidArgument("Expected gaps between entries of a weight of shape ",
+                             codes.shape().DebugString(),
+                             ". Received: gaps that lead beyond it");
+    }
+    if (in_b <= entries_) return tensorflow::Status();
     return InvalidArgument("Expected codes with at most ", entries_,
                            " entries in B. Received: ", in_b);
   }
 
   // The shape of theta, and of its gradient.
-  TensorShape ShapeOfTheta(const Tensor& codes) const {
+  TensorShape ShapeOfTheta(const Codes& codes) const {
     return is_packed() ? TensorShape({entries_}) : codes.shape();
   }
 
   int64_t key_;
   int64_t entries_ = -1;
+  TensorShape shape_;  // of the weight, if its places are given as gaps
   const Kernels* kernels_ = nullptr;
 };
 
@@ -179,10 +200,10 @@ struct MatMulSizes {
 // Checks x of such a product, and allocates its output, of type T. `y` is null where nothing
 // is left to do: without outputs, or without inputs. The codes are those of a matrix.
 template <typename T>
-tensorflow::Status PrepareMatMul(OpKernelContext* context, bool transpose,
+tensorflow::Status PrepareMatMul(OpKernelContext* context, const Codes& codes,
+                                 bool transpose,
                                  MatMulSizes* sizes, Tensor** y) {
   const Tensor& x = context->input(0);
-  const Tensor& codes = context->input(2);
   *y = nullptr;
   const int64_t from = codes.dim_size(transpose ? 1 : 0);
   const int64_t to = codes.dim_size(transpose ? 0 : 1);
@@ -209,7 +230,16 @@ inline tensorflow::Status ShapeOfWeight(InferenceContext* context, int rank,
                                         ShapeHandle* weight) {
   int64_t entries;
   ShapeHandle theta;
-  TF_RETURN_IF_ERROR(context->WithRank(context->input(2), rank, weight));
+  std::vector<int64_t> shape;
+  if (context->GetAttr("shape", &shape).ok() && !shape.empty()) {
+    ShapeHandle gaps;
+    TF_RETURN_IF_ERROR(context->WithRank(context->input(2), 1, &gaps));
+    std::vector<DimensionHandle> sizes;
+    for (const int64_t size : shape) sizes.push_back(context->MakeDim(size));
+    TF_RETURN_IF_ERROR(context->WithRank(context->MakeShape(sizes), rank, weight));
+  } else {
+    TF_RETURN_IF_ERROR(context->WithRank(context->input(2), rank, weight));
+  }
   if (context->GetAttr("entries", &entries).ok() && entries >= 0) {
     return context->Merge(context->input(1), context->Vector(entries), &theta);
   }

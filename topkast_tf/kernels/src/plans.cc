@@ -23,6 +23,9 @@ std::unordered_map<int64_t, std::shared_ptr<Plans>>& Keys() {
 }
 
 // By output, by input, and B by input: the gradients of a run are neighbours in the weight.
+//
+// Args:
+//   codes: whole, inputs x outputs; they must stay.
 Pattern PatternOf(const tensorflow::Tensor& codes, Product product) {
   const int64_t inputs = codes.dim_size(0), outputs = codes.dim_size(1);
   const uint8_t* data = codes.flat<uint8_t>().data();
@@ -33,46 +36,51 @@ Pattern PatternOf(const tensorflow::Tensor& codes, Product product) {
   return {data, inputs, outputs, outputs, 1, is_gradient ? kBackwardCode : kForwardCode};
 }
 
+// The ranks of the codes, made anew: they are needed only while plans are made.
+Ranks RanksOf(const tensorflow::Tensor& whole) {
+  return Ranks(whole.flat<uint8_t>().data(), whole.NumElements());
+}
+
 }  // namespace
 
-void Plans::Follow(const tensorflow::Tensor& codes, bool is_packed) {
-  if (is_packed != is_packed_) codes_ = {};
+void Plans::Follow(const Codes& codes, bool is_packed) {
+  const tensorflow::Tensor &ours = codes_.tensor(), &theirs = codes.tensor();
+  const bool fit = is_packed == is_packed_ && codes.are_gaps() == codes_.are_gaps() &&
+                   codes.shape() == codes_.shape() && ours.shape() == theirs.shape();
   is_packed_ = is_packed;
-  if (codes.data() == codes_.data() && codes.shape() == codes_.shape()) return;
-  const bool same = codes.shape() == codes_.shape() &&
-                    std::memcmp(codes.data(), codes_.data(), codes.NumElements()) == 0;
+  if (fit && ours.data() == theirs.data()) return;
+  const bool same =
+      fit && std::memcmp(ours.data(), theirs.data(), theirs.NumElements()) == 0;
   if (!same) {
     plans_.clear();
     code_ = {};
     blocks_ = {};
-    in_b_ = -1;
+    vector_ = nullptr;
+    values_.clear();
+    in_b_ = kNotCounted;
   }
   codes_ = codes;
 }
 
-Ranks Plans::RanksOf(const tensorflow::Tensor& codes) const {
-  return Ranks(codes.flat<uint8_t>().data(), codes.NumElements());
-}
-
-int64_t Plans::InB(const tensorflow::Tensor& codes) {
+int64_t Plans::InB(const Codes& codes) {
   std::lock_guard<std::mutex> lock(mutex_);
   Follow(codes, is_packed_);
-  if (in_b_ < 0) in_b_ = RanksOf(codes).total();
+  if (in_b_ == kNotCounted) in_b_ = codes.InB();
   return in_b_;
 }
 
-std::shared_ptr<const Plan> Plans::Get(const tensorflow::Tensor& codes, bool is_packed,
+std::shared_ptr<const Plan> Plans::Get(const Codes& codes, bool is_packed,
                                        Product product) {
-  return Get(codes, is_packed, Window{}, static_cast<int>(product), [&] {
+  return Get(codes, is_packed, Window{}, static_cast<int>(product), [&](const tensorflow::Tensor& whole) {
     const int tile =
         product == Product::kWeightGradient ? kAccumulateTile : kMultiplyTile;
-    return MakePlan(PatternOf(codes, product), tile);
+    return MakePlan(PatternOf(whole, product), tile);
   });
 }
 
-std::shared_ptr<const Plan> Plans::Get(const tensorflow::Tensor& codes, bool is_packed,
+std::shared_ptr<const Plan> Plans::Get(const Codes& codes, bool is_packed,
                                        const Window& window, int slot,
-                                       const std::function<Plan()>& make) {
+                                       const MakesPlan& make) {
   std::lock_guard<std::mutex> lock(mutex_);
   Follow(codes, is_packed);
   if (!(window == window_)) {
@@ -82,34 +90,37 @@ std::shared_ptr<const Plan> Plans::Get(const tensorflow::Tensor& codes, bool is_
   if (static_cast<int>(plans_.size()) <= slot) plans_.resize(slot + 1);
   std::shared_ptr<const Plan>& plan = plans_[slot];
   if (plan == nullptr) {
-    Plan made = make();
+    const tensorflow::Tensor whole = codes.Whole();
+    Plan made = make(whole);
     // With places, as of a convolution, `source` is an index of them.
     auto* places = made.places.empty() ? &made.source : &made.places;
-    if (is_packed) RanksOf(codes).Replace(places);
+    if (is_packed) RanksOf(whole).Replace(places);
     plan = std::make_shared<const Plan>(std::move(made));
   }
   return plan;
 }
 
-std::shared_ptr<const Generated> Plans::GetCode(const tensorflow::Tensor& codes,
+std::shared_ptr<const Generated> Plans::GetCode(const Codes& codes,
                                                 bool is_packed, Product product) {
   std::lock_guard<std::mutex> lock(mutex_);
   Follow(codes, is_packed);
   Code& code = code_[static_cast<int>(product)];
   if (!code.is_tried) {
-    auto made = Generate(PatternOf(codes, product), !is_packed);
-    if (made != nullptr && is_packed) RanksOf(codes).Replace(&made->source);
+    const tensorflow::Tensor whole = codes.Whole();
+    auto made = Generate(PatternOf(whole, product), !is_packed);
+    if (made != nullptr && is_packed) RanksOf(whole).Replace(&made->source);
     code = {true, std::move(made)};
   }
   return code.made;
 }
 
-std::shared_ptr<const BlockPlan> Plans::GetBlocks(const tensorflow::Tensor& codes,
+std::shared_ptr<const BlockPlan> Plans::GetBlocks(const Codes& codes,
                                                   bool lanes_are_outputs,
                                                   Product product) {
   const bool is_gradient = product == Product::kWeightGradient;
   const int64_t inputs = codes.dim_size(0), outputs = codes.dim_size(1);
-  BlockPattern pattern = {codes.flat<uint8_t>().data(), outputs, inputs, 1, outputs,
+  const tensorflow::Tensor whole = codes.Whole();
+  BlockPattern pattern = {whole.flat<uint8_t>().data(), outputs, inputs, 1, outputs,
                           is_gradient ? kBackwardCode : kForwardCode};
   if (!lanes_are_outputs) {
     std::swap(pattern.lanes, pattern.lines);
@@ -127,12 +138,47 @@ std::shared_ptr<const BlockPlan> Plans::GetBlocks(const tensorflow::Tensor& code
   return plan;
 }
 
+std::shared_ptr<const VectorPlan> Plans::GetVector(const Codes& codes, bool is_packed) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  Follow(codes, is_packed);
+  if (vector_ == nullptr) {
+    const tensorflow::Tensor whole = codes.Whole();
+    VectorPlan made = MakeVectorPlan(PatternOf(whole, Product::kForward));
+    if (is_packed) RanksOf(whole).Replace(&made.source);
+    vector_ = std::make_shared<const VectorPlan>(std::move(made));
+  }
+  return vector_;
+}
+
+tensorflow::Tensor Plans::Values(const Codes& codes, const tensorflow::Tensor& theta,
+                                 const std::string& order, int64_t count,
+                                 const std::function<void(float*)>& fill) {
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    Follow(codes, is_packed_);
+    const auto found = values_.find(order);
+    if (found != values_.end() && found->second.theta.data() == theta.data() &&
+        found->second.values.NumElements() == count) {
+      return found->second.values;
+    }
+  }
+  // Without the lock: other threads may help, and would wait for it.
+  tensorflow::Tensor values(tensorflow::DT_FLOAT, tensorflow::TensorShape({count}));
+  fill(values.flat<float>().data());
+  std::lock_guard<std::mutex> lock(mutex_);
+  if (values_.size() >= kMostOrders && values_.count(order) == 0) values_.clear();
+  values_[order] = {theta, values};
+  return values;
+}
+
 int64_t Plans::bytes() const {
   std::lock_guard<std::mutex> lock(mutex_);
   int64_t total = 0;
   for (const auto& plan : plans_) total += plan == nullptr ? 0 : plan->bytes();
   for (const auto& plan : blocks_) total += plan == nullptr ? 0 : plan->bytes();
   for (const Code& code : code_) total += code.made == nullptr ? 0 : code.made->bytes();
+  if (vector_ != nullptr) total += vector_->bytes();
+  for (const auto& each : values_) total += 4 * each.second.values.NumElements();
   return total;
 }
 

@@ -15,6 +15,7 @@
 #if defined(__AVX512F__)
 #include "generated_product.h"
 #include "generated_values.h"
+#include "vector_product.h"
 #endif
 
 namespace topkast {
@@ -104,6 +105,7 @@ const Bfloat16Kernels kBfloat16Kernels = {
     CopyEntries<Bfloat16>,
 #if defined(__AVX512F__)
     MultiplyGenerated<Bfloat16>,
+    MultiplyFew<Bfloat16>,
 #endif
 };
 
@@ -126,6 +128,7 @@ const Kernels kKernels = {
     GatherGenerated,
     GeneratedScratch,
     MultiplyGenerated<float>,
+    MultiplyFew<float>,
 #endif
 };
 
