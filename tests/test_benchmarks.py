@@ -18,6 +18,7 @@ from benchmarks import (
     model_size,
     native_refresh,
     selection_time,
+    serving,
     step_time,
     swat_memory,
     swat_step_time,
@@ -382,3 +383,20 @@ def test_native_refresh_refuses_unknown_cases(capsys):
     with pytest.raises(SystemExit):
         native_refresh.main(["", "--cases=resnet"])
     assert "Received: ['resnet']" in capsys.readouterr().err
+
+
+def test_serving_compares_the_engines_and_resumes(tmp_path, monkeypatch, capsys):
+    small = serving.Case(serving._dense(16, 32, 8), (16,))
+    monkeypatch.setattr(serving, "CASES", {"small": small})
+    monkeypatch.setattr(serving, "engines", lambda: ("keras", "native"))
+    arguments = ["", "--cases=small", "--sparsities=0.9", "--batches=1,3", "--rounds=1"]
+    arguments += ["--burst=1", f"--csv={tmp_path / 'serving.csv'}"]
+    for _ in range(2):
+        serving.main(arguments)
+        rows = (tmp_path / "serving.csv").read_text().splitlines()
+        assert len(rows) == 1 + 2 * 2
+    printed = capsys.readouterr().out
+    assert "small, batch 3, 90%" in printed and "native over the fastest" in printed
+    with pytest.raises(SystemExit):
+        serving.main(["", "--cases=resnet"])
+    assert "Expected --cases of small" in capsys.readouterr().err

@@ -317,3 +317,28 @@ def test_updated():
 
     np.testing.assert_array_equal(update(), [3.0, 4.0])
     np.testing.assert_array_equal(compat.updated(variable, None), [3.0, 4.0])
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        keras.layers.Dense(3),
+        keras.layers.EinsumDense("ab,bc->ac", 3),
+        keras.layers.Conv1D(3, 2),
+        keras.layers.Conv2D(3, 2),
+    ],
+    ids=lambda layer: type(layer).__name__,
+)
+def test_a_kernel_is_replaced(layer):
+    layer.build((None,) + (5,) * (layer.rank + 1 if hasattr(layer, "rank") else 1))
+    before = layer.kernel
+
+    def make():
+        return layer.add_weight(name="other", shape=(7,), trainable=False)
+
+    compat.replace_kernel(layer, make)
+    assert layer.kernel.shape == (7,)
+    assert all(v is not before for v in layer.variables)
+    assert [v.name for v in layer.non_trainable_variables] == ["other"]
+    with pytest.raises(ValueError):  # locked again
+        layer.add_weight(name="late", shape=(7,))

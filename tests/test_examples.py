@@ -8,6 +8,7 @@ import sys
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+HEADER = "              kB  gzipped   ms, 1 image   ms, 32   accuracy"
 
 
 @pytest.mark.slow
@@ -35,3 +36,17 @@ def test_from_dense(tmp_path):
         )
         assert int(row["kept_parameters"]) <= int(row["parameters"]) == 77_754
     assert len(printed[0]) == 6 and len(printed[1]) == 1  # nothing is run twice
+
+
+@pytest.mark.slow
+def test_deploy(tmp_path):
+    command = [sys.executable, str(ROOT / "examples" / "deploy.py")]
+    command += ["--steps=20", "--width=1"]
+    ended = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    lines = ended.stdout.splitlines()
+    rows = [line.split() for line in lines[lines.index(HEADER) + 1 :]]
+    assert [row[0] for row in rows[:3]] == ["Keras", "native", "LiteRT"]
+    assert len({row[-1] for row in rows}) == 1  # the same accuracy
+    sizes = {row[0]: int(row[-5].replace(",", "")) for row in rows}
+    assert sizes["native"] < sizes["Keras"] and sizes["LiteRT"] < sizes["Keras"]

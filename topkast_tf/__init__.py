@@ -14,7 +14,7 @@ import keras as _keras
 from topkast_tf.analysis.flops import count_flops
 from topkast_tf.analysis.mask_dynamics import MaskDynamics
 from topkast_tf.analysis.summary import summary
-from topkast_tf.export import strip
+from topkast_tf.export import export_litert, strip
 from topkast_tf.getter import topkast_getter
 from topkast_tf.layers.sparse_layer import register_for_loading as _register_for_loading
 from topkast_tf.model_sets import freeze, refresh
@@ -32,6 +32,7 @@ __all__ = [
     "SparsityScope",
     "count_flops",
     "dense_reads",
+    "export_litert",
     "freeze",
     "refresh",
     "sparse_scope",

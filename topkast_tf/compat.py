@@ -10,7 +10,8 @@ In addition, sparse classes override `_trackable_children`, `_lookup_dependency`
 `topkast_tf.analysis.graph_macs` calls `_get_function` of a graph.
 """
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -59,6 +60,26 @@ def grouped_convolution(layer: Any) -> Any:
 def compile_arguments(model: Any) -> dict | None:
     """The arguments of `compile`, or None."""
     return getattr(getattr(model, "_compile_config", None), "config", None)
+
+
+def replace_kernel(layer: Any, make: Callable[[], Any]) -> None:
+    """Replaces the kernel of a built Keras 3 layer, as its quantization does.
+
+    Args:
+      layer: a Dense, EinsumDense or convolution.
+      make: adds other weights to the layer, and returns the one that is its kernel then.
+    """
+    layer._tracker.unlock()
+    layer._untrack_variable(layer._kernel)
+    layer._kernel = make()
+    layer._tracker.lock()
+
+
+def export(model: Any, folder: str) -> None:
+    """Writes a SavedModel for inference; Keras 3.5 has no `verbose`, and prints."""
+    quiet = {"verbose": False}
+    knows = quiet.keys() <= inspect.signature(model.export).parameters.keys()
+    model.export(folder, **(quiet if knows else {}))
 
 
 def is_saving_legacy_file() -> bool:

@@ -1,9 +1,14 @@
 """Conversion of a sparse model to a plain one."""
 
+import os
+import pathlib
+import tempfile
 from typing import Any
 
+import tensorflow as tf
 from absl import logging
 
+from topkast_tf import compat
 from topkast_tf.layers import compressed
 from topkast_tf.layers.remaking import copy_values, counterparts, made_again
 from topkast_tf.layers.structure import library_of
@@ -84,3 +89,59 @@ def _compress(model: Any, plain: Any) -> None:
                 left[weight.path] = why
     if left:
         logging.info("Layers that keep a whole kernel: %s", left)
+
+
+def export_litert(
+    model: Any, path: str | os.PathLike, *, sparse_encoding: bool = True
+) -> pathlib.Path:
+    """Writes a model for LiteRT (TensorFlow Lite), its kernels encoded as sparse.
+
+    The file holds the entries of each sparse kernel and their places, and is small without
+    compression. When it is loaded, the kernels are made whole: LiteRT computes with dense
+    ones, apart from XNNPACK on processors without AVX, in networks of a certain form
+    (docs/deploy.md).
+
+    Args:
+      model: a built Keras model, sparse or stripped.
+      path: of the file.
+      sparse_encoding: whether kernels are encoded as sparse; without, they are stored
+        whole, with zeros.
+
+    Returns:
+      The path.
+
+    Raises:
+      TypeError: for anything but a Keras model.
+      ValueError: if the model cannot be stripped.
+      RuntimeError: if the converter is missing, or refuses the model.
+
+    >>> import keras, tempfile
+    >>> from topkast_tf import export_litert, topkast_scope
+    >>> with topkast_scope(fwd=0.9, bwd=0.8):
+    ...     model = keras.Sequential([keras.Input((100,)), keras.layers.Dense(100)])
+    >>> folder = tempfile.mkdtemp()
+    >>> export_litert(model, f"{folder}/model.tflite").stat().st_size < 20_000
+    True
+    """
+    plain, path = strip(model), pathlib.Path(path)
+    converters = getattr(getattr(tf, "lite", None), "TFLiteConverter", None)
+    if converters is None:
+        raise RuntimeError(
+            "Expected a TensorFlow with tf.lite.TFLiteConverter, up to 2.21 or so. "
+            f"Received: TensorFlow {tf.__version__}"
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        compat.export(plain, folder)
+        converter = converters.from_saved_model(folder)
+        if sparse_encoding:
+            converter.optimizations = [tf.lite.Optimize.EXPERIMENTAL_SPARSITY]
+        try:
+            content = converter.convert()
+        except Exception as error:
+            first = str(error).split("\n")[0]
+            raise RuntimeError(
+                f"Expected a model that LiteRT's converter takes ({first}). Received: "
+                f"{model!r}"
+            ) from error
+    path.write_bytes(content)
+    return path

@@ -354,3 +354,84 @@ for codes in sets:
 def test_steps_and_refreshes_from_several_threads_do_not_wait_for_each_other():
     command = [sys.executable, "-c", _STEPS_AND_REFRESHES]
     subprocess.run(command, check=True, timeout=60)
+
+
+@each_cpu
+def test_packed_entries_follow_their_weights_by_hand(cpu):
+    #               C    B    A    C    A    B
+    theta = np.array([5.0, 9.0, 9.0, 1.0, 9.0, 9.0])
+    weight = Weight(theta, 1, 3, codes=[0, 1, 2, 0, 2, 1])
+    packed = training.PackedVectors(
+        tf.Variable(np.float32([0.5, -4.0, 6.0, 0.25])),
+        tf.Variable(np.uint8([1, 2, 2, 1])),
+        [tf.Variable(np.float32([1.0, 2.0, 3.0, 4.0]))],
+    )
+    refresh(weight, packed=[packed], cpu=cpu)
+    # The weight is [5, 0.5, -4, 1, 6, 0.25]: its largest are 6, then 5 and -4.
+    np.testing.assert_array_equal(weight.sets, [1, 0, 1, 0, 2, 0])
+    np.testing.assert_array_equal(packed.entries, [5.0, -4.0, 6.0, 0.0])
+    np.testing.assert_array_equal(packed.members, [1, 1, 2, 0])
+    np.testing.assert_array_equal(packed.slots[0], [0.0, 2.0, 3.0, 0.0])
+    # What has left B is in theta.
+    assert weight.theta.numpy()[[1, 5]].tolist() == [0.5, 0.25]
+
+
+@each_cpu
+@pytest.mark.parametrize("size", [1, 7, 64, 1001])
+def test_packed_entries_follow_their_weights_from_the_definition(cpu, size):
+    rng = np.random.default_rng(size)
+    kept_b = max(1, size // 3)
+    weight = Weight(rng.normal(size=size), max(1, size // 5), kept_b)
+    refresh(weight, cpu=cpu)
+    places = kept_b + 2
+    empty = np.zeros(places, np.float32)
+    slots = [tf.Variable(empty), tf.Variable(empty)]
+    packed = training.PackedVectors(
+        tf.Variable(empty), tf.Variable(np.zeros(places, np.uint8)), slots
+    )
+    # Each entry is named by its place, also in the slots.
+    inside = np.flatnonzero(weight.sets.numpy())
+    names = np.pad(inside, (0, places - kept_b)).astype(np.float32)
+    drawn = np.pad(rng.normal(size=kept_b), (0, 2)).astype(np.float32)
+    packed.entries.assign(drawn)
+    for slot in slots:
+        slot.assign(names)
+    expected = weight.theta.numpy()
+    expected[inside] = drawn[:kept_b]
+    weight.counters[Counter.PENDING].assign(1)
+    refresh(weight, packed=[packed], cpu=cpu)
+    order = np.argsort(-np.abs(expected), kind="stable")[:kept_b]
+    after = np.flatnonzero(weight.sets.numpy())
+    np.testing.assert_array_equal(np.sort(order), after)
+    np.testing.assert_array_equal(packed.entries[:kept_b], expected[after])
+    np.testing.assert_array_equal(packed.members[:kept_b], weight.sets.numpy()[after])
+    stayed = np.where(np.isin(after, inside), after, 0)
+    for slot in slots:
+        np.testing.assert_array_equal(slot[:kept_b], stayed)
+    np.testing.assert_array_equal(packed.entries[kept_b:], 0)
+    outside = np.setdiff1d(np.arange(size), after)
+    np.testing.assert_array_equal(weight.theta.numpy()[outside], expected[outside])
+
+
+def test_packed_vectors_that_do_not_fit_are_refused():
+    def vectors(entries, members, slots=()):
+        return training.PackedVectors(
+            tf.Variable(np.zeros(entries, np.float32)),
+            tf.Variable(np.zeros(members, np.uint8)),
+            [tf.Variable(np.zeros(n, np.float32)) for n in slots],
+        )
+
+    for packed, message in (
+        (vectors(3, 4), "vectors of one length"),
+        (vectors(3, 3, [2]), "vectors of one length"),
+        (vectors(1, 1), "at most as many entries"),
+    ):
+        weight = Weight([3.0, 1.0, 2.0, 4.0], 1, 2, codes=[2, 0, 0, 1])
+        with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+            refresh(weight, packed=[packed])
+        np.testing.assert_array_equal(weight.sets, [2, 0, 0, 1])
+    weights = [Weight([1.0, 2.0], 1, 1, codes=[0, 2]) for _ in range(2)]
+    with pytest.raises(
+        tf.errors.InvalidArgumentError, match="of all weights or of none"
+    ):
+        refresh(*weights, packed=[vectors(1, 1)])

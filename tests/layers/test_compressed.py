@@ -12,6 +12,7 @@ import tensorflow as tf
 from keras import layers
 
 import topkast_tf as tk
+from topkast_tf import compat
 from topkast_tf.compat import layers_within
 from topkast_tf.kernels import library
 from topkast_tf.layers.compressed import held_by
@@ -131,7 +132,7 @@ def test_a_file_is_small(tmp_path):
             "dense": tk.strip(model),
             "served": tk.strip(model, kernels="native"),
         }.items():
-            each.export(tmp_path / name, verbose=False)
+            compat.export(each, tmp_path / name)
             parts = (tmp_path / name / "variables").iterdir()
             sizes[name] = sum(part.stat().st_size for part in parts)
         assert sizes["served"] <= 1.6 * (1 - fwd) * sizes["dense"]
@@ -239,7 +240,7 @@ def test_what_is_refused(models):
 @NATIVE
 def test_a_saved_model_needs_tensorflow_and_the_operations_alone(models, tmp_path):
     _, _, served = models
-    served.export(tmp_path / "served", verbose=False)
+    compat.export(served, tmp_path / "served")
     x, path = images(), tmp_path / "x.npy"
     np.save(path, x)
     [operations] = {

@@ -9,9 +9,10 @@ import topkast_tf as tk
 from tests import zoo
 from topkast_tf.compat import raw_variable
 from topkast_tf.core import packing
-from topkast_tf.kernels import library
+from topkast_tf.kernels import library, training
 from topkast_tf.variables.of_run import loading_with
 
+NATIVE = pytest.mark.skipif(not library.is_available(), reason="no native kernels")
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 OPTIMIZERS = {
     "sgd": lambda: keras.optimizers.SGD(0.1),
@@ -272,6 +273,51 @@ def test_resumed_training_is_the_same_bit_for_bit(tmp_path):
         resumed.optimizer.variables, whole.optimizer.variables, strict=True
     ):
         np.testing.assert_array_equal(mine.numpy(), theirs.numpy())
+
+
+@NATIVE
+@pytest.mark.parametrize("optimizer", [_slow_unless(o, ("adam",)) for o in OPTIMIZERS])
+@pytest.mark.parametrize("stop", [None, 5])
+def test_native_selection_has_the_bits_of_tensorflow(optimizer, stop, monkeypatch):
+    calls = []
+    refresh = training.refresh
+
+    def counted(*args, **kwargs):
+        calls.append(len(kwargs["packed"]))
+        return refresh(*args, **kwargs)
+
+    monkeypatch.setattr(training, "refresh", counted)
+    models = []
+    for is_served in (True, False):
+        if not is_served:
+            monkeypatch.setattr(
+                "topkast_tf.variables.serving.serves", lambda *_, **__: 0
+            )
+        model = built("packed", kernels="native", stop_exploring_at=stop)
+        models.append(trained(model, optimizer))
+    assert calls and set(calls) == {4}
+    assert_same(*models)
+    optimizers = [model.optimizer.variables for model in models]
+    for mine, theirs in zip(*optimizers, strict=True):
+        np.testing.assert_array_equal(mine.numpy(), theirs.numpy(), mine.path)
+    for mine, theirs in zip(*map(tk.sparse_weights, models), strict=True):
+        for made, other in zip(mine.packed, theirs.packed, strict=True):
+            np.testing.assert_array_equal(made.numpy(), other.numpy())
+
+
+@NATIVE
+def test_a_nan_stops_native_selection_and_loses_nothing():
+    model = built("packed", kernels="native", refresh_every=1)
+    trained(model, "adam", 4)
+    [first, *_] = tk.sparse_weights(model)
+    before = first.codes()
+    values = first.packed.entries.numpy()
+    values[3] = np.nan
+    first.packed.entries.assign(values)
+    x, y = data(8)
+    with pytest.raises((ValueError, tf.errors.InvalidArgumentError), match="conv2d"):
+        model.fit(x, y, batch_size=8, verbose=0)
+    np.testing.assert_array_equal(raw_variable(first._sets).numpy(), before)
 
 
 @pytest.mark.parametrize("storage", ["dense", "packed"])

@@ -5,10 +5,25 @@ of the exploration loss is summed in another order.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import tensorflow as tf
 
 from topkast_tf.kernels.library import library
+
+
+class PackedVectors(NamedTuple):
+    """The variables of a packed weight, of one length.
+
+    Attributes:
+      entries: float32, those of B.
+      members: uint8, their codes.
+      slots: float32, those of the optimizer.
+    """
+
+    entries: tf.Variable
+    members: tf.Variable
+    slots: Sequence[tf.Variable]
 
 
 def refresh(
@@ -20,6 +35,7 @@ def refresh(
     stop: int | None,
     messages: Sequence[str],
     complete: tf.Tensor | None = None,
+    packed: Sequence[PackedVectors] = (),
     cpu: str | None = None,
 ) -> tf.Operation | None:
     """Counts the pending steps of weights, and selects the sets that are due.
@@ -41,6 +57,9 @@ def refresh(
       stop: the step at which exploration stops, or None.
       messages: for each the message of the error.
       complete: boolean scalar; None is True.
+      packed: of packed weights the vectors of each: entries that leave B are written to
+        theta, and those that enter it are read from there; slots follow their weights,
+        and are zero where one enters.
       cpu: the instruction set; None for the one that the library chose.
 
     Raises:
@@ -53,6 +72,10 @@ def refresh(
         sets=[variable.handle for variable in sets],
         counters=[variable.handle for variable in counters],
         complete=True if complete is None else complete,
+        entries=[each.entries.handle for each in packed],
+        members=[each.members.handle for each in packed],
+        slots=[slot.handle for each in packed for slot in each.slots],
+        slots_of=[i for i, each in enumerate(packed) for _ in each.slots],
         every=every,
         stop=-1 if stop is None else stop,
         messages=list(messages),

@@ -118,24 +118,26 @@ def compress(layer: Any, kept: np.ndarray) -> None:
 
 
 def _hold(layer: Any, entries: np.ndarray, gaps: np.ndarray) -> None:
-    kernel = layer._kernel
-    shape = tuple(kernel.shape)
+    shape = tuple(layer.kernel.shape)
     digest = hashlib.blake2b(gaps.tobytes() + str(shape).encode(), digest_size=8)
     key = -1 - (int.from_bytes(digest.digest(), "little") >> 2)
     common = {"initializer": "zeros", "trainable": False, "autocast": False}
-    layer._tracker.unlock()
-    layer._untrack_variable(kernel)
-    held = Held(
-        layer.add_weight(name=ENTRIES, shape=entries.shape, dtype="float32", **common),
-        layer.add_weight(name=GAPS, shape=gaps.shape, dtype="uint8", **common),
-        shape,
-        key,
-    )
-    layer._kernel = held.entries
-    layer._tracker.lock()
-    held.entries.assign(entries)
-    held.gaps.assign(gaps)
-    vars(layer)[HELD] = held  # not by assignment, which Keras tracks
+
+    def make() -> Any:
+        held = Held(
+            layer.add_weight(
+                name=ENTRIES, shape=entries.shape, dtype="float32", **common
+            ),
+            layer.add_weight(name=GAPS, shape=gaps.shape, dtype="uint8", **common),
+            shape,
+            key,
+        )
+        held.entries.assign(entries)
+        held.gaps.assign(gaps)
+        vars(layer)[HELD] = held  # not by assignment, which Keras tracks
+        return held.entries
+
+    compat.replace_kernel(layer, make)
 
 
 def install(keras: Any) -> None:

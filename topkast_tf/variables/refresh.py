@@ -42,25 +42,35 @@ def count_steps(
         constraints and averages, which Keras applies all the same, are no step. None
         is True.
     """
+    observed = observed or {}
     for alike in _by_method(groups):
-        served: dict[str, list[WeightReplica]] = {}
-        for group in filter(_is_served, alike):
+        served: dict[tuple[str, bool], list[WeightReplica]] = {}
+        is_served = [_is_served(group, observed) for group in alike]
+        for group in itertools.compress(alike, is_served):
             # An operation runs on the one device of its variables.
-            served.setdefault(group[0].theta.device, []).extend(group)
+            kind = group[0].theta.device, group[0].weight.packed is not None
+            served.setdefault(kind, []).extend(group)
         for members in served.values():
-            refresh_natively(members, complete)
-        rest = [group for group in alike if not _is_served(group)]
+            refresh_natively(members, complete, observed)
+        rest = [group for group, its in zip(alike, is_served, strict=True) if not its]
         if rest:
-            _count_steps(rest, observed or {}, complete)
+            _count_steps(rest, observed, complete)
 
 
-def _is_served(group: Sequence[WeightReplica]) -> bool:
+def _is_served(
+    group: Sequence[WeightReplica], observed: Mapping[int, Observed]
+) -> bool:
     """Whether a native operation counts the steps of a group and selects its sets."""
-    weight = group[0].weight
+    weight, seen = group[0].weight, observed.get(id(group[0]), NOTHING)
+    if weight.packed is None:
+        suits = weight.method.slots != RESET
+    else:
+        suits = seen.average is None and all(
+            slot.dtype == tf.float32 for slot in seen.slots
+        )
     return (
         len(group) == 1
-        and weight.packed is None
-        and weight.method.slots != RESET
+        and suits
         and weight.method.nests_by_magnitude
         and type(weight.schedule) is RefreshSchedule
         and weight.schedule == weight.method.schedule

@@ -201,7 +201,9 @@ def nan_message(paths: str) -> str:
 
 
 def refresh_natively(
-    members: Sequence[WeightReplica], complete: tf.Tensor | None
+    members: Sequence[WeightReplica],
+    complete: tf.Tensor | None,
+    observed: Mapping[int, Observed] | None = None,
 ) -> None:
     """Counts the pending steps of replicas, and selects the sets that are due.
 
@@ -211,7 +213,17 @@ def refresh_natively(
       members: replicas of one method and one schedule, which select by magnitude, each
         with a budget of its own.
       complete: as for `count_steps`.
+      observed: as for `count_steps`, with the slots of packed weights.
     """
+    packed = [
+        training.PackedVectors(
+            member.entries,
+            member.members,
+            (observed or {}).get(id(member), NOTHING).slots,
+        )
+        for member in members
+        if member.entries is not None
+    ]
     schedule = members[0].weight.schedule
     messages = [nan_message(member.weight.path) for member in members]
     try:
@@ -223,6 +235,7 @@ def refresh_natively(
             stop=schedule.stop_exploring_at,
             messages=messages,
             complete=complete,
+            packed=packed,
         )
     except tf.errors.InvalidArgumentError as error:
         for message in messages:

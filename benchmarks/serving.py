@@ -1,0 +1,278 @@
+"""How fast a sparse model is served: the native kernels beside dense engines.
+
+Models (--cases), whose weights are random; the sets are those of `topkast_scope`:
+
+  mlp_512       Dense 512 -> 2048 -> 512, ReLU
+  mlp_4096      Dense 4096 -> 4096
+  resnet50      of `launch`, images of 224 x 224; first and last layer dense
+  mobilenet_v2  of `keras.applications`, the same
+
+in engines, all on the same --threads:
+
+  keras    the stripped model, zeros in its kernels, as a compiled function of TensorFlow
+  litert   the same, converted by TensorFlow Lite, run by its interpreter with XNNPACK
+  onnx     the same, exported by Keras and run by ONNX Runtime; left out where the packages
+           onnxruntime and tf2onnx are not installed
+  native   `strip(model, kernels="native")`, as a compiled function
+
+A burst of calls of each engine is measured in each round, in random order. Speed-ups are of
+`native` over the fastest of the dense engines in the same round; the table has their median
+and the range between their quartiles. The outputs of all engines are compared once.
+
+The CSV holds each round, and only grows: the same command goes on where it stopped, and
+--rounds is the total.
+
+Example: python benchmarks/serving.py --cases=mlp_512,mlp_4096 --rounds=9
+"""
+
+import contextlib
+import importlib.util
+import pathlib
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+if __name__ == "__main__":
+    # Run as a file, Python looks for modules in benchmarks/ and not in the project.
+    sys.path[0] = str(pathlib.Path(__file__).resolve().parent.parent)
+
+from absl import flags
+
+from benchmarks import common
+from launch.support.quiet import quiet_start
+
+with quiet_start():
+    import keras
+    import numpy as np
+    import tensorflow as tf
+
+    from launch.models.imagenet_resnet import imagenet_resnet
+    from topkast_tf import strip, topkast_scope
+    from topkast_tf.kernels.library import library
+
+tf.get_logger().setLevel("ERROR")
+
+COLUMNS = (
+    *("case", "fwd", "batch", "threads", "cpu", "burst", "tensorflow", "round"),
+    *("variant", "wall_ms", "cpu_ms"),
+)
+
+
+class Case(NamedTuple):
+    """A model that is served.
+
+    Attributes:
+      build: makes it.
+      input: the shape of an example.
+      exempt: the layers that stay dense.
+    """
+
+    build: Callable[[], keras.Model]
+    input: tuple[int, ...]
+    exempt: tuple[str, ...] = ()
+
+
+def _dense(*widths: int) -> Callable[[], keras.Model]:
+    def build() -> keras.Model:
+        layers = [keras.layers.Dense(n, activation="relu") for n in widths[1:-1]]
+        last = keras.layers.Dense(widths[-1])
+        return keras.Sequential([keras.Input((widths[0],)), *layers, last])
+
+    return build
+
+
+_IMAGE = (224, 224, 3)
+CASES = {
+    "mlp_512": Case(_dense(512, 2048, 512), (512,)),
+    "mlp_4096": Case(_dense(4096, 4096), (4096,)),
+    "resnet50": Case(
+        lambda: imagenet_resnet(50, 1, _IMAGE, 1000), _IMAGE, ("first", "last")
+    ),
+    "mobilenet_v2": Case(
+        lambda: keras.applications.MobileNetV2(
+            _IMAGE, weights=None, classifier_activation=None
+        ),
+        _IMAGE,
+        ("first", "last"),
+    ),
+}
+DENSE = ("keras", "litert", "onnx")
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """Adds the flags of this benchmark."""
+    for kind, name, default, text in (
+        ("list", "cases", list(CASES), "which models"),
+        ("list", "sparsities", ["0.8", "0.9", "0.95"], "forward sparsities"),
+        ("list", "batches", ["1", "32"], "examples of a call"),
+        ("string", "csv", "serving.csv", "where the rounds are kept"),
+        ("float", "seconds", 0.0, "begin no round after so long; 0: no limit"),
+    ):
+        define = getattr(flags, f"DEFINE_{kind}")
+        define(name, default, text, flag_values=values)
+    for name, default, text in (
+        ("rounds", 7, "rounds, each of all engines"),
+        ("burst", 15, "calls that count of each engine in a round"),
+        ("threads", 1, "threads of each engine"),
+    ):
+        flags.DEFINE_integer(name, default, text, 1, flag_values=values)
+
+
+def engines() -> tuple[str, ...]:
+    """Those that are installed."""
+    packages = ("onnxruntime", "tf2onnx")
+    has_onnx = all(map(importlib.util.find_spec, packages))
+    return (*(name for name in DENSE if name != "onnx" or has_onnx), "native")
+
+
+class Served:
+    """A model in each engine, made when it is asked for.
+
+    Args:
+      case: which model.
+      fwd: its forward sparsity.
+      batch: examples of a call.
+      threads: of each engine.
+    """
+
+    def __init__(self, case: Case, fwd: float, batch: int, threads: int):
+        keras.utils.set_random_seed(0)
+        with topkast_scope(fwd, fwd, exempt=case.exempt):
+            model = case.build()
+        self._plain, self._native = strip(model), strip(model, kernels="native")
+        rng = np.random.default_rng(0)
+        self._x = rng.normal(size=(batch, *case.input)).astype(np.float32)
+        self._threads = threads
+
+    def call(self, engine: str) -> Callable[[], np.ndarray]:
+        """A call of an engine, whose outputs are those of the others."""
+        made: Callable[[], np.ndarray] = getattr(self, f"_by_{engine}")()
+        expected = np.asarray(self._plain(self._x))
+        error = np.abs(made() - expected).max() / np.abs(expected).max()
+        if not error < 1e-3:
+            common.fail(f"Expected the outputs of the others from {engine}: {error}")
+        return made
+
+    def _compiled(self, model: keras.Model) -> Callable[[], np.ndarray]:
+        call = tf.function(lambda x: model(x, training=False))
+        x = tf.constant(self._x)
+        return lambda: call(x).numpy()
+
+    def _by_keras(self) -> Callable[[], np.ndarray]:
+        return self._compiled(self._plain)
+
+    def _by_native(self) -> Callable[[], np.ndarray]:
+        return self._compiled(self._native)
+
+    def _by_litert(self) -> Callable[[], np.ndarray]:
+        with tempfile.TemporaryDirectory() as folder, quiet_start():
+            self._plain.export(folder, verbose=False)
+            converter = tf.lite.TFLiteConverter.from_saved_model(folder)
+            interpreter = tf.lite.Interpreter(
+                model_content=converter.convert(), num_threads=self._threads
+            )
+        [given], [found] = (
+            interpreter.get_input_details(),
+            interpreter.get_output_details(),
+        )
+        interpreter.resize_tensor_input(given["index"], self._x.shape)
+        interpreter.allocate_tensors()
+
+        def call() -> np.ndarray:
+            interpreter.set_tensor(given["index"], self._x)
+            interpreter.invoke()
+            return interpreter.get_tensor(found["index"])
+
+        return call
+
+    def _by_onnx(self) -> Callable[[], np.ndarray]:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = self._threads
+        options.inter_op_num_threads = 1
+        with tempfile.TemporaryDirectory() as folder:
+            path = f"{folder}/model.onnx"
+            with quiet_start():
+                self._plain.export(path, format="onnx", verbose=False)
+            session = onnxruntime.InferenceSession(
+                path, options, providers=["CPUExecutionProvider"]
+            )
+        name = session.get_inputs()[0].name
+        return lambda: session.run(None, {name: self._x})[0]
+
+
+def row_of(name: str, rounds: Sequence[Mapping[str, common.Times]]) -> Sequence[str]:
+    """The row of the table for a model, a sparsity and a batch."""
+    dense = [engine for engine in DENSE if engine in rounds[0]]
+    times = [
+        f"{statistics.median(found[engine].wall for found in rounds):.3g}"
+        if engine in rounds[0]
+        else "-"
+        for engine in (*DENSE, "native")
+    ]
+    gains = [
+        min(found[engine].wall for engine in dense) / found["native"].wall
+        for found in rounds
+    ]
+    return (name, *times, str(common.spread(gains)))
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs the command line."""
+    values = common.parse(argv, __doc__ or "", define_flags)
+    for name in values.cases:
+        if name not in CASES:
+            common.fail(f"Expected --cases of {', '.join(CASES)}. Received: {name}")
+    with contextlib.suppress(RuntimeError):  # in a process where TensorFlow runs
+        tf.config.threading.set_intra_op_parallelism_threads(values.threads)
+        tf.config.threading.set_inter_op_parallelism_threads(1)
+    deadline = time.monotonic() + (values.seconds or float("inf"))
+    table: list[Sequence[str]] = [
+        ("ms a call", *DENSE, "native", "native over the fastest dense one")
+    ]
+    for name in values.cases:
+        for batch in map(int, values.batches):
+            for fwd in map(float, values.sparsities):
+                settings: dict[str, Any] = {
+                    "case": name,
+                    "fwd": fwd,
+                    "batch": batch,
+                    "threads": values.threads,
+                    "cpu": library().cpu,
+                    "burst": values.burst,
+                    "tensorflow": tf.__version__,
+                }
+                results = common.Results(values.csv, COLUMNS, settings)
+                made: list[Served] = []
+
+                def make(engine: str, made=made, name=name, fwd=fwd, batch=batch):
+                    if not made:
+                        made.append(Served(CASES[name], fwd, batch, values.threads))
+                    return made[0].call(engine)
+
+                title = f"{name}, batch {batch}, {fwd:.0%}"
+                rounds = common.run_rounds(
+                    results,
+                    engines(),
+                    make,
+                    rounds=values.rounds,
+                    deadline=deadline,
+                    burst=values.burst,
+                    name=title,
+                )
+                keras.backend.clear_session()
+                if rounds:
+                    table.append(row_of(title, rounds))
+    if len(table) == 1:
+        print("no round yet")
+        return
+    print(common.table(table))
+    print("medians; the last column: median (quartiles) over the rounds")
+
+
+if __name__ == "__main__":
+    main(sys.argv)
