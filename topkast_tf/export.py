@@ -9,6 +9,7 @@ import tensorflow as tf
 from absl import logging
 
 from topkast_tf import compat
+from topkast_tf.compat import layers_within
 from topkast_tf.layers import compressed
 from topkast_tf.layers.remaking import copy_values, counterparts, made_again
 from topkast_tf.layers.structure import library_of
@@ -83,12 +84,25 @@ def _compress(model: Any, plain: Any) -> None:
             continue
         for weight in weights_of(layer):
             why = compressed.why_not(layer, weight)
+            if why is None and _is_held_elsewhere(plain, made):
+                why = "another layer refers to its kernel"
             if why is None:
                 compressed.compress(made, weight.forward_mask())
             else:
                 left[weight.path] = why
     if left:
         logging.info("Layers that keep a whole kernel: %s", left)
+
+
+def _is_held_elsewhere(model: Any, layer: Any) -> bool:
+    """Whether another layer, such as a wrapper, has the kernel of a layer as its own."""
+    kernel = getattr(layer, compressed.KERNEL, None)
+    return any(
+        value is kernel
+        for other in layers_within(model)
+        if other is not layer
+        for value in vars(other).values()
+    )
 
 
 def export_litert(

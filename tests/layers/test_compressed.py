@@ -263,3 +263,138 @@ def test_a_saved_model_needs_tensorflow_and_the_operations_alone(models, tmp_pat
         env={**os.environ, "PYTHONPATH": ""},
     )
     np.testing.assert_array_equal(np.load(path), served(x))
+
+
+def test_kernels_that_share_their_values_have_convolutions_of_their_own():
+    """Equal places and one buffer of values, in other geometries and phases."""
+
+    def branches():
+        inputs = keras.Input((12, 12, 4))
+        found = [
+            layers.Conv2D(4, 3, padding="same", **how)(inputs)
+            for how in ({}, {"dilation_rate": 2}, {"strides": 2})
+        ]
+        return keras.Model(inputs, found)
+
+    model = built(branches)
+    served = tk.strip(model, kernels="native")
+    first, *others = held_layers(served).values()
+    for other in others:
+        held_by(other).gaps.assign(held_by(first).gaps.value)
+        held_by(other).entries.assign(held_by(first).entries.value)
+    plain = tk.strip(served)
+    x = np.random.default_rng(0).normal(size=(2, 12, 12, 4)).astype(np.float32)
+    for _ in range(2):
+        for ours, theirs in zip(served(x), plain(x), strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6)
+    first.padding = "valid"
+    dense = tf.nn.conv2d(x, held_by(first).kernel(), 1, "VALID")
+    np.testing.assert_allclose(
+        first(x), dense + first.bias.numpy(), rtol=1e-4, atol=1e-6
+    )
+
+
+def dense_model(inputs=64, outputs=10, seed=0):
+    keras.utils.set_random_seed(seed)
+    with tk.topkast_scope(0.9, 0.8):
+        model = keras.Sequential([keras.Input((inputs,)), layers.Dense(outputs)])
+    return tk.strip(model, kernels="native")
+
+
+def test_checkpoint_and_saved_model_of_tensorflow(tmp_path):
+    model, other = dense_model(seed=0), dense_model(seed=1)
+    size = held_by(model.layers[0]).gaps.shape
+    assert held_by(other.layers[0]).gaps.shape == size
+    path = tf.train.Checkpoint(model).save(str(tmp_path / "checkpoint"))
+    restored = tf.train.Checkpoint(other).restore(path)
+    restored.assert_consumed()
+    x = np.random.default_rng(0).normal(size=(3, 64)).astype(np.float32)
+    np.testing.assert_array_equal(other(x), model(x))
+    tf.saved_model.save(model, str(tmp_path / "saved"))
+    assert tf.saved_model.contains_saved_model(str(tmp_path / "saved"))
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_files_of_other_shapes_change_nothing(compressed, tmp_path):
+    dense_model(64, 10).save_weights(tmp_path / "file.weights.h5")
+    x = np.random.default_rng(0).normal(size=(3, 128)).astype(np.float32)
+    for inputs, outputs in ((128, 10), (32, 20), (32, 10)):
+        model = dense_model(inputs, outputs)
+        model = model if compressed else tk.strip(model)
+        before = model(x[:, :inputs])
+        with pytest.raises(ValueError, match="Expected a kernel of shape"):
+            model.load_weights(tmp_path / "file.weights.h5")
+        np.testing.assert_array_equal(model(x[:, :inputs]), before)
+
+
+def test_a_damaged_file_changes_nothing():
+    model = dense_model()
+    [layer] = model.layers
+    store = {}
+    layer.save_own_variables(store)
+    store = {
+        name: value if isinstance(value, np.ndarray) else value.numpy()
+        for name, value in store.items()
+    }
+    before = held_by(layer).kernel()
+    for name, value, message in (
+        ("gaps", np.full_like(store["gaps"], 255), "Expected gaps between 64 entries"),
+        ("entries", store["entries"][:-1], "Expected gaps between 63 entries"),
+        ("bias", np.zeros(3), "a bias of shape"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            layer.load_own_variables({**store, name: value})
+        np.testing.assert_array_equal(held_by(layer).kernel(), before)
+
+
+def test_a_convolution_of_its_own_is_left_alone():
+    class Standardised(layers.Conv2D):
+        def convolution_op(self, inputs, kernel):
+            kernel = kernel - keras.ops.mean(kernel, axis=(0, 1, 2))
+            return super().convolution_op(inputs, kernel)
+
+    def build():
+        return keras.Sequential([keras.Input((16, 16, 8)), Standardised(64, 3)])
+
+    model = built(build, kernels="auto")
+    served, x = tk.strip(model, kernels="native"), images()
+    assert not held_layers(served)
+    np.testing.assert_allclose(served(x), model(x), rtol=1e-4, atol=1e-5)
+    for kernels in ("masked", "native"):
+        np.testing.assert_array_equal(built(build, kernels=kernels)(x), model(x))
+
+
+def test_whoever_reads_a_kernel_gets_the_whole_one():
+    @keras.saving.register_keras_serializable()
+    class Tied(keras.Model):
+        def __init__(self, **kwargs):
+            super().__init__(**kwargs)
+            self.code = layers.Dense(32)
+
+        def call(self, x):
+            code = self.code(x)
+            return keras.ops.matmul(code, keras.ops.transpose(self.code.kernel))
+
+    model = built(Tied)
+    x = np.random.default_rng(0).normal(size=(3, 64)).astype(np.float32)
+    expected = model(x)
+    served = tk.strip(model, kernels="native")
+    assert held_layers(served)
+    np.testing.assert_allclose(served(x), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_kernel_that_a_wrapper_holds_stays_whole():
+    def build():
+        inner = layers.SpectralNormalization(layers.Dense(32))
+        return keras.Sequential([keras.Input((64,)), inner, layers.Dense(10)])
+
+    model = built(build)
+    served = tk.strip(model, kernels="native")
+    assert len(held_layers(served)) == 1
+    x = np.random.default_rng(0).normal(size=(3, 64)).astype(np.float32)
+    np.testing.assert_allclose(served(x), model(x), rtol=1e-4, atol=1e-5)
+
+
+def test_the_legacy_format_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="Expected one of the formats that can hold"):
+        dense_model().save(tmp_path / "model.h5")

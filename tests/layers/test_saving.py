@@ -320,3 +320,27 @@ def test_legacy_h5_format_is_refused(tmp_path):
         model.save(tmp_path / "model.h5")
     tk.strip(model).save(tmp_path / "plain.h5")
     keras.models.load_model(tmp_path / "plain.h5")
+
+
+@pytest.mark.parametrize("storage", ["dense", "packed"])
+def test_a_model_with_a_frozen_layer_comes_back(storage, tmp_path):
+    with tk.topkast_scope(0.7, 0.5, storage=storage):
+        model = keras.Sequential(
+            [keras.Input((12,)), keras.layers.Dense(10), keras.layers.Dense(3)]
+        )
+    model.layers[0].trainable = False
+    model.compile("sgd", "mse")
+    model.fit(np.ones((4, 12)), np.ones((4, 3)), verbose=0)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert not loaded.layers[0].trainable
+    for ours, theirs in zip(
+        tk.sparse_weights(loaded), tk.sparse_weights(model), strict=True
+    ):
+        np.testing.assert_array_equal(ours.codes(), theirs.codes())
+        np.testing.assert_array_equal(ours.dense(), theirs.dense())
+    x = np.random.default_rng(0).normal(size=(4, 12))
+    np.testing.assert_array_equal(loaded(x), model(x))
+    loaded.layers[0].trainable = True  # and can be trained again
+    loaded.compile("sgd", "mse")
+    loaded.fit(np.ones((4, 12)), np.ones((4, 3)), verbose=0)

@@ -19,7 +19,13 @@ from absl import logging
 
 from topkast_tf import compat
 from topkast_tf.kernels import choice, library
-from topkast_tf.kernels.served import gaps_of, served_conv, served_matmul, whole
+from topkast_tf.kernels.served import (
+    SKIPPED,
+    gaps_of,
+    served_conv,
+    served_matmul,
+    whole,
+)
 from topkast_tf.layers.native import why_not_shaped
 from topkast_tf.layers.products import (
     Convolution,
@@ -40,6 +46,10 @@ ENTRIES, GAPS = "entries", "gaps"
 """The names of its parts, also in files."""
 MOST_DENSE = 0.8
 """The density from which entries of 4 bytes and gaps of 1 take more than a dense kernel."""
+GEOMETRY = ("strides", "padding", "dilation_rate", "groups")
+"""What the plans of a convolution depend on beside the places, in its configuration."""
+SHAPE = "shape"
+"""The name of the kernel's shape in files."""
 CLASSES = ("Dense", "EinsumDense", "Conv1D", "Conv2D")
 """The layers of Keras with native kernels."""
 
@@ -119,7 +129,10 @@ def compress(layer: Any, kept: np.ndarray) -> None:
 
 def _hold(layer: Any, entries: np.ndarray, gaps: np.ndarray) -> None:
     shape = tuple(layer.kernel.shape)
-    digest = hashlib.blake2b(gaps.tobytes() + str(shape).encode(), digest_size=8)
+    config = layer.get_config()
+    geometry = [config.get(name) for name in GEOMETRY]
+    content = gaps.tobytes() + f"{type(layer).__name__} {shape} {geometry}".encode()
+    digest = hashlib.blake2b(content, digest_size=8)
     key = -1 - (int.from_bytes(digest.digest(), "little") >> 2)
     common = {"initializer": "zeros", "trainable": False, "autocast": False}
 
@@ -134,6 +147,7 @@ def _hold(layer: Any, entries: np.ndarray, gaps: np.ndarray) -> None:
         )
         held.entries.assign(entries)
         held.gaps.assign(gaps)
+        layer._topkast_gaps = held.gaps  # as an attribute, where TensorFlow looks
         vars(layer)[HELD] = held  # not by assignment, which Keras tracks
         return held.entries
 
@@ -150,8 +164,20 @@ def install(keras: Any) -> None:
         wrap_method(cls, "call", _calling)
         wrap_method(cls, "save_own_variables", _saving)
         wrap_method(cls, "load_own_variables", _loading)
+        wrap_method(cls, "get_config", _configuring)
+        _wrap_kernel(cls)
         for name, what in (("quantize", "quantization"), ("enable_lora", "LoRA")):
             wrap_method(cls, name, functools.partial(_refusing, what))
+
+
+def _wrap_kernel(cls: type) -> None:
+    """Lets a layer's `kernel` be the whole one, for whoever reads it."""
+    owner = next(base for base in cls.__mro__ if KERNEL in vars(base))
+    original = vars(owner)[KERNEL].fget
+    if not hasattr(original, "_topkast_original"):
+        made = functools.wraps(original)(_reading(original))
+        made._topkast_original = original  # type: ignore[attr-defined]
+        setattr(owner, KERNEL, property(made))
 
 
 def _classes(keras: Any) -> tuple[type, ...]:
@@ -177,6 +203,7 @@ def _saving(original: Callable) -> Callable:
             original(self, store)
             return
         store[ENTRIES], store[GAPS] = held.entries, held.gaps
+        store[SHAPE] = np.array(held.shape, np.int64)
         if self.bias is not None:
             store["bias"] = self.bias
 
@@ -189,7 +216,8 @@ def _loading(original: Callable) -> Callable:
         if GAPS not in given and held is None:
             original(self, store)
             return
-        expected = {ENTRIES, GAPS} | ({"bias"} if self.bias is not None else set())
+        expected = {ENTRIES, GAPS, SHAPE}
+        expected |= {"bias"} if self.bias is not None else set()
         if given != expected or not self.built or type(self) is not dense_class(self):
             raise ValueError(
                 f"Expected a file and a layer {self.name!r} of one kind: a model that "
@@ -199,6 +227,7 @@ def _loading(original: Callable) -> Callable:
                 f"variables {sorted(given)}"
             )
         entries, gaps = np.asarray(store[ENTRIES]), np.asarray(store[GAPS])
+        _check_loaded(self, held, store, entries, gaps)
         if held is None:
             _hold(self, entries, gaps)
         else:
@@ -208,6 +237,59 @@ def _loading(original: Callable) -> Callable:
             self.bias.assign(store["bias"])
 
     return load_own_variables
+
+
+def _check_loaded(
+    layer: Any, held: Held | None, store: Any, entries: np.ndarray, gaps: np.ndarray
+) -> None:
+    """Raises a ValueError before anything changes, unless a file suits a layer."""
+    shape = tuple(np.asarray(store[SHAPE]).tolist())
+    expected = tuple(layer.kernel.shape) if held is None else held.shape
+    bias = None if layer.bias is None else tuple(layer.bias.shape)
+    given = None if bias is None else np.shape(store["bias"])
+    if shape != expected or given != bias:
+        raise ValueError(
+            f"Expected a kernel of shape {expected} and a bias of shape {bias} for "
+            f"the layer {layer.name!r}. Received: a file with {shape} and {given}"
+        )
+    places = int(np.where(gaps > 0, gaps.astype(np.int64), SKIPPED).sum())
+    if places > math.prod(shape) or int((gaps > 0).sum()) != entries.size:
+        raise ValueError(
+            f"Expected gaps between {entries.size} entries of a kernel of shape {shape} "
+            f"for the layer {layer.name!r}. Received: {int((gaps > 0).sum())} that lead to "
+            f"place {places}, of a damaged file"
+        )
+    if held is not None and (held.entries.shape, held.gaps.shape) != (
+        entries.shape,
+        gaps.shape,
+    ):
+        raise ValueError(
+            f"Expected {held.entries.shape[0]} entries and {held.gaps.shape[0]} gaps for "
+            f"the compressed layer {layer.name!r}: a file of other sets loads into a plain "
+            f"model. Received: {entries.size} and {gaps.size}"
+        )
+
+
+def _reading(original: Callable) -> Callable:
+    def kernel(self: Any) -> Any:
+        held = held_by(self)
+        if held is None:
+            return original(self)
+        return whole(*held.parts, held.shape)
+
+    return kernel
+
+
+def _configuring(original: Callable) -> Callable:
+    def get_config(self: Any) -> Any:
+        if held_by(self) is not None and compat.is_saving_legacy_file():
+            raise ValueError(
+                "Expected one of the formats that can hold a compressed layer: `.keras`, "
+                f"weights, or `export`. Received: {self.name!r}, to be saved in another"
+            )
+        return original(self)
+
+    return get_config
 
 
 def _refusing(what: str, original: Callable) -> Callable:

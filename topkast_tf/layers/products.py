@@ -117,12 +117,23 @@ def product_spec(cls: type, library: Any) -> ProductSpec | None:
     >>> product_spec(keras.layers.LSTM, keras) is None
     True
     """
-    return _products(library).get(_owner_of_call(cls))
+    owner = _owner_of_call(cls)
+    if owner is not None and _overrides_product(cls, owner):
+        return None
+    return _products(library).get(owner)
+
+
+def _overrides_product(cls: type, owner: type) -> bool:
+    """Whether a convolution's class has a product of its own, which `call` calls."""
+    mine, known = (getattr(each, "convolution_op", None) for each in (cls, owner))
+    return mine is not known
 
 
 def why_without_product(cls: type, library: Any) -> str:
     """Why a layer class has no known product, in a short phrase."""
     owner = _owner_of_call(cls)
+    if owner is not None and _overrides_product(cls, owner):
+        return f"{cls.__name__} computes its product by a `convolution_op` of its own"
     if owner is not None and owner.__module__.split(".")[0] == library.__name__:
         return f"no rule for the product of {owner.__name__.removeprefix('Base')}"
     return f"{cls.__name__} computes its output by a `call` of its own"

@@ -183,6 +183,8 @@ class _SparseLayer(SavesScope, SavesState):
                 self._topkast_scope,
                 super().add_weight,
                 kwargs.get("regularizer"),
+                # In a layer that is frozen, a variable is not trainable from the start.
+                is_frozen=not self.trainable and kwargs.get("trainable") is not False,
             )
         return variable
 

@@ -81,6 +81,7 @@ def consider_weight(
     scope: SparsityScope,
     add_weight: Any,
     regularizer: Any = None,
+    is_frozen: bool = False,
 ) -> None:
     """Sparsifies a weight that a layer has created, if the scope decides so.
 
@@ -90,8 +91,12 @@ def consider_weight(
       scope: the scope.
       add_weight: the layer's own, dense `add_weight`, for the state.
       regularizer: the `add_weight` argument for this weight, or None.
+      is_frozen: whether only the layer's `trainable` keeps it from being trained.
     """
-    if not variable.trainable or not tf.as_dtype(variable.dtype).is_floating:
+    if (
+        not (variable.trainable or is_frozen)
+        or not tf.as_dtype(variable.dtype).is_floating
+    ):
         return
     if scope.placement.include is None and len(variable.shape) < 2:
         return  # biases and scales are not reported

@@ -73,6 +73,10 @@ class ConvOp : public SparseOp {
     OP_REQUIRES(context, strides[0] * strides[1] <= kMostPhases,
                 InvalidArgument("Expected strides whose product is at most ", kMostPhases,
                                 ". Received: ", strides[0], " and ", strides[1]));
+    for (const int64_t size : {strides[0], strides[1], dilations[0], dilations[1]}) {
+      geometry_ += std::to_string(size) + " ";
+    }
+    geometry_ += padding + " ";
     padding_ = padding == "SAME"     ? Padding::kSame
                : padding == "CAUSAL" ? Padding::kCausal
                                      : Padding::kValid;
@@ -171,6 +175,7 @@ class ConvOp : public SparseOp {
 
  protected:
   int64_t groups_ = 1;
+  std::string geometry_;  // strides, dilations and padding
 };
 
 }  // namespace topkast

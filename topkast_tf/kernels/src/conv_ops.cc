@@ -44,7 +44,7 @@ class ConvProductOp : public ConvOp {
         }
       }
     }
-    std::vector<Tensor> memory;
+    Tensor memory;
     OP_REQUIRES_OK(context, FillEntries<T>(context, codes, theta, kind, source.shape(),
                                            entries, &memory, &product));
 
@@ -70,28 +70,19 @@ class ConvProductOp : public ConvOp {
   tensorflow::Status FillEntries(OpKernelContext* context, const Codes& codes,
                                  const Tensor& theta, ConvPlanKind kind,
                                  const TensorShape& source,
-                                 int64_t total, std::vector<Tensor>* memory,
+                                 int64_t total, Tensor* memory,
                                  ConvProduct* product) const {
     static_assert(sizeof(ConvEntry) == 2 * sizeof(float), "memory of the entries");
-    Tensor values_of, entries_of;
+    Tensor values_of;
     TF_RETURN_IF_ERROR(context->allocate_temp(tensorflow::DT_FLOAT, TensorShape({total}),
                                               &values_of));
-    float* to = nullptr;
-    if (!codes.are_gaps()) {
-      TF_RETURN_IF_ERROR(context->allocate_temp(tensorflow::DT_FLOAT,
-                                                TensorShape({2 * total}), &entries_of));
-      memory->push_back(entries_of);
-      to = entries_of.flat<float>().data();
-    }
     const float* weight = theta.flat<float>().data();
     float* values = values_of.flat<float>().data();
-    const std::string order = codes.are_gaps() ? OrderOf<T>(context, kind, source) : "";
-    int64_t number = 0;
-    for (ConvProduct::Part& part : product->parts) {
-      for (ConvProduct::OfGroup& group : part.groups) {
-        const Plan& plan = *group.placed.plan;
-        const auto fill = [&](float* floats) {
-          auto* entries = reinterpret_cast<ConvEntry*>(floats);
+    const auto fill = [&](float* floats) {
+      auto* entries = reinterpret_cast<ConvEntry*>(floats);
+      for (const ConvProduct::Part& part : product->parts) {
+        for (const ConvProduct::OfGroup& group : part.groups) {
+          const Plan& plan = *group.placed.plan;
           InParallel(context, plan.entries(), 3, [&](int64_t begin, int64_t end) {
             for (int64_t i = begin; i < end; ++i) values[i] = weight[plan.places[i]];
             if constexpr (std::is_same_v<T, tensorflow::bfloat16>) {
@@ -103,31 +94,38 @@ class ConvProductOp : public ConvOp {
               entries[i] = {group.placed.offsets[plan.col[i]], values[plan.source[i]]};
             }
           });
-        };
-        if (codes.are_gaps()) {
-          memory->push_back(PlansOf(key_)->Values(codes, theta,
-                                                  order + std::to_string(number++),
-                                                  2 * plan.entries(), fill));
-          to = memory->back().flat<float>().data();
-          group.entries = reinterpret_cast<const ConvEntry*>(to);
-          continue;
+          entries += plan.entries();
         }
-        fill(to);
-        group.entries = reinterpret_cast<const ConvEntry*>(to);
-        to += 2 * plan.entries();
+      }
+    };
+    if (codes.are_gaps()) {
+      *memory = PlansOf(key_)->Values(codes, theta, OrderOf<T>(context, kind, source),
+                                      2 * total, fill);
+    } else {
+      TF_RETURN_IF_ERROR(context->allocate_temp(tensorflow::DT_FLOAT,
+                                                TensorShape({2 * total}), memory));
+      fill(memory->flat<float>().data());
+    }
+    const auto* entries =
+        reinterpret_cast<const ConvEntry*>(memory->flat<float>().data());
+    for (ConvProduct::Part& part : product->parts) {
+      for (ConvProduct::OfGroup& group : part.groups) {
+        group.entries = entries;
+        entries += group.placed.plan->entries();
       }
     }
     return tensorflow::Status();
   }
 
-  // What the entries of a product depend on: which of the two it is, their type, and the
-  // layout, which is of the sizes of the sources and the number of threads.
+  // What the entries of a product depend on: which of the two it is, the convolution, their
+  // type, and the layout, which is of the sizes of the sources and the number of threads.
   template <typename T>
-  static std::string OrderOf(OpKernelContext* context, ConvPlanKind kind,
-                             const TensorShape& source) {
+  std::string OrderOf(OpKernelContext* context, ConvPlanKind kind,
+                      const TensorShape& source) const {
     const int threads = context->device()->tensorflow_cpu_worker_threads()->num_threads;
     const char* type = std::is_same_v<T, float> ? " float " : " bfloat16 ";
-    return std::to_string(static_cast<int>(kind)) + source.DebugString() + type +
+    return std::to_string(static_cast<int>(kind)) + " " + geometry_ +
+           std::to_string(groups_) + source.DebugString() + type +
            std::to_string(threads) + " threads ";
   }
 };

@@ -96,7 +96,7 @@ class Plans {
     tensorflow::Tensor values;
   };
 
-  static constexpr size_t kMostOrders = 32;
+  static constexpr size_t kMostOrders = 4;
   static constexpr int64_t kNotCounted = -2;
 
   // Code is tried once, also where there is none.
