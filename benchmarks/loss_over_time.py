@@ -411,7 +411,7 @@ def main(argv: Sequence[str]) -> None:
         tf.config.threading.set_inter_op_parallelism_threads(1)
     found = {}
     for name in values.studies:
-        minutes = values.minutes or STUDIES[name].minutes
+        minutes = float(values.minutes or STUDIES[name].minutes)
         folder = values.image_dir if name == "resnet20" else values.text_dir
         results = common.Results(
             values.csv,
