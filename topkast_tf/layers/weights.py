@@ -93,10 +93,11 @@ def consider_weight(
       regularizer: the `add_weight` argument for this weight, or None.
       is_frozen: whether only the layer's `trainable` keeps it from being trained.
     """
-    if (
-        not (variable.trainable or is_frozen)
-        or not tf.as_dtype(variable.dtype).is_floating
-    ):
+    if is_frozen:  # dense, unless it was frozen when it was sparse already
+        is_trained = bool(scope.saved and scope.saved.left)
+    else:
+        is_trained = variable.trainable
+    if not is_trained or not tf.as_dtype(variable.dtype).is_floating:
         return
     if scope.placement.include is None and len(variable.shape) < 2:
         return  # biases and scales are not reported

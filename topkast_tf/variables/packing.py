@@ -11,9 +11,12 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from topkast_tf import compat
+from topkast_tf.core.mixing import mixed
 from topkast_tf.core.packing import packed
+from topkast_tf.methods.base import RESET, Method
 from topkast_tf.variables import hooks, optimizer_files
 from topkast_tf.variables.components import components
+from topkast_tf.variables.placement import Placement
 
 STORAGES = ("dense", "packed")
 """What a scope may ask for: theta as the trained variable, or the entries of B alone."""
@@ -26,6 +29,26 @@ def check(storage: str) -> None:
     if storage not in STORAGES:
         raise ValueError(
             f"Expected storage in {STORAGES}. Received: storage={storage!r}"
+        )
+
+
+def check_scope(method: Method, placement: Placement) -> None:
+    """Raises a ValueError for a scope whose weights cannot be packed."""
+    has_own_b = not (method.dense_updates or method.varying_counts or method.resets)
+    if method.inputs or not has_own_b or method.computes_alpha:
+        raise ValueError(
+            "Expected a method whose updates and selections need theta on B alone, such as "
+            f"'topkast' or 'static', for storage='packed'. Received: {method.name!r}"
+        )
+    if method.slots != RESET and not method.one_mask:
+        raise ValueError(
+            "Expected slots='reset' for storage='packed', in which there are no slots "
+            f"outside B. Received: slots={method.slots!r}"
+        )
+    if placement.distribution == "global" or method.budget == "global":
+        raise ValueError(
+            "Expected a distribution that gives each weight its own number of entries, for "
+            "storage='packed'. Received: distribution='global'"
         )
 
 
@@ -119,11 +142,11 @@ def make(theta: Any, sets: Any, size: int) -> Packed:
     for index, own in enumerate(components(compat.raw_variable(entries))):
         replica = components(raw)[index]._topkast
         own._topkast = replica
-        own.__class__ = _mixed(_PackedEntries, type(own))
+        own.__class__ = mixed(_PackedEntries, type(own), "Packed")
         of_replica = components(sets)[index]
         of_replica._topkast_replica = replica
         if not isinstance(of_replica, _FollowedSets):
-            of_replica.__class__ = _mixed(_FollowedSets, type(of_replica))
+            of_replica.__class__ = mixed(_FollowedSets, type(of_replica), "Packed")
     return Packed(entries, members)
 
 
@@ -140,11 +163,6 @@ def _of_theta(theta: Any) -> Any:
             return own(theta)
 
     return OfTheta()
-
-
-@functools.cache
-def _mixed(mixin: type, base: type) -> type:
-    return type(base)(f"Packed{base.__name__}", (mixin, base), {})
 
 
 def trained(variables: list[Any]) -> list[Any]:

@@ -18,8 +18,7 @@ from absl import logging
 from topkast_tf import compat
 from topkast_tf.core.blocks import MatrixView
 from topkast_tf.methods import Method
-from topkast_tf.methods.base import RESET
-from topkast_tf.variables import hooks, serving
+from topkast_tf.variables import hooks, packing, serving
 from topkast_tf.variables.budget import Budget, shared_budget
 from topkast_tf.variables.decisions import (
     FIRST,
@@ -67,7 +66,7 @@ class SparsityScope:
     ):
         _check_distribution(method, placement)
         if storage == "packed":
-            _check_packed(method, placement)
+            packing.check_scope(method, placement)
         self.kernels = kernels
         self.storage = storage
         self.method = method
@@ -398,23 +397,4 @@ def _check_distribution(method: Method, placement: Placement) -> None:
         raise ValueError(
             f"Expected a distribution that {method.name!r} can keep: one of "
             f"{list(known)}, a mapping or a function. Received: distribution={given!r}"
-        )
-
-
-def _check_packed(method: Method, placement: Placement) -> None:
-    has_own_b = not (method.dense_updates or method.varying_counts or method.resets)
-    if method.inputs or not has_own_b or method.computes_alpha:
-        raise ValueError(
-            "Expected a method whose updates and selections need theta on B alone, such as "
-            f"'topkast' or 'static', for storage='packed'. Received: {method.name!r}"
-        )
-    if method.slots != RESET and not method.one_mask:
-        raise ValueError(
-            "Expected slots='reset' for storage='packed', in which there are no slots "
-            f"outside B. Received: slots={method.slots!r}"
-        )
-    if placement.distribution == "global" or method.budget == "global":
-        raise ValueError(
-            "Expected a distribution that gives each weight its own number of entries, for "
-            "storage='packed'. Received: distribution='global'"
         )

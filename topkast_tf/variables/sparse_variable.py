@@ -23,11 +23,10 @@ Under a strategy each device's copy (replica) is such a variable, with its own c
 the state; since theta and the state are the same on all, so are the sets.
 """
 
-import functools
-
 import tensorflow as tf
 
 from topkast_tf import compat
+from topkast_tf.core.mixing import mixed
 from topkast_tf.kernels import training
 from topkast_tf.methods.base import GRADIENT
 from topkast_tf.variables import hooks, serving
@@ -218,18 +217,13 @@ class _SparseReads(_CountsRestores):
         return super()._lookup_dependency(name, *args, **kwargs)
 
 
-@functools.cache
-def _mixed(mixin: type, base: type) -> type:
-    return type(base)(f"Sparse{base.__name__}", (mixin, base), {})
-
-
 def make_sparse(weight: Weight) -> None:
     """Makes the weight's variable sparse, in place."""
     hooks.install()
     for index, variable in enumerate(components(weight.variable)):
         if not isinstance(variable, _SparseReads):
             variable._topkast = WeightReplica(weight, index)
-            variable.__class__ = _mixed(_SparseReads, type(variable))
+            variable.__class__ = mixed(_SparseReads, type(variable), "Sparse")
     for variable in components(weight.sets):
         if not isinstance(variable, _CountsRestores):
-            variable.__class__ = _mixed(_CountsRestores, type(variable))
+            variable.__class__ = mixed(_CountsRestores, type(variable), "Sparse")
