@@ -260,6 +260,7 @@ def test_checkpoint_of_tensorflow(tmp_path):
         assert_same(into, model)
 
 
+@pytest.mark.slow  # the conformance table and the launcher's tests resume, too
 def test_resumed_training_is_the_same_bit_for_bit(tmp_path):
     whole = trained(built("packed"), "adam", 12)
     first = trained(built("packed"), "adam", 8)
@@ -277,7 +278,7 @@ def test_resumed_training_is_the_same_bit_for_bit(tmp_path):
 
 @NATIVE
 @pytest.mark.parametrize("optimizer", [_slow_unless(o, ("adam",)) for o in OPTIMIZERS])
-@pytest.mark.parametrize("stop", [None, 5])
+@pytest.mark.parametrize("stop", [pytest.param(None, marks=pytest.mark.slow), 5])
 def test_native_selection_has_the_bits_of_tensorflow(optimizer, stop, monkeypatch):
     calls = []
     refresh = training.refresh
@@ -321,7 +322,7 @@ def test_a_nan_stops_native_selection_and_loses_nothing():
 
 
 @pytest.mark.parametrize("storage", ["dense", "packed"])
-@pytest.mark.parametrize("optimizer", [_slow_unless(o, FAST) for o in OPTIMIZERS])
+@pytest.mark.parametrize("optimizer", [_slow_unless(o, ("adam",)) for o in OPTIMIZERS])
 def test_training_goes_on_in_the_other_storage(storage, optimizer, tmp_path):
     """A file of one storage, with its optimizer, loads in the other, with the same bits."""
     other = {"dense": "packed", "packed": "dense"}[storage]
