@@ -272,6 +272,9 @@ def bytes_reduced(model: Any) -> Bytes:
         each = tf.as_dtype(variable.dtype).size
         size = math.prod(variable.shape)
         limit = capacity(variable)
-        dense += each * size
         packed += each * (size if limit is None else limit)
+        replica = local_replica(variable)
+        # Of a packed weight the variable is the vector of its entries in B.
+        whole = size if replica is None else math.prod(replica.weight.shape)
+        dense += each * whole
     return Bytes(packed, dense)

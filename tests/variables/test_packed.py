@@ -9,6 +9,7 @@ import topkast_tf as tk
 from tests import zoo
 from topkast_tf.compat import raw_variable
 from topkast_tf.core import packing
+from topkast_tf.gradients import bytes_reduced
 from topkast_tf.kernels import library, training
 from topkast_tf.variables.of_run import loading_with
 
@@ -543,3 +544,13 @@ def test_packed_by_definition():
         np.testing.assert_array_equal(moved[: len(expected)], expected)
         compiled = tf.function(packing.packed, jit_compile=True)
         np.testing.assert_array_equal(compiled(x, before, size), found)
+
+
+def test_the_gradient_that_replicas_exchange():
+    found = {}
+    for storage in ("dense", "packed"):
+        model = built(storage)
+        model(data(1)[0])
+        found[storage] = bytes_reduced(model)
+    assert found["packed"] == found["dense"]
+    assert found["packed"].packed < found["packed"].dense
