@@ -1,5 +1,6 @@
 """Conversion of a sparse model to a plain one."""
 
+import collections
 import os
 import pathlib
 import tempfile
@@ -9,7 +10,6 @@ import tensorflow as tf
 from absl import logging
 
 from topkast_tf import compat
-from topkast_tf.compat import layers_within
 from topkast_tf.layers import compressed
 from topkast_tf.layers.remaking import copy_values, counterparts, made_again
 from topkast_tf.layers.structure import library_of
@@ -76,7 +76,7 @@ def strip(model: Any, kernels: str = "dense") -> Any:
 
 def _compress(model: Any, plain: Any) -> None:
     """Compresses the layers of a plain model that can be, and are in the other one."""
-    left = {}
+    left, owners = {}, _owners(plain)
     for layer, made in counterparts(model, plain):
         held = compressed.held_by(layer)
         if held is not None:
@@ -84,7 +84,7 @@ def _compress(model: Any, plain: Any) -> None:
             continue
         for weight in weights_of(layer):
             why = compressed.why_not(layer, weight)
-            if why is None and _is_held_elsewhere(plain, made):
+            if why is None and owners[id(made.kernel)] > 1:
                 why = "another layer refers to its kernel"
             if why is None:
                 compressed.compress(made, weight.forward_mask())
@@ -94,14 +94,12 @@ def _compress(model: Any, plain: Any) -> None:
         logging.info("Layers that keep a whole kernel: %s", left)
 
 
-def _is_held_elsewhere(model: Any, layer: Any) -> bool:
-    """Whether another layer, such as a wrapper, has the kernel of a layer as its own."""
-    kernel = getattr(layer, compressed.KERNEL, None)
-    return any(
-        value is kernel
-        for other in layers_within(model)
-        if other is not layer
-        for value in vars(other).values()
+def _owners(model: Any) -> collections.Counter[int]:
+    """id of an attribute -> the layers that have it: a wrapper may have a kernel, too."""
+    return collections.Counter(
+        key
+        for layer in compat.layers_within(model)
+        for key in {id(value) for value in vars(layer).values()}
     )
 
 

@@ -34,7 +34,7 @@ from topkast_tf.layers.products import (
     product_spec,
 )
 from topkast_tf.layers.structure import dense_class, library_of
-from topkast_tf.variables.hooks import wrap_method
+from topkast_tf.variables.hooks import wrap_method, wrap_property
 from topkast_tf.variables.weight import SparseWeight
 
 HELD = "_topkast_held"
@@ -165,19 +165,9 @@ def install(keras: Any) -> None:
         wrap_method(cls, "save_own_variables", _saving)
         wrap_method(cls, "load_own_variables", _loading)
         wrap_method(cls, "get_config", _configuring)
-        _wrap_kernel(cls)
+        wrap_property(cls, KERNEL, _reading)
         for name, what in (("quantize", "quantization"), ("enable_lora", "LoRA")):
             wrap_method(cls, name, functools.partial(_refusing, what))
-
-
-def _wrap_kernel(cls: type) -> None:
-    """Lets a layer's `kernel` be the whole one, for whoever reads it."""
-    owner = next(base for base in cls.__mro__ if KERNEL in vars(base))
-    original = vars(owner)[KERNEL].fget
-    if not hasattr(original, "_topkast_original"):
-        made = functools.wraps(original)(_reading(original))
-        made._topkast_original = original  # type: ignore[attr-defined]
-        setattr(owner, KERNEL, property(made))
 
 
 def _classes(keras: Any) -> tuple[type, ...]:

@@ -190,6 +190,23 @@ def wrap_method(owner: type, name: str, wrap: Callable[[Callable], Callable]) ->
     setattr(defining[0], name, made)
 
 
+def wrap_property(owner: type, name: str, wrap: Callable[[Callable], Callable]) -> None:
+    """As `wrap_method`, of a property that is only read.
+
+    Args:
+      owner: a class that has it, or inherits it.
+      name: the property's name.
+      wrap: maps the original function to the new one.
+    """
+    defining = next(cls for cls in owner.__mro__ if name in vars(cls))
+    original = vars(defining)[name].fget
+    if hasattr(original, "_topkast_original"):
+        return
+    made = functools.wraps(original)(wrap(original))
+    made._topkast_original = original  # type: ignore[attr-defined]
+    setattr(defining, name, property(made))
+
+
 def _wrap_layer(layer_class: type) -> None:
     if layer_class in _wrapped:
         return

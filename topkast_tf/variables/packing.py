@@ -5,7 +5,6 @@ exploration loss is put together from both. Whoever assigns sets has the entries
 those that leave B are written to theta, and those that enter it are read from there.
 """
 
-import functools
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -186,18 +185,12 @@ def install(library: Any) -> None:
       library: the module `keras`.
     """
     optimizer_files.install(library.optimizers.Optimizer)
-    layer_class = library.layers.Layer
     for name in ("trainable_variables", "trainable_weights"):
-        original = vars(layer_class)[name].fget
-        if hasattr(original, "_topkast_original"):
-            continue
-        setattr(layer_class, name, property(_listing(original)))
+        hooks.wrap_property(library.layers.Layer, name, _listing)
 
 
 def _listing(original: Any) -> Any:
-    @functools.wraps(original)
     def listed(self):
         return trained(original(self))
 
-    listed._topkast_original = original  # type: ignore[attr-defined]
     return listed

@@ -142,7 +142,8 @@ class SparseMatMul : public SparseOp {
   // The product by a plan or by generated code, `at_once` positions a call.
   template <typename Order, typename Gather, typename Function, typename Activation>
   void Multiply(OpKernelContext* context, const Codes& codes, const Tensor& theta,
-                const char* name, const Order& order, Gather gather, int64_t scratch, Function multiply, int64_t at_once, const Activation* x,
+                const char* name, const Order& order, Gather gather, int64_t scratch,
+                Function multiply, int64_t at_once, const Activation* x,
                 int64_t positions, Activation* y) {
     Tensor values;
     OP_REQUIRES_OK(context, ValuesOf(context, codes, theta, name, order.entries(), gather,
