@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import inspect
+import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -47,6 +48,7 @@ def open_scope(
     placement: Placement,
     kernels: str = "auto",
     storage: str = "dense",
+    theta_dir: str | os.PathLike | None = None,
 ) -> ReusableScope:
     """The scope of any method: weights created in it join it.
 
@@ -55,18 +57,19 @@ def open_scope(
       placement: which weights are sparsified.
       kernels: as for `topkast_scope`.
       storage: as for `topkast_scope`.
+      theta_dir: as for `topkast_scope`.
 
     Returns:
       A context manager that yields the `SparsityScope`.
     """
     choice.check(kernels)
-    packing.check(storage)
-    return ReusableScope(lambda: _opened(method, placement, kernels, storage))
+    of_run = packing.storage_of(storage, theta_dir)
+    return ReusableScope(lambda: _opened(method, placement, kernels, of_run))
 
 
 @contextlib.contextmanager
 def _opened(
-    method: Method, placement: Placement, kernels: str, storage: str
+    method: Method, placement: Placement, kernels: str, storage: packing.Storage
 ) -> Iterator[SparsityScope]:
     scope = SparsityScope(method, placement, kernels=kernels, storage=storage)
     hooks.install()
@@ -109,6 +112,7 @@ def sparse_scope(
     seed: int = 0,
     kernels: str = "auto",
     storage: str = "dense",
+    theta_dir: str | os.PathLike | None = None,
     **of_the_method: Any,
 ) -> ReusableScope:
     """Makes the weights of any model built in it sparse, by any method.
@@ -128,6 +132,7 @@ def sparse_scope(
       seed: the random seed.
       kernels: as for `topkast_scope`.
       storage: as for `topkast_scope`; SWAT has a storage of its own.
+      theta_dir: as for `topkast_scope`.
       **of_the_method: the method's own arguments: the attributes of its class in
         `topkast_tf.methods` (for Top-KAST and SWAT those of their scopes, such as
         ``bwd=0.8``).
@@ -154,6 +159,8 @@ def sparse_scope(
         "seed": seed,
     }
     own = {**of_the_method, "kernels": kernels, "storage": storage}
+    if theta_dir is not None:
+        own["theta_dir"] = theta_dir
     if not isinstance(name, str) or name not in {*SCOPES, *METHODS}:
         raise ValueError(
             f"Expected one of the methods {sorted(METHODS)} ('swat' is among them once "
@@ -176,7 +183,7 @@ def sparse_scope(
             f"Expected arguments of {name!r}: {those}. Received: {', '.join(unknown)}"
         )
     method = METHODS[name](sparsity=sparsity, **of_the_method)  # type: ignore
-    return open_scope(method, Placement(**common), kernels, storage)
+    return open_scope(method, Placement(**common), kernels, storage, theta_dir)
 
 
 def topkast_scope(
@@ -197,6 +204,7 @@ def topkast_scope(
     seed: int = 0,
     kernels: str = "auto",
     storage: str = "dense",
+    theta_dir: str | os.PathLike | None = None,
 ) -> ReusableScope:
     r"""Makes the weights of any model built in it sparse, by Top-KAST.
 
@@ -261,6 +269,10 @@ def topkast_scope(
       storage: what the optimizer trains: ``"dense"``, theta, whose updates are masked; or
         ``"packed"``, the vector of B's entries: gradients and slots are then as long as
         B. It is of the run, too: a model's files are the same, apart from the optimizer.
+      theta_dir: of packed storage, a folder on a disk: theta and the sets, which only a
+        selection reads, are then in files there, 5 bytes for each entry, and not in
+        memory (docs/packed.md). The files have no names, and end with the process.
+        None is memory.
 
     Returns:
       A context manager that yields the `SparsityScope`; also a decorator. It may be used
@@ -298,6 +310,7 @@ def topkast_scope(
         Placement(distribution=distribution, exempt=exempt, include=include, seed=seed),
         kernels,
         storage,
+        theta_dir,
     )
 
 

@@ -103,11 +103,11 @@ is needed.
       --segment_length=1024 --memory_length=1024 --batch_size=64 \\
       --steps=100000 --fwd=0.9 --bwd=0.8 --device_memory=80
 
-Memory and time have three columns: the dense twin; this implementation, with
-dense tensors and masks; and truly sparse storage, which is not implemented
-here. FLOPs are counted, not measured: a multiply and an add are two, only
-products count. Sparsities are fractions of zeros. The flags of
-launch/sensitivity.py are accepted too.
+Memory and time have three columns: the dense twin; this implementation (time:
+with dense tensors and masks); and truly sparse storage on an accelerator,
+which is not implemented here. FLOPs are counted, not measured: a multiply and
+an add are two, only products count. Sparsities are fractions of zeros. The
+flags of launch/sensitivity.py are accepted too.
 """
 
 

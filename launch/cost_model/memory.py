@@ -1,7 +1,9 @@
 """Memory of a training step, item by item, in three forms of storage.
 
-`dense` is the dense twin. `here` is this implementation: dense tensors and masks, all on
-the accelerator. `sparse` is truly sparse storage:
+`dense` is the dense twin. `here` is this implementation, all on the accelerator: dense
+tensors and masks, or with --storage=packed the entries of B, with theta and the sets in
+memory or in mapped files; and native kernels then have plans in place of masked copies.
+`sparse` is truly sparse storage:
 
 - Top-KAST keeps theta on the host and selects the sets there, as the paper proposes in
   its notes on implementation. The accelerator has the values of B, their positions, one
@@ -19,6 +21,7 @@ from collections.abc import Sequence
 
 from launch.cost_model.forward_pass import RELU, Kept
 from launch.cost_model.network import Network
+from launch.cost_model.packed_memory import is_native, plan_bytes
 from launch.cost_model.parameters import EMBEDDINGS, VECTORS, Parameter, kept_of
 
 FLOAT32 = 4
@@ -81,6 +84,8 @@ class Storage:
       replaces_relu: whether there is a SWAT scope, which may pack ReLUs too.
       parts: parts of a device's batch, computed one after another.
       weights_packed: whether this implementation trains the entries of B alone.
+      native: whether native kernels compute the products of packed weights.
+      theta_mapped: whether theta and the sets of packed weights are in files.
     """
 
     slots: int
@@ -90,6 +95,8 @@ class Storage:
     replaces_relu: bool = False
     parts: int = 1
     weights_packed: bool = False
+    native: bool = False
+    theta_mapped: bool = False
 
 
 def memory_of(network: Network, storage: Storage, batch: int) -> Memory:
@@ -115,14 +122,18 @@ def memory_of(network: Network, storage: Storage, batch: int) -> Memory:
     # Packed weights are beside theta, with the code of each entry.
     entries = sum(p.backward for p in parameters if p.has_sets)
     beside = entries * (FLOAT32 + 1) if storage.weights_packed else 0
+    mapped = mapped_bytes(parameters) if storage.theta_mapped else 0
+    in_files = mapped // (FLOAT32 + 1)  # entries
+    plans = sum(plan_bytes(p) for p in parameters if storage.native and is_native(p))
     accelerator = [
-        Item("weights", every, every + beside, on_device),
+        Item("weights", every, every + beside - FLOAT32 * in_files, on_device),
         Item(
             "sets and other state",
             0,
-            sum(each.set_bytes + each.state_bytes for each in parameters),
+            sum(each.set_bytes + each.state_bytes for each in parameters) - in_files,
             sum(map(_position_bytes, parameters)),
         ),
+        Item("plans of the kernels", 0, plans, 0),
         Item(
             "masked copies",
             _copies(parameters, storage, dense=True),
@@ -140,7 +151,10 @@ def memory_of(network: Network, storage: Storage, batch: int) -> Memory:
         Item("memory of segments", carried, carried, carried),
         Item("batch", inputs, inputs, inputs),
         Item("activations", *activations),
-        Item("working memory", *(_working(network, rows, form) for form in FORMS)),
+        Item(
+            "working memory",
+            *(_working(network, storage, rows, form) for form in FORMS),
+        ),
     ]
     theta = FLOAT32 * sum(each.size for each in parameters if _leaves_theta(each))
     graph = _GRAPH + _GRAPH_A_PRODUCT * len(forward.macs)
@@ -151,6 +165,11 @@ def memory_of(network: Network, storage: Storage, batch: int) -> Memory:
         Item("training data", *[network.data_bytes] * 3),
     ]
     return Memory(_present(accelerator), _present(host))
+
+
+def mapped_bytes(parameters: Sequence[Parameter]) -> int:
+    """Bytes of theta and of the sets, a byte an entry, of the sparse weights."""
+    return sum((FLOAT32 + 1) * p.size for p in parameters if p.is_sparse)
 
 
 def activation_bytes(network: Network, storage: Storage, batch: int, form: str) -> int:
@@ -230,6 +249,8 @@ def _copies(
             continue
         # Embedding and softmax each read their own copy of the table.
         reads = 2 if each.kind == EMBEDDINGS else 1
+        if storage.native and is_native(each) and not dense:
+            continue
         is_cast = storage.compute_itemsize != FLOAT32
         if is_cast or (each.reads_alpha and each.has_sets and not dense):
             found += reads * storage.compute_itemsize * getattr(each, of)
@@ -238,12 +259,14 @@ def _copies(
     return found
 
 
-def _working(network: Network, batch: int, form: str) -> int:
+def _working(network: Network, storage: Storage, batch: int, form: str) -> int:
     largest = [
         kept.entries.of(batch) * kept.itemsize for kept in network.forward_pass.kept
     ]
     for each in network.parameters:
         size = _on_device(each) if form == "sparse" else each.size
+        if form == "here" and storage.native and is_native(each):
+            size = each.backward
         largest.append(FLOAT32 * size)
     return WORKING_TENSORS * max(largest)
 

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -42,6 +42,7 @@ class Parameter:
       saves_masked: whether that input is kept as a separate copy.
       set_bytes: bytes of its set codes.
       state_bytes: bytes of the other state of the method for this weight.
+      matrix: its inputs and outputs, of a sparse matrix; None of a convolution.
     """
 
     path: str
@@ -59,6 +60,7 @@ class Parameter:
     saves_masked: bool = False
     set_bytes: int = 0
     state_bytes: int = 0
+    matrix: tuple[int, int] | None = None
 
     @property
     def forward_sparsity(self) -> float:
@@ -121,7 +123,8 @@ def parameters_of(model: keras.Model) -> list[Parameter]:
         weight = sparse.pop(variable.path, None)
         if weight is None:
             size = math.prod(variable.shape)
-            found.append(Parameter(variable.path, kind_of(variable), size, size, size))
+            kind = kind_of(variable.path, variable.shape)
+            found.append(Parameter(variable.path, kind, size, size, size))
         else:
             found.append(_planned(variable, weight))
     if sparse:
@@ -132,12 +135,12 @@ def parameters_of(model: keras.Model) -> list[Parameter]:
     return found
 
 
-def kind_of(variable: Any) -> str:
+def kind_of(path: str, shape: Sequence[int]) -> str:
     """The kind of a weight, from its name and shape."""
-    name, rank = variable.path.split("/")[-1], len(variable.shape)
+    name, rank = path.split("/")[-1], len(shape)
     if "embedding" in name or "embeddings" in name:
         return EMBEDDINGS
-    if rank < 2 or why_not_kernel(name, variable.shape):
+    if rank < 2 or why_not_kernel(name, shape):
         return VECTORS
     return CONVOLUTIONS if rank > 2 else MATRICES
 
@@ -164,7 +167,7 @@ def _planned(variable: Any, weight: SparseWeight) -> Parameter:
     sets = state.pop(id(vars(weight)["_sets"]))
     common = {
         "path": variable.path,
-        "kind": kind_of(variable),
+        "kind": kind_of(variable.path, weight.shape),
         "size": size,
         "has_sets": True,
         "reads_alpha": method.sparse_forward,
@@ -183,10 +186,12 @@ def _planned(variable: Any, weight: SparseWeight) -> Parameter:
         products = weight.rule.product_sparsities(sets)
         if "activations" in weight.rule.backward:
             saved, masked = weight.rule.sparsity_of(weight), True
+    is_matrix = common["kind"] == MATRICES
     return Parameter(
         forward=forward,
         backward=backward,
         is_sparse=True,
+        matrix=(weight.view.rows, weight.view.cols) if is_matrix else None,
         products=products,
         saved_activations=saved,
         saves_masked=masked,

@@ -14,7 +14,7 @@ from launch.cost_model.costs import (
     flops_a_step,
     step_times,
 )
-from launch.cost_model.memory import FORMS, Memory, Storage, memory_of
+from launch.cost_model.memory import FORMS, Memory, Storage, mapped_bytes, memory_of
 from launch.cost_model.network import (
     Network,
     Scope,
@@ -27,6 +27,7 @@ from launch.cost_model.text_sizes import PUBLISHED
 from launch.distribute.devices import workers_named
 from launch.support.errors import UserError
 from topkast_tf.analysis.flops import FlopReport
+from topkast_tf.kernels import build
 
 _GIGABYTE = 10**9
 
@@ -170,6 +171,7 @@ def _storage(settings: flags.FlagValues, method: str) -> Storage:
         return settings[name].value if name in settings else default
 
     slots = 2 if settings.optimizer == "adam" else int(settings.momentum > 0)
+    packed = METHODS[method].storage_of_weights(settings) == "packed"
     return Storage(
         slots=slots,
         compute_itemsize=compute_itemsize(settings),
@@ -177,8 +179,18 @@ def _storage(settings: flags.FlagValues, method: str) -> Storage:
         packed=value("storage") == "packed" and METHODS[method].sparse_activations,
         replaces_relu=METHODS[method].sparse_activations,
         parts=value("accumulate", 1),
-        weights_packed=METHODS[method].storage_of_weights(settings) == "packed",
+        weights_packed=packed,
+        native=packed and value("kernels") != "masked" and _has_compiler(),
+        theta_mapped=packed and value("theta") == "mmap",
     )
+
+
+def _has_compiler() -> bool:
+    """Whether this machine can build the native kernels, which takes a minute."""
+    try:
+        return bool(build.find_compiler())
+    except build.Unavailable:
+        return False
 
 
 def _in_all(
@@ -238,6 +250,9 @@ def _notes(settings: flags.FlagValues, method: str, network: Network, device: De
             "The share of tokens in the tails of the adaptive softmax is estimated by "
             "Zipf's law."
         )
+    if _storage(settings, method).theta_mapped:
+        size = mapped_bytes(network.parameters) / _GIGABYTE
+        yield f"The disk of --run_dir holds {size:.2f} GB of theta and sets."
     if "jit" in settings and settings.jit:
         yield "XLA may keep fewer activations than are counted here."
     if _replicas(settings) > 1 and device.flops and device.network is None:

@@ -108,12 +108,13 @@ def _start(
     """The restored or new model, under its strategy, and the state of the run."""
     strategy = strategies.start(task.settings)
     storage = METHODS[method].storage_of_weights(task.settings)
+    theta_dir = METHODS[method].theta_dir(task.settings)
     # All workers read what the chief has written.
     folder = pathlib.Path(task.settings.run_dir) / method / "checkpoints"
     if is_chief:
         checkpoints.clear_unfinished(folder)
     with strategy.scope():
-        with loading_with(task.settings.kernels, storage):
+        with loading_with(task.settings.kernels, storage, theta_dir):
             restored = checkpoints.restore(folder)
         model, state, damaged = restored or (build(task, method), {}, [])
     replicas.part_seeds(model)

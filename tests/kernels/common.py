@@ -1,7 +1,11 @@
 """What the tests of native operations have in common."""
 
+import pathlib
+import re
+import resource
 import subprocess
 import sys
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -74,3 +78,29 @@ def assert_same_bits_for_any_number_of_threads(source):
     first, second = (process.communicate()[0] for process in processes)
     assert len(first.strip()) == 64
     assert first == second
+
+
+class MappedBytes(NamedTuple):
+    """Bytes of this process's mappings of files in a folder, in whole pages."""
+
+    size: int
+    resident: int
+
+
+def mapped_bytes(folder: pathlib.Path) -> MappedBytes:
+    """What is mapped from a folder, and what of it is in memory."""
+    kilobytes = {"Size": 0, "Rss": 0}
+    inside = False
+    for line in pathlib.Path("/proc/self/smaps").read_text().splitlines():
+        name, _, value = line.partition(":")
+        if re.match(r"[0-9a-f]+-[0-9a-f]+ ", line):
+            inside = f" {folder.resolve()}/" in line
+        elif inside and name in kilobytes:
+            kilobytes[name] += int(value.split()[0])
+    return MappedBytes(1024 * kilobytes["Size"], 1024 * kilobytes["Rss"])
+
+
+def in_pages(*sizes: int) -> int:
+    """The bytes of the pages that buffers of these sizes take."""
+    page = resource.getpagesize()
+    return sum(-(-size // page) * page for size in sizes)

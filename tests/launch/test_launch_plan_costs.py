@@ -1,12 +1,16 @@
 """Costs in a plan: memory, FLOPs, exchange and times of one layer, all by hand."""
 
+import keras
+import numpy as np
 import pytest
 
-from launch.cost_model import costs, memory, report
+from launch.cost_model import costs, memory, packed_memory, report
 from launch.cost_model.forward_pass import RELU, Amount, ForwardPass, Kept
 from launch.cost_model.network import Network
-from launch.cost_model.parameters import Parameter
+from launch.cost_model.parameters import Parameter, parameters_of
 from tests.launch.plans import bytes_of
+from topkast_tf import sparse_weights, topkast_scope
+from topkast_tf.kernels import library
 
 
 def one_layer(**changes):
@@ -112,3 +116,34 @@ def test_units_are_spelt_out():
     assert report.bytes_text(123 * 2**20) == "123 MiB"
     assert report.flops_text(4.2e15) == "4.20 PFLOP"
     assert report.seconds_text(4.2e-5) == "42.0 us"
+
+
+def test_memory_of_native_packed_weights_by_hand():
+    """Theta in files, plans in place of masked copies, and smaller working memory."""
+    storage = memory.Storage(
+        slots=2, weights_packed=True, native=True, theta_mapped=True, keeps_penalty=True
+    )
+    found = bytes_of(memory.memory_of(one_layer(matrix=(10, 10)), storage, batch=4))
+    assert found["weights"][1] == 440 - 400 + 20 * (4 + 1)
+    assert found["sets and other state"][1] == 56
+    assert "masked copies" not in found
+    # Of A 10 entries and 10 runs in each of two products, of B 20 entries and 10 runs;
+    # the places of 10 lines, twice.
+    plans = 2 * (10 * 3 + 10 * 8 + 10 * 4) + 20 * 1 + 10 * 12
+    assert found["plans of the kernels"] == (0, plans, 0)
+
+
+@pytest.mark.skipif(not library.is_available(), reason="no native kernels")
+@pytest.mark.parametrize("shape", [(70, 300), (512, 400), (3, 5)])
+def test_plans_take_what_is_planned(shape):
+    with topkast_scope(0.9, 0.8, storage="packed", kernels="native"):
+        layers = [keras.layers.Dense(size) for size in shape]
+        model = keras.Sequential([keras.Input((20,)), *layers])
+    model.compile("sgd", "mse", jit_compile=False)
+    model.train_on_batch(np.ones((4, 20)), np.ones((4, shape[1])))
+    weight = sparse_weights(model)[1]  # the first needs no input gradient
+    measured = library.library().plan_bytes(weight.replica().plans_key)
+    if library.library().cpu == "avx512":  # generated code is beside the plan of B
+        return
+    [_, kernel] = [p for p in parameters_of(model) if p.is_sparse]
+    assert packed_memory.plan_bytes(kernel) == pytest.approx(measured, rel=0.02, abs=64)

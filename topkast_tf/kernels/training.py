@@ -36,6 +36,7 @@ def refresh(
     messages: Sequence[str],
     complete: tf.Tensor | None = None,
     packed: Sequence[PackedVectors] = (),
+    folder: str | None = None,
     cpu: str | None = None,
 ) -> tf.Operation | None:
     """Counts the pending steps of weights, and selects the sets that are due.
@@ -60,6 +61,8 @@ def refresh(
       packed: of packed weights the vectors of each: entries that leave B are written to
         theta, and those that enter it are read from there; slots follow their weights,
         and are zero where one enters.
+      folder: as of `map_variables`, of packed weights: thetas and sets are mapped from
+        files there, also those that are not yet.
       cpu: the instruction set; None for the one that the library chose.
 
     Raises:
@@ -79,8 +82,31 @@ def refresh(
         every=every,
         stop=-1 if stop is None else stop,
         messages=list(messages),
+        folder=folder or "",
         cpu=cpu or native.cpu,
     )
+
+
+def map_variables(variables: Sequence[tf.Variable], folder: str) -> tf.Operation | None:
+    """Moves variables to files that are mapped into memory.
+
+    A file has no name, and is gone with the value. An assignment gives a variable a value
+    in memory again; `refresh` writes to the files. Variables that are in a file stay.
+
+    From the first call on, the C library of the process (glibc) returns memory of 128 KiB
+    and more to the system when it is freed, which is slower than keeping it.
+
+    Args:
+      variables: of numbers, with values.
+      folder: on a disk with as many bytes to spare.
+
+    Raises:
+      tf.errors.ResourceExhaustedError: if there is no place for a file.
+      tf.errors.InvalidArgumentError: for a folder whose files are in memory.
+      Unavailable: without native kernels.
+    """
+    handles = [variable.handle for variable in variables]
+    return library().ops.topkast_map_variables(variables=handles, folder=folder)
 
 
 def step(

@@ -364,7 +364,12 @@ def _product(
     weight = replica.weight
     matrix = made.matrix_of(weight.shape)
     lanes = _lanes_of(made, inputs, weight)
-    multiply = functools.partial(block_matmul, lanes=lanes) if lanes else sparse_matmul
+    if lanes:
+        multiply = functools.partial(block_matmul, lanes=lanes)
+    else:
+        # Code takes several times the memory of a plan.
+        code = "auto" if weight.theta_dir is None else "static"
+        multiply = functools.partial(sparse_matmul, code=code)
     return made.computed(
         inputs,
         weight.shape,

@@ -127,7 +127,7 @@ def consider_weight(
         owner=layer,
     )
     if weight is not None:
-        if scope.storage == "packed":
+        if scope.storage.is_packed:
             _check_can_be_packed(layer, variable, weight)
         weight.regularizer = regularizer
         weight.rule = layer._topkast_rule if spec is not None else None
@@ -223,6 +223,8 @@ def _add_state(
         )
     for made, own in weight.state_variables().items():
         setattr(layer, made, own)
+    # Now, and not once all layers are built, so that one theta is in memory at a time.
+    weight.leave_to_files()
     if "_topkast_weights" not in vars(layer):
         object.__setattr__(layer, "_topkast_weights", [])
     layer._topkast_weights.append(weight)

@@ -73,7 +73,7 @@ def _consider(variable: Any, scope: SparsityScope) -> None:
             "it, or in TensorFlow 1 style by `topkast_getter`. Received: "
             f"{name}, which is being created in a graph"
         )
-    if scope.storage == "packed":
+    if scope.storage.is_packed:
         raise ValueError(
             "Expected a Keras layer, which can train the entries of B alone, for "
             f"storage='packed'. Received: the variable {name}"

@@ -16,11 +16,11 @@ class OfRun(NamedTuple):
 
     Attributes:
       kernels: what computes the products (`topkast_tf.kernels.choice`).
-      storage: what the optimizer trains (`topkast_tf.variables.packing`).
+      storage: what the optimizer trains.
     """
 
     kernels: str = "auto"
-    storage: str = "dense"
+    storage: packing.Storage = packing.DENSE
 
 
 _of_loaded: contextvars.ContextVar[OfRun | None] = contextvars.ContextVar(
@@ -29,16 +29,19 @@ _of_loaded: contextvars.ContextVar[OfRun | None] = contextvars.ContextVar(
 
 
 @contextlib.contextmanager
-def loading_with(kernels: str = "auto", storage: str = "dense") -> Iterator[None]:
+def loading_with(
+    kernels: str = "auto", storage: str = "dense", theta_dir: str | None = None
+) -> Iterator[None]:
     """Within it, models that are loaded outside of a scope get these.
 
     Args:
       kernels: one of `choice.KERNELS`.
       storage: one of `packing.STORAGES`; of models whose method has it.
+      theta_dir: as of `packing.storage_of`.
     """
     choice.check(kernels)
-    packing.check(storage)
-    with holding(_of_loaded, OfRun(kernels, storage)):
+    of_run = OfRun(kernels, packing.storage_of(storage, theta_dir))
+    with holding(_of_loaded, of_run):
         yield
 
 

@@ -5,6 +5,7 @@ exploration loss is put together from both. Whoever assigns sets has the entries
 those that leave B are written to theta, and those that enter it are read from there.
 """
 
+import pathlib
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -12,6 +13,7 @@ import tensorflow as tf
 from topkast_tf import compat
 from topkast_tf.core.mixing import mixed
 from topkast_tf.core.packing import packed
+from topkast_tf.kernels import library
 from topkast_tf.methods.base import RESET, Method
 from topkast_tf.variables import hooks, optimizer_files
 from topkast_tf.variables.components import components
@@ -23,12 +25,60 @@ ENTRIES = "_topkast_entries"
 """Attribute of a Keras variable: its `SparseWeight`, whose entries are trained instead."""
 
 
-def check(storage: str) -> None:
-    """Raises a ValueError for anything but one of `STORAGES`."""
-    if storage not in STORAGES:
+class Storage(NamedTuple):
+    """What the optimizer trains, and where the rest of a weight is.
+
+    Attributes:
+      kind: one of `STORAGES`.
+      theta_dir: a folder, in whose files theta and the sets of packed weights are; None
+        for memory.
+    """
+
+    kind: str = "dense"
+    theta_dir: str | None = None
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether the entries of B are trained."""
+        return self.kind == "packed"
+
+
+DENSE = Storage()
+
+
+def storage_of(kind: str, theta_dir: Any = None) -> Storage:
+    """The storage that a scope asks for.
+
+    Args:
+      kind: one of `STORAGES`.
+      theta_dir: a path, or None.
+
+    Raises:
+      ValueError: for another kind; for a folder that is not there, or that dense storage
+        does not use; without native kernels, which alone map files.
+    """
+    if kind not in STORAGES:
+        raise ValueError(f"Expected storage in {STORAGES}. Received: storage={kind!r}")
+    if theta_dir is None:
+        return Storage(kind)
+    folder = pathlib.Path(theta_dir).resolve()
+    if kind != "packed":
         raise ValueError(
-            f"Expected storage in {STORAGES}. Received: storage={storage!r}"
+            "Expected storage='packed' with theta_dir, as dense storage updates theta in "
+            f"each step. Received: storage={kind!r}, theta_dir={str(theta_dir)!r}"
         )
+    if not folder.is_dir():
+        raise ValueError(
+            "Expected theta_dir to be a folder that is there. Received: "
+            f"theta_dir={str(theta_dir)!r}"
+        )
+    if not library.is_available():
+        raise ValueError(
+            "Expected native kernels for theta_dir, which map its files "
+            "(`python -m topkast_tf.kernels` says why there are none). Received: "
+            f"theta_dir={str(theta_dir)!r}"
+        )
+    return Storage(kind, str(folder))
 
 
 def check_scope(method: Method, placement: Placement) -> None:
@@ -178,15 +228,15 @@ def trained(variables: list[Any]) -> list[Any]:
     return found
 
 
-def install(library: Any) -> None:
+def install(keras: Any) -> None:
     """Lets the layers of Keras 3 list the entries of packed weights as trainable, once.
 
     Args:
-      library: the module `keras`.
+      keras: the module.
     """
-    optimizer_files.install(library.optimizers.Optimizer)
+    optimizer_files.install(keras.optimizers.Optimizer)
     for name in ("trainable_variables", "trainable_weights"):
-        hooks.wrap_property(library.layers.Layer, name, _listing)
+        hooks.wrap_property(keras.layers.Layer, name, _listing)
 
 
 def _listing(original: Any) -> Any:

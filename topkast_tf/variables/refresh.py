@@ -44,11 +44,12 @@ def count_steps(
     """
     observed = observed or {}
     for alike in _by_method(groups):
-        served: dict[tuple[str, bool], list[WeightReplica]] = {}
+        served: dict[tuple[str, bool, str | None], list[WeightReplica]] = {}
         is_served = [_is_served(group, observed) for group in alike]
         for group in itertools.compress(alike, is_served):
             # An operation runs on the one device of its variables.
-            kind = group[0].theta.device, group[0].weight.packed is not None
+            weight = group[0].weight
+            kind = group[0].theta.device, weight.packed is not None, weight.theta_dir
             served.setdefault(kind, []).extend(group)
         for members in served.values():
             refresh_natively(members, complete, observed)

@@ -10,6 +10,7 @@ from topkast_tf.core import packing
 from topkast_tf.core.blocks import Blocks
 from topkast_tf.core.schedules import RefreshSchedule
 from topkast_tf.core.sets import FORWARD, chosen
+from topkast_tf.kernels import training
 from topkast_tf.methods.base import Method, TrainedVariable
 from topkast_tf.variables import hooks, serving
 from topkast_tf.variables.components import components, local_component
@@ -105,6 +106,13 @@ class WeightReplica:
         value = tf.cast(tf.convert_to_tensor(value), self.theta.dtype)
         self.entries.assign_directly(packing.packed(value, sets, size))
         self.members.assign(packing.packed(sets, sets, size))
+        self.leave_to_files()
+
+    def leave_to_files(self) -> None:
+        """Theta and the sets move to files, if the storage has them there."""
+        folder = self.weight.theta_dir
+        if folder is not None:
+            training.map_variables([self.theta, self.sets], folder)
 
     @property
     def sets(self) -> tf.Variable:

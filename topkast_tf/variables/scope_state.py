@@ -62,10 +62,10 @@ class SparsityScope:
         decisions: Sequence[Mapping] | None = None,
         restored: bool = False,
         kernels: str = "auto",
-        storage: str = "dense",
+        storage: packing.Storage = packing.DENSE,
     ):
         _check_distribution(method, placement)
-        if storage == "packed":
+        if storage.is_packed:
             packing.check_scope(method, placement)
         self.kernels = kernels
         self.storage = storage

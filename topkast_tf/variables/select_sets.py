@@ -236,6 +236,7 @@ def refresh_natively(
             messages=messages,
             complete=complete,
             packed=packed,
+            folder=members[0].weight.theta_dir,
         )
     except tf.errors.InvalidArgumentError as error:
         for message in messages:

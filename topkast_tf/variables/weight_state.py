@@ -38,7 +38,7 @@ class WeightState:
         budget: Budget | None = None,
         ensure_planned: Callable[[], None] = lambda: None,
         wants_native: Callable[[bool], bool] = lambda same_bits: False,
-        storage: str = "dense",
+        storage: packing.Storage = packing.DENSE,
     ):
         self.path = path
         self.shape = view.shape
@@ -189,13 +189,27 @@ class WeightState:
 
     def pack(self) -> packing.Packed | None:
         """As `packed`, which is made now if it is due."""
-        if self._storage != "packed" or not self.is_ready:
+        if not self._storage.is_packed or not self.is_ready:
             return self._packed
         self._ensure_planned()
         if self._packed is None and not self.exempt and not compat.is_stateless():
             size = min(math.prod(self.shape), self.most_in_b)
             self._packed = packing.make(self._theta, self.sets, size)
+            self.leave_to_files()
         return self._packed
+
+    @property
+    def theta_dir(self) -> str | None:
+        """The folder in whose files theta and the sets are, or None."""
+        return None if self.exempt else self._storage.theta_dir
+
+    def leave_to_files(self) -> None:
+        """Theta and the sets move to files, if they belong there and have values."""
+        if self.theta_dir is None or not self.is_ready or compat.is_stateless():
+            return
+        with tf.init_scope():
+            for index in range(len(components(self.variable))):
+                self.replica(index).leave_to_files()
 
     def _unpack(self) -> None:
         """Theta holds everything again, as the vector would have another length."""

@@ -6,6 +6,7 @@ TensorFlow is imported when a scope is made, not before.
 import contextlib
 import dataclasses
 import json
+import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -54,6 +55,17 @@ class RunMethod:
     def storage_of_weights(self, settings: flags.FlagValues) -> str:
         """What the optimizer trains: `dense`, theta, or `packed`, the entries of B."""
         return settings.storage if self.stores_weights else "dense"
+
+    def theta_dir(self, settings: flags.FlagValues) -> str | None:
+        """The folder for mapped files of theta: that of the run, or a parent; or None.
+
+        The folder of a run is made after its first model.
+        """
+        mapped = self.stores_weights and settings.theta == "mmap"
+        if not mapped or settings.storage != "packed" or "run_dir" not in settings:
+            return None
+        folder = pathlib.Path(settings.run_dir).resolve()
+        return str(next(each for each in (folder, *folder.parents) if each.is_dir()))
 
     @property
     def flags(self) -> tuple[Flag, ...]:

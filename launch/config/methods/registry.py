@@ -93,6 +93,16 @@ COMMON = (
         "also with Top-KAST, the tensors kept for the backward pass (packed is slower)",
         choices=("dense", "packed"),
     ),
+    Flag(
+        "string",
+        "theta",
+        "memory",
+        "memory or mmap: with --storage=packed, where theta and the sets of Top-KAST and "
+        "static masks are, which only a selection reads: in memory, or mapped from files "
+        "on the disk of --run_dir, which needs 5 bytes for each entry",
+        choices=("memory", "mmap"),
+        only_with=("storage", "packed"),
+    ),
 )
 
 

@@ -20,7 +20,11 @@ GROUP = (
 
 
 def _scopes(settings: flags.FlagValues, total_steps: int | None) -> list[Scope]:
-    arguments = {"first_mask": settings.first_mask, "storage": settings.storage}
+    arguments = {
+        "first_mask": settings.first_mask,
+        "storage": settings.storage,
+        "theta_dir": METHOD.theta_dir(settings),
+    }
     return [sparse_scope("static", settings, arguments)]
 
 
@@ -28,6 +32,6 @@ METHOD = RunMethod(
     "a static mask",
     _scopes,
     groups=(GROUP,),
-    common=(*OF_WEIGHTS, "storage"),
+    common=(*OF_WEIGHTS, "storage", "theta"),
     stores_weights=True,
 )

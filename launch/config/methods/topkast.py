@@ -83,12 +83,15 @@ def check(values: flags.FlagValues) -> None:
         )
 
 
-def scope(settings: flags.FlagValues, storage: str = "dense") -> Scope:
+def scope(
+    settings: flags.FlagValues, storage: str = "dense", theta_dir: str | None = None
+) -> Scope:
     """The scope of Top-KAST.
 
     Args:
       settings: the resolved flags.
       storage: of its weights.
+      theta_dir: for mapped files of theta, or None.
     """
     from topkast_tf import topkast_scope
 
@@ -98,19 +101,20 @@ def scope(settings: flags.FlagValues, storage: str = "dense") -> Scope:
         **arguments,
         kernels=settings.kernels,
         storage=storage,
+        theta_dir=theta_dir,
         **placement(settings),
     )
 
 
 def _scopes(settings: flags.FlagValues, total_steps: int | None) -> list[Scope]:
-    return [scope(settings, settings.storage)]
+    return [scope(settings, settings.storage, METHOD.theta_dir(settings))]
 
 
 METHOD = RunMethod(
     "Top-KAST",
     _scopes,
     groups=(GROUP,),
-    common=(*PLACEMENT, "kernels", "storage"),
+    common=(*PLACEMENT, "kernels", "storage", "theta"),
     stores_weights=True,
     distributions=(*LAYERWISE, "global"),
     check=check,

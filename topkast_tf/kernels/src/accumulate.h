@@ -6,7 +6,7 @@
 
 #include <cstdint>
 
-#include "plan.h"
+#include "matrix_plan.h"
 #include "vec.h"
 
 namespace topkast {
@@ -37,7 +37,7 @@ TOPKAST_INLINE Vec DotOf(const Vec* row, const float* col) {
 //
 // Four entries of a row at once: enough sums in flight, and one transpose of them.
 template <typename Dots>
-inline void Accumulate(const Plan& plan, int64_t begin, int64_t end,
+inline void Accumulate(const MatrixPlan& plan, int64_t begin, int64_t end,
                        const float* of_rows, const float* of_cols, float* sums) {
   int tile = 0;
   for (int64_t run = begin; run < end; ++run) {
@@ -45,7 +45,7 @@ inline void Accumulate(const Plan& plan, int64_t begin, int64_t end,
     const float* in_tile = of_cols + static_cast<int64_t>(tile) * plan.tile * kBlock;
     const float* of_row = of_rows + plan.row[run] * kBlock;
     const int64_t first = plan.first_entry[run];
-    const int32_t* col = plan.col.data() + first;
+    const uint8_t* col = plan.col.data() + first;
     float* to = sums + first;
     const int32_t count = plan.first_entry[run + 1] - plan.first_entry[run];
     Vec row[kBlockVectors];

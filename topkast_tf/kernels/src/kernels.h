@@ -7,6 +7,7 @@
 #include "bfloat16.h"
 #include "block_plan.h"
 #include "generated.h"
+#include "matrix_plan.h"
 #include "plan.h"
 #include "vector_plan.h"
 
@@ -58,7 +59,7 @@ struct Bfloat16Kernels {
   // Rounds values of a weight to bfloat16, to nearest even; a NaN stays one.
   void (*round)(float* values, int64_t count);
 
-  void (*multiply)(const Plan& plan, const float* values, const Bfloat16* x,
+  void (*multiply)(const MatrixPlan& plan, const float* values, const Bfloat16* x,
                    int64_t positions, Bfloat16* y, float* scratch);
   void (*pack)(const Bfloat16* x, int64_t positions, int64_t channels, float* panel);
   void (*count_entries)(const Bfloat16* x, int64_t positions, int64_t channels,
@@ -79,8 +80,8 @@ struct Bfloat16Kernels {
 struct PairKernels {
   int64_t block;
   void (*pack)(const Bfloat16* x, int64_t positions, int64_t channels, float* panel);
-  void (*accumulate)(const Plan& plan, int64_t begin, int64_t end, const float* of_rows,
-                     const float* of_cols, float* sums);
+  void (*accumulate)(const MatrixPlan& plan, int64_t begin, int64_t end,
+                     const float* of_rows, const float* of_cols, float* sums);
 
   // As `pack` and `accumulate` of `ConvKernels`: to[c * distance + lane] is the pair of
   // low[lane][c] and high[lane][c].
@@ -124,12 +125,12 @@ struct Kernels {
 
   // Positions of one call of `multiply`, and floats of scratch for it.
   int64_t panel;
-  int64_t (*scratch)(const Plan& plan);
+  int64_t (*scratch)(const MatrixPlan& plan);
 
   // y[p, row] = sum over the entries of value * x[p, col], for positions <= panel.
   //
   // Each output is summed in the order of the plan, by one thread.
-  void (*multiply)(const Plan& plan, const float* values, const float* x,
+  void (*multiply)(const MatrixPlan& plan, const float* values, const float* x,
                    int64_t positions, float* y, float* scratch);
 
   // Positions of a block of `accumulate`.
@@ -140,8 +141,8 @@ struct Kernels {
 
   // sums[entry] += sum over the positions of a block of of_rows[row] * of_cols[col], for
   // the runs from `begin` up to `end` of a plan.
-  void (*accumulate)(const Plan& plan, int64_t begin, int64_t end, const float* of_rows,
-                     const float* of_cols, float* sums);
+  void (*accumulate)(const MatrixPlan& plan, int64_t begin, int64_t end,
+                     const float* of_rows, const float* of_cols, float* sums);
 
   // The entries of sparse activations, by channel: see activations.h.
   void (*count_entries)(const float* x, int64_t positions, int64_t channels,

@@ -55,8 +55,12 @@ class SparseMatMul : public SparseOp {
       const auto plan = PlanFor(codes, product);
       const float* whole = theta.flat<float>().data();
       const auto gather = [&](float* values) {
-        InParallel(context, plan->entries(), 2, [&](int64_t begin, int64_t end) {
-          for (int64_t i = begin; i < end; ++i) values[i] = whole[plan->source[i]];
+        const int64_t runs = plan->runs();
+        const int64_t cycles = 1 + 2 * plan->entries() / std::max<int64_t>(1, runs);
+        InParallel(context, runs, cycles, [&](int64_t begin, int64_t end) {
+          plan->VisitPlaces(begin, end, [&](int32_t entry, int64_t place) {
+            values[entry] = whole[place];
+          });
         });
       };
       Multiply(context, codes, theta, "static", *plan, gather, kernels_->scratch(*plan),
@@ -247,7 +251,9 @@ class SparseWeightGradient : public SparseOp {
 
     float* to = gradient->flat<float>().data();
     std::fill(to, to + gradient->NumElements(), 0.0f);
-    for (int64_t i = 0; i < plan->entries(); ++i) to[plan->source[i]] = sums[i];
+    plan->VisitPlaces(0, runs, [&](int32_t entry, int64_t place) {
+      to[place] = sums[entry];
+    });
   }
 
  private:
@@ -257,7 +263,7 @@ class SparseWeightGradient : public SparseOp {
   struct Blocks {
     int64_t positions;
     void (*pack)(const Activation* x, int64_t positions, int64_t channels, float* panel);
-    void (*accumulate)(const Plan& plan, int64_t begin, int64_t end, const float* of_rows,
+    void (*accumulate)(const MatrixPlan& plan, int64_t begin, int64_t end, const float* of_rows,
                        const float* of_cols, float* sums);
   };
 

@@ -139,7 +139,7 @@ class SparseOp : public OpKernel {
   }
 
   // Looked up by each call: TensorFlow caches operations, which would keep the plans.
-  std::shared_ptr<const Plan> PlanFor(const Codes& codes, Product product) const {
+  std::shared_ptr<const MatrixPlan> PlanFor(const Codes& codes, Product product) const {
     return PlansOf(key_)->Get(codes, is_packed(), product);
   }
 

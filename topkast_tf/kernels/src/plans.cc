@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "kernels.h"
+#include "mapped.h"
 
 namespace topkast {
 namespace {
@@ -52,6 +53,7 @@ void Plans::Follow(const Codes& codes, bool is_packed) {
   const bool same =
       fit && std::memcmp(ours.data(), theirs.data(), theirs.NumElements()) == 0;
   if (!same) {
+    matrices_ = {};
     plans_.clear();
     code_ = {};
     blocks_ = {};
@@ -65,17 +67,34 @@ void Plans::Follow(const Codes& codes, bool is_packed) {
 int64_t Plans::InB(const Codes& codes) {
   std::lock_guard<std::mutex> lock(mutex_);
   Follow(codes, is_packed_);
-  if (in_b_ == kNotCounted) in_b_ = codes.InB();
+  if (in_b_ == kNotCounted) {
+    in_b_ = codes.InB();
+    LeaveToFile(codes.tensor());
+  }
   return in_b_;
 }
 
-std::shared_ptr<const Plan> Plans::Get(const Codes& codes, bool is_packed,
-                                       Product product) {
-  return Get(codes, is_packed, Window{}, static_cast<int>(product), [&](const tensorflow::Tensor& whole) {
-    const int tile =
-        product == Product::kWeightGradient ? kAccumulateTile : kMultiplyTile;
-    return MakePlan(PatternOf(whole, product), tile);
-  });
+std::shared_ptr<const MatrixPlan> Plans::Get(const Codes& codes, bool is_packed,
+                                             Product product) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  Follow(codes, is_packed);
+  std::shared_ptr<const MatrixPlan>& plan = matrices_[static_cast<int>(product)];
+  if (plan != nullptr) return plan;
+  const tensorflow::Tensor whole = codes.Whole();
+  const Pattern pattern = PatternOf(whole, product);
+  const bool is_gradient = product == Product::kWeightGradient;
+  const int tile = is_gradient ? kAccumulateTile : kMultiplyTile;
+  if (!is_packed) {
+    plan = std::make_shared<const MatrixPlan>(
+        MakeMatrixPlan(pattern, tile, Vector::kNone, nullptr));
+    LeaveToFile(codes.tensor());
+    return plan;
+  }
+  const Ranks ranks = RanksOf(whole);
+  const Vector vector = is_gradient ? Vector::kOfThese : Vector::kOfMore;
+  plan = std::make_shared<const MatrixPlan>(MakeMatrixPlan(pattern, tile, vector, &ranks));
+  LeaveToFile(codes.tensor());
+  return plan;
 }
 
 std::shared_ptr<const Plan> Plans::Get(const Codes& codes, bool is_packed,
@@ -95,6 +114,7 @@ std::shared_ptr<const Plan> Plans::Get(const Codes& codes, bool is_packed,
     // With places, as of a convolution, `source` is an index of them.
     auto* places = made.places.empty() ? &made.source : &made.places;
     if (is_packed) RanksOf(whole).Replace(places);
+    LeaveToFile(codes.tensor());
     plan = std::make_shared<const Plan>(std::move(made));
   }
   return plan;
@@ -110,6 +130,7 @@ std::shared_ptr<const Generated> Plans::GetCode(const Codes& codes,
     auto made = Generate(PatternOf(whole, product), !is_packed);
     if (made != nullptr && is_packed) RanksOf(whole).Replace(&made->source);
     code = {true, std::move(made)};
+    LeaveToFile(codes.tensor());
   }
   return code.made;
 }
@@ -174,6 +195,7 @@ tensorflow::Tensor Plans::Values(const Codes& codes, const tensorflow::Tensor& t
 int64_t Plans::bytes() const {
   std::lock_guard<std::mutex> lock(mutex_);
   int64_t total = 0;
+  for (const auto& plan : matrices_) total += plan == nullptr ? 0 : plan->bytes();
   for (const auto& plan : plans_) total += plan == nullptr ? 0 : plan->bytes();
   for (const auto& plan : blocks_) total += plan == nullptr ? 0 : plan->bytes();
   for (const Code& code : code_) total += code.made == nullptr ? 0 : code.made->bytes();

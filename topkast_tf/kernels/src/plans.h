@@ -15,6 +15,7 @@
 #include "codes.h"
 #include "conv_geometry.h"
 #include "generated.h"
+#include "matrix_plan.h"
 #include "plan.h"
 #include "ranks.h"
 #include "vector_plan.h"
@@ -41,8 +42,8 @@ class Plans {
   //   codes: of inputs x outputs.
   //   is_packed: whether the values are those of B alone, in the order of the weight:
   //     places are then places in that vector.
-  std::shared_ptr<const Plan> Get(const Codes& codes, bool is_packed,
-                                  Product product);
+  std::shared_ptr<const MatrixPlan> Get(const Codes& codes, bool is_packed,
+                                        Product product);
 
   // As `Get`: the generated code of kForward or kInputGradient; null if there is none
   // (see `Generate`).
@@ -114,7 +115,8 @@ class Plans {
   bool is_packed_ = false;
   int64_t in_b_ = kNotCounted;
   Window window_ = {};
-  std::vector<std::shared_ptr<const Plan>> plans_;
+  std::array<std::shared_ptr<const MatrixPlan>, 3> matrices_;
+  std::vector<std::shared_ptr<const Plan>> plans_;  // of a convolution
   std::array<Code, 2> code_;
   std::array<std::shared_ptr<const BlockPlan>, 2> blocks_;  // of A, and of B
   std::shared_ptr<const VectorPlan> vector_;

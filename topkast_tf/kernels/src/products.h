@@ -8,6 +8,7 @@
 #include "block_products.h"
 #include "conv.h"
 #include "kernels.h"
+#include "matrix_plan.h"
 #include "panels.h"
 #include "plan.h"
 #include "transposes.h"
@@ -27,7 +28,8 @@ constexpr int kVectors = 4;
 constexpr int64_t kPanel = kVectors * kLanes;
 
 // outputs[row] (+)= sum of value * inputs[col], over the entries of one tile of a plan.
-inline void MultiplyTile(const Plan& plan, int tile, bool is_first, const float* values,
+template <typename AnyPlan>
+inline void MultiplyTile(const AnyPlan& plan, int tile, bool is_first, const float* values,
                          const float* inputs, float* outputs) {
   for (int32_t run = plan.first_run[tile]; run < plan.first_run[tile + 1]; ++run) {
     float* output = outputs + plan.row[run] * kPanel;
@@ -51,7 +53,7 @@ inline void MultiplyTile(const Plan& plan, int tile, bool is_first, const float*
 }
 
 template <typename T>
-inline void Multiply(const Plan& plan, const float* values, const T* x,
+inline void Multiply(const MatrixPlan& plan, const float* values, const T* x,
                      int64_t positions, T* y, float* scratch) {
   float* inputs = scratch;
   float* outputs = scratch + plan.cols * kPanel;
@@ -64,7 +66,7 @@ inline void Multiply(const Plan& plan, const float* values, const T* x,
   Unpack(outputs, kPanel, y, positions, plan.rows);
 }
 
-inline int64_t Scratch(const Plan& plan) { return (plan.cols + plan.rows) * kPanel; }
+inline int64_t Scratch(const MatrixPlan& plan) { return (plan.cols + plan.rows) * kPanel; }
 
 template <typename T>
 inline void PackBlock(const T* x, int64_t positions, int64_t channels, float* panel) {
@@ -120,7 +122,7 @@ const Kernels kKernels = {
     Accumulate<FloatDots>,
     CountEntries<float>,
     CopyEntries<float>,
-    MultiplyTile,
+    MultiplyTile<Plan>,
     &kConvKernels,
     &kBlockKernels,
     &kBfloat16Kernels,

@@ -10,19 +10,18 @@ namespace topkast {
 // How many entries of B are in front of each place of a weight, which is the entry's own
 // place in the vector that holds those of B alone, in the order of the weight.
 //
-// 4 bytes for each 64 places, and a count of up to 64 codes for each question.
+// 12 bytes for each 64 places.
 class Ranks {
  public:
   // Args:
-  //   codes: of the whole weight; those above 0 are in B. They must stay.
+  //   codes: of the whole weight; those above 0 are in B.
   //   places: their number, less than 2^31.
   Ranks(const uint8_t* codes, int64_t places);
 
   int32_t Of(int64_t place) const {
     const int64_t word = place / kWord;
-    int32_t rank = before_[word];
-    for (int64_t i = word * kWord; i < place; ++i) rank += codes_[i] != 0;
-    return rank;
+    const uint64_t in_front = (uint64_t{1} << (place % kWord)) - 1;
+    return before_[word] + __builtin_popcountll(in_b_[word] & in_front);
   }
 
   // Entries of B.
@@ -36,7 +35,7 @@ class Ranks {
  private:
   static constexpr int64_t kWord = 64;
 
-  const uint8_t* codes_;
+  std::vector<uint64_t> in_b_;   // a bit of each place, by words
   std::vector<int32_t> before_;  // of each word, and the end
 };
 

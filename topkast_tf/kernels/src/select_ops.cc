@@ -1,11 +1,12 @@
 // The end of an optimizer's step: steps are counted, and the sets are selected that are
 // due. One operation for all weights of a scope.
-#include <atomic>
+#include <algorithm>
 #include <deque>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "mapped.h"
 #include "repack.h"
 #include "select.h"
 #include "variables.h"
@@ -25,6 +26,7 @@ class RefreshOp : public EntrywiseOp {
     OP_REQUIRES_OK(context, context->GetAttr("messages", &messages_));
     OP_REQUIRES_OK(context, context->GetAttr("P", &packed_));
     OP_REQUIRES_OK(context, context->GetAttr("slots_of", &slots_of_));
+    OP_REQUIRES_OK(context, context->GetAttr("folder", &folder_));
     int slots;
     OP_REQUIRES_OK(context, context->GetAttr("S", &slots));
     const bool fit = (packed_ == 0 || packed_ == weights_) &&
@@ -59,26 +61,13 @@ class RefreshOp : public EntrywiseOp {
                      weights[i].Find(context, weights_ + i, i, 2 * weights_ + i));
       OP_REQUIRES_OK(context, Count(i, complete.flat<bool>()(0), weights[i], &due));
     }
-    int64_t entries = 0;
-    for (Due& each : due) {
-      OP_REQUIRES_OK(context, Prepare(context, weights[each.weight], &each));
-      if (packed_ > 0) OP_REQUIRES_OK(context, PreparePacked(context, &each));
-      entries += each.entries;
-    }
-    if (due.empty()) return;
-    // Two passes over a weight that comes from memory. Without locks: an operation that
-    // holds one may wait for the threads that would wait for it.
-    const int64_t cycles = 4 * entries / static_cast<int64_t>(due.size());
-    InParallel(context, due.size(), cycles, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) Select(&due[i]);
-    });
-    for (const Due& each : due) {
-      OP_REQUIRES(context, each.fits,
-                  InvalidArgument("Expected sets with at most as many entries in B as ",
-                                  "their vector has places. Received: more"));
-    }
-    for (const Due& each : due) {
-      OP_REQUIRES_OK(context, Finish(weights[each.weight], each));
+    // Of packed weights as many at once as there are threads, as vectors are held twice.
+    const int64_t total = static_cast<int64_t>(due.size());
+    const int threads = context->device()->tensorflow_cpu_worker_threads()->num_threads;
+    const int64_t at_once = packed_ > 0 ? std::max(1, threads) : total;
+    for (int64_t first = 0; first < total; first += at_once) {
+      const int64_t last = std::min(total, first + at_once);
+      OP_REQUIRES_OK(context, Update(context, weights, first, last, &due));
     }
     for (const Due& each : due) {  // in the words of TensorFlow's `Assert`
       OP_REQUIRES(context, each.is_finite,
@@ -100,6 +89,41 @@ class RefreshOp : public EntrywiseOp {
     std::vector<Tensor> old_vectors, new_vectors;
     bool fits = true;
   };
+
+  // Selects the sets of some of the weights that are due.
+  tensorflow::Status Update(OpKernelContext* context,
+                            const std::vector<WeightVariables>& weights, int64_t first,
+                            int64_t last, std::deque<Due>* due) const {
+    int64_t entries = 0;
+    for (int64_t i = first; i < last; ++i) {
+      Due* each = &(*due)[i];
+      TF_RETURN_IF_ERROR(Prepare(context, weights[each->weight], each));
+      if (packed_ > 0) TF_RETURN_IF_ERROR(PreparePacked(context, each));
+      entries += each->entries;
+    }
+    // Two passes over a weight that comes from memory. Without locks: an operation that
+    // holds one may wait for the threads that would wait for it.
+    InParallel(context, last - first, 4 * entries / (last - first),
+               [&](int64_t begin, int64_t end) {
+                 for (int64_t i = begin; i < end; ++i) Select(&(*due)[first + i]);
+               });
+    for (int64_t i = first; i < last; ++i) {
+      if ((*due)[i].fits) continue;
+      return InvalidArgument("Expected sets with at most as many entries in B as ",
+                             "their vector has places. Received: more");
+    }
+    for (int64_t i = first; i < last; ++i) {
+      Due* each = &(*due)[i];
+      TF_RETURN_IF_ERROR(Finish(weights[each->weight], *each));
+      for (Tensor* held : {&each->theta, &each->codes, &each->before}) {
+        LeaveToFile(*held);
+        *held = Tensor();
+      }
+      each->old_vectors.clear();
+      each->new_vectors.clear();
+    }
+    return tensorflow::Status();
+  }
 
   // Counts the step of a weight if one is pending, and notes the weight if it is due.
   tensorflow::Status Count(int i, bool complete, const WeightVariables& weight,
@@ -142,12 +166,20 @@ class RefreshOp : public EntrywiseOp {
     TF_RETURN_IF_ERROR(CheckedSets(*weight.sets->tensor(), *weight.theta->tensor()));
     if (packed_ > 0) {
       // The entries are written to theta itself, which nobody reads on B.
-      MakeUnshared(weight.theta.get());
+      if (folder_.empty()) {
+        MakeUnshared(weight.theta.get());
+      } else {
+        TF_RETURN_IF_ERROR(MakeMapped(folder_, weight.theta.get()));
+      }
       due->theta = *weight.theta->tensor();
       due->before = ValueOf(*weight.sets);
     } else {
       // An update that comes now goes to another buffer.
       due->theta = ValueOf(*weight.theta);
+    }
+    if (!folder_.empty()) {
+      return MappedTensor(folder_, tensorflow::DT_UINT8, due->theta.shape(),
+                          &due->codes);
     }
     due->codes = Tensor(context->device()->GetAllocator({}), tensorflow::DT_UINT8,
                         due->theta.shape());
@@ -242,10 +274,12 @@ class RefreshOp : public EntrywiseOp {
   int64_t every_, stop_;
   std::vector<int64_t> slots_of_;
   std::vector<std::string> messages_;
+  std::string folder_;
 };
 
 // With packed weights, `entries` and `members` are those of each (variables/packing.py), and
-// `slots` the optimizer's, each of the weight with the number in `slots_of`.
+// `slots` the optimizer's, each of the weight with the number in `slots_of`. With a `folder`,
+// thetas and codes are mapped from files there (mapped.h).
 REGISTER_OP("TopkastRefresh")
     .Input("thetas: N * resource")
     .Input("sets: N * resource")
@@ -261,6 +295,7 @@ REGISTER_OP("TopkastRefresh")
     .Attr("every: int")
     .Attr("stop: int = -1")
     .Attr("messages: list(string)")
+    .Attr("folder: string = ''")
     .Attr("cpu: string = ''")
     .SetIsStateful()
     .SetShapeFn([](InferenceContext*) { return tensorflow::Status(); });
