@@ -99,7 +99,14 @@ def test_each_argument_of_a_method_is_a_flag(name):
     fields = {field.name for field in dataclasses.fields(METHODS[name])}
     names = {n.removeprefix("drop_n") for n in methods.METHODS[name].flag_names}
     names = {"noise" if n == "oise" else n for n in names}
-    of_every_scope = {"distribution", "exempt", "include", "kernels", "storage"}
+    of_every_scope = {
+        "distribution",
+        "exempt",
+        "include",
+        "kernels",
+        "storage",
+        "theta",
+    }
     assert fields - {"total_steps"} == names - of_every_scope
 
 

@@ -23,6 +23,7 @@ from launch.tasks import task_of
 from tests.launch import plain_model
 from tests.launch.conftest import launcher
 from tests.launch.runs import rows, settings
+from topkast_tf.kernels.library import is_available
 
 # --- Stretches -----------------------------------------------------------------------
 
@@ -83,6 +84,7 @@ def test_a_run_with_packed_storage_goes_on_as_one_with_dense_storage(tmp_path):
         ("dense", ["dense", "dense"]),
         ("packed", ["packed", "packed"]),
         ("first_packed", ["packed", "dense"]),
+        ("mapped", ["packed", "packed"]),
     ):
         for storage, steps in zip(storages, (4, 8), strict=True):
             (tmp_path / name).mkdir(exist_ok=True)
@@ -91,6 +93,7 @@ def test_a_run_with_packed_storage_goes_on_as_one_with_dense_storage(tmp_path):
                 *("--fwd=0.8", "--bwd=0.6", "--refresh_every=3", "--slots=reset"),
                 *(f"--storage={storage}", "--kernels=masked", "--lr_schedule=constant"),
                 *("--deterministic", f"--run_dir={tmp_path / name}"),
+                *(["--theta=mmap"] if name == "mapped" and is_available() else []),
             )
             task = task_of(asked)
             task.load()
@@ -98,7 +101,7 @@ def test_a_run_with_packed_storage_goes_on_as_one_with_dense_storage(tmp_path):
         found[name] = variables(
             tmp_path / name / "topkast" / "checkpoints" / "step-00000008.keras"
         )
-    for name in ("packed", "first_packed"):
+    for name in ("packed", "first_packed", "mapped"):
         for ours, theirs in zip(
             found[name].values(), found["dense"].values(), strict=True
         ):
