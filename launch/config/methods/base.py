@@ -59,12 +59,13 @@ class RunMethod:
     def theta_dir(self, settings: flags.FlagValues) -> str | None:
         """The folder for mapped files of theta: that of the run, or a parent; or None.
 
-        The folder of a run is made after its first model.
+        The folder of a run is made after its first model; a plan has none.
         """
         mapped = self.stores_weights and settings.theta == "mmap"
-        if not mapped or settings.storage != "packed" or "run_dir" not in settings:
+        if not mapped or settings.storage != "packed":
             return None
-        folder = pathlib.Path(settings.run_dir).resolve()
+        of_run = settings.run_dir if "run_dir" in settings else "."
+        folder = pathlib.Path(of_run).resolve()
         return str(next(each for each in (folder, *folder.parents) if each.is_dir()))
 
     @property
