@@ -45,7 +45,6 @@ RUNS: dict[str, tuple[str, ...]] = {
     "text_dense": (*_TEXT, "--method=dense"),
     "text_topkast": (*_TEXT, "--method=topkast"),
     "text_packed": (*_TEXT, "--method=topkast", "--storage=packed"),
-    "text_mapped": (*_TEXT, "--method=topkast", "--storage=packed", "--theta=mmap"),
     "vgg_dense": (*_VGG, "--method=dense"),
     "vgg_topkast": (*_VGG, "--method=topkast"),
 }

@@ -1,5 +1,6 @@
 """The command line that trains a model on images or text, dense or sparse."""
 
+import gc
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -119,6 +120,7 @@ def _train(
         task = task_of(settings)
         with failures.memory_named():
             building.build(task, settings.method)
+        gc.collect()  # its weights, and their files
     worker = devices.worker_of(settings)
     with (
         failures.memory_named(),

@@ -270,7 +270,7 @@ def topkast_scope(
         ``"packed"``, the vector of B's entries: gradients and slots are then as long as
         B. It is of the run, too: a model's files are the same, apart from the optimizer.
       theta_dir: of packed storage, a folder on a disk: theta and the sets, which only a
-        selection reads, are then in files there, 5 bytes for each entry, and not in
+        selection reads, are then in files there, 6 bytes for each entry, and not in
         memory (docs/packed.md). The files have no names, and end with the process.
         None is memory.
 

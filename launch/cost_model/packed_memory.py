@@ -12,7 +12,8 @@ def is_native(parameter: Parameter) -> bool:
 
 
 def plan_bytes(parameter: Parameter) -> int:
-    """Bytes of the plans of a packed weight, by compiled loops.
+    """Bytes of the plans of a packed weight, by compiled loops: with AVX-512 and theta in
+    memory code is generated, which takes more.
 
     Of a matrix each entry of A takes 3 bytes in two products, and one of B 1 byte; a run,
     the entries of a row in a tile, takes 8 bytes and 12. Of a convolution they take 24

@@ -186,7 +186,8 @@ def _planned(variable: Any, weight: SparseWeight) -> Parameter:
         products = weight.rule.product_sparsities(sets)
         if "activations" in weight.rule.backward:
             saved, masked = weight.rule.sparsity_of(weight), True
-    is_matrix = common["kind"] == MATRICES
+    # Also of a convolution with a window of one position.
+    is_matrix = all(size == 1 for size in weight.shape[: weight.view.spatial_axes])
     return Parameter(
         forward=forward,
         backward=backward,

@@ -251,7 +251,8 @@ def _notes(settings: flags.FlagValues, method: str, network: Network, device: De
             "Zipf's law."
         )
     if _storage(settings, method).theta_mapped:
-        size = mapped_bytes(network.parameters) / _GIGABYTE
+        # At a selection there is a second byte for the sets.
+        size = mapped_bytes(network.parameters) / 5 * 6 / _GIGABYTE
         yield f"The disk of --run_dir holds {size:.2f} GB of theta and sets."
     if "jit" in settings and settings.jit:
         yield "XLA may keep fewer activations than are counted here."

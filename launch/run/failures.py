@@ -32,10 +32,13 @@ def divergence_named() -> Iterator[None]:
 
 @contextlib.contextmanager
 def memory_named() -> Iterator[None]:
-    """Turns TensorFlow's error for exhausted memory into a `UserError`."""
+    """Turns TensorFlow's error for exhausted memory, or a full disk, into a `UserError`."""
     try:
         yield
     except tf.errors.ResourceExhaustedError as error:
+        mapped = re.search(r"Expected [^\n]*mapped weight[^\n{]*", error.message)
+        if mapped:
+            raise UserError(f"{mapped[0].strip()}. See --theta.") from error
         wanted = re.search(r"tensor with shape(\[[\d,]*\])", error.message)
         raise UserError(
             "there is not enough memory"

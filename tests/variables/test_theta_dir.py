@@ -171,6 +171,40 @@ def test_without_kernels_it_is_refused(tmp_path, monkeypatch):
         tk.topkast_scope(0.9, 0.8, storage="packed", theta_dir=tmp_path)
 
 
+def test_what_xla_compiles_is_trained_too(tmp_path):
+    models = []
+    for folder in (None, tmp_path):
+        model = built("packed", theta_dir=folder)
+        model.compile("adam", "mse", jit_compile=True)
+        x, _ = data()
+        model.fit(
+            x, np.ones((32, 10)), batch_size=8, epochs=1, shuffle=False, verbose=0
+        )
+        models.append(model)
+    assert_same(*models)
+
+
+def test_a_weight_that_becomes_exempt_leaves_the_files(tmp_path):
+    with tk.topkast_scope(
+        0.9, 0.8, storage="packed", theta_dir=tmp_path, exempt="last"
+    ):
+        model = keras.Sequential(
+            [keras.Input((40,)), keras.layers.Dense(60), keras.layers.Dense(50)]
+        )
+    model(np.ones((2, 40)))
+    assert len(tk.sparse_weights(model)) == 1
+    # The sets of the last one, which nothing reads, may stay.
+    expected = in_pages(4 * 2400, 2400)
+    assert expected <= mapped_bytes(tmp_path).size <= expected + in_pages(3000)
+
+
+def test_a_folder_in_memory_is_refused():
+    if not pathlib.Path("/dev/shm").is_dir():
+        pytest.skip("no /dev/shm")
+    with pytest.raises(ValueError, match="Expected a folder on a disk"):
+        tk.topkast_scope(0.9, 0.8, storage="packed", theta_dir="/dev/shm")
+
+
 @SLOW
 def test_exempt_weights_are_trained_as_they_are(tmp_path):
     model = trained(built("packed", theta_dir=tmp_path, exempt="first"), "adam")

@@ -13,7 +13,7 @@ import tensorflow as tf
 from topkast_tf import compat
 from topkast_tf.core.mixing import mixed
 from topkast_tf.core.packing import packed
-from topkast_tf.kernels import library
+from topkast_tf.kernels import library, training
 from topkast_tf.methods.base import RESET, Method
 from topkast_tf.variables import hooks, optimizer_files
 from topkast_tf.variables.components import components
@@ -54,8 +54,9 @@ def storage_of(kind: str, theta_dir: Any = None) -> Storage:
       theta_dir: a path, or None.
 
     Raises:
-      ValueError: for another kind; for a folder that is not there, or that dense storage
-        does not use; without native kernels, which alone map files.
+      ValueError: for another kind; for a folder that is not there, has no room or is in
+        memory, or that dense storage does not use; with an accelerator, and without
+        native kernels, which alone map files.
     """
     if kind not in STORAGES:
         raise ValueError(f"Expected storage in {STORAGES}. Received: storage={kind!r}")
@@ -72,12 +73,21 @@ def storage_of(kind: str, theta_dir: Any = None) -> Storage:
             "Expected theta_dir to be a folder that is there. Received: "
             f"theta_dir={str(theta_dir)!r}"
         )
+    received = f"Received: theta_dir={str(theta_dir)!r}"
+    if compat.has_accelerator():
+        raise ValueError(
+            f"Expected theta_dir on a machine without a GPU or TPU. {received}"
+        )
     if not library.is_available():
         raise ValueError(
             "Expected native kernels for theta_dir, which map its files "
-            "(`python -m topkast_tf.kernels` says why there are none). Received: "
-            f"theta_dir={str(theta_dir)!r}"
+            f"(`python -m topkast_tf.kernels` says why there are none). {received}"
         )
+    try:
+        with tf.init_scope():
+            training.map_variables([tf.Variable(0.0, trainable=False)], str(folder))
+    except tf.errors.OpError as error:
+        raise ValueError(f"{error.message.split(' [Op:')[0]} ({received})") from error
     return Storage(kind, str(folder))
 
 

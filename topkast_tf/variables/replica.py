@@ -109,9 +109,12 @@ class WeightReplica:
         self.leave_to_files()
 
     def leave_to_files(self) -> None:
-        """Theta and the sets move to files, if the storage has them there."""
+        """Theta and the sets move to files, if the storage has them there.
+
+        What XLA compiles cannot move them: they stay in memory until something else does.
+        """
         folder = self.weight.theta_dir
-        if folder is not None:
+        if folder is not None and not serving.is_elsewhere():
             training.map_variables([self.theta, self.sets], folder)
 
     @property

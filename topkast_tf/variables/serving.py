@@ -68,12 +68,12 @@ def serves(replica: Any, *, same_bits: bool = True) -> bool:
     return (
         replica.weight.wants_native(same_bits)
         and replica.theta.dtype == tf.float32
-        and not _is_elsewhere()
+        and not is_elsewhere()
         and library.is_available()
     )
 
 
-def _is_elsewhere() -> bool:
+def is_elsewhere() -> bool:
     """Whether what is traced now cannot have native operations."""
     if compat.has_accelerator():
         return True

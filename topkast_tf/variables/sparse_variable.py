@@ -125,7 +125,9 @@ class _SparseReads(_CountsRestores):
 
     def _stored(self, value, use_locking, name, read_value):
         if self._topkast.entries is None:
-            return super().assign(value, use_locking, name, read_value)
+            result = super().assign(value, use_locking, name, read_value)
+            self._topkast.leave_to_files()
+            return result
         self._topkast.store(value)
         return self if read_value else None
 

@@ -54,6 +54,10 @@ class SparseWeight(WeightState):
         if self.blocks is None and self.budget is None:
             kept_forward = replica.counters.read_value()[Counter.KEPT_FORWARD]
             return tf.cast(kept_forward, tf.float32) / math.prod(self.shape)
+        if replica.entries is not None:  # which have all of A
+            forward = tf.cast(replica.members.read_value() == FORWARD, tf.float32)
+            share = tf.reduce_sum(forward) / math.prod(self.shape)
+            return tf.maximum(share, 1 / math.prod(self.shape))
         forward = tf.cast(replica.sets.read_value() == FORWARD, tf.float32)
         return tf.maximum(tf.reduce_mean(forward), 1 / math.prod(self.shape))
 

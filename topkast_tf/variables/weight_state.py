@@ -161,6 +161,14 @@ class WeightState:
         if self.is_ready:
             self._set_counters(self._nominal_counts)
             self.initialize()
+        if not exempt:
+            self.leave_to_files()
+        elif self._storage.theta_dir is not None and self.is_ready:
+            # It is trained as it is, in each step.
+            with tf.init_scope():
+                for index in range(len(components(self.variable))):
+                    theta = self.replica(index).theta
+                    theta.assign_directly(theta.numpy())
 
     @property
     def most_in_b(self) -> int:

@@ -62,10 +62,9 @@ class RunMethod:
         The folder of a run is made after its first model; a plan has none.
         """
         mapped = self.stores_weights and settings.theta == "mmap"
-        if not mapped or settings.storage != "packed":
+        if not mapped or settings.storage != "packed" or "run_dir" not in settings:
             return None
-        of_run = settings.run_dir if "run_dir" in settings else "."
-        folder = pathlib.Path(of_run).resolve()
+        folder = pathlib.Path(settings.run_dir).resolve()
         return str(next(each for each in (folder, *folder.parents) if each.is_dir()))
 
     @property

@@ -99,9 +99,10 @@ COMMON = (
         "memory",
         "memory or mmap: with --storage=packed, where theta and the sets of Top-KAST and "
         "static masks are, which only a selection reads: in memory, or mapped from files "
-        "on the disk of --run_dir, which needs 5 bytes for each entry",
+        "on the disk of --run_dir, which needs 6 bytes for each entry",
         choices=("memory", "mmap"),
         only_with=("storage", "packed"),
+        affects_result=False,
     ),
 )
 

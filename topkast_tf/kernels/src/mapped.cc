@@ -101,7 +101,11 @@ int Reserve(int file, int64_t bytes) {
 #if defined(__APPLE__)
   return ftruncate(file, bytes) == 0 ? 0 : errno;
 #else
-  return posix_fallocate(file, 0, bytes);
+  int error;
+  do {
+    error = posix_fallocate(file, 0, bytes);
+  } while (error == EINTR);
+  return error;
 #endif
 }
 
@@ -115,7 +119,7 @@ Status MappedTensor(const std::string& folder, tensorflow::DataType type,
     return Status();
   }
   const int file = OpenUnnamed(folder);
-  if (file < 0) return Failed("a folder for new files", folder, errno);
+  if (file < 0) return Failed("a folder for the file of a mapped weight", folder, errno);
   if (IsInMemory(file)) {
     close(file);
     return tensorflow::errors::InvalidArgument(
@@ -129,7 +133,7 @@ Status MappedTensor(const std::string& folder, tensorflow::DataType type,
   void* data = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
   const int error = errno;
   close(file);
-  if (data == MAP_FAILED) return Failed("a file that can be mapped", folder, error);
+  if (data == MAP_FAILED) return Failed("a file of a mapped weight", folder, error);
   tensorflow::core::RefCountPtr<TensorBuffer> buffer(new MappedBuffer(data, bytes));
   *tensor = Tensor(type, shape, std::move(buffer));
   return Status();
@@ -163,10 +167,7 @@ Status MakeMapped(const std::string& folder, tensorflow::Var* variable) {
   Tensor* held = variable->tensor();
   const bool is_own = variable->copy_on_read_mode.load() || held->RefCountIsOne();
   if (held->NumElements() == 0) return Status();
-  if (is_own && IsMapped(*held)) {
-    LeaveToFile(*held);
-    return Status();
-  }
+  if (is_own && IsMapped(*held)) return Status();
   Tensor mapped;
   TF_RETURN_IF_ERROR(MappedTensor(folder, held->dtype(), held->shape(), &mapped));
   std::memcpy(mapped.data(), held->data(), held->TotalBytes());

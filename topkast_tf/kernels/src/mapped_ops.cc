@@ -28,6 +28,11 @@ class MapOp : public OpKernel {
                   InvalidArgument("Expected variables of plain numbers, with values. "
                                   "Received: ",
                                   tensorflow::DataTypeString(held.dtype())));
+      // Also with a buffer that something else has, as only `RefreshOp` writes in place.
+      if (IsMapped(held)) {
+        LeaveToFile(held);
+        continue;
+      }
       OP_REQUIRES_OK(context, MakeMapped(folder_, variable.get()));
     }
   }

@@ -61,7 +61,9 @@ void Plans::Follow(const Codes& codes, bool is_packed) {
     values_.clear();
     in_b_ = kNotCounted;
   }
+  LeaveToFile(ours);
   codes_ = codes;
+  LeaveToFile(codes_.tensor());
 }
 
 int64_t Plans::InB(const Codes& codes) {
