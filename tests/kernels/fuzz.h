@@ -26,6 +26,18 @@ void CheckConvolution(const topkast::Kernels& kernels, std::mt19937& random);
 void CheckSelection(const topkast::Entrywise& passes, std::mt19937& random);
 void CheckEntrywise(const topkast::Entrywise& passes, std::mt19937& random);
 
+// The plan of a whole weight, with the place of each entry.
+struct PlacedPlan : topkast::MatrixPlan {
+  PlacedPlan(const topkast::Pattern& pattern, int tile)
+      : MatrixPlan(
+            topkast::MakeMatrixPlan(pattern, tile, topkast::Vector::kNone, nullptr)),
+        source(entries()) {
+    VisitPlaces(0, runs(), [&](int32_t entry, int64_t place) { source[entry] = place; });
+  }
+
+  std::vector<int64_t> source;
+};
+
 struct Free {
   void operator()(float* data) const { std::free(data); }
 };

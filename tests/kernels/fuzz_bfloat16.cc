@@ -8,7 +8,6 @@ namespace {
 
 using topkast::Bfloat16;
 using topkast::Kernels;
-using topkast::Plan;
 
 // A weight of a matrix, and activations and errors of some positions.
 struct RandomMatrix {
@@ -41,7 +40,7 @@ RandomMatrix MakeRandomMatrix(std::mt19937& random) {
 
 // Positions by the kernels of a type.
 template <typename T>
-std::vector<T> Multiplied(const Kernels& kernels, const Plan& plan,
+std::vector<T> Multiplied(const Kernels& kernels, const PlacedPlan& plan,
                           const std::vector<float>& values, const std::vector<T>& from,
                           int64_t positions) {
   std::vector<T> to(positions * plan.rows);
@@ -88,7 +87,7 @@ void CheckRounding(const Kernels& kernels, std::mt19937& random) {
 
 // The weight gradient by products of pairs of positions.
 void CheckPairs(const topkast::PairKernels& pairs, const RandomMatrix& of,
-                const Plan& plan, std::mt19937& random) {
+                const PlacedPlan& plan, std::mt19937& random) {
   std::vector<float> sums(plan.entries());
   const auto of_x = Aligned(of.inputs * pairs.block / 2);
   const auto of_dy = Aligned(of.outputs * pairs.block / 2);
@@ -121,7 +120,7 @@ void CheckBfloat16(const Kernels& kernels, std::mt19937& random) {
 
   const uint8_t* codes = of.codes.data();
   const topkast::Pattern pattern = {codes, outputs, inputs, 1, outputs, 2};
-  const Plan plan = topkast::MakePlan(pattern, topkast::kMultiplyTile);
+  const PlacedPlan plan(pattern, topkast::kMultiplyTile);
   std::vector<float> values;
   for (const int32_t place : plan.source) values.push_back(of.theta[place]);
   ExpectRounded(Multiplied(kernels, plan, values, of.x, of.positions),
@@ -166,7 +165,7 @@ void CheckBfloat16(const Kernels& kernels, std::mt19937& random) {
   const topkast::PairKernels* pairs = topkast::FindPairKernels(kernels);
   if (pairs != nullptr) {
     CheckPairs(*pairs, of,
-               topkast::MakePlan({codes, inputs, outputs, outputs, 1, 1},
+               PlacedPlan({codes, inputs, outputs, outputs, 1, 1},
                                  topkast::kAccumulateTile),
                random);
   }

@@ -6,9 +6,8 @@ namespace {
 
 using topkast::Generated;
 using topkast::Kernels;
-using topkast::Plan;
 
-std::vector<float> ValuesOf(const Plan& plan, const std::vector<float>& theta) {
+std::vector<float> ValuesOf(const PlacedPlan& plan, const std::vector<float>& theta) {
   std::vector<float> values;
   for (int32_t place : plan.source) values.push_back(theta[place]);
   return values;
@@ -39,12 +38,12 @@ void CheckProducts(const Kernels& kernels, std::mt19937& random) {
   const uint8_t* of = codes.data();
   const topkast::Pattern by_output = {of, outputs, inputs, 1, outputs, 2};
   const topkast::Pattern by_input = {of, inputs, outputs, outputs, 1, 2};
-  const Plan forward = topkast::MakePlan(by_output, topkast::kMultiplyTile);
-  const Plan backward = topkast::MakePlan(by_input, topkast::kMultiplyTile);
-  const Plan gradient = topkast::MakePlan({of, inputs, outputs, outputs, 1, 1},
+  const PlacedPlan forward(by_output, topkast::kMultiplyTile);
+  const PlacedPlan backward(by_input, topkast::kMultiplyTile);
+  const PlacedPlan gradient({of, inputs, outputs, outputs, 1, 1},
                                           topkast::kAccumulateTile);
 
-  auto multiply = [&](const Plan& plan, const std::vector<float>& from) {
+  auto multiply = [&](const PlacedPlan& plan, const std::vector<float>& from) {
     std::vector<float> to(positions * plan.rows);
     const std::vector<float> values = ValuesOf(plan, theta);
     const auto scratch = Aligned(kernels.scratch(plan));

@@ -13,9 +13,9 @@
 
 #include <cerrno>
 #include <cstring>
-#include <mutex>
-#include <unordered_map>
+#include <utility>
 
+#include "mappings.h"
 #include "tensorflow/core/framework/allocation_description.pb.h"
 #include "tensorflow/core/platform/errors.h"
 
@@ -26,31 +26,14 @@ using tensorflow::Status;
 using tensorflow::Tensor;
 using tensorflow::TensorBuffer;
 
-// The mapped buffers: where they begin -> their bytes.
-struct Mappings {
-  std::mutex mutex;
-  std::unordered_map<const void*, size_t> bytes;
-};
-
-Mappings& AllMappings() {
-  static Mappings* mappings = new Mappings;
-  return *mappings;
-}
-
 class MappedBuffer : public TensorBuffer {
  public:
   MappedBuffer(void* data, size_t bytes) : TensorBuffer(data), bytes_(bytes) {
-    Mappings& all = AllMappings();
-    std::lock_guard<std::mutex> lock(all.mutex);
-    all.bytes[data] = bytes;
+    NoteMapping(data, static_cast<int64_t>(bytes));
   }
 
   ~MappedBuffer() override {
-    {
-      Mappings& all = AllMappings();
-      std::lock_guard<std::mutex> lock(all.mutex);
-      all.bytes.erase(data());
-    }
+    ForgetMapping(data());
     munmap(data(), bytes_);
   }
 
@@ -139,21 +122,6 @@ Status MappedTensor(const std::string& folder, tensorflow::DataType type,
   return Status();
 }
 
-bool IsMapped(const Tensor& tensor) {
-  Mappings& all = AllMappings();
-  std::lock_guard<std::mutex> lock(all.mutex);
-  return all.bytes.count(tensor.data()) > 0;
-}
-
-void LeaveToFile(const Tensor& tensor) {
-  Mappings& all = AllMappings();
-  std::lock_guard<std::mutex> lock(all.mutex);
-  const auto found = all.bytes.find(tensor.data());
-  if (found == all.bytes.end()) return;
-  // Of a shared mapping nothing is lost: pages that were written to stay the file's.
-  madvise(const_cast<void*>(found->first), found->second, MADV_DONTNEED);
-}
-
 void ReturnFreedMemory() {
 #if defined(__GLIBC__)
   // The C library's own first threshold, which otherwise grows to 32 MiB with what is freed.
@@ -167,11 +135,11 @@ Status MakeMapped(const std::string& folder, tensorflow::Var* variable) {
   Tensor* held = variable->tensor();
   const bool is_own = variable->copy_on_read_mode.load() || held->RefCountIsOne();
   if (held->NumElements() == 0) return Status();
-  if (is_own && IsMapped(*held)) return Status();
+  if (is_own && IsMapping(held->data())) return Status();
   Tensor mapped;
   TF_RETURN_IF_ERROR(MappedTensor(folder, held->dtype(), held->shape(), &mapped));
   std::memcpy(mapped.data(), held->data(), held->TotalBytes());
-  LeaveToFile(mapped);
+  LeaveToFile(mapped.data());
   *held = std::move(mapped);
   return Status();
 }

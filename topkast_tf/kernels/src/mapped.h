@@ -20,13 +20,6 @@ tensorflow::Status MappedTensor(const std::string& folder, tensorflow::DataType 
                                 const tensorflow::TensorShape& shape,
                                 tensorflow::Tensor* tensor);
 
-// Whether a tensor is one of those.
-bool IsMapped(const tensorflow::Tensor& tensor);
-
-// Lets the system take the memory of a mapped tensor, whose content is in its file; other
-// tensors stay as they are.
-void LeaveToFile(const tensorflow::Tensor& tensor);
-
 // Has the C library of this process return memory of 128 KiB and more to the system as it is
 // freed. Otherwise a third of what training takes can be memory between other blocks, which
 // was theta, or the entries of an earlier B. New memory then takes longer: it comes with a

@@ -2,6 +2,7 @@
 #include <string>
 
 #include "mapped.h"
+#include "mappings.h"
 #include "variables.h"
 
 namespace topkast {
@@ -29,8 +30,8 @@ class MapOp : public OpKernel {
                                   "Received: ",
                                   tensorflow::DataTypeString(held.dtype())));
       // Also with a buffer that something else has, as only `RefreshOp` writes in place.
-      if (IsMapped(held)) {
-        LeaveToFile(held);
+      if (IsMapping(held.data())) {
+        LeaveToFile(held.data());
         continue;
       }
       OP_REQUIRES_OK(context, MakeMapped(folder_, variable.get()));

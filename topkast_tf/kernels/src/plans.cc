@@ -5,7 +5,7 @@
 #include <utility>
 
 #include "kernels.h"
-#include "mapped.h"
+#include "mappings.h"
 
 namespace topkast {
 namespace {
@@ -61,9 +61,9 @@ void Plans::Follow(const Codes& codes, bool is_packed) {
     values_.clear();
     in_b_ = kNotCounted;
   }
-  LeaveToFile(ours);
+  LeaveToFile(ours.data());
   codes_ = codes;
-  LeaveToFile(codes_.tensor());
+  LeaveToFile(codes_.tensor().data());
 }
 
 int64_t Plans::InB(const Codes& codes) {
@@ -71,7 +71,7 @@ int64_t Plans::InB(const Codes& codes) {
   Follow(codes, is_packed_);
   if (in_b_ == kNotCounted) {
     in_b_ = codes.InB();
-    LeaveToFile(codes.tensor());
+    LeaveToFile(codes.tensor().data());
   }
   return in_b_;
 }
@@ -89,13 +89,13 @@ std::shared_ptr<const MatrixPlan> Plans::Get(const Codes& codes, bool is_packed,
   if (!is_packed) {
     plan = std::make_shared<const MatrixPlan>(
         MakeMatrixPlan(pattern, tile, Vector::kNone, nullptr));
-    LeaveToFile(codes.tensor());
+    LeaveToFile(codes.tensor().data());
     return plan;
   }
   const Ranks ranks = RanksOf(whole);
   const Vector vector = is_gradient ? Vector::kOfThese : Vector::kOfMore;
   plan = std::make_shared<const MatrixPlan>(MakeMatrixPlan(pattern, tile, vector, &ranks));
-  LeaveToFile(codes.tensor());
+  LeaveToFile(codes.tensor().data());
   return plan;
 }
 
@@ -116,7 +116,7 @@ std::shared_ptr<const Plan> Plans::Get(const Codes& codes, bool is_packed,
     // With places, as of a convolution, `source` is an index of them.
     auto* places = made.places.empty() ? &made.source : &made.places;
     if (is_packed) RanksOf(whole).Replace(places);
-    LeaveToFile(codes.tensor());
+    LeaveToFile(codes.tensor().data());
     plan = std::make_shared<const Plan>(std::move(made));
   }
   return plan;
@@ -132,7 +132,7 @@ std::shared_ptr<const Generated> Plans::GetCode(const Codes& codes,
     auto made = Generate(PatternOf(whole, product), !is_packed);
     if (made != nullptr && is_packed) RanksOf(whole).Replace(&made->source);
     code = {true, std::move(made)};
-    LeaveToFile(codes.tensor());
+    LeaveToFile(codes.tensor().data());
   }
   return code.made;
 }

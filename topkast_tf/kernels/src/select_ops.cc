@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "mapped.h"
+#include "mappings.h"
 #include "repack.h"
 #include "select.h"
 #include "variables.h"
@@ -116,7 +117,7 @@ class RefreshOp : public EntrywiseOp {
       Due* each = &(*due)[i];
       TF_RETURN_IF_ERROR(Finish(weights[each->weight], *each));
       for (Tensor* held : {&each->theta, &each->codes, &each->before}) {
-        LeaveToFile(*held);
+        LeaveToFile(held->data());
         *held = Tensor();
       }
       each->old_vectors.clear();
