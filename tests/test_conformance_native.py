@@ -10,6 +10,7 @@ import tensorflow as tf
 
 import topkast_tf as tk
 from tests import zoo
+from tests.kernels.common import tensorflow_rounds_bfloat16_once
 from tests.small_models import build_optimizer
 from tests.test_conformance import (
     EXAMPLES,
@@ -106,6 +107,8 @@ def test_masked_under_xla(method, digits, references):
 
 @METHOD
 def test_mixed_precision(method, digits):
+    if method == "rigl" and not tensorflow_rounds_bfloat16_once():
+        pytest.skip("the masked product, by whose gradient it grows, is rounded twice")
     keras.mixed_precision.set_global_policy("mixed_bfloat16")
     with native.masked_products():
         reference = train_without_xla(method, *digits)

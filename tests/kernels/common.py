@@ -1,5 +1,6 @@
 """What the tests of native operations have in common."""
 
+import functools
 import pathlib
 import re
 import resource
@@ -22,6 +23,20 @@ def cpus():
     if kernels.why_unavailable() is not None:
         return []
     return [cpu for cpu in kernels.CPUS if kernels.library().runs(cpu)]
+
+
+@functools.cache
+def tensorflow_rounds_bfloat16_once() -> bool:
+    """Whether TensorFlow's bfloat16 product, a reference of tests, is float32 rounded once.
+
+    It is where the machine multiplies bfloat16 numbers, such as with AVX-512. With AVX2
+    half of the outputs are rounded otherwise.
+    """
+    x, y = (np.random.default_rng(i).normal(size=(90, 30)) for i in range(2))
+    x, y = (tf.cast(value, tf.bfloat16) for value in (x, y))
+    exact = tf.matmul(*(tf.cast(v, tf.float64) for v in (x, y)), transpose_a=True)
+    differs = tf.matmul(x, y, transpose_a=True) != tf.cast(exact, tf.bfloat16)
+    return float(tf.reduce_mean(tf.cast(differs, tf.float32))) < 0.01  # a tie
 
 
 def random_codes(rng, shape, fwd_density, bwd_density):
