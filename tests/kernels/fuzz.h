@@ -30,7 +30,7 @@ void CheckEntrywise(const topkast::Entrywise& passes, std::mt19937& random);
 struct PlacedPlan : topkast::MatrixPlan {
   PlacedPlan(const topkast::Pattern& pattern, int tile)
       : MatrixPlan(
-            topkast::MakeMatrixPlan(pattern, tile, topkast::Vector::kNone, nullptr)),
+            topkast::MakeMatrixPlan(pattern, tile, topkast::Vector::kNone)),
         source(entries()) {
     VisitPlaces(0, runs(), [&](int32_t entry, int64_t place) { source[entry] = place; });
   }

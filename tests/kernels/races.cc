@@ -34,10 +34,8 @@ std::vector<float> RandomFloats(int64_t size, std::mt19937& random) {
   return values;
 }
 
-Tensor RandomCodes(const Tensor::Shape& shape, std::mt19937& random) {
-  int64_t size = 1;
-  for (int64_t n : shape) size *= n;
-  std::vector<uint8_t> codes(size);
+Tensor RandomCodes(const tensorflow::TensorShape& shape, std::mt19937& random) {
+  std::vector<uint8_t> codes(shape.num_elements());
   for (uint8_t& code : codes) code = random() % 4 ? 0 : 1 + random() % 2;
   return Tensor(codes, shape);
 }
@@ -59,8 +57,10 @@ struct Matrix {
     const auto product = transpose ? Product::kInputGradient : Product::kForward;
     const auto plan = topkast::PlansOf(key)->Get(codes, false, product);
     std::vector<float> values(plan->entries());
-    InParallel(at_once, plan->entries(), [&](int64_t begin, int64_t end) {
-      for (int64_t k = begin; k < end; ++k) values[k] = theta[plan->source[k]];
+    InParallel(at_once, plan->runs(), [&](int64_t begin, int64_t end) {
+      plan->VisitPlaces(begin, end, [&](int32_t entry, int64_t place) {
+        values[entry] = theta[place];
+      });
     });
     return Multiplied(transpose, at_once, kernels.panel, kernels.scratch(*plan),
                       [&](const float* from, int64_t live, float* to, float* scratch) {
@@ -153,7 +153,7 @@ struct Convolution {
         const auto kind = transpose ? topkast::ConvPlanKind::kInputGradient
                                     : topkast::ConvPlanKind::kForward;
         const auto plan =
-            topkast::PlansOf(key)->Get(codes, false, window, transpose ? 2 + phase : 0, [&] {
+            topkast::PlansOf(key)->Get(codes, false, window, transpose ? 2 + phase : 0, [&](const Tensor&) {
               return topkast::MakeConvPlan(weight, topkast::TapsOf(window, y, x), kind);
             });
         const auto placed = topkast::Place(product.shape, product.layout, y, x, plan);

@@ -54,12 +54,12 @@ class SparseWeight(WeightState):
         if self.blocks is None and self.budget is None:
             kept_forward = replica.counters.read_value()[Counter.KEPT_FORWARD]
             return tf.cast(kept_forward, tf.float32) / math.prod(self.shape)
+        least = 1 / math.prod(self.shape)
         if replica.entries is not None:  # which have all of A
             forward = tf.cast(replica.members.read_value() == FORWARD, tf.float32)
-            share = tf.reduce_sum(forward) / math.prod(self.shape)
-            return tf.maximum(share, 1 / math.prod(self.shape))
+            return tf.maximum(tf.reduce_sum(forward) / math.prod(self.shape), least)
         forward = tf.cast(replica.sets.read_value() == FORWARD, tf.float32)
-        return tf.maximum(tf.reduce_mean(forward), 1 / math.prod(self.shape))
+        return tf.maximum(tf.reduce_mean(forward), least)
 
     def penalty(self) -> tf.Tensor:
         """What it adds to the loss, a scalar: float64 if theta is, otherwise float32."""

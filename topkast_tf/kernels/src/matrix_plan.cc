@@ -1,6 +1,6 @@
 #include "matrix_plan.h"
 
-#include <utility>
+#include "ranks.h"
 
 namespace topkast {
 namespace {
@@ -18,17 +18,16 @@ void AddLines(const Ranks& ranks, int64_t inputs, int64_t outputs, MatrixPlan* p
 
 }  // namespace
 
-MatrixPlan MakeMatrixPlan(const Pattern& pattern, int tile, Vector vector,
-                          const Ranks* ranks) {
-  Plan wide = MakePlan(pattern, tile);
+MatrixPlan MakeMatrixPlan(const Pattern& pattern, int tile, Vector vector) {
+  const Plan wide = MakePlan(pattern, tile);
   MatrixPlan plan;
-  plan.rows = wide.rows;
-  plan.cols = wide.cols;
-  plan.tile = tile;
+  static_cast<Runs&>(plan) = wide;  // copies have no room to spare
   plan.row_stride = pattern.row_stride;
   plan.col_stride = pattern.col_stride;
   plan.rows_are_inputs = pattern.col_stride == 1;
   plan.col.assign(wide.col.begin(), wide.col.end());
+  if (vector == Vector::kNone) return plan;
+  const Ranks ranks(pattern.codes, pattern.rows * pattern.cols);
   if (vector == Vector::kOfThese) {
     const int64_t runs = wide.runs();
     plan.run_source.reserve(runs);
@@ -36,26 +35,20 @@ MatrixPlan MakeMatrixPlan(const Pattern& pattern, int tile, Vector vector,
       const int32_t first = wide.first_entry[run];
       // A run without entries reads none.
       const bool is_empty = first == wide.first_entry[run + 1];
-      plan.run_source.push_back(is_empty ? 0 : ranks->Of(wide.source[first]));
+      plan.run_source.push_back(is_empty ? 0 : ranks.Of(wide.source[first]));
     }
-  } else if (vector == Vector::kOfMore) {
+  } else {
     const int64_t inputs = plan.rows_are_inputs ? plan.rows : plan.cols;
     const int64_t outputs = plan.rows_are_inputs ? plan.cols : plan.rows;
-    AddLines(*ranks, inputs, outputs, &plan);
+    AddLines(ranks, inputs, outputs, &plan);
     plan.in_line.reserve(wide.source.size());
     for (const int32_t place : wide.source) {
       const int64_t input = place / outputs, output = place % outputs;
       const int64_t line = input * plan.lines + output / MatrixPlan::kLine;
       plan.in_line.push_back(
-          static_cast<uint16_t>(ranks->Of(place) - plan.line_start[line]));
+          static_cast<uint16_t>(ranks.Of(place) - plan.line_start[line]));
     }
   }
-  wide.first_run.shrink_to_fit();
-  plan.first_run = std::move(wide.first_run);
-  wide.row.shrink_to_fit();
-  plan.row = std::move(wide.row);
-  wide.first_entry.shrink_to_fit();
-  plan.first_entry = std::move(wide.first_entry);
   return plan;
 }
 

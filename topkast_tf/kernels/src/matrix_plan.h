@@ -6,27 +6,20 @@
 #include <vector>
 
 #include "plan.h"
-#include "ranks.h"
 
 namespace topkast {
 
-// As `Plan`, with a byte for each entry: its column in its tile, which has up to 256.
+// The runs of a matrix, with a byte for each entry: its column in its tile, which has up to 256.
 //
 // Where the values are is computed, not kept. Of a whole weight it follows from row and
 // column. In the vector of the entries of B, in the order of the weight, it is the place at
 // which a line begins, and 16 bits: a line is up to kLine outputs of one input. If each run
 // is a part of a line with all of its entries, as of B by inputs, it is where the run begins.
-struct MatrixPlan {
+struct MatrixPlan : Runs {
   // Outputs of a line: a multiple of each tile, whose entries a 16-bit number counts.
   static constexpr int64_t kLine = 192 * 256;
 
-  int64_t rows = 0;
-  int64_t cols = 0;
-  int tile = 0;
-  std::vector<int32_t> first_run;    // of each tile, and the end
-  std::vector<int32_t> row;          // of each run
-  std::vector<int32_t> first_entry;  // of each run, and the end
-  std::vector<uint8_t> col;          // of each entry, in its tile
+  std::vector<uint8_t> col;  // of each entry, in its tile
 
   // The place of entry (row, col) in the weight.
   int64_t row_stride = 0;
@@ -39,11 +32,9 @@ struct MatrixPlan {
   std::vector<uint16_t> in_line;    // of each entry
   std::vector<int32_t> run_source;  // of each run
 
-  int64_t runs() const { return static_cast<int64_t>(row.size()); }
   int64_t entries() const { return static_cast<int64_t>(col.size()); }
   int64_t bytes() const {
-    return 4 * static_cast<int64_t>(first_run.size() + row.size() + first_entry.size() +
-                                    line_start.size() + run_source.size()) +
+    return Runs::bytes() + 4 * static_cast<int64_t>(line_start.size() + run_source.size()) +
            static_cast<int64_t>(col.size() + 2 * in_line.size());
   }
 
@@ -66,9 +57,7 @@ enum class Vector {
 //   pattern: of a matrix of inputs x outputs in the order of memory, by inputs or by outputs.
 //   tile: columns in a tile, which divide kLine.
 //   vector: where the values are.
-//   ranks: of the codes; null without a vector.
-MatrixPlan MakeMatrixPlan(const Pattern& pattern, int tile, Vector vector,
-                          const Ranks* ranks);
+MatrixPlan MakeMatrixPlan(const Pattern& pattern, int tile, Vector vector);
 
 template <typename Visit>
 void MatrixPlan::VisitPlaces(int64_t begin, int64_t end, Visit visit) const {

@@ -27,23 +27,31 @@ struct Pattern {
 // Columns are divided into tiles whose panel fits the L1 cache. In a tile, a run is the
 // entries of one row. Runs are sorted by their length, so that the length of the inner
 // loop changes rarely, and the branch that ends it is predicted.
-struct Plan {
+struct Runs {
   int64_t rows = 0;
   int64_t cols = 0;
   int tile = 0;
   std::vector<int32_t> first_run;    // of each tile, and the end
   std::vector<int32_t> row;          // of each run
   std::vector<int32_t> first_entry;  // of each run, and the end
-  std::vector<int32_t> col;          // of each entry, in its tile
-  std::vector<int32_t> source;       // of each entry: its place in the weight
-  std::vector<int32_t> places;       // of a convolution: those of `source`, ascending,
-                                     // and `source` is an index of this list
 
   int64_t runs() const { return static_cast<int64_t>(row.size()); }
+  int64_t bytes() const {
+    return 4 * static_cast<int64_t>(first_run.size() + row.size() + first_entry.size());
+  }
+};
+
+// The runs, with what is in them.
+struct Plan : Runs {
+  std::vector<int32_t> col;     // of each entry, in its tile
+  std::vector<int32_t> source;  // of each entry: its place in the weight
+  std::vector<int32_t> places;  // of a convolution: those of `source`, ascending,
+                                // and `source` is an index of this list
+
   int64_t entries() const { return static_cast<int64_t>(col.size()); }
   int64_t bytes() const {
-    return 4 * static_cast<int64_t>(first_run.size() + row.size() + first_entry.size() +
-                                    col.size() + source.size() + places.size());
+    return Runs::bytes() +
+           4 * static_cast<int64_t>(col.size() + source.size() + places.size());
   }
 };
 

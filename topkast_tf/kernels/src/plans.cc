@@ -37,6 +37,15 @@ Pattern PatternOf(const tensorflow::Tensor& codes, Product product) {
   return {data, inputs, outputs, outputs, 1, is_gradient ? kBackwardCode : kForwardCode};
 }
 
+// The codes in the shape of their weight, while something is made of them: those that are
+// mapped from a file are then left to it.
+struct Whole {
+  explicit Whole(const Codes& codes) : tensor(codes.Whole()) {}
+  ~Whole() { LeaveToFile(tensor.data()); }
+
+  const tensorflow::Tensor tensor;
+};
+
 // The ranks of the codes, made anew: they are needed only while plans are made.
 Ranks RanksOf(const tensorflow::Tensor& whole) {
   return Ranks(whole.flat<uint8_t>().data(), whole.NumElements());
@@ -82,20 +91,13 @@ std::shared_ptr<const MatrixPlan> Plans::Get(const Codes& codes, bool is_packed,
   Follow(codes, is_packed);
   std::shared_ptr<const MatrixPlan>& plan = matrices_[static_cast<int>(product)];
   if (plan != nullptr) return plan;
-  const tensorflow::Tensor whole = codes.Whole();
-  const Pattern pattern = PatternOf(whole, product);
+  const Whole whole(codes);
+  const Pattern pattern = PatternOf(whole.tensor, product);
   const bool is_gradient = product == Product::kWeightGradient;
   const int tile = is_gradient ? kAccumulateTile : kMultiplyTile;
-  if (!is_packed) {
-    plan = std::make_shared<const MatrixPlan>(
-        MakeMatrixPlan(pattern, tile, Vector::kNone, nullptr));
-    LeaveToFile(codes.tensor().data());
-    return plan;
-  }
-  const Ranks ranks = RanksOf(whole);
-  const Vector vector = is_gradient ? Vector::kOfThese : Vector::kOfMore;
-  plan = std::make_shared<const MatrixPlan>(MakeMatrixPlan(pattern, tile, vector, &ranks));
-  LeaveToFile(codes.tensor().data());
+  const Vector packed = is_gradient ? Vector::kOfThese : Vector::kOfMore;
+  plan = std::make_shared<const MatrixPlan>(
+      MakeMatrixPlan(pattern, tile, is_packed ? packed : Vector::kNone));
   return plan;
 }
 
@@ -111,12 +113,11 @@ std::shared_ptr<const Plan> Plans::Get(const Codes& codes, bool is_packed,
   if (static_cast<int>(plans_.size()) <= slot) plans_.resize(slot + 1);
   std::shared_ptr<const Plan>& plan = plans_[slot];
   if (plan == nullptr) {
-    const tensorflow::Tensor whole = codes.Whole();
-    Plan made = make(whole);
+    const Whole whole(codes);
+    Plan made = make(whole.tensor);
     // With places, as of a convolution, `source` is an index of them.
     auto* places = made.places.empty() ? &made.source : &made.places;
-    if (is_packed) RanksOf(whole).Replace(places);
-    LeaveToFile(codes.tensor().data());
+    if (is_packed) RanksOf(whole.tensor).Replace(places);
     plan = std::make_shared<const Plan>(std::move(made));
   }
   return plan;
@@ -128,11 +129,10 @@ std::shared_ptr<const Generated> Plans::GetCode(const Codes& codes,
   Follow(codes, is_packed);
   Code& code = code_[static_cast<int>(product)];
   if (!code.is_tried) {
-    const tensorflow::Tensor whole = codes.Whole();
-    auto made = Generate(PatternOf(whole, product), !is_packed);
-    if (made != nullptr && is_packed) RanksOf(whole).Replace(&made->source);
+    const Whole whole(codes);
+    auto made = Generate(PatternOf(whole.tensor, product), !is_packed);
+    if (made != nullptr && is_packed) RanksOf(whole.tensor).Replace(&made->source);
     code = {true, std::move(made)};
-    LeaveToFile(codes.tensor().data());
   }
   return code.made;
 }
