@@ -241,6 +241,25 @@ def run_rounds(
     return results.complete_rounds(variants, times_of)
 
 
+def resident_bytes() -> int | None:
+    """The memory that is resident in this process; None where the system does not say."""
+    import resource  # not on every system that runs the other benchmarks
+
+    statm = pathlib.Path("/proc/self/statm")
+    if not statm.exists():
+        return None
+    return int(statm.read_text(encoding="ascii").split()[1]) * resource.getpagesize()
+
+
+def peak_bytes() -> int:
+    """The most memory that was ever resident in this process."""
+    import resource
+
+    # Linux counts in kilobytes, macOS in bytes.
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
 def table(rows: Sequence[Sequence[str]]) -> str:
     """Aligned columns under a header: the first to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

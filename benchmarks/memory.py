@@ -23,7 +23,6 @@ Example: python benchmarks/memory.py --side=4096 --rounds=3
 
 import json
 import pathlib
-import resource
 import subprocess
 import sys
 import time
@@ -50,7 +49,6 @@ COLUMNS = (
 )
 VARIANTS = ("dense", "sparse")
 TARGET = 1.0
-_STATM = pathlib.Path("/proc/self/statm")
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -99,20 +97,11 @@ def measure(variant: str, side: int, steps: int, jit_compile: bool) -> dict[str,
     for _ in range(steps):
         model.train_on_batch(data, data)
     state = [v for w in sparse_weights(model) for v in (w.sets, w.counters)]
-    # Linux counts in kilobytes, macOS in bytes.
-    unit = 1 if sys.platform == "darwin" else 1024
     return {
-        "resident_bytes": _resident_bytes(),
-        "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit,
+        "resident_bytes": common.resident_bytes() or 0,
+        "peak_bytes": common.peak_bytes(),
         "state_bytes": sum(v.dtype.size * v.shape.num_elements() for v in state),
     }
-
-
-def _resident_bytes() -> int:
-    if not _STATM.exists():
-        return 0
-    pages = int(_STATM.read_text(encoding="ascii").split()[1])
-    return pages * resource.getpagesize()
 
 
 def measure_elsewhere(variant: str, values: flags.FlagValues) -> dict[str, int]:

@@ -68,7 +68,8 @@ def _rigl(fwd: float, bwd: float, refresh_every: int, **how: Any) -> Any:
     )
 
 
-def _transformer(values: flags.FlagValues) -> keras.Model:
+def transformer(values: flags.FlagValues) -> keras.Model:
+    """A Transformer-XL of the flags `layers`, `width` and `length`, on bytes."""
     return TransformerXL(
         TransformerXLConfig(
             vocabulary=256,
@@ -169,7 +170,7 @@ _TRANSFORMER = Case(
     lambda values: (
         f"{values.width}, {values.layers} layers, {values.batch}x{values.length}"
     ),
-    _transformer,
+    transformer,
     _tokens,
     lambda: {"optimizer": keras.optimizers.Adam(1e-4)},
     _topkast_everywhere,

@@ -20,7 +20,6 @@ Example: python benchmarks/plan_memory.py --runs=text_topkast --rounds=3
 import functools
 import json
 import pathlib
-import resource
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -105,26 +104,17 @@ def measure(arguments: Sequence[str], steps: int) -> dict[str, int]:
         batch = tf.random.normal((settings.batch_size, *source.image_shape))
         classes = tf.random.uniform([settings.batch_size], 0, source.classes, tf.int32)
         targets = tf.one_hot(classes, source.classes)
-    before = _resident_bytes()
+    before = common.resident_bytes()
+    if before is None:
+        common.fail("Expected a system that says what is resident, in /proc/self/statm")
     model = building.build(task, settings.method)
     for _ in range(steps):
         model.train_on_batch(batch, targets)
     graph = sum(item.here for item in plan.memory.host if item.name == GRAPH)
     return {
         "planned_bytes": plan.memory.total("here") + graph,
-        "measured_bytes": _peak_bytes() - before,
+        "measured_bytes": common.peak_bytes() - before,
     }
-
-
-def _resident_bytes() -> int:
-    statm = pathlib.Path("/proc/self/statm")
-    if not statm.exists():
-        common.fail("Expected a system that says what is resident, in /proc/self/statm")
-    return int(statm.read_text(encoding="ascii").split()[1]) * resource.getpagesize()
-
-
-def _peak_bytes() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def measure_elsewhere(arguments: Sequence[str], steps: int) -> dict[str, int]:

@@ -23,7 +23,6 @@ Example: python benchmarks/swat_memory.py --batch=256 --rounds=3
 import contextlib
 import json
 import pathlib
-import resource
 import subprocess
 import sys
 import time
@@ -128,23 +127,16 @@ def measure(net: str, variant: str, values: flags.FlagValues) -> dict[str, float
     )
     x = tf.random.normal([values.batch, values.side, values.side, 3])
     y = tf.random.uniform([values.batch], 0, 10, tf.int32)
-    before = peak_bytes()
+    before = common.peak_bytes()
     times = [
         common.timed(lambda: model.train_on_batch(x, y)).wall
         for _ in range(values.steps)
     ]
     return {
         "before_bytes": before,
-        "peak_bytes": peak_bytes(),
+        "peak_bytes": common.peak_bytes(),
         "step_ms": round(min(times), 1),
     }
-
-
-def peak_bytes() -> int:
-    """The most memory that was ever resident in this process."""
-    # Linux counts in kilobytes, macOS in bytes.
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def measure_elsewhere(

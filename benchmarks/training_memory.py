@@ -30,7 +30,6 @@ Example: python benchmarks/training_memory.py --width=1024 --layers=4 --theta_di
 
 import json
 import pathlib
-import resource
 import subprocess
 import sys
 import time
@@ -96,25 +95,17 @@ def measure(
     import keras
     import tensorflow as tf
 
-    from launch.models.transformer_xl import TransformerXL
-    from launch.models.transformer_xl_config import TransformerXLConfig
+    from benchmarks.native_models import transformer
     from topkast_tf import sparse_weights, topkast_scope
     from topkast_tf.kernels import library
 
     tf.config.threading.set_intra_op_parallelism_threads(values.threads)
-    config = TransformerXLConfig(
-        vocabulary=256,
-        layers=values.layers,
-        d_model=values.width,
-        heads=8,
-        d_head=values.width // 8,
-        d_inner=4 * values.width,
-        segment_length=values.length,
-    )
     tokens = tf.random.uniform([values.batch, values.length], 0, 256, tf.int32)
     if variant != "dense":
         library.library()  # which may have to be built
-    before = _resident_bytes()
+    before = common.resident_bytes()
+    if before is None:
+        common.fail("Expected a system that says what is resident, in /proc/self/statm")
     scope: contextlib.AbstractContextManager = contextlib.nullcontext()
     if variant != "dense":
         scope = topkast_scope(
@@ -125,7 +116,7 @@ def measure(
             theta_dir=values.theta_dir if variant == "mapped" else None,
         )
     with scope:
-        model = TransformerXL(config)
+        model = transformer(values)
         model(tokens)
     model.compile(
         keras.optimizers.Adam(1e-4),
@@ -137,7 +128,7 @@ def measure(
         began = time.monotonic()
         model.train_on_batch(tokens, tokens)
         seconds.append(time.monotonic() - began)
-    peak = _peak_bytes()
+    peak = common.peak_bytes()
     weights = sparse_weights(model)
     trained = sum(v.shape.num_elements() for v in model.trainable_variables)
     # The optimizer has two slots a variable, and each step a gradient.
@@ -158,17 +149,6 @@ def measure(
         "step_seconds": round(min(plain), 3),
         "selection_seconds": round(max(min(selecting[1:]) - min(plain), 0), 3),
     }
-
-
-def _resident_bytes() -> int:
-    statm = pathlib.Path("/proc/self/statm")
-    if not statm.exists():
-        common.fail("Expected a system that says what is resident, in /proc/self/statm")
-    return int(statm.read_text(encoding="ascii").split()[1]) * resource.getpagesize()
-
-
-def _peak_bytes() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def measure_elsewhere(

@@ -122,8 +122,7 @@ def memory_of(network: Network, storage: Storage, batch: int) -> Memory:
     # Packed weights are beside theta, with the code of each entry.
     entries = sum(p.backward for p in parameters if p.has_sets)
     beside = entries * (FLOAT32 + 1) if storage.weights_packed else 0
-    mapped = mapped_bytes(parameters) if storage.theta_mapped else 0
-    in_files = mapped // (FLOAT32 + 1)  # entries
+    in_files = sparse_entries(parameters) if storage.theta_mapped else 0
     plans = sum(plan_bytes(p) for p in parameters if storage.native and is_native(p))
     accelerator = [
         Item("weights", every, every + beside - FLOAT32 * in_files, on_device),
@@ -167,9 +166,9 @@ def memory_of(network: Network, storage: Storage, batch: int) -> Memory:
     return Memory(_present(accelerator), _present(host))
 
 
-def mapped_bytes(parameters: Sequence[Parameter]) -> int:
-    """Bytes of theta and of the sets, a byte an entry, of the sparse weights."""
-    return sum((FLOAT32 + 1) * p.size for p in parameters if p.is_sparse)
+def sparse_entries(parameters: Sequence[Parameter]) -> int:
+    """Entries of the sparse weights, whose theta and sets may be in files."""
+    return sum(each.size for each in parameters if each.is_sparse)
 
 
 def activation_bytes(network: Network, storage: Storage, batch: int, form: str) -> int:

@@ -14,7 +14,7 @@ from launch.cost_model.costs import (
     flops_a_step,
     step_times,
 )
-from launch.cost_model.memory import FORMS, Memory, Storage, mapped_bytes, memory_of
+from launch.cost_model.memory import FORMS, Memory, Storage, memory_of, sparse_entries
 from launch.cost_model.network import (
     Network,
     Scope,
@@ -251,8 +251,8 @@ def _notes(settings: flags.FlagValues, method: str, network: Network, device: De
             "Zipf's law."
         )
     if _storage(settings, method).theta_mapped:
-        # At a selection there is a second byte for the sets.
-        size = mapped_bytes(network.parameters) / 5 * 6 / _GIGABYTE
+        # Theta, the sets, and at a selection those to come.
+        size = 6 * sparse_entries(network.parameters) / _GIGABYTE
         yield f"The disk of --run_dir holds {size:.2f} GB of theta and sets."
     if "jit" in settings and settings.jit:
         yield "XLA may keep fewer activations than are counted here."
