@@ -26,8 +26,9 @@ nothing else runs (which the CSV has, too). The first step of each network, whic
 is a column of its own and does not count, nor do evaluations. The loss is that of a fixed
 part of the validation data: bits a byte, or cross-entropy.
 
-The CSV only grows. A seed is whole or missing: one that was interrupted begins anew, and
-the same command goes on with those that are missing.
+The CSV only grows. A curve (of a network, a seed and a learning rate) is whole or missing:
+what was interrupted begins anew, and the same command goes on with what is missing. With
+--learning_rate it holds the rates that were tried; table and plot show those of the study.
 
   python benchmarks/loss_over_time.py --text_dir=DIR --image_dir=DIR
   python benchmarks/loss_over_time.py --text_dir=DIR --image_dir=DIR --plot=loss.png
@@ -39,7 +40,7 @@ import pathlib
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 if __name__ == "__main__":
@@ -115,7 +116,7 @@ STUDIES = {
             *("--segment_length=64", "--memory_length=64", "--evaluation_segment=64"),
         ),
         10,
-        {"dense": 1e-3, "sparse": 1e-3, "wider": 5e-4},
+        {"dense": 1e-3, "sparse": 1.4e-3, "wider": 5e-4},
         1.625,
         12,
         "bpc",
@@ -183,7 +184,7 @@ class Training:
       seed: of weights and batches.
       data_dir: where the data are.
       seconds: how long it is to train, by the clock of the processor.
-      largest_rate: the learning rate after the warm-up; 0: that of the study.
+      largest_rate: the learning rate after the warm-up.
 
     Attributes:
       width: the factor on its widths.
@@ -204,7 +205,7 @@ class Training:
         largest_rate: float,
     ):
         self.width = study.wider if network == "wider" else 1.0
-        self.largest_rate = largest_rate or study.rates[network]
+        self.largest_rate = largest_rate
         how = ("--method=dense",) if network == "dense" else _SPARSE
         arguments = (
             f"--data_dir={data_dir}",
@@ -270,16 +271,23 @@ class Training:
 
 
 def run_seed(
-    name: str, seed: int, data_dir: str, minutes: float, values: flags.FlagValues
+    name: str,
+    seed: int,
+    rates: Mapping[str, float],
+    data_dir: str,
+    minutes: float,
+    values: flags.FlagValues,
 ) -> list[dict[str, object]]:
-    """Trains the networks of a study in turns; returns the rows of their curves."""
+    """Trains networks of a study in turns; returns the rows of their curves.
+
+    Args:
+      rates: network -> its largest learning rate.
+    """
     study = STUDIES[name]
     networks = {
-        network: Training(
-            study, network, seed, data_dir, 60 * minutes, values.learning_rate
-        )
-        for network in tqdm(
-            values.networks, f"{name}, seed {seed}: compiling", disable=None
+        network: Training(study, network, seed, data_dir, 60 * minutes, rate)
+        for network, rate in tqdm(
+            rates.items(), f"{name}, seed {seed}: compiling", disable=None
         )
     }
     total = 60 * minutes
@@ -424,16 +432,29 @@ def main(argv: Sequence[str]) -> None:
                 "tensorflow": tf.__version__,
             },
         )
+        rates = {
+            network: values.learning_rate or STUDIES[name].rates[network]
+            for network in values.networks
+        }
         for seed in range(values.seeds):
-            if results.where(seed=seed):
+            missing = {
+                network: rate
+                for network, rate in rates.items()
+                if not results.where(seed=seed, network=network, learning_rate=rate)
+            }
+            if not missing:
                 continue
             if not folder:
                 flag = "image_dir" if name == "resnet20" else "text_dir"
                 common.fail(f"Expected --{flag} for {name}. Received: none")
-            for row in run_seed(name, seed, folder, minutes, values):
+            for row in run_seed(name, seed, missing, folder, minutes, values):
                 results.add(**row)
             keras.backend.clear_session()
-        found[name] = results.rows
+        found[name] = [
+            row
+            for network, rate in rates.items()
+            for row in results.where(network=network, learning_rate=rate)
+        ]
     if values.plot:
         draw(found, values.plot)
     rows: list[Sequence[str]] = [

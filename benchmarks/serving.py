@@ -168,10 +168,12 @@ class Served:
         return self._compiled(self._native)
 
     def _by_litert(self) -> Callable[[], np.ndarray]:
+        from ai_edge_litert.interpreter import Interpreter
+
         with tempfile.TemporaryDirectory() as folder, quiet_start():
             self._plain.export(folder, verbose=False)
             converter = tf.lite.TFLiteConverter.from_saved_model(folder)
-            interpreter = tf.lite.Interpreter(
+            interpreter = Interpreter(
                 model_content=converter.convert(), num_threads=self._threads
             )
         [given], [found] = (

@@ -84,7 +84,9 @@ def saved_model(model: keras.Model, folder: pathlib.Path) -> Call:
 def litert(model: keras.Model, folder: pathlib.Path) -> Call:
     """Writes a file for LiteRT and loads it."""
     path = export_litert(model, folder / "model.tflite")
-    interpreter = tf.lite.Interpreter(str(path), num_threads=1)
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(str(path), num_threads=1)
     [given], [found] = interpreter.get_input_details(), interpreter.get_output_details()
     allocated = []
 

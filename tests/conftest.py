@@ -4,9 +4,6 @@ import gc
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-# TensorFlow's own choice with AVX-512; with AVX2 it leaves out convolutions with channels
-# first, which are the reference of several tests.
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 import keras
 import pytest

@@ -11,6 +11,7 @@
 
 import keras as _keras
 
+from topkast_tf.analysis.explain import explain
 from topkast_tf.analysis.flops import count_flops
 from topkast_tf.analysis.mask_dynamics import MaskDynamics
 from topkast_tf.analysis.summary import summary
@@ -32,6 +33,7 @@ __all__ = [
     "SparsityScope",
     "count_flops",
     "dense_reads",
+    "explain",
     "export_litert",
     "freeze",
     "refresh",

@@ -46,6 +46,7 @@ def test_litert(model, images, stripped, tmp_path):
         )
         for is_sparse in (False, True)
     }
+    Interpreter = pytest.importorskip("ai_edge_litert.interpreter").Interpreter
     whole, sparse = (path.read_bytes() for path in paths.values())
     entries = sum(int(w.forward_mask().sum()) for w in tk.sparse_weights(model))
     size = sum(w.forward_mask().size for w in tk.sparse_weights(model))
@@ -53,7 +54,7 @@ def test_litert(model, images, stripped, tmp_path):
     assert 4 * entries < len(sparse) < 0.25 * len(whole)
     assert len(gzip.compress(whole, 9)) < 0.3 * len(whole)
     for content in (whole, sparse):
-        interpreter = tf.lite.Interpreter(model_content=content)
+        interpreter = Interpreter(model_content=content)
         interpreter.allocate_tensors()
         interpreter.set_tensor(interpreter.get_input_details()[0]["index"], images)
         interpreter.invoke()
