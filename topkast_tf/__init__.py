@@ -11,10 +11,10 @@
 
 import keras as _keras
 
-from topkast_tf.analysis.explain import explain
 from topkast_tf.analysis.flops import count_flops
 from topkast_tf.analysis.mask_dynamics import MaskDynamics
 from topkast_tf.analysis.summary import summary
+from topkast_tf.explaining import explain
 from topkast_tf.export import export_litert, strip
 from topkast_tf.getter import topkast_getter
 from topkast_tf.layers.sparse_layer import register_for_loading as _register_for_loading

@@ -6,7 +6,7 @@ import tensorflow as tf
 from keras import layers
 
 import topkast_tf as tk
-from topkast_tf.analysis import explain as explaining
+from topkast_tf import explaining
 
 pytestmark = pytest.mark.skipif(not hasattr(tf, "lite"), reason="no tf.lite")
 
