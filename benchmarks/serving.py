@@ -6,6 +6,9 @@ Models (--cases), whose weights are random; the sets are those of `topkast_scope
   mlp_4096      Dense 4096 -> 4096
   resnet50      of `launch`, images of 224 x 224; first and last layer dense
   mobilenet_v2  of `keras.applications`, the same
+  transformer_xl  of `launch`: 6 blocks of width 512, 2,048 within, bytes; the logits that
+                  follow one token, from a memory of 256 positions, which each call projects
+                  anew, as the model does
 
 in engines, all on the same --threads:
 
@@ -50,6 +53,8 @@ with quiet_start():
     import tensorflow as tf
 
     from launch.models.imagenet_resnet import imagenet_resnet
+    from launch.models.transformer_xl_config import TransformerXLConfig
+    from launch.models.transformer_xl_core import TransformerXLCore
     from topkast_tf import strip, topkast_scope
     from topkast_tf.kernels.library import library
 
@@ -66,13 +71,18 @@ class Case(NamedTuple):
 
     Attributes:
       build: makes it.
-      input: the shape of an example.
+      inputs: those of some examples, by a generator of random numbers and their number.
       exempt: the layers that stay dense.
     """
 
     build: Callable[[], keras.Model]
-    input: tuple[int, ...]
+    inputs: Callable[[np.random.Generator, int], list[np.ndarray]]
     exempt: tuple[str, ...] = ()
+
+
+def _normal(*shape: int) -> Callable[[np.random.Generator, int], list[np.ndarray]]:
+    """Inputs of this shape from the normal distribution."""
+    return lambda rng, batch: [rng.normal(size=(batch, *shape)).astype(np.float32)]
 
 
 def _dense(*widths: int) -> Callable[[], keras.Model]:
@@ -84,20 +94,57 @@ def _dense(*widths: int) -> Callable[[], keras.Model]:
     return build
 
 
+_MEMORY = 256
+_TXL = TransformerXLConfig(256, 6, 512, 8, 64, 2048, memory_length=_MEMORY)
+
+
+@keras.saving.register_keras_serializable("serving")
+class NextToken(keras.layers.Layer):
+    """The logits after one token, from the memory of each block."""
+
+    def __init__(self, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.core = TransformerXLCore(_TXL)
+        self.logits = keras.layers.Dense(_TXL.vocabulary)
+
+    def build(self, input_shape):
+        self.core.build()
+        self.logits.build((None, self.core.config.d_model))
+
+    def call(self, inputs):
+        tokens, memory = inputs
+        hidden, _ = self.core(tokens, tf.unstack(memory, axis=1))
+        return self.logits(hidden[:, -1])
+
+
+def _transformer_xl() -> keras.Model:
+    tokens = keras.Input((1,), dtype="int32")
+    memory = keras.Input((_TXL.layers, _MEMORY, _TXL.d_model))
+    return keras.Model([tokens, memory], NextToken()([tokens, memory]))
+
+
+def _token_and_memory(rng: np.random.Generator, batch: int) -> list[np.ndarray]:
+    [memory] = _normal(_TXL.layers, _MEMORY, _TXL.d_model)(rng, batch)
+    return [rng.integers(0, _TXL.vocabulary, (batch, 1), np.int32), memory]
+
+
 _IMAGE = (224, 224, 3)
 CASES = {
-    "mlp_512": Case(_dense(512, 2048, 512), (512,)),
-    "mlp_4096": Case(_dense(4096, 4096), (4096,)),
+    "mlp_512": Case(_dense(512, 2048, 512), _normal(512)),
+    "mlp_4096": Case(_dense(4096, 4096), _normal(4096)),
     "resnet50": Case(
-        lambda: imagenet_resnet(50, 1, _IMAGE, 1000), _IMAGE, ("first", "last")
+        lambda: imagenet_resnet(50, 1, _IMAGE, 1000),
+        _normal(*_IMAGE),
+        ("first", "last"),
     ),
     "mobilenet_v2": Case(
         lambda: keras.applications.MobileNetV2(
             _IMAGE, weights=None, classifier_activation=None
         ),
-        _IMAGE,
+        _normal(*_IMAGE),
         ("first", "last"),
     ),
+    "transformer_xl": Case(_transformer_xl, _token_and_memory),
 }
 DENSE = ("keras", "litert", "onnx")
 
@@ -143,14 +190,13 @@ class Served:
         with topkast_scope(fwd, fwd, exempt=case.exempt):
             model = case.build()
         self._plain, self._native = strip(model), strip(model, kernels="native")
-        rng = np.random.default_rng(0)
-        self._x = rng.normal(size=(batch, *case.input)).astype(np.float32)
+        self._inputs = case.inputs(np.random.default_rng(0), batch)
         self._threads = threads
 
     def call(self, engine: str) -> Callable[[], np.ndarray]:
         """A call of an engine, whose outputs are those of the others."""
         made: Callable[[], np.ndarray] = getattr(self, f"_by_{engine}")()
-        expected = np.asarray(self._plain(self._x))
+        expected = np.asarray(self._plain(_given(self._inputs)))
         error = np.abs(made() - expected).max() / np.abs(expected).max()
         if not error < 1e-3:
             common.fail(f"Expected the outputs of the others from {engine}: {error}")
@@ -158,7 +204,7 @@ class Served:
 
     def _compiled(self, model: keras.Model) -> Callable[[], np.ndarray]:
         call = tf.function(lambda x: model(x, training=False))
-        x = tf.constant(self._x)
+        x = _given([tf.constant(value) for value in self._inputs])
         return lambda: call(x).numpy()
 
     def _by_keras(self) -> Callable[[], np.ndarray]:
@@ -170,21 +216,31 @@ class Served:
     def _by_litert(self) -> Callable[[], np.ndarray]:
         from ai_edge_litert.interpreter import Interpreter
 
-        with tempfile.TemporaryDirectory() as folder, quiet_start():
-            self._plain.export(folder, verbose=False)
-            converter = tf.lite.TFLiteConverter.from_saved_model(folder)
+        # Of known shapes: LiteRT has no operation that checks one.
+        call = tf.function(lambda *x: self._plain(_given(list(x)), training=False))
+        traced = call.get_concrete_function(
+            *(tf.TensorSpec(x.shape, x.dtype) for x in self._inputs)
+        )
+        with quiet_start():
+            converter = tf.lite.TFLiteConverter.from_concrete_functions(
+                [traced], self._plain
+            )
             interpreter = Interpreter(
                 model_content=converter.convert(), num_threads=self._threads
             )
-        [given], [found] = (
-            interpreter.get_input_details(),
-            interpreter.get_output_details(),
-        )
-        interpreter.resize_tensor_input(given["index"], self._x.shape)
+        given = [
+            (
+                place["index"],
+                next(x for x in self._inputs if x.ndim == len(place["shape"])),
+            )
+            for place in interpreter.get_input_details()
+        ]
+        [found] = interpreter.get_output_details()
         interpreter.allocate_tensors()
 
         def call() -> np.ndarray:
-            interpreter.set_tensor(given["index"], self._x)
+            for index, x in given:
+                interpreter.set_tensor(index, x)
             interpreter.invoke()
             return interpreter.get_tensor(found["index"])
 
@@ -203,8 +259,14 @@ class Served:
             session = onnxruntime.InferenceSession(
                 path, options, providers=["CPUExecutionProvider"]
             )
-        name = session.get_inputs()[0].name
-        return lambda: session.run(None, {name: self._x})[0]
+        names = [each.name for each in session.get_inputs()]
+        given = dict(zip(names, self._inputs, strict=True))
+        return lambda: session.run(None, given)[0]
+
+
+def _given(inputs: list[Any]) -> Any:
+    """Inputs as a Keras model takes them: one alone is no list."""
+    return inputs if len(inputs) > 1 else inputs[0]
 
 
 def row_of(name: str, rounds: Sequence[Mapping[str, common.Times]]) -> Sequence[str]:

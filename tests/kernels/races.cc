@@ -153,7 +153,7 @@ struct Convolution {
         const auto kind = transpose ? topkast::ConvPlanKind::kInputGradient
                                     : topkast::ConvPlanKind::kForward;
         const auto plan =
-            topkast::PlansOf(key)->Get(codes, false, window, transpose ? 2 + phase : 0, [&](const Tensor&) {
+            topkast::PlansOf(key)->Get(codes, false, window, 1, transpose ? 2 + phase : 0, [&](const Tensor&) {
               return topkast::MakeConvPlan(weight, topkast::TapsOf(window, y, x), kind);
             });
         const auto placed = topkast::Place(product.shape, product.layout, y, x, plan);

@@ -64,6 +64,21 @@ def test_library_without_a_digest_is_not_loaded(folder):
         build.built()
 
 
+def test_damaged_digest_is_not_loaded(folder):
+    build.built().with_suffix(".sha256").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(Unavailable, match="its digest differs"):
+        build.built()
+
+
+def test_compiler_that_was_killed_may_be_tried_again(use_compiler, tmp_path):
+    use_compiler('case "$*" in *-c*) kill -9 $$;; esac')
+    for _ in range(2):
+        with pytest.raises(Unavailable, match="was killed.*the next start tries again"):
+            build.built()
+    assert not list(tmp_path.rglob("*.log"))
+    assert not list(tmp_path.rglob("build-*"))
+
+
 @pytest.mark.parametrize("mode", [0o720, 0o702])
 def test_folder_that_others_may_write_to_is_refused(folder, mode):
     folder.chmod(mode)

@@ -154,3 +154,16 @@ def test_convolutions_that_pay_and_that_do_not():
         assert speedup_of_convolution(small, 0.1, 0.2, cpu) < 1
     dense = speedup_of_convolution(large, 0.1, 0.1, "avx512", dense_gradient=True)
     assert dense < speedup_of_convolution(large, 0.1, 0.1, "avx512")
+
+
+def test_dilation_costs_copies_of_errors():
+    sizes = ConvolutionSizes(16, (32, 32), (32, 32), (3, 3, 64, 64))
+    gains = [
+        speedup_of_convolution(
+            sizes._replace(dilations=(dilation, dilation)),
+            **{"forward_density": 0.1, "backward_density": 1.0, "cpu": "avx2"},
+            **{"every": 100, "dense_gradient": 1.0, "activation_density": 0.1},
+        )
+        for dilation in (1, 8, 16)
+    ]
+    assert gains[0] > gains[1] > gains[2]

@@ -159,6 +159,25 @@ def test_new_entries_are_seen():
 
 
 @NATIVE
+def test_each_instruction_set_has_an_order_of_its_own():
+    """A layout is one of lanes: kept offsets of another would lead elsewhere."""
+    rng = np.random.default_rng(4)
+    kept = rng.random((3, 3, 8, 16)) < 0.2
+    theta = rng.normal(size=kept.shape).astype(np.float32)
+    x = tf.constant(rng.normal(size=(2, 12, 20, 8)), tf.float32)
+    expected = tf.nn.conv2d(x, theta * kept, 1, "SAME")
+    how = {
+        "strides": [1, 1],
+        "dilations": [1, 1],
+        "padding": "same",
+        "key": next(_keys),
+    }
+    for cpu in (*cpus(), *reversed(cpus())):
+        found = served_conv(x, *held(theta, kept), cpu=cpu, **how)
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4, err_msg=cpu)
+
+
+@NATIVE
 @pytest.mark.parametrize(
     ("gaps", "entries", "message"),
     [

@@ -179,12 +179,24 @@ def test_gradients_are_finite_differences():
     [
         (
             *([1, 3, 3, 2**20], [1, 3, 3, 2]),
-            *({"window": [2**30, 2**30]}, "overflow"),
+            *(
+                {"window": [2**19] * 2, "dilations": [2, 2]},
+                "a window within the activations",
+            ),
         ),
         ([3, 1, 1, 2], [4, 1, 1, 2], {}, "of as many images"),
         ([3, 1, 193, 2], [3, 1, 193, 2], {}, "rows of at most 192 positions"),
         ([3, 4, 4, 2], [3, 4, 4, 2], {"before": [1, 0]}, "`before` within the window"),
-        ([3, 4, 4, 2], [3, 4, 4, 2], {"dilations": [0, 1]}, "dilations of at least 1"),
+        (
+            [3, 4, 4, 2],
+            [3, 4, 4, 2],
+            {"dilations": [0, 1]},
+            r"dilations from 1 to 2\^20",
+        ),
+        (
+            *([1, 1, 1, 1], [1, 1, 1, 1]),
+            *({"window": [2, 2], "dilations": [2**31 - 1] * 2}, r"from 1 to 2\^20"),
+        ),
     ],
 )
 def test_arguments_that_do_not_fit_are_refused(x, dy, arguments, message):

@@ -221,3 +221,24 @@ print(found.hexdigest())
 @pytest.mark.slow
 def test_any_number_of_threads_gives_the_same_bits():
     assert_same_bits_for_any_number_of_threads(_BITS)
+
+
+def test_other_groups_have_plans_of_their_own():
+    rng = np.random.default_rng(5)
+    codes = random_codes(rng, (3, 3, 2, 8), 0.3, 0.5)
+    theta = rng.normal(size=codes.shape).astype(np.float32)
+    owner = Owner()
+    key = new_key(owner)
+    for groups in (4, 1, 2, 4):
+        x = rng.normal(size=(2, 6, 5, 2 * groups)).astype(np.float32)
+        dy = rng.normal(size=(2, 6, 5, 8)).astype(np.float32)
+        how = ([1, 1], [1, 1], "same")
+        found = computed(
+            *(x, theta, codes, dy, key),
+            **dict(zip(("strides", "dilations", "padding"), how, strict=True)),
+            groups=groups,
+        )
+        for ours, theirs in zip(
+            found, by_groups(x, theta, codes, dy, groups, *how), strict=True
+        ):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)

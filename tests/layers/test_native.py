@@ -1,5 +1,7 @@
 """Layers with native kernels compute and train as those with the masked product."""
 
+import contextlib
+
 import keras
 import numpy as np
 import pytest
@@ -165,9 +167,52 @@ def test_layer_without_native_kernel(name, shape, arguments, why):
     with pytest.raises(ValueError, match=f"kernels='native' asks for.*{why}"):
         layer(x)
     layer = layer_in_scope(keras, name, arguments, shape, "auto")
-    layer(x)
+    with contextlib.suppress(tf.errors.UnimplementedError):
+        layer(x)  # TensorFlow has convolutions with channels first only with oneDNN
     [weight] = tk.sparse_weights(layer)
     assert weight.kernels.kernels == "masked"
+
+
+@pytest.mark.parametrize(
+    ("layer", "why"),
+    [
+        (keras.layers.LSTM(8), "no rule for the product of LSTMCell"),
+        (
+            keras.layers.SeparableConv2D(8, 3),
+            "no rule for the product of SeparableConv",
+        ),
+    ],
+    ids=["LSTM", "SeparableConv2D"],
+)
+def test_layer_without_a_product(layer, why):
+    shape = (2, 7, 6) if isinstance(layer, keras.layers.LSTM) else (2, 7, 7, 6)
+    config = layer.get_config()
+    x = tf.zeros(shape)
+    with tk.topkast_scope(0.9, 0.8, kernels="native"):
+        made = type(layer).from_config(config)
+    with pytest.raises(ValueError, match=f"kernels='native' asks for.*{why}"):
+        made(x)
+    with tk.topkast_scope(0.9, 0.8):
+        model = keras.Sequential(
+            [keras.Input(shape[1:]), type(layer).from_config(config)]
+        )
+    model(x)
+    found = tk.summary(model)
+    assert {row.kernels.split(":")[0] for row in found.rows} == {"masked"}
+    assert why in str(found)
+
+
+@pytest.mark.parametrize("kernels", ["auto", "native"])
+def test_module_without_a_product(kernels):
+    with tk.topkast_scope(0.9, 0.8, kernels=kernels):
+        module = tf.Module()
+        module.w = tf.Variable(tf.random.normal([20, 30]))
+    if kernels == "native":
+        with pytest.raises(ValueError, match="its product is not computed by a layer"):
+            tf.matmul(tf.ones([1, 20]), module.w)
+        return
+    tf.matmul(tf.ones([1, 20]), module.w)
+    assert tk.sparse_weights(module)[0].kernels.kernels == "masked"
 
 
 @pytest.mark.parametrize(("name", "shape", "arguments"), CASES[1:-1:8])

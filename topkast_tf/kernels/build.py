@@ -43,7 +43,12 @@ _FLAGS_OF = {
 """The end of a file's name -> the instruction set that it is compiled for."""
 _X86 = ("x86_64", "amd64")
 _PATIENCE = 300
-"""Seconds after which a compiler, or a process that builds, counts as stuck."""
+"""Seconds after which a compiler counts as stuck."""
+_LONGEST_BUILD = 4 * _PATIENCE
+"""Seconds after which a process that builds counts as stuck."""
+_MOST_COMPILERS = 16
+_KILLED = "Killed signal"
+"""What g++ says of a compiler that the system killed, as for want of memory."""
 
 
 class Unavailable(Exception):
@@ -185,12 +190,20 @@ def _digest(compiler: str, commands: Sequence[Command]) -> str:
 def _build(commands: Sequence[Command], path: pathlib.Path) -> None:
     logging.warning("Building the native kernels, once for this machine (%s).", path)
     start = time.monotonic()
-    with tempfile.TemporaryDirectory(dir=path.parent) as out:
+    prefix = f"build-{path.stem}-"
+    for left in path.parent.glob(f"{prefix}*"):  # by a build that was killed
+        shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=path.parent) as out:
 
         def run(command: Command) -> None:
             arguments = [part.replace("{out}", out) for part in command.arguments]
             made = _run(arguments, command.source or "the objects")
             if made.returncode:
+                if made.returncode < 0 or _KILLED in made.stderr:  # as without memory
+                    raise Unavailable(
+                        f"the compiler was killed on {command.source or 'the objects'}, "
+                        "maybe for want of memory: the next start tries again"
+                    )
                 log = _log_of(path)
                 log.write_text(" ".join(arguments) + "\n" + made.stderr, "utf-8")
                 raise Unavailable(
@@ -198,7 +211,7 @@ def _build(commands: Sequence[Command], path: pathlib.Path) -> None:
                     f"(exit code {made.returncode}): {log} has its messages"
                 )
 
-        with futures.ThreadPoolExecutor(os.cpu_count()) as threads:
+        with futures.ThreadPoolExecutor(_compilers()) as threads:
             list(threads.map(run, commands[:-1]))
         run(commands[-1])
         library = pathlib.Path(out) / "kernels.so"
@@ -209,6 +222,12 @@ def _build(commands: Sequence[Command], path: pathlib.Path) -> None:
         os.replace(digest, _digest_file(path))
         os.replace(library, path)
     logging.warning("Built the native kernels in %.0f s.", time.monotonic() - start)
+
+
+def _compilers() -> int:
+    """How many compilers run at once, of about 1 GB each."""
+    allowed = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))(0)
+    return min(len(allowed), _MOST_COMPILERS)
 
 
 def _run(arguments: Sequence[str], what: str) -> subprocess.CompletedProcess:
@@ -235,7 +254,7 @@ def _own_folder() -> pathlib.Path:
     folder = cache_folder()
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if os.environ.get(FOLDER_VARIABLE) is None:
+        if os.environ.get(FOLDER_VARIABLE) is None and not folder.is_symlink():
             folder.chmod(0o700)
     except OSError as error:
         raise Unavailable(
@@ -269,7 +288,8 @@ def _verify(path: pathlib.Path) -> None:
     """Raises unless a library is this user's, and as it was when it was built."""
     _check_owner(path)
     recorded = _digest_file(path)
-    if not recorded.exists() or recorded.read_text() != _sha256(path):
+    # As bytes: what was damaged need not be text.
+    if not recorded.exists() or recorded.read_bytes() != _sha256(path).encode():
         raise Unavailable(
             f"expected {path} to be as it was built; its digest differs from "
             f"{recorded.name}: delete both files, and it is built again"
@@ -289,7 +309,7 @@ def _alone(path: pathlib.Path) -> Iterator[None]:
     """Within it, this process alone holds a lock; the system releases those of the dead."""
     import fcntl
 
-    end = time.monotonic() + _PATIENCE
+    end = time.monotonic() + _LONGEST_BUILD
     with open(path, "w") as file:
         while True:
             try:
@@ -298,7 +318,7 @@ def _alone(path: pathlib.Path) -> Iterator[None]:
             except BlockingIOError:
                 if time.monotonic() > end:
                     raise Unavailable(
-                        f"another process has built the kernels for {_PATIENCE} s"
+                        f"another process has built the kernels for {_LONGEST_BUILD} s"
                     ) from None
                 time.sleep(0.1)
         yield

@@ -4,9 +4,9 @@ The same machine decides the same each time, so that a run resumes bitwise.
 """
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
-KERNELS = ("auto", "masked", "native")
+AUTO, MASKED, NATIVE = KERNELS = ("auto", "masked", "native")
 """What a scope may ask for: what pays, the masked product, or the native kernels."""
 
 DTYPES = ("float32", "bfloat16")
@@ -23,6 +23,26 @@ def check(kernels: str) -> None:
 
 class NoNativeKernels(ValueError):
     """A layer has no native kernels, and its scope asks for them."""
+
+
+class Choice(NamedTuple):
+    """How the product of a layer is computed.
+
+    Attributes:
+      kernels: `MASKED` or `NATIVE`.
+      why: a short phrase.
+    """
+
+    kernels: str
+    why: str
+
+
+def refuse(path: str, why: str | None) -> NoReturn:
+    """Raises, as a weight cannot have the native kernels that its scope asks for."""
+    raise NoNativeKernels(
+        "Expected a layer that has native kernels, as kernels='native' asks for. "
+        f"Received: {path}: {why}"
+    )
 
 
 class Costs(NamedTuple):
@@ -93,6 +113,8 @@ _BLOCKS = WeightCosts(call=45, plan=60, plan_entry=10)
 _COMPRESSED, _COPIED = 45, 20  # of an activation, and of an error
 _CALLS = 4.5e6  # of three operations, so that small layers stay as they are
 _PANEL = 64
+_TILE = 192
+"""Positions of sparse activations whose errors are copied together, padded."""
 
 TYPICAL_BATCH = 32
 """The size that an unknown axis counts as: Keras's default size of a batch."""
@@ -244,6 +266,7 @@ class ConvolutionSizes(NamedTuple):
       outputs: those of the output.
       weight: shape of the weight: window, input channels of a group, output channels.
       groups: into which the channels are divided.
+      dilations: of the window; none: of 1.
     """
 
     images: int
@@ -251,6 +274,25 @@ class ConvolutionSizes(NamedTuple):
     outputs: tuple[int, ...]
     weight: tuple[int, ...]
     groups: int = 1
+    dilations: tuple[int, ...] = ()
+
+
+def _padded_errors(sizes: ConvolutionSizes) -> int:
+    """Positions of the errors that are copied for the entries of sparse activations.
+
+    Each tile of rows needs the errors of all outputs that it reaches: with a large dilation
+    most of them belong to several tiles.
+    """
+    rows, cols = (1, *sizes.inputs)[-2:]
+    dilations = sizes.dilations or (1,) * len(sizes.inputs)
+    halo = [
+        (size - 1) * dilation
+        for size, dilation in zip(sizes.weight[:-2], dilations, strict=True)
+    ]
+    above, beside = (0, *halo)[-2:]
+    band = max(1, min(rows, _TILE // max(1, cols)))
+    tiles = -(-rows // band)
+    return sizes.images * (rows + tiles * above) * (cols + beside)
 
 
 def speedup_of_convolution(
@@ -304,6 +346,7 @@ def speedup_of_convolution(
         padded = -(-sizes.weight[-1] // _PANEL) * _PANEL / sizes.weight[-1]
         elsewhere = p * n * padded * activation_density * COSTS[cpu].gradient
         elsewhere += _COMPRESSED * ends
+        elsewhere += _COPIED * _padded_errors(sizes) * sizes.weight[-1]
     densities = forward_density, backward_density
     return masked / _native(
         *(costs, _CONVOLUTION, n, q * n, ends, densities),

@@ -4,7 +4,7 @@ import contextlib
 import contextvars
 import functools
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import tensorflow as tf
 from absl import logging
@@ -13,6 +13,7 @@ from topkast_tf import compat
 from topkast_tf.core.context_values import holding
 from topkast_tf.kernels import choice, library
 from topkast_tf.kernels.blocks import block_matmul, lanes_of
+from topkast_tf.kernels.choice import MASKED, NATIVE, Choice
 from topkast_tf.kernels.convolutions import (
     LARGEST_STRIDES,
     finds_entries,
@@ -28,33 +29,12 @@ from topkast_tf.variables.components import local_index
 from topkast_tf.variables.replica import WeightReplica
 from topkast_tf.variables.weight import SparseWeight
 
-MASKED, NATIVE = "masked", "native"
-
 _tracing_masked = contextvars.ContextVar("tracing_masked", default=False)
-
-
-class Choice(NamedTuple):
-    """How the product of a layer is computed.
-
-    Attributes:
-      kernels: `MASKED` or `NATIVE`.
-      why: a short phrase.
-    """
-
-    kernels: str
-    why: str
 
 
 def masked_products() -> contextlib.AbstractContextManager[None]:
     """Within it, layers compute the masked product: a graph has known operations."""
     return holding(_tracing_masked, True)
-
-
-def _refuse(weight: SparseWeight, why: str | None) -> None:
-    raise choice.NoNativeKernels(
-        "Expected a layer that has native kernels, as kernels='native' asks for. "
-        f"Received: {weight.path}: {why}"
-    )
 
 
 def product(
@@ -144,10 +124,10 @@ def chosen(
     asked = layer._topkast_scope.kernels
     why = _why_elsewhere()
     if why is not None:  # of the run, not of the layer
-        if asked == NATIVE:
-            logging.log_first_n(
-                logging.WARNING, "Layers compute the masked product: %s.", 1, why
-            )
+        if why in _OF_THE_MACHINE and (
+            asked == NATIVE or why == _XLA and _pays(layer, spec, made, inputs, weight)
+        ):
+            _say_once(why)
         return Choice(MASKED, why)
     if made is None:
         why = f"there is no native kernel for this {_kind(layer)}"
@@ -166,16 +146,39 @@ def chosen(
         else:
             why = f"native {faster}"
     if asked == NATIVE:
-        _refuse(weight, why)
+        choice.refuse(weight.path, why)
     return Choice(MASKED, why)
+
+
+_ACCELERATOR = "native kernels are for the CPU, and there is an accelerator"
+_XLA = "XLA compiles the masked product"
+_OF_THE_MACHINE = (_ACCELERATOR, _XLA)
+
+
+@functools.cache
+def _say_once(why: str) -> None:
+    logging.warning("Layers compute the masked product: %s.", why)
+
+
+def _pays(
+    layer: Any,
+    spec: ProductSpec,
+    made: MatrixProduct | Convolution | None,
+    inputs: Any,
+    weight: SparseWeight,
+) -> bool:
+    """Whether native kernels would be chosen, were it not for the run."""
+    if made is None or _why_not(layer, spec, made, inputs, weight) is not None:
+        return False
+    return _speedup(made, inputs, weight) > 1
 
 
 def _why_elsewhere() -> str | None:
     """Why nothing that is traced now can use CPU kernels, or None."""
     if compat.has_accelerator():
-        return "native kernels are for the CPU, and there is an accelerator"
+        return _ACCELERATOR
     if compat.is_compiled(tf.compat.v1.get_default_graph()):
-        return "XLA compiles the masked product"
+        return _XLA
     if hooks.dense_reads_requested() or not hooks.in_forward_pass():
         return (
             "theta is read, not alpha: in `dense_reads`, or outside of a layer's call"
@@ -272,7 +275,8 @@ def _speedup(
         images, *of_input, _ = sizes
         outputs = output_sizes(of_input, weight.shape[:-2], *made[:3])
         of_layer = choice.ConvolutionSizes(
-            images, tuple(of_input), tuple(outputs), tuple(weight.shape), made.groups
+            *(images, tuple(of_input), tuple(outputs), tuple(weight.shape)),
+            *(made.groups, tuple(made.dilations)),
         )
         return choice.speedup_of_convolution(of_layer, **common)
     positions = math.prod(sizes[: -made.input_axes]) // math.prod(made.strides)

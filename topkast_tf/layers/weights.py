@@ -131,6 +131,9 @@ def consider_weight(
             _check_can_be_packed(layer, variable, weight)
         weight.regularizer = regularizer
         weight.rule = layer._topkast_rule if spec is not None else None
+        if spec is None:
+            why = why_without_product(cls, library)
+            weight.is_without_kernels(why, scope.kernels)
         if weight.rule is not None:
             weight.rule.check(weight)
         _add_state(layer, variable, name, weight, add_weight)

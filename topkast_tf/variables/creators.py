@@ -67,6 +67,7 @@ def _consider(variable: Any, scope: SparsityScope) -> None:
     )
     if weight is None:
         return
+    weight.is_without_kernels("its product is not computed by a layer", scope.kernels)
     if not tf.executing_eagerly():
         raise ValueError(
             "Expected a variable to be made eagerly, before the `tf.function` that uses "

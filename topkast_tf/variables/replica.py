@@ -146,6 +146,7 @@ class WeightReplica:
 
     def alpha(self, theta: tf.Tensor) -> tf.Tensor:
         self.weight.prepare()
+        self.weight.note_masked()
         sets = self.sets.read_value()
         if self.entries is not None:
             return packing.packed_view(self.entries.read_value(), sets)

@@ -11,6 +11,7 @@ from topkast_tf import compat
 from topkast_tf.compat import raw_variable
 from topkast_tf.core.blocks import Blocks, MatrixView
 from topkast_tf.core.sparsities import kept
+from topkast_tf.kernels import choice
 from topkast_tf.methods.base import Method, Selection
 from topkast_tf.methods.checks import checked
 from topkast_tf.variables import packing, restoring, saved_state
@@ -65,7 +66,8 @@ class WeightState:
         self.auxiliary: dict[str, Any] = {}
         self.trained = method.trained_variables(view)
         self.rule: Any = None
-        self.kernels: Any = None
+        self.kernels: choice.Choice | None = None
+        self._without_kernels: tuple[str, str] | None = None
         self.regularizer: Any = None
         self.penalty_regularizer: Any = None
         self.assignments = 0
@@ -298,6 +300,22 @@ class WeightState:
         if self._unverified:
             self._verify_budget()
         self.pack()
+
+    def is_without_kernels(self, why: str, asked: str) -> None:
+        """Says that only the masked product reads it, and what its scope asks for."""
+        self._without_kernels = why, asked
+
+    def note_masked(self) -> None:
+        """Called before the masked product reads it; raises if that is not asked for."""
+        if self._without_kernels is None or self.exempt:
+            return
+        why, asked = self._without_kernels
+        is_elsewhere = compat.has_accelerator() or compat.is_compiled(
+            tf.compat.v1.get_default_graph()
+        )
+        if asked == choice.NATIVE and not is_elsewhere:
+            choice.refuse(self.path, why)
+        self.kernels = choice.Choice(choice.MASKED, why)
 
     def _verify_budget(self) -> None:
         """Checks the sets of a common budget, once all of its weights are restored."""

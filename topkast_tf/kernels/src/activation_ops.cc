@@ -9,6 +9,7 @@ namespace {
 
 // Errors of a part, for each of the outputs of a panel: 1 MiB, of a core's L2 cache.
 constexpr int64_t kPartErrors = 4096;
+constexpr int64_t kMostTaps = int64_t{1} << 20;  // and most dilation, as of a convolution
 
 // One axis of a window that moves by one position.
 struct Axis {
@@ -187,9 +188,10 @@ class SparseActivationGradient : public OpKernel {
     x_ = {window[1], dilations[1], before[1]};
     for (const Axis& axis : {y_, x_}) {
       OP_REQUIRES(context,
-                  axis.size > 0 && axis.dilation > 0 && axis.before >= 0 &&
+                  axis.size > 0 && axis.size < kMostTaps && axis.dilation > 0 &&
+                      axis.dilation < kMostTaps && axis.before >= 0 &&
                       axis.before <= axis.halo(),
-                  InvalidArgument("Expected a window and dilations of at least 1, and "
+                  InvalidArgument("Expected a window and dilations from 1 to 2^20, and "
                                   "`before` within the window. Received: ",
                                   axis.size, ", ", axis.dilation, ", ", axis.before));
     }
@@ -209,6 +211,15 @@ class SparseActivationGradient : public OpKernel {
                 InvalidArgument("Expected less than ", kMostEntries,
                                 " activations, in rows of at most ", kCompressTile,
                                 " positions. Received: ", x.shape().DebugString()));
+    // A bound of the errors of all tiles, each of a row or more.
+    const double padded = static_cast<double>(images * rows) *
+                          static_cast<double>(1 + y_.halo()) *
+                          static_cast<double>(cols + x_.halo());
+    OP_REQUIRES(context, padded < static_cast<double>(int64_t{1} << 40),
+                InvalidArgument("Expected a window within the activations or little "
+                                "larger. Received: activations ",
+                                x.shape().DebugString(), ", and a window of ", y_.halo() + 1,
+                                " x ", x_.halo() + 1, " positions"));
     TensorShape shape;
     OP_REQUIRES_OK(context, TensorShape::BuildTensorShape(
                                 {y_.size, x_.size, channels, outputs}, &shape));

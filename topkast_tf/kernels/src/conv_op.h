@@ -153,7 +153,7 @@ class ConvOp : public SparseOp {
                                                                : 2 + phase;
     const int slot = static_cast<int>(number * groups_ + group);
     const Window window = WindowOf(codes.shape());
-    return PlansOf(key_)->Get(codes, is_packed(), window, slot, [&](const Tensor& whole) {
+    const auto make = [&](const Tensor& whole) {
       const int64_t outputs = codes.dim_size(3);
       const ConvWeight weight = {whole.flat<uint8_t>().data(),
                                  codes.dim_size(0) * codes.dim_size(1),
@@ -162,7 +162,8 @@ class ConvOp : public SparseOp {
                                  group * (outputs / groups_),
                                  outputs};
       return MakeConvPlan(weight, TapsOf(window, y, x), kind);
-    });
+    };
+    return PlansOf(key_)->Get(codes, is_packed(), window, groups_, slot, make);
   }
 
  private:
@@ -177,6 +178,20 @@ class ConvOp : public SparseOp {
   int64_t groups_ = 1;
   std::string geometry_;  // strides, dilations and padding
 };
+
+// The attributes of all operations of a convolution.
+#define TOPKAST_CONV_ATTRIBUTES                            \
+  Attr("T: {float, bfloat16} = DT_FLOAT")                  \
+      .Attr("key: int")                                    \
+      .Attr("entries: int = -1")                           \
+      .Attr("shape: list(int) = []")                       \
+      .Attr("cpu: string = ''")                            \
+      .Attr("strides: list(int)")                          \
+      .Attr("dilations: list(int)")                        \
+      .Attr("padding: {'VALID', 'SAME', 'CAUSAL'}")        \
+      .Attr("groups: int = 1")                             \
+      .Attr("dense_gradient: bool = false")                \
+      .Attr("sparse_activations: bool = false")
 
 }  // namespace topkast
 

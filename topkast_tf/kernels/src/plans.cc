@@ -102,13 +102,14 @@ std::shared_ptr<const MatrixPlan> Plans::Get(const Codes& codes, bool is_packed,
 }
 
 std::shared_ptr<const Plan> Plans::Get(const Codes& codes, bool is_packed,
-                                       const Window& window, int slot,
-                                       const MakesPlan& make) {
+                                       const Window& window, int64_t groups,
+                                       int slot, const MakesPlan& make) {
   std::lock_guard<std::mutex> lock(mutex_);
   Follow(codes, is_packed);
-  if (!(window == window_)) {
+  if (!(window == window_) || groups != groups_) {
     plans_.clear();
     window_ = window;
+    groups_ = groups;
   }
   if (static_cast<int>(plans_.size()) <= slot) plans_.resize(slot + 1);
   std::shared_ptr<const Plan>& plan = plans_[slot];

@@ -50,14 +50,14 @@ class Plans {
   std::shared_ptr<const Generated> GetCode(const Codes& codes,
                                            bool is_packed, Product product);
 
-  // The same for a convolution, whose plans also depend on its window.
+  // The same for a convolution, whose plans also depend on its window and groups.
   //
   // Args:
   //   codes: of window rows x window columns x inputs x outputs.
   //   slot: which of the plans of a convolution this is.
   //   make: makes it.
   std::shared_ptr<const Plan> Get(const Codes& codes, bool is_packed,
-                                  const Window& window, int slot,
+                                  const Window& window, int64_t groups, int slot,
                                   const MakesPlan& make);
 
   // The blocks of A, or of B for the weight gradient, of a weight whose sets are whole
@@ -109,12 +109,12 @@ class Plans {
   // Forgets what was made of other codes, or for values in another order.
   void Follow(const Codes& codes, bool is_packed);
 
-
   mutable std::mutex mutex_;
   Codes codes_ = tensorflow::Tensor();
   bool is_packed_ = false;
   int64_t in_b_ = kNotCounted;
   Window window_ = {};
+  int64_t groups_ = 0;
   std::array<std::shared_ptr<const MatrixPlan>, 3> matrices_;
   std::vector<std::shared_ptr<const Plan>> plans_;  // of a convolution
   std::array<Code, 2> code_;

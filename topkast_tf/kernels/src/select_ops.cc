@@ -178,6 +178,11 @@ class RefreshOp : public EntrywiseOp {
       // An update that comes now goes to another buffer.
       due->theta = ValueOf(*weight.theta);
     }
+    if (due->theta.NumElements() != due->entries) {
+      return InvalidArgument("Expected a weight whose shape stays while its sets are ",
+                             "selected. Received: ", due->theta.shape().DebugString(),
+                             " after ", due->entries, " entries");
+    }
     if (!folder_.empty()) {
       return MappedTensor(folder_, tensorflow::DT_UINT8, due->theta.shape(),
                           &due->codes);
