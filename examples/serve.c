@@ -7,7 +7,7 @@
    TF=$(python -c "import tensorflow as tf; print(tf.sysconfig.get_lib())")
    gcc -O2 serve.c -I$TF/include -L$TF -l:libtensorflow_cc.so.2 \
        -l:libtensorflow_framework.so.2 -Wl,-rpath,$TF -o serve
-   ./serve kernels-....so served serving_default_x StatefulPartitionedCall 8,64 < x > y
+   ./serve kernels-....so served serving_default_x:0 StatefulPartitionedCall:0 8,64 < x > y
 
    x holds 8 x 64 numbers of float32, y gets those of the output. */
 
@@ -22,9 +22,14 @@ static void check(TF_Status* status) {
   exit(1);
 }
 
-static TF_Output named(TF_Graph* graph, const char* name) {
-  TF_Output output = {TF_GraphOperationByName(graph, name), 0};
-  if (output.oper == NULL) {
+/* An output of an operation, as "serving_default_x:0". */
+static TF_Output named(TF_Graph* graph, char* name) {
+  char* colon = strrchr(name, ':');
+  int index = colon ? atoi(colon + 1) : 0;
+  if (colon) *colon = 0;
+  TF_Output output = {TF_GraphOperationByName(graph, name), index};
+  if (output.oper == NULL || index < 0 ||
+      index >= TF_OperationNumOutputs(output.oper)) {
     fprintf(stderr, "Expected an operation of the graph. Received: %s\n", name);
     exit(1);
   }
@@ -39,8 +44,13 @@ int main(int argc, char** argv) {
   int64_t shape[8];
   int rank = 0;
   size_t count = 1;
-  for (char* size = strtok(argv[5], ","); size && rank < 8; size = strtok(NULL, ","))
+  for (char* size = strtok(argv[5], ","); size; size = strtok(NULL, ",")) {
+    if (rank == 8 || atoll(size) < 1) {
+      fprintf(stderr, "Expected at most 8 positive sizes as SHAPE\n");
+      return 2;
+    }
     count *= shape[rank++] = atoll(size);
+  }
 
   TF_Status* status = TF_NewStatus();
   TF_LoadLibrary(argv[1], status);
@@ -61,6 +71,11 @@ int main(int argc, char** argv) {
   TF_Tensor* y = NULL;
   TF_SessionRun(session, NULL, &input, &x, 1, &output, &y, 1, NULL, 0, NULL, status);
   check(status);
+  if (TF_TensorType(y) != TF_FLOAT) {
+    fprintf(stderr, "Expected an output of float32. Received: type %d\n",
+            TF_TensorType(y));
+    return 1;
+  }
   fwrite(TF_TensorData(y), 1, TF_TensorByteSize(y), stdout);
 
   TF_DeleteTensor(x);

@@ -89,7 +89,7 @@ def test_serve_in_c(tmp_path):
         text=True,
         check=True,
     ).stdout
-    names = re.findall(r"name: (\w+):0", shown)
+    names = re.findall(r"name: (\w+:\d)", shown)
     assert len(names) == len(signature.inputs[:1]) + len(signature.outputs)
     x = np.random.default_rng(0).normal(size=(8, 64)).astype(np.float32)
     ended = subprocess.run(

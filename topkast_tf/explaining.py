@@ -2,11 +2,11 @@
 
 import dataclasses
 import importlib
-import tempfile
 from typing import Any
 
-from topkast_tf import compat, export
+from topkast_tf import export
 from topkast_tf.analysis import xnnpack
+from topkast_tf.layers.remaking import counterparts
 
 ENGINES = ("xnnpack",)
 """Engines that `explain` knows."""
@@ -54,7 +54,8 @@ class Explanation:
         count = sum(row.sparse for row in self.rows)
         lines.append(
             f"{self.engine}: {count} of {len(self.rows)} layers sparse, on ARM64, "
-            "WebAssembly and RISC-V; none on x86 with AVX, where it computes all dense"
+            "WebAssembly and RISC-V, in a file with sparse encoding (`export_litert`); "
+            "none on x86 with AVX, where it computes all dense"
         )
         return "\n".join(lines)
 
@@ -90,26 +91,17 @@ def explain(model: Any, engine: str = "xnnpack") -> Explanation:
     """
     if engine not in ENGINES:
         raise ValueError(f"Expected engine in {ENGINES}. Received: engine={engine!r}")
-    with tempfile.TemporaryDirectory() as folder:
-        path = export.export_litert(
-            model, f"{folder}/model.tflite", sparse_encoding=False
-        )
-        found = xnnpack.verdicts(path.read_bytes(), _schema(), _layers(model))
-    return Explanation(engine, tuple(found))
-
-
-def _layers(model: Any) -> list[str]:
-    """The names of layers that have a matrix of their own, longest first."""
+    schema, plain = _schema(), export.strip(model)
+    content = export.litert_content(model, plain, sparse_encoding=False)
     names = {
-        layer.name
-        for layer in compat.layers_within(model)
+        made.name: layer.name
+        for layer, made in counterparts(model, plain)
         if any(
-            len(getattr(value, "shape", ())) > 1
-            for name, value in vars(layer).items()
-            if "kernel" in name
+            hasattr(value, "assign") and len(value.shape) > 1
+            for value in vars(made).values()
         )
     }
-    return sorted(names, key=len, reverse=True)
+    return Explanation(engine, tuple(xnnpack.verdicts(content, schema, names)))
 
 
 def _schema() -> Any:

@@ -124,8 +124,9 @@ def export_litert(
 
     Raises:
       TypeError: for anything but a Keras model.
-      ValueError: if the model cannot be stripped.
-      RuntimeError: if the converter is missing, or refuses the model.
+      ValueError: if the model cannot be stripped, or does not compute in float32.
+      RuntimeError: if the converter is missing, or refuses the model, or for a subclassed
+        model of several inputs, whose copy cannot be called here.
 
     >>> import keras, tempfile
     >>> from topkast_tf import export_litert, topkast_scope
@@ -135,25 +136,66 @@ def export_litert(
     >>> export_litert(model, f"{folder}/model.tflite").stat().st_size < 20_000
     True
     """
-    plain, path = strip(model), pathlib.Path(path)
+    path = pathlib.Path(path)
+    path.write_bytes(litert_content(model, strip(model), sparse_encoding))
+    return path
+
+
+def litert_content(model: Any, plain: Any, sparse_encoding: bool) -> bytes:
+    """A file for LiteRT.
+
+    Args:
+      model: a model.
+      plain: the same, stripped.
+      sparse_encoding: as of `export_litert`, whose errors are raised.
+    """
     converters = getattr(getattr(tf, "lite", None), "TFLiteConverter", None)
     if converters is None:
         raise RuntimeError(
             "Expected a TensorFlow with tf.lite.TFLiteConverter, up to 2.21 or so. "
             f"Received: TensorFlow {tf.__version__}"
         )
+    _check_float32(plain)
+    _call_as(model, plain)
     with tempfile.TemporaryDirectory() as folder:
         compat.export(plain, folder)
         converter = converters.from_saved_model(folder)
         if sparse_encoding:
             converter.optimizations = [tf.lite.Optimize.EXPERIMENTAL_SPARSITY]
         try:
-            content = converter.convert()
+            return converter.convert()
         except Exception as error:
             first = str(error).split("\n")[0]
             raise RuntimeError(
                 f"Expected a model that LiteRT's converter takes ({first}). Received: "
                 f"{model!r}"
             ) from error
-    path.write_bytes(content)
-    return path
+
+
+def _check_float32(model: Any) -> None:
+    for layer in compat.layers_within(model):
+        computed = getattr(layer, "compute_dtype", None) or "float32"
+        if computed in ("float16", "bfloat16"):
+            raise ValueError(
+                "Expected a model that computes in float32, as LiteRT's converter does: "
+                "load its weights into one that is built with this policy. Received: "
+                f"{layer.name} in {computed}"
+            )
+
+
+def _call_as(model: Any, plain: Any) -> None:
+    """Calls the copy of a subclassed model, whose inputs only a call tells."""
+    if library_of(plain).__name__ != "keras" or getattr(plain, "inputs", None):
+        return
+    shapes = getattr(model, "_build_shapes_dict", None) or {}
+    if len(shapes) != 1 or not all(map(_is_shape, shapes.values())):
+        raise RuntimeError(
+            "Expected a Functional or Sequential model, or a subclassed one that is built "
+            f"with one input. Received: {model!r} of {shapes}"
+        )
+    [shape] = shapes.values()
+    plain(tf.zeros([size or 1 for size in shape], plain.compute_dtype))
+
+
+def _is_shape(shape: Any) -> bool:
+    return all(size is None or isinstance(size, int) for size in shape)

@@ -17,6 +17,8 @@ INTEGERS = rng.integers(0, 9, (6, 8))
 WORDS = tf.constant([["a b", "c"], ["b", "d e a"], ["c", "c"]])
 factor = 3.0
 
+SLOW = pytest.mark.slow
+
 
 def doubled(x):
     return 2 * x
@@ -239,7 +241,10 @@ def by_saved_model(model, path):
     tf.saved_model.save(model, path)
 
 
-@pytest.mark.parametrize("export", [by_export, by_archive, by_saved_model])
+@pytest.mark.parametrize(
+    "export",
+    [by_export, *(pytest.param(f, marks=SLOW) for f in (by_archive, by_saved_model))],
+)
 def test_an_export_of_theta_warns_once_and_names_strip(export, tmp_path, caplog):
     with tk.topkast_scope(0.5, 0.25):
         model = numeric(lambda: layers.Dense(8))

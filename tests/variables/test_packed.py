@@ -77,6 +77,37 @@ def assert_same(ours, theirs, atol=0.0):
         np.testing.assert_allclose(mine.numpy(), yours.numpy(), rtol=0, atol=atol)
 
 
+@pytest.mark.parametrize("optimizer", ["momentum", "clipped"])
+def test_a_regularizer_acts_on_b_alone(optimizer):
+    """In either storage slots outside B are zero, and a norm is that of B."""
+
+    def regularized():
+        return keras.Sequential(
+            [
+                keras.Input((10, 10, 4)),
+                keras.layers.Conv2D(6, 3, strides=2, kernel_regularizer="l2"),
+                keras.layers.Flatten(),
+                keras.layers.Dense(10, kernel_regularizer="l1"),
+            ]
+        )
+
+    dense, packed = (
+        trained(built(storage, builder=regularized), optimizer, steps=8)
+        for storage in ("dense", "packed")
+    )
+    assert_same(packed, dense, atol=1e-6)
+    for weight, slot in zip(
+        tk.sparse_weights(dense),
+        [
+            v
+            for v in dense.optimizer.variables
+            if "kernel" in v.path and "mom" in v.path
+        ],
+        strict=False,
+    ):
+        assert not slot.numpy()[~weight.backward_mask()].any()
+
+
 def by_definition(sets, values):
     """The entries of B in order."""
     return values.ravel()[sets.ravel() > 0]
@@ -322,7 +353,7 @@ def test_a_nan_stops_native_selection_and_loses_nothing():
     np.testing.assert_array_equal(raw_variable(first._sets).numpy(), before)
 
 
-@pytest.mark.parametrize("storage", ["dense", "packed"])
+@pytest.mark.parametrize("storage", [_slow_unless("dense", ()), "packed"])
 @pytest.mark.parametrize("optimizer", [_slow_unless(o, ("adam",)) for o in OPTIMIZERS])
 def test_training_goes_on_in_the_other_storage(storage, optimizer, tmp_path):
     """A file of one storage, with its optimizer, loads in the other, with the same bits."""
@@ -409,6 +440,7 @@ def test_strip_has_the_same_outputs():
     np.testing.assert_allclose(tk.strip(model)(x), model(x), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_two_devices():
     one = trained(built("packed"), "momentum")
     with zoo.two_devices().scope():

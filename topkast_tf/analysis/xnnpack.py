@@ -6,8 +6,9 @@ with sparse kernels, if the part has a certain form. Its rules, read in its sour
 
 - A part consists of operations that can have channels first: 1 x 1 convolutions without
   stride, groups or padding; fully connected layers; depthwise ones of 3 x 3 padded by 1 or
-  5 x 5 padded by 2 on each side, with stride 1 or 2; ADD and MUL of four dimensions; unary
-  operations, RESIZE_BILINEAR, and MEAN and SUM.
+  5 x 5 padded by 2 on each side, with stride 1 or 2; ADD and MUL of two tensors of four
+  dimensions (a batch normalisation that does not follow a convolution is a MUL and an ADD
+  with constants, which are refused); unary operations, RESIZE_BILINEAR, and MEAN and SUM.
 - It begins with 3 x 3 convolutions of stride 2 with 3 input channels, padded by 1 on each
   side, and ends in a MEAN, SUM or DEPTH_TO_SPACE. Padding "same" with stride 2 pads one
   side of images of even size: `ZeroPadding2D(1)` before a convolution without padding does
@@ -15,6 +16,10 @@ with sparse kernels, if the part has a certain form. Its rules, read in its sour
 - Its tensors are read by its own operations alone.
 - More than two thirds of the entries of its 1 x 1 convolutions and fully connected layers
   are zeros, counted together.
+- A fully connected layer with channels first has three dimensions or more. XNNPACK does
+  not check this here, and fails later: behind a mean no second one may read the first.
+- The file has sparse encoding, as `export_litert` writes it: otherwise LiteRT does not ask
+  for sparse kernels.
 - The processor is none of x86 with AVX: there XNNPACK expects dense kernels to be faster.
 
 What is decided here is that of the network. What has no operation of XNNPACK counts as an
@@ -23,61 +28,23 @@ operation that cannot have channels first, which ends a part as well.
 
 import collections
 import dataclasses
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+
+from topkast_tf.analysis.litert_file import WEIGHTED, Operation, operations_of
 
 _UNARY = frozenset(
     "ABS CEIL COS ELU EXP FLOOR GELU HARD_SWISH LEAKY_RELU LOGISTIC NEG RELU RELU6 "
     "RELU_N1_TO_1 ROUND RSQRT SIN SQRT SQUARE TANH".split()
 )
-_WEIGHTED = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
 PART = (
     "A part of a network that XNNPACK computes with channels first begins with a 3 x 3 "
     "convolution of stride 2 with 3 input channels, padded by 1 on each side, and ends in "
     "a mean over the image or DEPTH_TO_SPACE."
 )
 """What the reasons of verdicts speak of."""
-
-
-@dataclasses.dataclass
-class Operation:
-    """An operation of a LiteRT file.
-
-    Attributes:
-      kind: its name in LiteRT, such as ``"CONV_2D"``.
-      inputs: tensors that other operations, or the caller, make.
-      outputs: tensors that it makes.
-      shape: of its first input.
-      constants: whole arrays that it reads, such as a filter of shape
-        ``(outputs, height, width, inputs)``.
-      options: of a convolution: stride, dilation, `same`, multiplier.
-      layer: the layer that its filter, or its output, is named after.
-      padding: (top, bottom, left, right) of a PAD before it.
-    """
-
-    kind: str
-    inputs: list[int]
-    outputs: list[int]
-    shape: tuple[int, ...]
-    constants: list[np.ndarray]
-    options: dict[str, Any]
-    layer: str
-    padding: tuple[int, int, int, int] = (0, 0, 0, 0)
-
-    @property
-    def filter(self) -> np.ndarray:
-        """The kernel of an operation with weights."""
-        return self.constants[0]
-
-    @property
-    def is_pointwise(self) -> bool:
-        """Whether its weights are those of a 1 x 1 convolution, or fully connected."""
-        if self.kind == "FULLY_CONNECTED":
-            return bool(self.constants)
-        return self.kind == "CONV_2D" and max(self.filter.shape[1:3]) == 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,74 +67,17 @@ class Verdict:
     why: str
 
 
-def verdicts(content: bytes, schema: Any, layers: Sequence[str] = ()) -> list[Verdict]:
+def verdicts(content: bytes, schema: Any, layers: Mapping[str, str]) -> list[Verdict]:
     """What XNNPACK would do with each operation of a file that has weights.
 
     Args:
       content: of the file, with whole kernels (``sparse_encoding=False``).
       schema: the module of classes that read it (`schema_py_generated` of LiteRT).
-      layers: names of layers to look for in the names of tensors.
+      layers: names to look for in the names of tensors -> names of layers.
     """
-    operations, external = _read(content, schema, layers)
+    operations, external = operations_of(content, schema, layers)
     operations = _without_pads(operations, external)
     return list(_decided(operations, external))
-
-
-def _read(
-    content: bytes, schema: Any, layers: Sequence[str]
-) -> tuple[list[Operation], set[int]]:
-    """The operations of a file, and the tensors that its caller gives or gets."""
-    model = schema.ModelT.InitFromPackedBuf(content, 0)
-    if len(model.subgraphs) != 1:
-        raise ValueError(
-            "Expected a LiteRT file of one graph, without loops or branches. Received: "
-            f"{len(model.subgraphs)} graphs"
-        )
-    [graph] = model.subgraphs
-    kinds = {
-        code: name
-        for name, code in vars(schema.BuiltinOperator).items()
-        if isinstance(code, int)
-    }
-
-    def constant(index: int) -> np.ndarray | None:
-        tensor = graph.tensors[index]
-        data = model.buffers[tensor.buffer].data
-        if data is None or not len(data):
-            return None
-        as_types = {
-            schema.TensorType.FLOAT32: np.float32,
-            schema.TensorType.FLOAT16: np.float16,
-            schema.TensorType.INT32: np.int32,
-        }
-        dtype = as_types.get(tensor.type, np.uint8)
-        shape = tensor.shape if dtype is not np.uint8 else (-1,)
-        return np.asarray(data, np.uint8).view(dtype).reshape(shape)
-
-    operations = []
-    for operation in graph.operators:
-        code = model.operatorCodes[operation.opcodeIndex]
-        kind = kinds[max(code.builtinCode, code.deprecatedBuiltinCode)]
-        given = [index for index in operation.inputs if index >= 0]
-        values = {index: constant(index) for index in given}
-        known = [index for index, value in values.items() if value is not None]
-        named = known[0] if kind in _WEIGHTED and known else operation.outputs[0]
-        options = operation.builtinOptions
-        operations.append(
-            Operation(
-                kind,
-                [index for index in given if values[index] is None],
-                list(operation.outputs),
-                tuple(graph.tensors[given[0]].shape) if given else (),
-                [value for value in values.values() if value is not None],
-                vars(options) if options is not None else {},
-                graph.tensors[named].name.decode(),
-            )
-        )
-    names = layers_in([operation.layer for operation in operations], layers)
-    for operation, name in zip(operations, names, strict=True):
-        operation.layer = name
-    return operations, {*graph.inputs, *graph.outputs}
 
 
 def _consumers(operations: Sequence[Operation]) -> dict[int, list[int]]:
@@ -186,16 +96,18 @@ def _without_pads(
     consumers, gone = _consumers(operations), set()
     for number, pad in enumerate(operations):
         if pad.kind != "PAD" or external & {*pad.outputs}:
-            continue
+            continue  # two after one another are fused one by one, as here
         readers = consumers[pad.outputs[0]]
-        if len(readers) != 1 or len(pad.shape) != 4:
+        if len(readers) != 1 or len(pad.shape) != 4 or 1 not in pad.constants:
             continue
-        reader, amounts = operations[readers[0]], pad.constants[0]
+        reader, amounts = operations[readers[0]], pad.constants[1]
         convolves = reader.kind in ("CONV_2D", "DEPTHWISE_CONV_2D")
         if not convolves or _is_same(reader) or amounts[[0, 3]].any():
             continue
         top, bottom, left, right = amounts[1:3].reshape(-1).tolist()
-        reader.inputs, reader.padding = pad.inputs, (top, bottom, left, right)
+        reader.inputs = pad.inputs
+        above, below, before, after = reader.padding
+        reader.padding = (above + top, below + bottom, before + left, after + right)
         gone.add(number)
     return [operation for k, operation in enumerate(operations) if k not in gone]
 
@@ -207,12 +119,13 @@ def _is_same(operation: Operation) -> bool:
 
 
 def _padding(operation: Operation) -> tuple[int, int, int, int]:
-    """(top, bottom, left, right) of a convolution that states them."""
+    """(top, bottom, left, right) of a convolution: its own and those of a PAD before it."""
+    top, bottom, left, right = operation.padding
     if operation.options["padding"] != 0:
-        return operation.padding
-    height, width = operation.filter.shape[1:3]
-    top, left = (height - 1) // 2, (width - 1) // 2
-    return top, height - 1 - top, left, width - 1 - left
+        return top, bottom, left, right
+    height, width = (size - 1 for size in operation.filter.shape[1:3])
+    before, beside = height // 2, width // 2
+    return top + before, bottom + height - before, left + beside, right + width - beside
 
 
 _READS_FIRST = ("within", "reduces", "ends")
@@ -228,9 +141,9 @@ def _role(operation: Operation) -> tuple[str, str]:
       last; ``"reduces"``: the last two, as what is left has a pixel; ``""``: none of these.
     """
     kind, shape = operation.kind, operation.shape
-    if operation.kind in _WEIGHTED and not operation.constants:
+    if kind in WEIGHTED and not operation.filter.size:
         return "", "its weights are computed, not stored"
-    if kind in _WEIGHTED and operation.filter.dtype == np.uint8:
+    if kind in WEIGHTED and operation.filter.dtype == np.uint8:
         return "", "its weights are not floats"
     if kind == "FULLY_CONNECTED":
         return "within", ""
@@ -245,16 +158,24 @@ def _role(operation: Operation) -> tuple[str, str]:
     if kind in ("MEAN", "SUM"):
         return "reduces", ""
     if kind in ("ADD", "MUL"):
-        dimensions = [np.array(value.shape) for value in operation.constants]
-        if any(np.count_nonzero(shape > 1) > 1 for shape in dimensions):
-            return "", "a constant operand is more than a vector"
-        return "within", ""
+        return _role_of_sum(operation)
     if kind == "RESIZE_BILINEAR":
         is_large = min(shape[1:3]) > 1
         return ("within", "") if is_large else ("", "its input is one pixel wide")
     if kind in _UNARY:
         return "within", ""
     return "", "no operation for channels first"
+
+
+def _role_of_sum(operation: Operation) -> tuple[str, str]:
+    if any(len(shape) != 4 for shape in operation.shapes):
+        return "", "an operand has not four dimensions"
+    # XNNPACK looks at the first operand, whichever is the constant one.
+    if operation.constants and np.count_nonzero(np.array(operation.shape) > 1) > 1:
+        return "", "an operand is constant"
+    if operation.kind == "ADD" and len({*operation.inputs}) < len(operation.inputs):
+        return "", "a tensor is added to itself"
+    return "within", ""
 
 
 def _role_of_convolution(operation: Operation) -> tuple[str, str]:
@@ -342,7 +263,7 @@ def _decided(operations: Sequence[Operation], external: set[int]) -> Iterator[Ve
         if part not in against:
             sparse_tensors |= {*tensors}
     for k, (operation, (role, why)) in enumerate(zip(operations, roles, strict=True)):
-        if operation.kind not in _WEIGHTED or not operation.constants:
+        if not operation.filter.size:
             continue
         is_turned = operation.outputs[0] in sparse_tensors
         is_sparse = is_turned and operation.is_pointwise
@@ -407,6 +328,14 @@ def _against(
         )
     if tensor in external:
         return f"{_named(operations[maker])} in its part is an output of the model"
+    is_flat = (
+        operations[maker].kind == "FULLY_CONNECTED" and len(operations[maker].shape) < 3
+    )
+    if is_flat:
+        return (
+            f"XNNPACK fails on {_named(operations[maker])} with channels first, as it has "
+            "less than three dimensions"
+        )
     for reader in consumers[tensor]:
         role, why = roles[reader]
         if role not in _READS_FIRST:
@@ -417,34 +346,3 @@ def _against(
 
 def _named(operation: Operation) -> str:
     return f"{operation.layer}, {operation.kind}"
-
-
-def layers_in(tensors: Sequence[str], layers: Sequence[str]) -> list[str]:
-    """The layers in names of tensors; else what stands before the last slash.
-
-    A traced model numbers the calls of its layers, so that ``"conv2d_1"`` is the second
-    call of `conv2d` or the first of `conv2d_1`: the reading that finds more layers counts.
-
-    >>> layers_in(["net_1/conv2d_1/convolution"], ["conv2d", "conv2d_1", "other"])
-    ['conv2d']
-    >>> layers_in(["net/conv2d_1/Relu;net/conv2d_1/convolution"], ["conv2d_1"])
-    ['conv2d_1']
-    """
-    paths = [
-        [name for path in tensor.split(";") for name in path.split("/")[:-1]]
-        for tensor in tensors
-    ]
-    numbered, plain = (
-        [next((layer for layer in layers if layer in names), None) for names in each]
-        for each in (
-            [[re.sub(r"_\d+$", "", name) for name in names] for names in paths],
-            paths,
-        )
-    )
-    is_numbered = len({*numbered} - {None}) >= len({*plain} - {None})
-    return [
-        layer or (names[-1] if names else re.sub(r":\d+$", "", tensor))
-        for layer, names, tensor in zip(
-            numbered if is_numbered else plain, paths, tensors, strict=True
-        )
-    ]

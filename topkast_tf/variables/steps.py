@@ -134,13 +134,20 @@ def _mask_gradients(
     If a method uses the gradient, the gradient arrives unmasked. With accumulated
     batches the method uses the gradient of all of them together, so the sum stays
     unmasked until the last one.
+
+    With slots that are zero outside B, what reaches entries outside B by another way than
+    alpha, such as a regularizer of theta, is left out as well: packed storage has no place
+    for it.
     """
     for replica, variable, gradient, position in given.values():
-        if gradient is None or not _asks_for(replica, GRADIENT):
+        if gradient is None or replica.entries is not None:
+            continue
+        of_all = _asks_for(replica, GRADIENT)
+        if not of_all and replica.weight.method.slots != RESET:
             continue
         gradient = tf.convert_to_tensor(gradient)
         kept = on_backward(replica.sets.read_value())
-        if complete is None:
+        if complete is None or not of_all:
             update.gradients[position] = masked(gradient, kept)
             continue
         kept |= ~complete
