@@ -1,6 +1,6 @@
 """Trains a small network sparse, and serves it in four ways: size, time and accuracy.
 
-    python examples/deploy.py                      # digits: no download, two minutes
+    python examples/deploy.py                      # digits: no download, half a minute
     python examples/deploy.py --dataset=cifar10 --data_dir=DIR --model=resnet20 --width=1
 
 The network is trained at 90/80, then written as
