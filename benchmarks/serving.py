@@ -217,14 +217,15 @@ class Served:
         from ai_edge_litert.interpreter import Interpreter
 
         # Of known shapes: LiteRT has no operation that checks one.
-        call = tf.function(lambda *x: self._plain(_given(list(x)), training=False))
-        traced = call.get_concrete_function(
-            *(tf.TensorSpec(x.shape, x.dtype) for x in self._inputs)
-        )
-        with quiet_start():
-            converter = tf.lite.TFLiteConverter.from_concrete_functions(
-                [traced], self._plain
+        shapes = [tf.TensorSpec(x.shape, x.dtype) for x in self._inputs]
+        archive = keras.export.ExportArchive()
+        archive.track(self._plain)
+        with tempfile.TemporaryDirectory() as folder, quiet_start():
+            archive.add_endpoint(
+                "serve", lambda *x: self._plain(_given(list(x))), shapes
             )
+            archive.write_out(folder, verbose=False)
+            converter = tf.lite.TFLiteConverter.from_saved_model(folder)
             interpreter = Interpreter(
                 model_content=converter.convert(), num_threads=self._threads
             )
