@@ -386,7 +386,7 @@ def test_native_refresh_refuses_unknown_cases(capsys):
 
 
 def test_serving_compares_the_engines_and_resumes(tmp_path, monkeypatch, capsys):
-    small = serving.Case(serving._dense(16, 32, 8), (16,))
+    small = serving.Case(serving._dense(16, 32, 8), serving._normal(16))
     monkeypatch.setattr(serving, "CASES", {"small": small})
     monkeypatch.setattr(serving, "engines", lambda: ("keras", "native"))
     arguments = ["", "--cases=small", "--sparsities=0.9", "--batches=1,3", "--rounds=1"]

@@ -110,6 +110,7 @@ def test_broken_rule(rule):
     assert why in rows["expand"].why
 
 
+@pytest.mark.slow
 def test_networks_of_keras():
     with tk.topkast_scope(0.9, 0.8):
         model = keras.applications.MobileNetV2(
