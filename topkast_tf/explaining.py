@@ -6,6 +6,7 @@ from typing import Any
 
 from topkast_tf import export
 from topkast_tf.analysis import xnnpack
+from topkast_tf.analysis.columns import aligned
 from topkast_tf.layers.remaking import counterparts
 
 ENGINES = ("xnnpack",)
@@ -42,15 +43,7 @@ class Explanation:
             )
             for row in self.rows
         ]
-        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        lines = [
-            "  ".join(
-                cell.rjust(width) if column == 2 else cell.ljust(width)
-                for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-            ).rstrip()
-            for row in cells
-        ]
-        lines.append(xnnpack.PART)
+        lines = [*aligned(cells, left=(0, 1, 3, 4)), xnnpack.PART]
         count = sum(row.sparse for row in self.rows)
         lines.append(
             f"{self.engine}: {count} of {len(self.rows)} layers sparse, on ARM64, "

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from topkast_tf.analysis.columns import aligned
 from topkast_tf.analysis.macs import MacCount, Trace, count_macs
 from topkast_tf.core.sparsities import validate_sparsities
 from topkast_tf.variables.components import components
@@ -169,14 +170,7 @@ class FlopReport:
                     f"{_ratio(row.sparse.training, row.dense.training):.3f}x",
                 )
             )
-        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-        lines = [
-            "  ".join(
-                [cells[0].ljust(widths[0])]
-                + [c.rjust(w) for c, w in zip(cells[1:], widths[1:], strict=True)]
-            )
-            for cells in table
-        ]
+        lines = aligned(table)
         lines.insert(1, "-" * len(lines[0]))
         lines.append(lines[1])
         for name, ratio, part in (

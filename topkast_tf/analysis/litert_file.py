@@ -48,6 +48,11 @@ class Operation:
         return self.constants.get(1, _NONE) if is_weighted else _NONE
 
     @property
+    def zeros(self) -> int:
+        """How many entries of its kernel are zero."""
+        return int((self.filter == 0).sum())
+
+    @property
     def is_pointwise(self) -> bool:
         """Whether its weights are those of a 1 x 1 convolution, or fully connected."""
         if self.kind == "FULLY_CONNECTED":

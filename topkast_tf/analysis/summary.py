@@ -8,6 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from topkast_tf.analysis.columns import aligned
 from topkast_tf.compat import raw_variable
 from topkast_tf.layers.sparse_layer import scopes_of
 from topkast_tf.variables.lookup import planned_weights, variables_of
@@ -241,13 +242,6 @@ def _html_row(tag: str, cells: tuple[str, ...], left: int = 2) -> str:
 
 def _table(rows: list[tuple[str, ...]]) -> list[str]:
     """Lines with aligned columns: the first two left, the others right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    aligned = [
-        "  ".join(
-            cell.ljust(width) if column < 2 else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
-    rule = "-" * max(map(len, aligned))
-    return [aligned[0], rule, *aligned[1:-1], rule, aligned[-1]]
+    header, *body, total = aligned(rows, left=(0, 1))
+    rule = "-" * max(map(len, (header, *body, total)))
+    return [header, rule, *body, rule, total]

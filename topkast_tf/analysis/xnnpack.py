@@ -243,7 +243,7 @@ def _decided(operations: Sequence[Operation], external: set[int]) -> Iterator[Ve
         if role in _ENDS:
             ended.add(part)
         if operation.is_pointwise and role == "within":
-            zeros[part] += int((operation.filter == 0).sum())
+            zeros[part] += operation.zeros
             sizes[part] += operation.filter.size
         if role not in _READS_FIRST:
             continue
@@ -278,7 +278,7 @@ def _decided(operations: Sequence[Operation], external: set[int]) -> Iterator[Ve
         yield Verdict(
             operation.layer,
             operation.kind,
-            int((operation.filter == 0).sum()),
+            operation.zeros,
             operation.filter.size,
             is_sparse,
             why,

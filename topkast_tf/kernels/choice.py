@@ -6,6 +6,10 @@ The same machine decides the same each time, so that a run resumes bitwise.
 import math
 from typing import NamedTuple, NoReturn
 
+import tensorflow as tf
+
+from topkast_tf import compat
+
 AUTO, MASKED, NATIVE = KERNELS = ("auto", "masked", "native")
 """What a scope may ask for: what pays, the masked product, or the native kernels."""
 
@@ -43,6 +47,19 @@ def refuse(path: str, why: str | None) -> NoReturn:
         "Expected a layer that has native kernels, as kernels='native' asks for. "
         f"Received: {path}: {why}"
     )
+
+
+ACCELERATOR = "native kernels are for the CPU, and there is an accelerator"
+XLA = "XLA compiles the masked product"
+
+
+def why_elsewhere() -> str | None:
+    """Why what is traced now does not run on the CPU's own kernels, or None."""
+    if compat.has_accelerator():
+        return ACCELERATOR
+    if compat.is_compiled(tf.compat.v1.get_default_graph()):
+        return XLA
+    return None
 
 
 class Costs(NamedTuple):

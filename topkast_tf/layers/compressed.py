@@ -325,7 +325,7 @@ def _is_native(
         return False
     why = None
     if compat.has_accelerator():
-        why = "native kernels are for the CPU, and there is an accelerator"
+        why = choice.ACCELERATOR
     elif not library.is_available():
         why = library.why_unavailable()
     if why is not None:

@@ -124,9 +124,8 @@ def chosen(
     asked = layer._topkast_scope.kernels
     why = _why_elsewhere()
     if why is not None:  # of the run, not of the layer
-        if why in _OF_THE_MACHINE and (
-            asked == NATIVE or why == _XLA and _pays(layer, spec, made, inputs, weight)
-        ):
+        is_asked = asked == NATIVE and why in (choice.ACCELERATOR, choice.XLA)
+        if is_asked or (why == choice.XLA and _pays(layer, spec, made, inputs, weight)):
             _say_once(why)
         return Choice(MASKED, why)
     if made is None:
@@ -150,11 +149,6 @@ def chosen(
     return Choice(MASKED, why)
 
 
-_ACCELERATOR = "native kernels are for the CPU, and there is an accelerator"
-_XLA = "XLA compiles the masked product"
-_OF_THE_MACHINE = (_ACCELERATOR, _XLA)
-
-
 @functools.cache
 def _say_once(why: str) -> None:
     logging.warning("Layers compute the masked product: %s.", why)
@@ -175,10 +169,9 @@ def _pays(
 
 def _why_elsewhere() -> str | None:
     """Why nothing that is traced now can use CPU kernels, or None."""
-    if compat.has_accelerator():
-        return _ACCELERATOR
-    if compat.is_compiled(tf.compat.v1.get_default_graph()):
-        return _XLA
+    why = choice.why_elsewhere()
+    if why is not None:
+        return why
     if hooks.dense_reads_requested() or not hooks.in_forward_pass():
         return (
             "theta is read, not alpha: in `dense_reads`, or outside of a layer's call"

@@ -310,10 +310,7 @@ class WeightState:
         if self._without_kernels is None or self.exempt:
             return
         why, asked = self._without_kernels
-        is_elsewhere = compat.has_accelerator() or compat.is_compiled(
-            tf.compat.v1.get_default_graph()
-        )
-        if asked == choice.NATIVE and not is_elsewhere:
+        if asked == choice.NATIVE and choice.why_elsewhere() is None:
             choice.refuse(self.path, why)
         self.kernels = choice.Choice(choice.MASKED, why)
 
