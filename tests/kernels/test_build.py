@@ -211,6 +211,9 @@ def test_command_reports_what_the_machine_runs(monkeypatch, capsys):
     found = capsys.readouterr().out
     assert "this machine runs: " in found
     assert "portable" in found
+    generates = library.library().cpu == "avx512"
+    assert ("code generated for products: yes" in found) <= generates
+    assert "bfloat16 in weight gradients: by " in found
     monkeypatch.setenv("CXX", "no-such-compiler")
     library._loaded.cache_clear()
     try:

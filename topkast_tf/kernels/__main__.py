@@ -20,6 +20,10 @@ def main() -> int:
     runs = ", ".join(filter(native.runs, CPUS))
     print(f"this machine runs: {runs}")
     print(f"in use: {native.cpu} ({CPU_VARIABLE} selects another)")
+    code = "yes" if native.generates_code else "no: needs AVX-512 and pages of code"
+    print(f"code generated for products: {code}")
+    by = "vdpbf16ps" if native.multiplies_bfloat16 else "conversion to float32"
+    print(f"bfloat16 in weight gradients: by {by}")
     return 0
 
 

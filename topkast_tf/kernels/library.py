@@ -38,6 +38,8 @@ class Library:
         gradients.register(self.ops)
         self._functions.topkast_kernels.restype = ctypes.c_char_p
         self._functions.topkast_plan_bytes.restype = ctypes.c_int64
+        self._functions.topkast_generates_code.restype = ctypes.c_bool
+        self._functions.topkast_multiplies_bfloat16.restype = ctypes.c_bool
         if forced and not self.runs(forced):
             raise Unavailable(
                 f"this machine does not run {CPU_VARIABLE}={forced}: it runs "
@@ -48,6 +50,16 @@ class Library:
     def runs(self, cpu: str) -> bool:
         """Whether this machine runs the kernels of an instruction set."""
         return self._functions.topkast_kernels(cpu.encode()) is not None
+
+    @property
+    def generates_code(self) -> bool:
+        """Whether products may be generated machine code: AVX-512, where it may run."""
+        return self._functions.topkast_generates_code(self.cpu.encode())
+
+    @property
+    def multiplies_bfloat16(self) -> bool:
+        """Whether weight gradients multiply bfloat16 numbers without converting them."""
+        return self._functions.topkast_multiplies_bfloat16(self.cpu.encode())
 
     def plan_bytes(self, key: int) -> int:
         """The bytes that the plans of a weight take."""

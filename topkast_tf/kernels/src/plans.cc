@@ -4,6 +4,7 @@
 #include <unordered_map>
 #include <utility>
 
+#include "code_pages.h"
 #include "kernels.h"
 #include "mappings.h"
 
@@ -229,6 +230,14 @@ int64_t topkast_plan_bytes(int64_t key) { return topkast::PlansOf(key)->bytes();
 const char* topkast_kernels(const char* name) {
   const topkast::Kernels* kernels = topkast::FindKernels(name);
   return kernels == nullptr ? nullptr : kernels->name;
+}
+// The same two for the name of kernels that the machine runs.
+bool topkast_generates_code(const char* name) {
+  return topkast::FindKernels(name)->multiply_generated != nullptr &&
+         topkast::CodePagesAllowed();
+}
+bool topkast_multiplies_bfloat16(const char* name) {
+  return topkast::FindPairKernels(*topkast::FindKernels(name)) != nullptr;
 }
 
 }  // extern "C"
