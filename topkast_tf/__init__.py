@@ -17,6 +17,7 @@ from topkast_tf.analysis.summary import summary
 from topkast_tf.explaining import explain
 from topkast_tf.export import export_litert, strip
 from topkast_tf.getter import topkast_getter
+from topkast_tf.kernels.library import load_kernels
 from topkast_tf.layers.sparse_layer import register_for_loading as _register_for_loading
 from topkast_tf.model_sets import freeze, refresh
 from topkast_tf.scope import sparse_scope, topkast_scope
@@ -36,6 +37,7 @@ __all__ = [
     "explain",
     "export_litert",
     "freeze",
+    "load_kernels",
     "refresh",
     "sparse_scope",
     "sparse_weights",

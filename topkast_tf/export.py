@@ -165,10 +165,11 @@ def litert_content(model: Any, plain: Any, sparse_encoding: bool) -> bytes:
         try:
             return converter.convert()
         except Exception as error:
-            first = str(error).split("\n")[0]
+            lines = [line for line in str(error).splitlines() if "error:" in line]
+            reason = (lines or str(error).splitlines() or [""])[-1].split("error:")[-1]
             raise RuntimeError(
-                f"Expected a model that LiteRT's converter takes ({first}). Received: "
-                f"{model!r}"
+                f"Expected a model that LiteRT's converter takes ({reason.strip()[:200]}). "
+                f"Received: {model!r}"
             ) from error
 
 

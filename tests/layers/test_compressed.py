@@ -399,3 +399,19 @@ def test_a_kernel_that_a_wrapper_holds_stays_whole():
 def test_the_legacy_format_is_refused(tmp_path):
     with pytest.raises(ValueError, match="Expected one of the formats that can hold"):
         dense_model().save(tmp_path / "model.h5")
+
+
+def test_dense_weights_for_a_compressed_layer_are_refused_with_a_remedy(tmp_path):
+    with tk.topkast_scope(0.9, 0.8):
+        model = keras.Sequential([keras.Input((64,)), keras.layers.Dense(8)])
+    served = tk.strip(model, kernels="native")
+    tk.strip(model).save_weights(tmp_path / "plain.weights.h5")
+    with pytest.raises(ValueError, match="loaded into the plain model, of which"):
+        served.load_weights(tmp_path / "plain.weights.h5")
+
+
+def test_load_kernels_gives_the_path_of_the_library():
+    path = tk.load_kernels()
+    assert path.endswith(".so") and hasattr(
+        tf.load_op_library(path), "TopkastSparseConv"
+    )

@@ -126,6 +126,30 @@ def _flags() -> set[str]:
         return set()
 
 
+def load_kernels() -> str:
+    """Loads the native operations into TensorFlow, and builds them if they are not there.
+
+    Needed before `tf.saved_model.load` of what ``strip(model, kernels="native")`` has
+    exported: `import topkast_tf` alone builds and loads nothing.
+
+    Returns:
+      The path of the library, which `tf.load_op_library` and TensorFlow's C API load
+      without this package.
+
+    Raises:
+      RuntimeError: if there are no native kernels here; the message says why.
+
+    >>> from topkast_tf import load_kernels
+    >>> load_kernels().endswith(".so")
+    True
+    """
+    try:
+        library()
+        return str(build.built())
+    except Unavailable as error:
+        raise RuntimeError(f"Expected native kernels to load: {error}") from error
+
+
 def is_available() -> bool:
     """Whether there are native kernels here; if not, the log says why, once."""
     why = why_unavailable()

@@ -214,7 +214,8 @@ def _loading(original: Callable) -> Callable:
                 "`strip(model, kernels='native')` has made, or its plain form, and a file "
                 f"of such a one. Received: a layer of class {type(self).__name__}, "
                 f"{'compressed' if held else 'not compressed'}, and a file with the "
-                f"variables {sorted(given)}"
+                f"variables {sorted(given)}. Dense weights are loaded into the plain "
+                "model, of which `strip(model, kernels='native')` then makes this one"
             )
         entries, gaps = np.asarray(store[ENTRIES]), np.asarray(store[GAPS])
         _check_loaded(self, held, store, entries, gaps)
