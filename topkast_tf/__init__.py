@@ -20,6 +20,7 @@ from topkast_tf.getter import topkast_getter
 from topkast_tf.kernels.library import load_kernels
 from topkast_tf.layers.sparse_layer import register_for_loading as _register_for_loading
 from topkast_tf.model_sets import freeze, refresh
+from topkast_tf.pruning import prune
 from topkast_tf.scope import sparse_scope, topkast_scope
 from topkast_tf.sparsify import sparsify
 from topkast_tf.variables.hooks import dense_reads
@@ -38,6 +39,7 @@ __all__ = [
     "export_litert",
     "freeze",
     "load_kernels",
+    "prune",
     "refresh",
     "sparse_scope",
     "sparse_weights",

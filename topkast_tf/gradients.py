@@ -51,8 +51,9 @@ def capacity(variable: Any) -> int | None:
     """The maximum number of sent entries of a variable's gradient; None for all.
 
     All entries of a dense weight are sent, and of a sparse one in which every entry is
-    updated (SWAT) or the size of B is not known beforehand (masked updates with
-    thresholds used for several steps, a budget that follows the momentum). Otherwise
+    updated (SWAT), whose slots need the whole gradient (SNFS), or of which the size of B
+    is not known beforehand (masked updates with thresholds used for several steps, a budget
+    that follows the momentum, a sparsity that grows). Otherwise
     ``kept(n, bwd)``; for blocks the most entries that the kept ones can have.
 
     Args:
@@ -70,7 +71,7 @@ def capacity(variable: Any) -> int | None:
 
 
 def _varies(method: Method) -> bool:
-    return method.dense_updates or method.varying_counts
+    return method.dense_updates or method.dense_slots or method.varying_counts
 
 
 def pack_gradients(

@@ -1,7 +1,6 @@
 """`topkast_scope`: makes the weights of any model built in it sparse."""
 
 import contextlib
-import dataclasses
 import inspect
 import os
 import threading
@@ -10,7 +9,7 @@ from typing import Any
 
 from topkast_tf.kernels import choice
 from topkast_tf.layers import sparse_layer
-from topkast_tf.methods import METHODS, Method, TopKAST
+from topkast_tf.methods import METHODS, SETTINGS, Method, TopKAST
 from topkast_tf.variables import creators, hooks, packing
 from topkast_tf.variables.active_scopes import activated
 from topkast_tf.variables.placement import Placement
@@ -105,7 +104,7 @@ def register_scope(name: str) -> Callable[[Callable], Callable]:
 def sparse_scope(
     name: str,
     *,
-    sparsity: float,
+    sparsity: float | None = None,
     distribution: str | Mapping | Callable = "uniform",
     exempt: str | Sequence[str] = (),
     include: str | Sequence[str] | None = None,
@@ -122,11 +121,13 @@ def sparse_scope(
     no optimizer wrapper.
 
     Args:
-      name: the method: ``"topkast"``, ``"static"``, ``"set"``, ``"rigl"``, and
-        ``"swat"`` once `swat_tf` is imported.
-      sparsity: forward sparsity, the fraction of zeros in alpha, in [0, 1).
+      name: the method: one of `topkast_tf.methods.METHODS` or
+        `topkast_tf.methods.SETTINGS`, and ``"swat"`` once `swat_tf` is imported
+        (docs/methods.md).
+      sparsity: forward sparsity, the fraction of zeros in alpha, in [0, 1). Methods that
+        find their own (``"str"``, ``"dst"``) need none.
       distribution: how it is distributed over the weights, as for `topkast_scope`.
-        Methods with their own mask (static, SET, RigL) do not support ``"global"``.
+        Methods with their own mask (static, SET, RigL, ...) do not support ``"global"``.
       exempt: as for `topkast_scope`.
       include: as for `topkast_scope`.
       seed: the random seed.
@@ -158,32 +159,39 @@ def sparse_scope(
         "include": include,
         "seed": seed,
     }
-    own = {**of_the_method, "kernels": kernels, "storage": storage}
-    if theta_dir is not None:
-        own["theta_dir"] = theta_dir
-    if not isinstance(name, str) or name not in {*SCOPES, *METHODS}:
+    if not isinstance(name, str) or name not in {*SCOPES, *METHODS, *SETTINGS}:
         raise ValueError(
-            f"Expected one of the methods {sorted(METHODS)} ('swat' is among them once "
-            f"`swat_tf` is imported). Received: {name!r}"
+            f"Expected one of the methods {sorted({*METHODS, *SETTINGS})} ('swat' is among "
+            f"them once `swat_tf` is imported). Received: {name!r}"
         )
+    if sparsity is not None:
+        of_the_method["sparsity"] = sparsity
     if name in SCOPES:
+        own = {**of_the_method, "kernels": kernels, "storage": storage}
+        if theta_dir is not None:
+            own["theta_dir"] = theta_dir
         try:
-            inspect.signature(SCOPES[name]).bind(sparsity, **common, **own)
+            inspect.signature(SCOPES[name]).bind(**common, **own)
         except TypeError as error:
-            given = ", ".join(sorted(of_the_method)) or "none"
-            raise TypeError(
-                f"Expected the arguments of the scope of {name!r} ({error}). "
-                f"Received: sparsity and, of the method's own, {given}"
-            ) from None
-        return SCOPES[name](sparsity, **common, **own)
-    known = [field.name for field in dataclasses.fields(METHODS[name])]  # type: ignore
-    if unknown := sorted(set(of_the_method) - set(known)):
-        those = ", ".join(argument for argument in known if argument != "sparsity")
-        raise TypeError(
-            f"Expected arguments of {name!r}: {those}. Received: {', '.join(unknown)}"
-        )
-    method = METHODS[name](sparsity=sparsity, **of_the_method)  # type: ignore
+            raise _unexpected(name, str(error), of_the_method) from None
+        return SCOPES[name](**common, **own)
+    make = SETTINGS.get(name, METHODS.get(name))
+    try:
+        inspect.signature(make).bind(**of_the_method)
+        method = make(**of_the_method)
+    except TypeError as error:
+        raise _unexpected(name, str(error), of_the_method) from None
     return open_scope(method, Placement(**common), kernels, storage, theta_dir)
+
+
+def _unexpected(name: str, why: str, given: Mapping[str, Any]) -> TypeError:
+    """The error of arguments that a method does not have, or that are missing."""
+    make = SCOPES.get(name) or SETTINGS.get(name) or METHODS[name]
+    known = ", ".join(each for each in inspect.signature(make).parameters)
+    received = ", ".join(sorted(given)) or "none"
+    return TypeError(
+        f"Expected arguments of {name!r} out of {known} ({why}). Received: {received}"
+    )
 
 
 def topkast_scope(

@@ -59,6 +59,7 @@ def _row(parameter: Parameter, macs: int, explores: bool) -> FlopRow:
         parameter.forward_sparsity,
         backward,
         parameter.products,
+        parameter.mean_products,
     )
 
 

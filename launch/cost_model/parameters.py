@@ -8,6 +8,7 @@ from typing import Any
 
 import keras
 
+from topkast_tf.analysis.flops import mean_products
 from topkast_tf.compat import layers_within
 from topkast_tf.core.kernel_rule import why_not_kernel
 from topkast_tf.core.sparsities import kept
@@ -38,6 +39,7 @@ class Parameter:
       dense_updates: whether every entry is updated.
       on_host: whether theta may stay on the host, because only B is updated.
       products: sparsities of its three products, if they do not follow from the sets.
+      mean_products: the same, averaged over training; None if they are constant.
       saved_activations: sparsity of the input that is kept for its gradient; 0: dense.
       saves_masked: whether that input is kept as a separate copy.
       set_bytes: bytes of its set codes.
@@ -56,6 +58,7 @@ class Parameter:
     dense_updates: bool = True
     on_host: bool = False
     products: tuple[float, float, float] | None = None
+    mean_products: tuple[float, float, float] | None = None
     saved_activations: float = 0.0
     saves_masked: bool = False
     set_bytes: int = 0
@@ -194,6 +197,7 @@ def _planned(variable: Any, weight: SparseWeight) -> Parameter:
         is_sparse=True,
         matrix=(weight.view.rows, weight.view.cols) if is_matrix else None,
         products=products,
+        mean_products=mean_products(weight),
         saved_activations=saved,
         saves_masked=masked,
         **common,

@@ -204,8 +204,8 @@ def _in_all(
     stop = settings.stop_exploring_at if explores else None
     exploring = steps if stop is None else min(steps, max(stop, 0))
     later = flops_a_step(network, settings.batch_size, explores=False)
-    sparse = exploring * flops.sparse.training
-    sparse += (steps - exploring) * later.sparse.training
+    sparse = exploring * flops.run.training
+    sparse += (steps - exploring) * later.run.training
     return steps * flops.dense.training, sparse
 
 

@@ -93,8 +93,8 @@ def as_json(plan: Plan) -> dict[str, Any]:
         },
         "flops": {
             "step_dense": plan.flops.dense.training,
-            "step_sparse": plan.flops.sparse.training,
-            "training_ratio": plan.flops.training_ratio,
+            "step_sparse": plan.flops.run.training,
+            "training_ratio": plan.flops.run_ratio,
             "inference_ratio": plan.flops.inference_ratio,
             "all_dense": dense,
             "all_sparse": sparse,
@@ -152,7 +152,7 @@ def _flops_rows(plan: Plan) -> list[Sequence[str]]:
     dense, sparse = plan.flops_in_all
     for name, before, after in (
         ("forward pass, a step", step.dense.forward, step.sparse.forward),
-        ("training step", step.dense.training, step.sparse.training),
+        ("training step", step.dense.training, step.run.training),
         ("the whole run", dense, sparse),
     ):
         ratio = after / before if before else 1.0

@@ -2,10 +2,11 @@
 
 import contextlib
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
+import tensorflow as tf
 from absl import flags
 
 import topkast_tf
@@ -36,6 +37,24 @@ def scope(
             yield
     except ValueError as error:
         raise UserError(" ".join(str(error).split())) from error
+
+
+def prune(model: keras.Model, batches: Callable[[], tf.data.Dataset]) -> None:
+    """Selects the masks of a method that does it before training; others are left alone.
+
+    Args:
+      model: a new model.
+      batches: gives the batches that the masks are selected on.
+    """
+    methods = {weight.method for weight in topkast_tf.sparse_weights(model)}
+    if not any(m.prunes_before_training and not m.prunes_first_batch for m in methods):
+        return
+    parts = [batch[:2] for batch in batches()]
+    x, y = (
+        tf.nest.map_structure(lambda *each: tf.concat(each, 0), *(p[i] for p in parts))
+        for i in range(2)
+    )
+    topkast_tf.prune(model, (x, y))
 
 
 def sparse_paths(model: keras.Model) -> set[str]:
@@ -90,7 +109,8 @@ def counted(model: keras.Model, cost: flops.FlopReport) -> dict[str, Any]:
     """Parameters, achieved sparsities and counted FLOPs, for the results.
 
     `parameters` are all trainable ones, including biases and norms; the sparsities of
-    the whole network are fractions of these. FLOPs are per unit, as in `cost`.
+    the whole network are fractions of these. FLOPs are per unit, as in `cost`; those of
+    training are averaged over the run by the schedule of the method.
     """
     summary = topkast_tf.summary(model)
     forward, backward = achieved(summary)
@@ -103,9 +123,9 @@ def counted(model: keras.Model, cost: flops.FlopReport) -> dict[str, Any]:
         "forward_sparsity_network": forward * share,
         "backward_sparsity_network": backward * share,
         "inference_flops": round(cost.sparse.forward),
-        "training_flops": round(cost.sparse.training),
+        "training_flops": round(cost.run.training),
         "inference_flops_ratio": cost.inference_ratio,
-        "training_flops_ratio": cost.training_ratio,
+        "training_flops_ratio": cost.run_ratio,
     }
 
 

@@ -116,7 +116,7 @@ def _start(
     with strategy.scope():
         with loading_with(task.settings.kernels, storage, theta_dir):
             restored = checkpoints.restore(folder)
-        model, state, damaged = restored or (build(task, method), {}, [])
+        model, state, damaged = restored or (_new(task, method), {}, [])
     replicas.part_seeds(model)
     step = callbacks.steps_taken(model)
     replicas.check_same_step(strategy, step)
@@ -129,6 +129,15 @@ def _start(
         if replicas.count_of(model) > 1:
             print(_exchange(model, method), flush=True)
     return model, state
+
+
+def _new(task: Task, method: str) -> keras.Model:
+    """A new model, whose masks are selected if its method does that before training."""
+    model = build(task, method)
+    settings = task.settings
+    batches = settings.prune_batches if "prune_batches" in settings else 1
+    sparsity.prune(model, lambda: task.training_batches(0, batches))
+    return model
 
 
 def _exchange(model: keras.Model, method: str) -> str:

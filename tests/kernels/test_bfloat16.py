@@ -344,5 +344,6 @@ print(found.hexdigest())
 """
 
 
+@pytest.mark.slow
 def test_any_number_of_threads_gives_the_same_bits():
     assert_same_bits_for_any_number_of_threads(_BITS)

@@ -55,8 +55,8 @@ def alone(tmp_path_factory):
     ("method", "how"),
     [
         ("topkast", "--strategy=mirrored"),
-        ("rigl", "--strategy=mirrored"),
-        ("rigl", "--accumulate=4"),
+        pytest.param("rigl", "--strategy=mirrored", marks=pytest.mark.slow),
+        pytest.param("rigl", "--accumulate=4", marks=pytest.mark.slow),
         pytest.param("dense", "--strategy=mirrored", marks=pytest.mark.slow),
         pytest.param("dense", "--accumulate=4", marks=pytest.mark.slow),
         pytest.param("topkast", "--accumulate=4", marks=pytest.mark.slow),

@@ -178,7 +178,7 @@ def test_update_that_replaces_a_step_must_return_thresholds():
 @pytest.mark.parametrize(
     ("name", "arguments", "message"),
     [
-        ("topkast", {}, "scope of 'topkast'.*'bwd'.*none"),
+        ("topkast", {}, "arguments of 'topkast'.*'bwd'.*Received: sparsity"),
         ("topkast", {"bwd": 0.8, "fwd": 0.9}, "'fwd'"),
         ("topkast", {"bwd": 0.8, "bdw": 0.9}, "'bdw'"),
         ("rigl", {"bwd": 0.8}, "arguments of 'rigl'.*bwd"),

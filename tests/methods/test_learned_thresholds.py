@@ -1,8 +1,4 @@
-"""Methods whose thresholds the optimizer trains next to theta fit the contract.
-
-Two are registered here alone: STR (a soft threshold for each weight) and DST (a hard one
-for each output, and a term of the loss).
-"""
+"""STR and DST, whose thresholds the optimizer trains next to theta."""
 
 import dataclasses
 
@@ -13,96 +9,9 @@ import tensorflow as tf
 
 import topkast_tf as tk
 from tests import zoo
-from topkast_tf.core.schedules import RefreshSchedule
-from topkast_tf.methods import METHODS, Method, Sets, TrainedVariable, register
+from topkast_tf.methods import STR, register
 
 RATE = 0.5
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Learned(Method):
-    """The common base of the two; `sparsity` is stated for plans."""
-
-    sparsity: float
-    computes_alpha = True
-    dense_updates = True
-    varying_counts = True
-
-    @property
-    def fwd(self):
-        return self.sparsity
-
-    @property
-    def bwd(self):
-        return 0.0
-
-    @property
-    def schedule(self):
-        return RefreshSchedule(1)
-
-    def threshold(self, trained):
-        raise NotImplementedError
-
-    def update(self, weights, step):
-        masks = [tf.abs(w.theta) > self.threshold(w.trained) for w in weights]
-        finite = [tf.reduce_all(tf.math.is_finite(w.theta)) for w in weights]
-        return Sets(
-            [1 + tf.cast(mask, tf.uint8) for mask in masks], tf.reduce_all(finite)
-        )
-
-    def counts(self, units, kept_forward, kept_backward, step):
-        return None
-
-
-class STR(Learned):
-    """alpha = sign(theta) relu(|theta| - sigmoid(s)), s a scalar."""
-
-    name = "str"
-
-    def trained_variables(self, view):
-        return {"threshold": TrainedVariable((), -2.0)}
-
-    def threshold(self, trained):
-        return tf.sigmoid(trained["threshold"])
-
-    def alpha(self, theta, sets, trained):
-        return tf.sign(theta) * tf.nn.relu(tf.abs(theta) - self.threshold(trained))
-
-
-@tf.custom_gradient
-def step_of(x):
-    a = tf.abs(x)
-    slope = tf.where(a <= 0.4, 2 - 4 * a, tf.where(a <= 1, 0.4, 0.0))
-    return tf.cast(x > 0, x.dtype), lambda upstream: upstream * slope
-
-
-class DST(Learned):
-    """alpha = theta step(|theta| - t), t for each output; the loss has sum exp(-t)."""
-
-    name = "dst"
-    has_penalty = True
-
-    def trained_variables(self, view):
-        return {"threshold": TrainedVariable((view.shape[-1],), 0.1)}
-
-    def threshold(self, trained):
-        return trained["threshold"]
-
-    def alpha(self, theta, sets, trained):
-        return theta * step_of(tf.abs(theta) - self.threshold(trained))
-
-    def penalty(self, theta, sets, density, trained):
-        return 0.01 * tf.reduce_sum(tf.exp(-trained["threshold"]))
-
-
-@pytest.fixture(autouse=True)
-def _registered_here_alone():
-    before = dict(METHODS)
-    register(STR)
-    register(DST)
-    yield
-    for name in set(METHODS) - set(before):
-        del METHODS[name]
 
 
 def sigmoid(x):
@@ -114,7 +23,7 @@ def str_by_hand(theta, s, upstream):
     kept = np.abs(theta) > sigmoid(s)
     alpha = np.sign(theta) * np.maximum(np.abs(theta) - sigmoid(s), 0)
     by_s = -np.sum((upstream(alpha) * np.sign(theta))[kept])
-    return upstream(alpha) * kept, by_s * sigmoid(s) * (1 - sigmoid(s))
+    return upstream(alpha) * kept, by_s * sigmoid(s) * (1 - sigmoid(s)) + 0.01 * s
 
 
 def dst_by_hand(theta, t, upstream):
@@ -124,17 +33,21 @@ def dst_by_hand(theta, t, upstream):
     mask = x > 0
     through_mask = upstream(theta * mask) * theta * slope
     by_theta = upstream(theta * mask) * mask + through_mask * np.sign(theta)
-    return by_theta, -through_mask.sum(axis=0) - 0.01 * np.exp(-t)
+    return by_theta, -through_mask.sum(axis=0, keepdims=True) - 0.01 * np.exp(-t)
 
 
 BY_HAND = {"str": str_by_hand, "dst": dst_by_hand}
-INITIAL = {"str": np.float64(-2.0), "dst": np.full(6, 0.1)}
+INITIAL = {"str": np.float64(-2.0), "dst": np.zeros((1, 6))}
+ARGUMENTS = {
+    "str": {"initial_threshold": -2.0, "decay": 0.01},
+    "dst": {"penalty_coefficient": 0.01},
+}
 THRESHOLD = {"str": sigmoid, "dst": lambda t: t}
 
 
 def one_layer(name):
     keras.utils.set_random_seed(1)
-    with tk.sparse_scope(name, sparsity=0.5):
+    with tk.sparse_scope(name, **ARGUMENTS[name]):
         model = keras.Sequential(
             [keras.Input((12,)), keras.layers.Dense(6, use_bias=False)]
         )
@@ -218,9 +131,10 @@ def test_replicas_train_as_one_device(tmp_path):
 
 def test_trained_thresholds_need_a_layer_and_dense_updates():
     with pytest.raises(ValueError, match="Expected a Keras layer.*'str'.*threshold"):
-        with tk.sparse_scope("str", sparsity=0.5):
+        with tk.sparse_scope("str"):
             tf.Variable(tf.ones([4, 4]), name="kernel")
 
+    @dataclasses.dataclass(frozen=True, kw_only=True)
     class Masked(STR):
         name = "masked"
         dense_updates = False

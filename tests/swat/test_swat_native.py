@@ -62,10 +62,15 @@ def assert_trained_alike(masked, native):
     "arguments",
     [
         {},
-        {"activations": 0.95, "updates": "masked"},
-        {"forward": ("weights", "activations")},
-        {"distribution": "momentum"},
         {"storage": "packed"},
+        *(
+            pytest.param(arguments, marks=pytest.mark.slow)
+            for arguments in (
+                {"activations": 0.95, "updates": "masked"},
+                {"forward": ("weights", "activations")},
+                {"distribution": "momentum"},
+            )
+        ),
         pytest.param({"topk_period": 3}, marks=pytest.mark.slow),
         pytest.param({"activations": 0.0}, marks=pytest.mark.slow),
         pytest.param({"errors": 0.5}, marks=pytest.mark.slow),

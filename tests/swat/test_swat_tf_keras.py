@@ -9,7 +9,13 @@ from swat_tf import swat_scope
 from tests.swat import swat_oracle as oracle
 
 
-@pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])
+@pytest.mark.parametrize(
+    "jit_compile",
+    [
+        pytest.param(False, id="graph"),
+        pytest.param(True, id="xla", marks=pytest.mark.slow),
+    ],
+)
 def test_training_and_saving_in_tf_keras(jit_compile, digits, tmp_path):
     tf_keras = pytest.importorskip("tf_keras")
     tf_keras.utils.set_random_seed(0)

@@ -150,7 +150,7 @@ def fitted_side_by_side(constrained, optimizer, jit_compile):
     ("optimizer", "jit_compile"),
     [
         *(pytest.param(name, False, id=f"{name}-graph") for name in OPTIMIZERS),
-        pytest.param("adamw", True, id="adamw-xla"),
+        pytest.param("adamw", True, id="adamw-xla", marks=pytest.mark.slow),
         pytest.param("sgd", True, id="sgd-xla", marks=pytest.mark.slow),
         pytest.param("average", True, id="average-xla", marks=pytest.mark.slow),
     ],

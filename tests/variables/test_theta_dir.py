@@ -171,6 +171,7 @@ def test_without_kernels_it_is_refused(tmp_path, monkeypatch):
         tk.topkast_scope(0.9, 0.8, storage="packed", theta_dir=tmp_path)
 
 
+@pytest.mark.slow
 def test_what_xla_compiles_is_trained_too(tmp_path):
     models = []
     for folder in (None, tmp_path):

@@ -16,6 +16,7 @@ from typing import Any
 from topkast_tf.analysis.columns import aligned
 from topkast_tf.analysis.macs import MacCount, Trace, count_macs
 from topkast_tf.core.sparsities import validate_sparsities
+from topkast_tf.methods.base import Method
 from topkast_tf.variables.components import components
 from topkast_tf.variables.lookup import sparse_weights
 
@@ -102,6 +103,8 @@ class FlopRow:
       backward_sparsity: achieved sparsity of B.
       products: the sparsities of the forward product, the input gradient and the weight
         gradient, if they do not follow from the sets.
+      mean: the same three, averaged over training by the schedule of the method
+        (`Method.mean_products`); None if they are the current ones.
     """
 
     path: str
@@ -109,11 +112,19 @@ class FlopRow:
     forward_sparsity: float = 0.0
     backward_sparsity: float = 0.0
     products: tuple[float, float, float] | None = None
+    mean: tuple[float, float, float] | None = None
 
     @property
     def dense(self) -> FlopCount:
         """FLOPs of the same products without any sparsity."""
         return product_flops(self.macs)
+
+    @property
+    def run(self) -> FlopCount:
+        """FLOPs of a step, averaged over training."""
+        if self.mean is None:
+            return self.sparse
+        return FlopCount(*(2 * self.macs * (1 - s) for s in self.mean))
 
     @property
     def sparse(self) -> FlopCount:
@@ -146,6 +157,20 @@ class FlopReport:
         return sum((row.sparse for row in self.rows), FlopCount())
 
     @property
+    def run(self) -> FlopCount:
+        """FLOPs of a training step, averaged over training by each method's schedule.
+
+        Methods that grow sparser, train dense in some phases or need the dense gradient in
+        some steps differ from `sparse` here, which is of the current sets.
+        """
+        return sum((row.run for row in self.rows), FlopCount())
+
+    @property
+    def run_ratio(self) -> float:
+        """FLOPs of training, averaged over its steps, over those of the dense model."""
+        return _ratio(self.run.training, self.dense.training)
+
+    @property
     def inference_ratio(self) -> float:
         """Sparse over dense FLOPs of a forward pass."""
         return _ratio(self.sparse.forward, self.dense.forward)
@@ -173,11 +198,15 @@ class FlopReport:
         lines = aligned(table)
         lines.insert(1, "-" * len(lines[0]))
         lines.append(lines[1])
-        for name, ratio, part in (
-            ("inference", self.inference_ratio, "forward"),
-            ("training", self.training_ratio, "training"),
-        ):
-            sparse, dense = getattr(self.sparse, part), getattr(self.dense, part)
+        totals = [
+            ("inference", self.inference_ratio, self.sparse.forward),
+            ("training", self.training_ratio, self.sparse.training),
+        ]
+        if any(row.mean is not None for row in self.rows):
+            totals.append(("all of training", self.run_ratio, self.run.training))
+        for name, ratio, sparse in totals:
+            is_pass = name == "inference"
+            dense = self.dense.forward if is_pass else self.dense.training
             lines.append(
                 f"{name}: {_scaled(sparse)} of {_scaled(dense)} dense FLOPs per "
                 f"example ({ratio:.3f}x), counted"
@@ -228,6 +257,7 @@ def count_flops(model: Callable[..., Any], input_spec: Any = None) -> FlopReport
             float(weight.forward_sparsity),
             float(weight.backward_sparsity),
             weight.rule and weight.rule.product_sparsities(weight),
+            mean_products(weight),
         )
         for path, weight in weights.items()
     }
@@ -236,6 +266,15 @@ def count_flops(model: Callable[..., Any], input_spec: Any = None) -> FlopReport
     if macs.activations:
         rows.append(FlopRow("(activations)", macs.activations))
     return FlopReport(tuple(rows), macs.uncounted)
+
+
+def mean_products(weight: Any) -> tuple[float, float, float] | None:
+    """What the schedule of its method makes of a weight's products; None if nothing."""
+    method = weight.method
+    is_constant = type(method).mean_products is Method.mean_products
+    if is_constant or weight.exempt or weight.rule is not None:
+        return None
+    return method.mean_products(weight.fwd, weight.bwd)
 
 
 def _ratio(part: float, whole: float) -> float:

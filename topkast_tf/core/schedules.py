@@ -109,6 +109,15 @@ class UpdateSchedule:
         end = step if self.last is None else min(step, self.last + 1)
         return max(0, -(-(end - self.first) // self.every))
 
+    def latest(self, step: int) -> int | None:
+        """The latest due step that is not after this one; None before the first.
+
+        >>> UpdateSchedule(every=10, first=5, last=30).latest(16)
+        15
+        """
+        count = self.count_before(step + 1)
+        return self.first + (count - 1) * self.every if count else None
+
 
 @dataclasses.dataclass(frozen=True)
 class Never:
@@ -129,7 +138,7 @@ def resolved_end(
     """The last step of a schedule, given as a step or as a fraction of training.
 
     Args:
-      until: a step; a fraction in (0, 1) of `total_steps`; or None for no end.
+      until: a step; a fraction in (0, 1] of `total_steps`; or None for no end.
       total_steps: the length of training, in steps, or None if it is unknown.
       argument: the name of `until` in error messages.
 
@@ -143,10 +152,10 @@ def resolved_end(
         return None
     if _is_integer(until) and until >= 0:
         return int(until)
-    if not isinstance(until, float) or not 0 < until < 1:
+    if not isinstance(until, float) or not 0 < until <= 1:
         raise ValueError(
             f"`{argument}` must be a step, an integer of at least 0; a fraction of "
-            f"`total_steps`, in (0, 1); or None. Received: {argument}={until!r}"
+            f"`total_steps`, in (0, 1]; or None. Received: {argument}={until!r}"
         )
     if total_steps is None:
         raise ValueError(
@@ -169,7 +178,7 @@ class DropFraction:
     With u = min(t, E - F) / (E - F) for F the first step and E the last one::
 
         "constant":       f
-        "cosine":         f/2 (1 + cos(pi u))
+        "cosine":         g + (f - g)/2 (1 + cos(pi u))
         "exponential_k":  f (1 - (t - F) / (E - F))^k,  k = 1 by default
 
     Attributes:
@@ -177,6 +186,7 @@ class DropFraction:
       anneal: as above.
       first: F, in steps.
       last: E, in steps; None only for ``"constant"``.
+      final: g, in [0, f]; above 0 only for ``"cosine"``.
 
     Raises:
       ValueError: for a fraction out of range, an unknown kind, or a kind without an end.
@@ -186,13 +196,15 @@ class DropFraction:
     [0.5, 0.25, 0.0]
 
     Source: google-research/rigl, `sparse_optimizers_base.py`. As there, u
-    counts from step 0, not from F; the exponential counts from F.
+    counts from step 0, not from F; the exponential counts from F. g is of the cosine of
+    SNFS and of GraNet's code.
     """
 
     initial: float
     anneal: str
     first: int = 0
     last: int | None = None
+    final: float = 0.0
 
     def __post_init__(self) -> None:
         is_number = isinstance(self.initial, float) and 0 < self.initial < 1
@@ -210,6 +222,17 @@ class DropFraction:
             raise ValueError(
                 f"Expected an end of the updates (`update_until`) with anneal="
                 f"{self.anneal!r}, which reaches 0 there. Received: update_until=None"
+            )
+        is_share = isinstance(self.final, float | int) and 0 <= self.final
+        if not is_share or self.final > self.initial:
+            raise ValueError(
+                "`final_drop_fraction` must be in [0, drop_fraction]. Received: "
+                f"final_drop_fraction={self.final!r}, drop_fraction={self.initial!r}"
+            )
+        if self.final and self.anneal != "cosine":
+            raise ValueError(
+                "Expected anneal='cosine' with a final_drop_fraction above 0. "
+                f"Received: anneal={self.anneal!r}"
             )
         if self.last is not None and self.last <= self.first:
             raise ValueError(
@@ -231,7 +254,10 @@ class DropFraction:
         now = tf.cast(step, tf.float32)
         if self.anneal == "cosine":
             done = tf.minimum(now, length) / length
-            return initial * 0.5 * (1.0 + tf.cos(math.pi * done))
+            wave = 1.0 + tf.cos(math.pi * done)
+            if not self.final:
+                return initial * 0.5 * wave
+            return self.final + (initial - self.final) * 0.5 * wave
         done = (now - self.first) / length
         return initial * tf.pow(1.0 - done, tf.constant(self._power, tf.float32))
 

@@ -253,9 +253,12 @@ def _speedup(
     made: MatrixProduct | Convolution, inputs: Any, weight: SparseWeight
 ) -> float:
     sizes = [choice.TYPICAL_BATCH if n is None else n for n in inputs.shape]
+    forward, _, of_gradient = weight.method.mean_products(weight.fwd, weight.bwd)
+    if weight.method.has_dense_gradient:  # in which steps, the share says
+        of_gradient = forward if weight.method.one_mask else weight.bwd
     common = {
-        "forward_density": 1 - weight.fwd,
-        "backward_density": 1 - weight.bwd,
+        "forward_density": 1 - forward,
+        "backward_density": 1 - of_gradient,
         "cpu": library.fastest(),
         "every": _steps_between_changes(weight),
         "dense_gradient": _share_of_dense_gradients(weight),

@@ -9,7 +9,7 @@ receives arrays, and the caller stores what it returns.
 import abc
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import tensorflow as tf
 
@@ -44,6 +44,7 @@ class Selection:
       schedule: the weight's update schedule, see `Method.schedule_of`.
       trained: values of the method's trained variables by name, see
         `Method.trained_variables`.
+      view: the weight's 2-D view.
     """
 
     theta: tf.Tensor
@@ -57,6 +58,7 @@ class Selection:
     momentum: tf.Tensor | None = None
     schedule: RefreshSchedule | None = None
     trained: Mapping[str, tf.Tensor] = dataclasses.field(default_factory=dict)
+    view: MatrixView | None = None
 
 
 class TrainedVariable(NamedTuple):
@@ -78,12 +80,26 @@ class Reset(NamedTuple):
       entries: boolean, in the weight's shape.
       theta: their new value in theta, in the weight's shape.
       slots: their new value in each optimizer slot of the weight's shape (momentum,
-        second moments, ...), in the weight's shape.
+        second moments, ...), in the weight's shape; None leaves the slots as they are.
     """
 
     entries: tf.Tensor
     theta: tf.Tensor
-    slots: tf.Tensor
+    slots: tf.Tensor | None
+
+
+class Products(NamedTuple):
+    """Sparsities of the three products of a weight, averaged over the steps of training.
+
+    Attributes:
+      forward: of the forward product.
+      input_gradient: of the gradient with respect to the layer's input.
+      weight_gradient: of the gradient with respect to theta.
+    """
+
+    forward: float
+    input_gradient: float
+    weight_gradient: float
 
 
 class Sets(NamedTuple):
@@ -97,6 +113,7 @@ class Sets(NamedTuple):
       kept_forward: an integer scalar per weight, if the method changes the number of
         units in A; or None.
       resets: a `Reset` per weight, or None.
+      trained: per weight new values of trained variables, by name; or None.
     """
 
     codes: Sequence[tf.Tensor]
@@ -104,12 +121,31 @@ class Sets(NamedTuple):
     thresholds: Sequence[tf.Tensor] | None = None
     kept_forward: Sequence[tf.Tensor] | None = None
     resets: Sequence[Reset] | None = None
+    trained: Sequence[Mapping[str, tf.Tensor]] | None = None
 
 
 DECAY, RESET = "decay", "reset"
 SLOTS = (DECAY, RESET)
 """What becomes of an optimizer's slots outside B: ``"decay"``, they see a gradient of zero,
 and an entry that enters B starts from what is left; ``"reset"``, they are zero."""
+
+
+class Network(Protocol):
+    """A network as a function of the alphas of its sparse weights, for `Method.prune`."""
+
+    def loss(self, alphas: Sequence[tf.Tensor], temperature: float = 1.0) -> tf.Tensor:
+        """The loss of the given batch, without penalties and regularizers.
+
+        Args:
+          alphas: one for each sparse weight.
+          temperature: what the outputs are divided by.
+        """
+
+    def flow(self, alphas: Sequence[tf.Tensor]) -> tf.Tensor:
+        """The sum of the outputs for an input of ones, as for inference.
+
+        All other trainable variables are taken by magnitude.
+        """
 
 
 class Method(abc.ABC):
@@ -129,6 +165,8 @@ class Method(abc.ABC):
         that call. Otherwise it runs after the step at which it is due.
       resets: whether an update reinitializes entries (`Sets.resets`).
       dense_updates: whether every entry is updated, so that no update is masked.
+      dense_slots: whether the optimizer's slots follow the gradient of every entry, in
+        each step, although updates are masked.
       one_mask: whether B is always A; a distribution then has one sparsity for each weight.
       varying_counts: whether the number of kept units may differ from the plan during
         training: gradients are then not packed for the sum over replicas, and planned
@@ -142,6 +180,8 @@ class Method(abc.ABC):
       requires_product_rule: whether a weight is sparsified only in layers whose product
         a product rule can compute (`topkast_tf.layers.product_rule`).
       has_penalty: whether a weight may add to the loss (`penalty`).
+      prunes_before_training: whether a call of `topkast_tf.prune` selects the sets.
+      prunes_first_batch: whether the first step does it, if there was no such call.
       slots: one of `SLOTS`: what becomes of the optimizer's slots outside B.
     """
 
@@ -156,6 +196,7 @@ class Method(abc.ABC):
     replaces_step: bool = False
     resets: bool = False
     dense_updates: bool = False
+    dense_slots: bool = False
     one_mask: bool = False
     varying_counts: bool = False
     sparse_forward: bool = True
@@ -163,12 +204,14 @@ class Method(abc.ABC):
     updates_between_refreshes: bool = False
     requires_product_rule: bool = False
     has_penalty: bool = False
+    prunes_before_training: bool = False
+    prunes_first_batch: bool = False
     slots: str = DECAY
 
     @property
     def has_dense_gradient(self) -> bool:
         """Whether the gradient of theta reaches every entry, also outside B."""
-        return self.dense_updates or GRADIENT in self.inputs
+        return self.dense_updates or self.dense_slots or GRADIENT in self.inputs
 
     @property
     def nests_by_magnitude(self) -> bool:
@@ -225,6 +268,41 @@ class Method(abc.ABC):
         selects by magnitude instead: a refresh is not its next update.
         """
         return self.update(weights, step)
+
+    def mean_products(self, fwd: float, bwd: float) -> Products:
+        """The sparsities of a weight's products, averaged over training.
+
+        For methods whose sets grow or shrink by a schedule, or that use the dense gradient
+        in some steps. By the schedule alone: counted training FLOPs and the choice of
+        kernels depend on it.
+
+        Args:
+          fwd: the planned forward sparsity of the weight.
+          bwd: its planned backward sparsity.
+
+        Source: the accounting of Evci et al. 2020, appendix H, averaged over the steps.
+        """
+        return Products(fwd, fwd, 0.0 if self.has_dense_gradient else bwd)
+
+    def prune(
+        self,
+        network: Network,
+        weights: Sequence[Selection],
+        budgets: Sequence[Sequence[int]],
+    ) -> list[tf.Tensor]:
+        """The masks A = B of all weights, before training.
+
+        Called only if `prunes_before_training` is true.
+
+        Args:
+          network: the network.
+          weights: its weights of this method.
+          budgets: places in `weights` of those that share a budget.
+
+        Returns:
+          A boolean tensor for each weight, in its shape.
+        """
+        raise NotImplementedError
 
     def update_between_refreshes(self, weight: Selection, step: tf.Tensor) -> tf.Tensor:
         """The set codes of a weight at a step without a selection.
@@ -316,6 +394,14 @@ class Method(abc.ABC):
           trained: values of the trained variables.
         """
         del theta, sets, density, trained
+        return None
+
+    def why_dense(self, view: MatrixView) -> str | None:
+        """Why the method cannot sparsify a weight of this shape; None if it can.
+
+        The weight is then left dense, and listed with the reason.
+        """
+        del view
         return None
 
     def blocks(self, view: MatrixView) -> Blocks | None:

@@ -1,10 +1,14 @@
 """The sparse-training methods by name; the tests' conformance table iterates over them."""
 
+from collections.abc import Callable
+
 from topkast_tf.methods.base import Method
 from topkast_tf.methods.checks import check_class
 
 METHODS: dict[str, type[Method]] = {}
 """Every registered method."""
+SETTINGS: dict[str, Callable[..., Method]] = {}
+"""Name -> what makes a registered method with defaults that another paper gives it."""
 
 
 def register(cls: type[Method]) -> type[Method]:
@@ -24,6 +28,12 @@ def register(cls: type[Method]) -> type[Method]:
         )
     METHODS[cls.name] = cls
     return cls
+
+
+def register_setting(make: Callable[..., Method]) -> Callable[..., Method]:
+    """Decorator: registers a function that makes a method, under the function's name."""
+    SETTINGS[make.__name__] = make
+    return make
 
 
 def _place(cls: type) -> tuple[str, str]:

@@ -8,8 +8,9 @@ import tensorflow as tf
 
 from topkast_tf.core.keys import has_nan, magnitude_keys
 from topkast_tf.methods.base import GRADIENT, Selection
+from topkast_tf.methods.drop_grow import gradient_of, grow_divisor, grow_kind
 from topkast_tf.methods.registry import register
-from topkast_tf.methods.set import SET, grow_divisor, grow_kind
+from topkast_tf.methods.set import SET
 
 
 @register
@@ -75,24 +76,20 @@ class RigL(SET):
     def replaces_step(self) -> bool:  # type: ignore[override]
         return self.update_replaces_step
 
-    def _grow_keys(self, weight: Selection, step: tf.Tensor) -> tf.Tensor:
-        return magnitude_keys(_gradient(weight))
+    def grow_keys(self, weight: Selection, step: tf.Tensor) -> tf.Tensor:
+        return magnitude_keys(gradient_of(weight))
 
-    def _is_finite(self, weight: Selection) -> tf.Tensor:
-        of_gradient = ~has_nan(magnitude_keys(_gradient(weight)))
-        return of_gradient & super()._is_finite(weight)
+    def is_finite(self, weight: Selection) -> tf.Tensor:
+        of_gradient = ~has_nan(magnitude_keys(gradient_of(weight)))
+        return of_gradient & super().is_finite(weight)
 
-    def _new_values(self, weight: Selection, step: tf.Tensor) -> tf.Tensor:
+    def new_values(self, weight: Selection, step: tf.Tensor) -> tf.Tensor:
         kind, divisor = grow_kind(self.grow_init), grow_divisor(self.grow_init)
         if kind == "grad_scale":
-            return _gradient(weight) / divisor
+            return gradient_of(weight) / divisor
         if kind == "grad_sign":
-            return tf.sign(_gradient(weight)) / divisor
-        return super()._new_values(weight, step)
+            return tf.sign(gradient_of(weight)) / divisor
+        return super().new_values(weight, step)
 
-    def _new_slots(self, weight: Selection) -> tf.Tensor:
-        return _gradient(weight) * self.slot_scale
-
-
-def _gradient(weight: Selection) -> tf.Tensor:
-    return tf.convert_to_tensor(weight.gradient)
+    def new_slots(self, weight: Selection) -> tf.Tensor:
+        return gradient_of(weight) * self.slot_scale

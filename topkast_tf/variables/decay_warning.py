@@ -28,7 +28,7 @@ def warning_of_decay(update: hooks.Update) -> Iterator[None]:
         (variable, replica.weight)
         for variable in update.variables
         if (replica := local_replica(variable)) is not None
-        and replica.weight.method.has_penalty
+        and getattr(replica.weight.method, "exploration", 0) > 0
         and not replica.weight.exempt
     ]
     for says, is_so in _KINDS:

@@ -13,6 +13,7 @@ import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import tensorflow as tf
 from absl import logging
 
 from topkast_tf import compat
@@ -181,6 +182,7 @@ class SparsityScope:
           Its sparse weight, still without variables, or None if it stays dense.
         """
         saved = self.saved.take(path, view.shape) if self.saved else None
+        refused = refused or self.method.why_dense(view)
         why = (
             saved["dense"]
             if saved
@@ -375,6 +377,7 @@ class SparsityScope:
 _unfinished: "weakref.WeakSet[SparsityScope]" = weakref.WeakSet()
 
 
+@tf.autograph.experimental.do_not_convert  # a `tf.function` may call the model first
 def finish_scopes(layer: Any) -> None:
     """Finishes the scopes of a layer, and of those within, that are all built by now.
 
@@ -382,9 +385,8 @@ def finish_scopes(layer: Any) -> None:
     """
     if not _unfinished:
         return
-    within = compat.layers_within(layer)
-    scopes = {id(s): s for each in within if (s := getattr(each, SCOPE, None))}
-    for scope in scopes.values():
+    within = [getattr(each, SCOPE, None) for each in compat.layers_within(layer)]
+    for scope in {id(scope): scope for scope in within if scope}.values():
         scope.finish()
 
 

@@ -104,6 +104,7 @@ def selections_of(
             sets=member.sets.read_value(),
             schedule=member.weight.schedule,
             trained=member.trained(),
+            view=member.weight.view,
             **(observed or {}).get(id(member), NOTHING).inputs,
         )
         for member, kept_forward, kept_backward, seed, threshold in zip(
@@ -146,6 +147,12 @@ def _write(
     meant = found.finite if due is None else found.finite & due
     for member, each, codes in zip(members, selections, found.codes, strict=True):
         member.sets.assign(chosen(meant, codes, each.sets))
+    for member, each, trained in zip(
+        members, selections, found.trained or [{}] * len(members), strict=True
+    ):
+        for name, value in trained.items():
+            made = member.auxiliary_variable(name)
+            made.assign(tf.where(meant, value, each.trained[name]))
     for member, each, reset in zip(
         members, selections, found.resets or [None] * len(members), strict=True
     ):
@@ -153,6 +160,8 @@ def _write(
             continue
         entries = reset.entries & meant
         member.write_theta(chosen(entries, reset.theta, each.theta))
+        if reset.slots is None:
+            continue
         for slot in (observed or {}).get(id(member), NOTHING).slots:
             value = tf.cast(reset.slots, slot.dtype)
             slot.assign(chosen(entries, value, slot.read_value()))

@@ -35,6 +35,8 @@ def counting(update: hooks.Update) -> Iterator[None]:
     accumulators in it.
     """
     given = _given(update)
+    for each in given.values():
+        each.replica.weight.check_pruned()
     if any(_moves_slots(each.replica) for each in given.values()):
         compat.build_optimizer(update.optimizer, update.variables)
     groups = _groups(each.replica for each in given.values())

@@ -226,6 +226,37 @@ class SparseWeight(WeightState):
         return moves & self.schedule.due(step) & ~is_made
 
     @property
+    def is_pruned(self) -> bool:
+        """Whether `topkast_tf.prune`, or the first batch, has selected its sets."""
+        if not self._is_pruned:
+            counters = self._numpy(lambda replica: replica.counters)
+            return bool(counters[Counter.THRESHOLD] > 0 or counters[Counter.STEP] > 0)
+        return True
+
+    def take_pruned(self, mask: np.ndarray) -> None:
+        """Takes A = B from `topkast_tf.prune`."""
+        self.prepare()
+        with tf.init_scope():
+            for sets in components(self.sets):
+                sets.assign(np.where(mask, FORWARD, RESERVOIR).astype(np.uint8))
+        self._set_counters({Counter.THRESHOLD: self.step + 1})
+
+    def check_pruned(self) -> None:
+        """Raises a ValueError if it is about to be trained before it was pruned."""
+        method = self.method
+        if not method.prunes_before_training or method.prunes_first_batch:
+            return
+        if not self._is_pruned:
+            self._is_pruned = self.is_pruned
+        if not self._is_pruned and not self.exempt:
+            raise ValueError(
+                f"Expected `topkast_tf.prune(model, batch)` before training with the "
+                f"method {method.name!r}, which selects the mask then (and `compile` after "
+                "it, as this step has failed while it was traced). Received: a step of "
+                f"{self.path}, which is still dense"
+            )
+
+    @property
     def calls(self) -> int:
         """How many calls of the optimizer it has seen: steps, and updates in their place.
 

@@ -71,6 +71,7 @@ class WeightState:
         self.regularizer: Any = None
         self.penalty_regularizer: Any = None
         self.assignments = 0
+        self._is_pruned = False
 
     def __repr__(self) -> str:
         return f"<SparseWeight {self.path} {self.shape} fwd={self.fwd} bwd={self.bwd}>"
@@ -250,6 +251,7 @@ class WeightState:
                 name: tf.fill(made.shape, made.initial)
                 for name, made in self.trained.items()
             },
+            view=self.view,
         )
         first = checked(self.method, self.method.initial([selection]), [selection])
         tf.debugging.Assert(first.finite, [f"{NAN_MESSAGE} {self.path}."])
@@ -362,6 +364,7 @@ class WeightState:
         The sets follow at the next selection; the caller makes it once all are back.
         """
         entries = dict.fromkeys((Counter.STEP, Counter.PENDING, Counter.FAULTY), 0)
+        self._is_pruned = False
         if not self.is_frozen:
             entries |= {Counter.THRESHOLD: 0, **self._nominal_counts}
         self._set_counters(entries)
@@ -381,6 +384,7 @@ class WeightState:
         it is somebody's business (an average swapped in, a checkpoint), and they stay.
         """
         self.assignments += 1
+        self._is_pruned = False
         # Of all that share its budget: while a saved model is loaded, one after the other,
         # those that are restored already are not to be selected anew.
         peers = replica.peers()

@@ -5,8 +5,26 @@ in `topkast_tf.methods`.
 """
 
 from launch.config.flag import SHARE, Flag, Groups
-from launch.config.methods import dense, rigl, static, swat, topkast, topkast_swat
+from launch.config.methods import (
+    acdc,
+    before_training,
+    dense,
+    dnw,
+    dsr,
+    dst,
+    granet,
+    mest,
+    nm,
+    pruning,
+    rigl,
+    snfs,
+    static,
+    swat,
+    topkast,
+    topkast_swat,
+)
 from launch.config.methods import set as set_
+from launch.config.methods import str as str_
 from launch.config.methods.base import RunMethod
 
 METHODS: dict[str, RunMethod] = {
@@ -16,7 +34,22 @@ METHODS: dict[str, RunMethod] = {
     "topkast_swat": topkast_swat.METHOD,
     "static": static.METHOD,
     "set": set_.METHOD,
+    "set_itop": set_.ITOP,
     "rigl": rigl.METHOD,
+    "rigl_itop": rigl.ITOP,
+    "snfs": snfs.METHOD,
+    "dsr": dsr.METHOD,
+    "mest": mest.METHOD,
+    "granet": granet.METHOD,
+    "pruning": pruning.METHOD,
+    "acdc": acdc.METHOD,
+    "dnw": dnw.METHOD,
+    "str": str_.METHOD,
+    "dst": dst.METHOD,
+    "nm": nm.METHOD,
+    "snip": before_training.SNIP,
+    "grasp": before_training.GRASP,
+    "synflow": before_training.SYNFLOW,
 }
 """Value of --method -> the method."""
 

@@ -1,10 +1,9 @@
 """RigL: SET that grows the weights with the largest gradients."""
 
 from launch.config.flag import NOT_NEGATIVE, Flag
-from launch.config.methods import static
+from launch.config.methods import set as set_
 from launch.config.methods.base import RunMethod
-from launch.config.methods.set import GROUP as UPDATES
-from launch.config.methods.set import scopes_of
+from launch.config.methods.updates import scopes_of
 
 GROUP = (
     "RigL",
@@ -19,11 +18,17 @@ GROUP = (
         Flag(
             "boolean",
             "update_replaces_step",
-            True,
-            "an update replaces a step, as in the authors' code",
+            None,
+            "an update replaces a step, as in the authors' code; default rigl: yes, "
+            "rigl_itop: no",
         ),
     ),
 )
 
-_GROUPS = (static.GROUP, UPDATES, GROUP)
-METHOD = RunMethod("RigL", scopes_of("rigl", _GROUPS), groups=_GROUPS)
+GROUPS = (*set_.GROUPS, GROUP)
+METHOD = RunMethod("RigL", scopes_of("rigl", GROUPS), groups=GROUPS)
+ITOP = RunMethod(
+    "RigL with the long intervals of ITOP",
+    scopes_of("rigl_itop", GROUPS),
+    groups=GROUPS,
+)

@@ -1,0 +1,70 @@
+"""The base of methods whose thresholds the optimizer trains."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+import tensorflow as tf
+
+from topkast_tf.core.keys import has_nan, magnitude_keys
+from topkast_tf.core.schedules import RefreshSchedule
+from topkast_tf.core.sets import BACKWARD_ONLY
+from topkast_tf.core.sparsities import validate_sparsities
+from topkast_tf.methods.base import Method, Selection, Sets
+
+THRESHOLD = "threshold"
+"""Name of the trained variable."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Learned(Method):
+    """``A = {i: |theta_i| > t}`` after each step, with a trained threshold t.
+
+    Every entry is updated (B is everything). The sparsity is what training makes it.
+    Products are computed with masks.
+
+    Attributes:
+      sparsity: the forward sparsity that is expected, in [0, 1): for plans alone.
+    """
+
+    distributions: ClassVar[tuple[str, ...] | None] = ("uniform",)
+    computes_alpha: ClassVar[bool] = True  # type: ignore[misc]
+    dense_updates: ClassVar[bool] = True  # type: ignore[misc]
+    varying_counts: ClassVar[bool] = True  # type: ignore[misc]
+
+    sparsity: float = 0.0
+
+    def __post_init__(self) -> None:
+        validate_sparsities(self.sparsity, 0.0)
+
+    @property
+    def fwd(self) -> float:  # type: ignore[override]
+        return self.sparsity
+
+    @property
+    def bwd(self) -> float:  # type: ignore[override]
+        return 0.0
+
+    @property
+    def schedule(self) -> RefreshSchedule:
+        return RefreshSchedule(1)
+
+    def threshold(self, trained: Mapping[str, tf.Tensor]) -> tf.Tensor:
+        """t, in a shape that broadcasts to theta's."""
+        raise NotImplementedError
+
+    def update(self, weights: Sequence[Selection], step: tf.Tensor) -> Sets:
+        codes, finite = [], []
+        for weight in weights:
+            theta = tf.convert_to_tensor(weight.theta)
+            threshold = tf.cast(self.threshold(weight.trained), theta.dtype)
+            inside = tf.abs(theta) > threshold
+            codes.append(BACKWARD_ONLY + tf.cast(inside, tf.uint8))
+            finite.append(~has_nan(magnitude_keys(theta)))
+            finite.append(~has_nan(magnitude_keys(threshold)))
+        return Sets(codes, tf.reduce_all(tf.stack(finite)))
+
+    def counts(
+        self, units: int, kept_forward: int, kept_backward: int, step: int
+    ) -> tuple[int, int] | None:
+        return None
