@@ -111,6 +111,11 @@ def plan_of(settings: flags.FlagValues, method: str, scope: Scope) -> Plan:
     Raises:
       UserError: if a necessary size cannot be determined, or flags contradict each other.
     """
+    if METHODS[method].is_resized:
+        raise UserError(
+            "Expected a method whose network has the widths of --width: give the smaller "
+            f"--width itself, with --method=dense. Received: --method={method}"
+        )
     batch, devices = settings.batch_size, _replicas(settings)
     storage = _storage(settings, method)
     if batch % (devices * storage.parts):

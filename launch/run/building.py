@@ -5,7 +5,7 @@ import contextlib
 import keras
 
 import topkast_tf
-from launch.run import sparsity
+from launch.run import small_dense, sparsity
 from launch.run.optimizers import optimizer_of
 from launch.tasks.base import Task
 from topkast_tf.layers.weights import regularizer_on
@@ -17,6 +17,7 @@ def build(task: Task, method: str) -> keras.Model:
     Raises:
       UserError: if the sparse scope refuses its arguments.
     """
+    task.width_factor = small_dense.factor_of(task, method)
     return compiled(task, sparsity.scope(method, task.settings, task.total_steps))
 
 

@@ -21,11 +21,13 @@ class Task(abc.ABC):
     Attributes:
       settings: the resolved flags.
       seed: of weights and batches.
+      width_factor: on the widths of its model, in addition to --width.
     """
 
     def __init__(self, settings: flags.FlagValues, seed: int | None = None):
         self.settings = settings
         self.seed: int = settings.seed if seed is None else seed
+        self.width_factor = 1.0
 
     @property
     @abc.abstractmethod

@@ -51,7 +51,9 @@ class ImageTask(Task):
     def build(self) -> keras.Model:
         source = data.find(self.settings.dataset)
         return models.find(self.settings.model)(
-            source.image_shape, source.classes, self.settings.width
+            source.image_shape,
+            source.classes,
+            self.settings.width * self.width_factor,
         )
 
     def compile(self, model: keras.Model, optimizer: keras.Optimizer) -> None:

@@ -74,10 +74,11 @@ class LanguageTask(Task):
         settings = self.settings
         return data.find(settings.dataset).load(settings.data_dir, settings.text_cache)
 
-    @functools.cached_property
+    @property
     def config(self) -> TransformerXLConfig:
         """The configuration that the flags and the vocabulary of the text determine."""
-        return config_of(self.settings, self.text.vocabulary_size)
+        found = config_of(self.settings, self.text.vocabulary_size)
+        return found if self.width_factor == 1 else found.widened(self.width_factor)
 
     @property
     def steps_per_epoch(self) -> int:

@@ -17,6 +17,7 @@ from launch.config.methods import (
     nm,
     pruning,
     rigl,
+    small_dense,
     snfs,
     static,
     swat,
@@ -29,6 +30,7 @@ from launch.config.methods.base import RunMethod
 
 METHODS: dict[str, RunMethod] = {
     "dense": dense.METHOD,
+    "small_dense": small_dense.METHOD,
     "topkast": topkast.METHOD,
     "swat": swat.METHOD,
     "topkast_swat": topkast_swat.METHOD,
