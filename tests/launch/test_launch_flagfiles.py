@@ -9,16 +9,17 @@ import pytest
 
 from launch import data
 from launch.config import flags as launch_flags
-from launch.config import resolve, sensitivity_flags
+from launch.config import resolve, sensitivity_flags, sweep_flags
 from launch.data.source import ImageData, ImageStream
 from launch.data.text import TextData
 from launch.run import training
+from launch.sweeps.runs import runs_of
 from launch.tasks import task_of
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "launch" / "flagfiles"
 NAMES = sorted(str(path.relative_to(FOLDER)) for path in FOLDER.rglob("*.cfg"))
-RUNS = [name for name in NAMES if "sensitivity" not in name]
+RUNS = [name for name in NAMES if not re.match("sensitivity|sweep", name)]
 SETTINGS = [name for name in RUNS if not name.endswith("base.cfg")]
 
 
@@ -42,6 +43,12 @@ def test_flagfile_names_its_source(name):
     assert "Source" in comment
     if not name.endswith("base.cfg"):
         assert f"--flagfile=launch/flagfiles/{name}" in comment
+
+
+def test_the_runs_of_a_sweep_are_accepted(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    path = "--flagfile=launch/flagfiles/sweep_digits.cfg"
+    assert len(runs_of(sweep_flags.parse(["sweep.py", path]))) == 57
 
 
 def test_structured_flagfiles_state_their_departures(monkeypatch):

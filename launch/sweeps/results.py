@@ -1,0 +1,83 @@
+"""The CSV of a sweep: one row a run."""
+
+import csv
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from launch.support import files
+from launch.support.errors import UserError
+from launch.sweeps.runs import Run
+
+KEY = ("variant", "sparsity", "seed")
+OWN = ("wall_seconds", "peak_memory_mb", "arguments")
+"""Columns that are the sweep's: time of the process, its peak of resident memory."""
+
+Row = dict[str, str]
+
+
+def read(path: pathlib.Path) -> list[Row]:
+    """The rows so far; none without a file.
+
+    Raises:
+      UserError: for a file that is not the CSV of a sweep.
+    """
+    if not path.exists():
+        return []
+    with open(path, newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    if rows and not {*KEY, *OWN} <= set(rows[0]):
+        raise UserError(
+            f"Expected {path} to be the CSV of a sweep, with the columns "
+            f"{', '.join(KEY)}. Received: {', '.join(rows[0])}"
+        )
+    return rows
+
+
+def missing(runs: Sequence[Run], rows: Sequence[Row]) -> list[Run]:
+    """The runs that have no row.
+
+    Raises:
+      UserError: for a row of a run with other flags.
+    """
+    known = {tuple(row[name] for name in KEY): row["arguments"] for row in rows}
+    for run in runs:
+        arguments = known.get(run.key)
+        if arguments is not None and arguments != " ".join(run.arguments):
+            raise UserError(
+                f"Expected the row of {run.name} to be of a run with these flags: name "
+                f"another --csv. Received: a row with {arguments}"
+            )
+    return [run for run in runs if run.key not in known]
+
+
+def append(
+    path: pathlib.Path, run: Run, result: Mapping[str, Any], own: Sequence[str]
+) -> None:
+    """Adds the row of a run; the file is replaced as a whole, never half written.
+
+    Args:
+      path: the CSV.
+      run: the run.
+      result: of launch/train.py, by column.
+      own: the values of the first two of `OWN`.
+    """
+    rows = read(path)
+    row = dict(zip(KEY, run.key, strict=True))
+    row |= {name: _text(value) for name, value in result.items() if name not in row}
+    row |= dict(zip(OWN, (*own, " ".join(run.arguments)), strict=True))
+    rows.append(row)
+    names = dict.fromkeys(name for each in rows for name in each)
+    columns = [name for name in names if name not in OWN] + [*OWN]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        files.replacing(path) as part,
+        open(part, "w", newline="", encoding="utf-8") as file,
+    ):
+        writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _text(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
