@@ -74,6 +74,9 @@ EXAMPLES = {
     "granet": lambda: tk.sparse_scope(
         "granet", sparsity=0.9, update_every=2, total_steps=8
     ),
+    "srigl": lambda: tk.sparse_scope(
+        "srigl", sparsity=0.9, update_every=2, total_steps=8
+    ),
     "snfs": lambda: tk.sparse_scope(
         "snfs", sparsity=0.9, distribution="erk", update_every=2, total_steps=8
     ),
@@ -93,7 +96,7 @@ STEPS = dict.fromkeys(EXAMPLES, 8) | {"rigl": 5, "snip": 7}
 SELECTS_OVER_A_REPLICA = ("swat-m", "swat-m convolutions", "topkast+swat")
 SLOW = (
     *("topkast global", "swat-m convolutions", "static"),
-    *("pruning", "acdc", "mest", "granet", "snfs", "dsr", "nm", "str", "dst"),
+    *("pruning", "acdc", "mest", "granet", "srigl", "snfs", "dsr", "nm", "str", "dst"),
     *("grasp", "synflow"),
 )
 METHOD = pytest.mark.parametrize(

@@ -26,6 +26,7 @@ from topkast_tf.methods.rigl import RigL
 from topkast_tf.methods.set import SET
 from topkast_tf.methods.snfs import SNFS
 from topkast_tf.methods.snip import SNIP
+from topkast_tf.methods.srigl import SRigL
 from topkast_tf.methods.static import Static
 from topkast_tf.methods.str import STR
 from topkast_tf.methods.synflow import SynFlow
@@ -52,6 +53,7 @@ __all__ = [
     "SNFS",
     "SNIP",
     "SETTINGS",
+    "SRigL",
     "STR",
     "Selection",
     "Sets",
