@@ -10,7 +10,8 @@
 """
 
 from swat_tf import ops
+from swat_tf.meprop import meprop_scope
 from swat_tf.relu import masked_relu
 from swat_tf.scope import swat_scope
 
-__all__ = ["masked_relu", "ops", "swat_scope"]
+__all__ = ["masked_relu", "meprop_scope", "ops", "swat_scope"]

@@ -111,7 +111,9 @@ def test_masked_under_xla(method, digits, references):
 @METHOD
 def test_mixed_precision(method, digits):
     if method in BY_GRADIENT and not tensorflow_rounds_bfloat16_once():
-        pytest.skip("the masked product, by whose gradient it selects, is rounded twice")
+        pytest.skip(
+            "the masked product, by whose gradient it selects, is rounded twice"
+        )
     keras.mixed_precision.set_global_policy("mixed_bfloat16")
     with native.masked_products():
         reference = train_without_xla(method, *digits)
