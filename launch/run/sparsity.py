@@ -87,7 +87,9 @@ def exploration_loss(model: keras.Model) -> float:
 
     Keras includes it in the training `loss` and in `val_loss`.
     """
-    return float(sum(weight.penalty() for weight in topkast_tf.sparse_weights(model)))
+    weights = topkast_tf.sparse_weights(model)
+    explored = [w for w in weights if hasattr(w.method, "exploration")]
+    return float(sum(weight.penalty() for weight in explored))
 
 
 def callbacks_of(

@@ -149,3 +149,10 @@ def test_threshold_methods_refuse_set_masks_and_freeze():
     for change in (lambda: weight.set_masks(np.eye(12, 6)), lambda: tk.freeze(model)):
         with pytest.raises(ValueError, match="'str', which computes alpha itself"):
             change()
+
+
+def test_a_distribution_is_refused():
+    """It would have no effect."""
+    with pytest.raises(ValueError, match="finds the sparsity of each weight"):
+        with tk.sparse_scope("str", distribution={".*": 0.0}):
+            pass

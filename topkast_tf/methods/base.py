@@ -179,6 +179,8 @@ class Method(abc.ABC):
       updates_between_refreshes: whether the sets also change between selections.
       requires_product_rule: whether a weight is sparsified only in layers whose product
         a product rule can compute (`topkast_tf.layers.product_rule`).
+      finds_sparsity: whether training finds the sparsity of each weight, so that a
+        distribution cannot give it.
       has_penalty: whether a weight may add to the loss (`penalty`).
       prunes_before_training: whether a call of `topkast_tf.prune` selects the sets.
       prunes_first_batch: whether the first step does it, if there was no such call.
@@ -203,6 +205,7 @@ class Method(abc.ABC):
     computes_alpha: bool = False
     updates_between_refreshes: bool = False
     requires_product_rule: bool = False
+    finds_sparsity: bool = False
     has_penalty: bool = False
     prunes_before_training: bool = False
     prunes_first_batch: bool = False

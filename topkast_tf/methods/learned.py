@@ -31,6 +31,7 @@ class Learned(Method):
     computes_alpha: ClassVar[bool] = True  # type: ignore[misc]
     dense_updates: ClassVar[bool] = True  # type: ignore[misc]
     varying_counts: ClassVar[bool] = True  # type: ignore[misc]
+    finds_sparsity: ClassVar[bool] = True  # type: ignore[misc]
 
     sparsity: float = 0.0
 
