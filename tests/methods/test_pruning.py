@@ -7,6 +7,8 @@ import pytest
 import topkast_tf as tk
 from tests.methods.linear_oracle import Linear, batches, largest, layers
 from topkast_tf.gradients import bytes_reduced
+from topkast_tf.kernels import choice
+from topkast_tf.layers import native
 from topkast_tf.methods import ACDC, GradualPruning
 
 RAMP = {"update_every": 2, "update_from": 2, "update_until": 9}
@@ -165,6 +167,24 @@ def test_a_file_is_checked_against_the_count_of_its_step(steps, tmp_path):
         other = layers("pruning", sparsity=0.8, **RAMP)
         with pytest.raises(ValueError, match="Expected"):
             other.load_weights(tmp_path / "w.weights.h5")
+
+
+def test_kernels_are_chosen_by_the_mean_density(monkeypatch):
+    """Not by that of the end: for half of the run the network is nearly dense."""
+    seen = []
+
+    def speedup(*args, forward_density, backward_density, **others):
+        seen.append((forward_density, backward_density))
+        return 0.5
+
+    monkeypatch.setattr(choice, "speedup", speedup)
+    monkeypatch.setattr(native.library, "is_available", lambda: True)
+    model = layers("pruning", sparsity=0.9, total_steps=1000, update_every=50)
+    x, y = batches(1)
+    model.train_on_batch(x[0], y[0])
+    [weight] = tk.sparse_weights(model)
+    mean = 1 - weight.method.mean_products(0.9, 0.9).forward
+    assert seen and set(seen) == {(mean, mean)} and 0.4 < mean < 0.6
 
 
 def test_pruning_from_a_trained_model():

@@ -397,9 +397,9 @@ def _check_distribution(method: Method, placement: Placement) -> None:
     given, known = placement.distribution, method.distributions
     if method.finds_sparsity and not isinstance(given, str):
         raise ValueError(
-            f"Expected distribution='uniform' for {method.name!r}, which finds the sparsity "
-            "of each weight in training (`exempt` leaves weights dense). Received: "
-            f"distribution={given!r}"
+            f"Expected distribution='uniform' for {method.name!r}, which finds the "
+            "sparsity of each weight in training (`exempt` leaves weights dense). "
+            f"Received: distribution={given!r}"
         )
     if known is not None and isinstance(given, str) and given not in known:
         raise ValueError(
