@@ -72,6 +72,7 @@ def sweep(values: flags.FlagValues) -> int:
     place = Place(folder, csv, threads=values.threads)
     found = Sweep(left, place, values.parallel, values.retries)
     found.run()
+    values.baseline = values.baseline or runs[0].variant
     code = _report(values, folder, csv) if results.read(csv) else 0
     if found.failed:
         names = ", ".join(run.name for run in found.failed)

@@ -19,6 +19,7 @@ from tests.test_conformance import (
     _Trained,
     assert_close,
     build,
+    pruned,
     state,
     train_by_fit,
     train_by_hand,
@@ -32,7 +33,7 @@ pytestmark = pytest.mark.skipif(
     kernels.why_unavailable() is not None, reason=str(kernels.why_unavailable())
 )
 BY_GRADIENT = ("rigl", "granet", "srigl", "snfs", "snip", "grasp")
-BEGIN_DENSE = ("pruning", "pruning global", "acdc", "nm")
+HAVE_LONG_SUMS = ("pruning", "pruning global", "acdc", "nm", "synflow")
 SOME = pytest.mark.parametrize(
     "method",
     [
@@ -120,9 +121,10 @@ def test_mixed_precision(method, digits):
     model = assert_native(train_without_xla(method, *digits))
     # Weights change by 0.02 and more in eight steps. Where activations are selected over a
     # batch, of many that 8 bits make equal, a rounding error selects others.
-    # The sums of networks that begin dense have more terms that are rounded.
+    # Sums of more terms, of networks that begin dense or have all zeros elsewhere, are
+    # rounded more often.
     atol = 2e-2 if method in SELECTS_OVER_A_REPLICA else 1e-3
-    atol = 3e-3 if method in BEGIN_DENSE else atol
+    atol = 3e-3 if method in HAVE_LONG_SUMS else atol
     for one, other in zip(
         tk.sparse_weights(model), tk.sparse_weights(reference), strict=True
     ):
@@ -172,5 +174,8 @@ def test_saved_model_computes_the_same_with_either(method, digits, trained, tmp_
 @SOME
 def test_subclassed_model_built_late(method, digits):
     model = build(method, zoo.Subclassed)
+    if method in ("grasp", "synflow"):
+        model(digits[0][:1])
+        pruned(method, model)
     train_by_fit(model, *digits)
     assert_native(model)

@@ -109,6 +109,8 @@ class KerasNetwork:
     def loss(self, alphas: Sequence[tf.Tensor], temperature: float = 1.0) -> tf.Tensor:
         """As `Network.loss`; in training mode, as the papers have it."""
         x, y = self._inputs_and_targets()
+        if temperature != 1:
+            self._refuse_probabilities("a temperature does not change probabilities")
         outputs = self._outputs(alphas, x, training=True)
         scaled = tf.nest.map_structure(lambda output: output / temperature, outputs)
         loss = self._model._compile_loss
@@ -118,6 +120,7 @@ class KerasNetwork:
 
     def flow(self, alphas: Sequence[tf.Tensor]) -> tf.Tensor:
         """As `Network.flow`."""
+        self._refuse_probabilities("the sum of probabilities is constant")
         like = self._batch[0] if isinstance(self._batch, tuple) else self._batch
         if like is None:
             like = getattr(self._model, "inputs", None)
@@ -133,6 +136,15 @@ class KerasNetwork:
         )
         outputs = self._outputs(alphas, ones, training=False, magnitudes=True)
         return tf.add_n([tf.reduce_sum(each) for each in tf.nest.flatten(outputs)])
+
+    def _refuse_probabilities(self, why: str) -> None:
+        last = self._model.layers[-1]
+        activation = getattr(getattr(last, "activation", None), "__name__", "")
+        if activation == "softmax" or type(last).__name__ == "Softmax":
+            raise ValueError(
+                f"Expected a model whose outputs are logits, as {why}. Received: one that "
+                f"ends in softmax, in {last.name!r}"
+            )
 
     def _inputs_and_targets(self) -> tuple[Any, Any]:
         batch = self._batch

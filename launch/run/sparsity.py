@@ -67,8 +67,13 @@ def decays_itself(model: keras.Model) -> set[str]:
     return {
         weight.path
         for weight in topkast_tf.sparse_weights(model)
-        if hasattr(weight.method, "exploration")
+        if hasattr(weight.method, "exploration") and not _is_dnw(weight.method)
     }
+
+
+def _is_dnw(method: topkast_tf.methods.Method) -> bool:
+    """Whether all entries are updated without an exploration loss: decayed as usual."""
+    return method.exploration_coefficient == 0 and method.bwd == 0
 
 
 def achieved(summary: topkast_tf.analysis.summary.Summary) -> tuple[float, float]:

@@ -46,7 +46,8 @@ def missing(runs: Sequence[Run], rows: Sequence[Row]) -> list[Run]:
         if arguments is not None and arguments != " ".join(run.arguments):
             raise UserError(
                 f"Expected the row of {run.name} to be of a run with these flags: name "
-                f"another --csv. Received: a row with {arguments}"
+                "another --sweep_dir, or another --csv and folder. Received: a row with "
+                f"{arguments}"
             )
     return [run for run in runs if run.key not in known]
 

@@ -1,5 +1,6 @@
 """Runs the processes of a sweep, some at a time, and says how far they are."""
 
+import contextlib
 import csv
 import dataclasses
 import json
@@ -9,11 +10,13 @@ import signal
 import statistics
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, TextIO
 
 from launch.support import terminal
+from launch.support.errors import UserError
 from launch.sweeps import results
 from launch.sweeps.runs import Run
 
@@ -30,6 +33,7 @@ class _Active:
     process: subprocess.Popen
     begun: float
     tries: int
+    is_whole: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,19 +78,17 @@ class Place:
 
     def result_of(self, run: Run) -> dict[str, Any] | None:
         """The result of a run that has ended, or None."""
-        found = sorted(self.folder_of(run).glob("*/result.json"))
-        if not found:
-            return None
-        return json.loads(found[0].read_text("utf-8"))
+        path = self.folder_of(run) / run.method / "result.json"
+        return json.loads(path.read_text("utf-8")) if path.exists() else None
 
     def step_of(self, run: Run) -> str:
         """How far a run is, by the table that it writes; empty before its first row."""
-        for path in self.folder_of(run).glob("*/metrics.csv"):
-            with open(path, newline="", encoding="utf-8") as file:
-                rows = list(csv.DictReader(file))
-            if rows and rows[-1].get("step"):
-                return f"step {rows[-1]['step']}"
-        return ""
+        path = self.folder_of(run) / run.method / "metrics.csv"
+        if not path.exists():
+            return ""
+        with open(path, newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        return f"step {rows[-1]['step']}" if rows and rows[-1].get("step") else ""
 
 
 class Sweep:
@@ -98,6 +100,9 @@ class Sweep:
       parallel: how many run at a time.
       retries: how often a failed run is begun again.
       out: where it says what happens.
+
+    Raises:
+      UserError: by `run`, if another sweep uses the folder.
 
     Attributes:
       failed: runs that have failed as often as they may.
@@ -123,6 +128,13 @@ class Sweep:
     def run(self) -> None:
         """Runs them to the end; an interrupt ends the processes, which first save."""
         try:
+            with _alone(self._place.folder), _ended_by_signals():
+                self._loop()
+        finally:
+            self._clear()
+
+    def _loop(self) -> None:
+        try:
             while self._waiting or self._active:
                 self._begin()
                 for active in list(self._active):
@@ -132,18 +144,16 @@ class Sweep:
         except BaseException:
             self._stop()
             raise
-        finally:
-            self._clear()
 
     def _begin(self) -> None:
         while self._waiting and len(self._active) < self._parallel:
             run, tries = self._waiting.pop(0)
-            result = self._place.result_of(run)
-            if result is not None:  # killed between the end of a run and its row
-                self._note(run, result, "", "")
-                continue
+            # What has begun goes on, also after its end: launch/train.py compares the
+            # flags with those of the folder.
+            is_whole = not self._place.folder_of(run).exists()
             process = self._place.begin(run)
-            self._active.append(_Active(run, process, time.monotonic(), tries))
+            now = time.monotonic()
+            self._active.append(_Active(run, process, now, tries, is_whole))
             self._shown = 0.0
 
     def _look_at(self, active: _Active) -> None:
@@ -157,7 +167,8 @@ class Sweep:
         result = self._place.result_of(active.run)
         if process.returncode == 0 and result is not None:
             peak = usage.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
-            self._note(active.run, result, f"{seconds:.1f}", f"{peak:.0f}")
+            wall = f"{seconds:.1f}" if active.is_whole else ""
+            self._note(active.run, result, wall, f"{peak:.0f}")
             return
         why = f"exit code {process.returncode}, {self._place.log_of(active.run)}"
         if active.tries < self._retries:
@@ -218,6 +229,40 @@ class Sweep:
             self._parallel,
         )
         return "" if seconds is None else f", about {duration(seconds)}"
+
+
+@contextlib.contextmanager
+def _alone(folder: pathlib.Path) -> Iterator[None]:
+    """Within it, no other sweep uses a folder; the system releases those of the dead."""
+    import fcntl
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "sweep.lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"Expected no other sweep in {folder}: wait for it, or name another "
+                "--sweep_dir. Received: one that runs"
+            ) from None
+        yield
+
+
+@contextlib.contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Within it, SIGTERM and SIGHUP are interrupts, so that no process is left behind."""
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    is_main = threading.current_thread() is threading.main_thread()
+    kinds = (signal.SIGTERM, signal.SIGHUP) if is_main else ()
+    before = {kind: signal.signal(kind, interrupt) for kind in kinds}
+    try:
+        yield
+    finally:
+        for kind, handler in before.items():
+            signal.signal(kind, handler)
 
 
 def metric_of(columns: Any) -> str | None:

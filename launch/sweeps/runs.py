@@ -33,6 +33,12 @@ class Run:
     arguments: tuple[str, ...]
 
     @property
+    def method(self) -> str:
+        """Its method, and the name of its folder within that of the run."""
+        given = [a for a in self.arguments if re.match("--?method=", a)]
+        return given[-1].partition("=")[2] if given else "topkast"
+
+    @property
     def key(self) -> tuple[str, str, str]:
         """What it is found by in the CSV."""
         return self.variant, self.sparsity, str(self.seed)
@@ -65,11 +71,19 @@ def runs_of(values: flags.FlagValues) -> list[Run]:
         for name, text in variants.items():
             depends = _PLACE.search(text) is not None
             for sparsity in sparsities if depends else [""]:
-                own = tuple(shlex.split(_filled(name, text, sparsity)))
+                own = _split(name, _filled(name, text, sparsity))
                 run = Run(name, sparsity, seed, (*common, *own, f"--seed={seed}"))
                 if seed == int(values.seeds[0]):
                     _check(run)
                 found.append(run)
+    for run, other in zip(
+        *(sorted(found, key=lambda r: r.name)[i:] for i in (0, 1)), strict=False
+    ):
+        if run.name == other.name:
+            raise UserError(
+                "Expected runs with names of their own, which are those of their folders. "
+                f"Received: two named {run.name}"
+            )
     return found
 
 
@@ -82,7 +96,11 @@ def _variants(values: flags.FlagValues) -> dict[str, str]:
                 f"Expected --methods out of {', '.join(methods.METHODS)}. "
                 f"Received: {name!r}"
             )
-        has_sparsity = "sparsity" in methods.METHODS[name].flag_names
+        # Others find their own, and would be trained anew at each sparsity for nothing.
+        has_sparsity = (
+            "sparsity" in methods.METHODS[name].flag_names
+            and not methods.METHODS[name].finds_sparsity
+        )
         found[name] = f"--method={name}" + " --sparsity={sparsity}" * has_sparsity
         if "fwd" in methods.METHODS[name].flag_names:
             raise UserError(
@@ -111,8 +129,10 @@ def _filled(name: str, text: str, sparsity: str) -> str:
     def value(place: re.Match) -> str:
         sign, step = place[1], place[2]
         changed = Decimal(sparsity)
-        if sign:
-            changed += Decimal(step) * (1 if sign == "+" else -1)
+        try:
+            changed += Decimal(step or 0) * (-1 if sign == "-" else 1)
+        except InvalidOperation:
+            changed = Decimal(-1)
         if not 0 <= changed < 1:
             raise UserError(
                 f"Expected {place[0]} of the variant {name} to be in [0, 1). Received: "
@@ -121,6 +141,25 @@ def _filled(name: str, text: str, sparsity: str) -> str:
         return format(changed.normalize(), "f")
 
     return _PLACE.sub(value, text)
+
+
+def _split(name: str, text: str) -> tuple[str, ...]:
+    """The flags of a variant as arguments."""
+    try:
+        found = tuple(shlex.split(text))
+    except ValueError as error:
+        raise UserError(
+            f"Expected flags that a shell can split ({error}). Received, of the variant "
+            f"{name}: {text}"
+        ) from None
+    for argument in found:
+        given = argument.lstrip("-").partition("=")[0]
+        if given in ("seed", "run_dir", "compare_dense"):
+            raise UserError(
+                f"Expected no --{given} in a variant, which the sweep gives. Received: it "
+                f"in {name}"
+            )
+    return found
 
 
 def _sparsity(text: str) -> str:

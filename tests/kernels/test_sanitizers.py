@@ -22,7 +22,7 @@ def built(out, sanitize, sources, *, with_plans=False):
     flags = (f"-fsanitize={sanitize}", "-fno-sanitize-recover", "-g", "-O1")
     objects = []
     for command in build.commands_for(compiler)[:-1]:
-        if command.source.endswith("ops.cc") or command.source == "mapped.cc":
+        if command.source.endswith(("op.cc", "ops.cc", "mapped.cc")):
             continue
         if command.source == "plans.cc" and not with_plans:
             continue

@@ -15,7 +15,7 @@ from launch import sweep
 from launch.config import sweep_flags
 from launch.support.errors import UserError
 from launch.sweeps import report, results
-from launch.sweeps.running import Place, Sweep, seconds_left
+from launch.sweeps.running import Place, Sweep, _alone, seconds_left
 from launch.sweeps.runs import runs_of
 
 COMMON = ("--dataset=digits", "--model=resnet8", "--steps=20")
@@ -87,6 +87,10 @@ def test_variants_times_sparsities_times_seeds():
         (["--methods=set", "--variant=set: --method=set"], "a name of its own"),
         (["--methods=set", "--sparsities=1"], r"--sparsities to be in \[0, 1\)"),
         (["--methods=set", "--seeds=1,1"], "whole numbers of at least 0, each once"),
+        (["--methods=set", "--sparsities=0.9,0.90"], "two named set-0.9-0"),
+        (["--variant=a: --method=set --seed=3"], "Expected no --seed in a variant"),
+        (["--variant=a: --method='set"], "that a shell can split"),
+        (["--variant=a: --method=set --sparsity={sparsity-0.1.2}"], "of the variant a"),
         (
             ["--variant=a: --method=topkast --fwd={sparsity} --bwd={sparsity-0.95}"],
             r"\{sparsity-0.95\} of the variant a to be in \[0, 1\)",
@@ -148,15 +152,27 @@ def test_a_run_that_ended_before_its_row_was_written_gets_one(place):
     Sweep([run], here, out=io.StringIO()).run()
     here.csv.unlink()
     Sweep([run], here, out=io.StringIO()).run()
-    assert len(results.read(here.csv)) == 1
-    assert (here.folder_of(run) / "dense" / "starts").read_text() == "x"
+    [row] = results.read(here.csv)
+    assert row["wall_seconds"] == ""  # of the last process alone, which did nothing
+
+
+def test_two_sweeps_do_not_share_a_folder(place):
+    here = place()
+    with _alone(here.folder):
+        with pytest.raises(UserError, match="no other sweep in"):
+            Sweep(runs("--methods=dense", "--seeds=0"), here, out=io.StringIO()).run()
+
+
+def test_methods_that_find_their_sparsity_run_once_a_seed():
+    found = runs("--methods=str,set", "--sparsities=0.8,0.9", "--seeds=0")
+    assert [run.name for run in found] == ["str-0", "set-0.8-0", "set-0.9-0"]
 
 
 def test_a_row_of_other_flags_is_refused(place):
     here = place()
     Sweep(runs("--methods=dense", "--seeds=0"), here, out=io.StringIO()).run()
     other = runs("--methods=dense", "--seeds=0", "--momentum=0.5")
-    with pytest.raises(UserError, match="with these flags: name another --csv"):
+    with pytest.raises(UserError, match="with these flags: name another --sweep_dir"):
         results.missing(other, results.read(here.csv))
     here.csv.write_text("a,b\n1,2\n")
     with pytest.raises(UserError, match="to be the CSV of a sweep"):

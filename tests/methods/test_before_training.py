@@ -204,10 +204,43 @@ def test_what_prune_refuses(batch):
         plain = keras.Sequential([keras.Input((12,)), keras.layers.Dense(6)])
     with pytest.raises(ValueError, match="Expected a compiled model"):
         tk.prune(plain, batch)
+    with tk.sparse_scope("synflow", sparsity=0.8):
+        probable = keras.Sequential(
+            [keras.Input((12,)), keras.layers.Dense(6, activation="softmax")]
+        )
+    with pytest.raises(ValueError, match="outputs are logits.*ends in softmax"):
+        tk.prune(probable)
     with pytest.raises(ValueError, match="`temperature` must be"):
         tk.sparse_scope("grasp", sparsity=0.8, temperature=0)
     with pytest.raises(ValueError, match="`rounds` must be"):
         tk.sparse_scope("synflow", sparsity=0.8, rounds=0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_masks_of_one_budget_are_saved_before_the_first_step(name, batch, tmp_path):
+    model = layers(name, SIZES, sparsity=0.8, distribution="global")
+    tk.prune(model, None if name == "synflow" else batch)
+    masks = [weight.forward_mask() for weight in tk.sparse_weights(model)]
+    model.save(tmp_path / "model.keras")
+    model.save_weights(tmp_path / "w.weights.h5")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    other = layers(name, SIZES, seed=1, sparsity=0.8, distribution="global")
+    other.load_weights(tmp_path / "w.weights.h5")
+    for each in (loaded, other):
+        for weight, mask in zip(tk.sparse_weights(each), masks, strict=True):
+            np.testing.assert_array_equal(weight.forward_mask(), mask)
+            assert weight.is_pruned
+        each.compile(keras.optimizers.SGD(0.1), "mse")
+        each.train_on_batch(*batch)
+        assert tk.sparse_weights(each)[0].step == 1
+
+
+def test_a_frozen_layer_of_a_common_budget_is_named(batch):
+    model = layers("snip", SIZES, sparsity=0.8, distribution="global")
+    model.layers[0].trainable = False
+    model.compile(keras.optimizers.SGD(0.1), "mse")
+    with pytest.raises(ValueError, match="name the others in `exempt`.*dense"):
+        model.train_on_batch(*batch)
 
 
 def test_two_devices_have_one_mask(batch):

@@ -56,6 +56,17 @@ def test_counts_over_training(surplus):
         oracle.check(model)
 
 
+def test_at_most_half_of_a_moves():
+    """2 % of 720 would be 14 of the 15 entries at 0.98."""
+    model = layers("mest", ((12, 60),), sparsity=0.98, total_steps=100, update_every=1)
+    [weight] = tk.sparse_weights(model)
+    before = weight.forward_mask()
+    x, y = batches(1, 12, 60)
+    model.train_on_batch(x[0], y[0])
+    assert before.sum() == weight.forward_mask().sum() == 15
+    assert (before & weight.forward_mask()).sum() >= 8
+
+
 def test_gradients_count_in_the_score():
     """A small weight with a large gradient stays: |theta| + lambda |g|."""
     model = layers(

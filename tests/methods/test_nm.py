@@ -73,6 +73,16 @@ def test_each_weight_may_have_its_own_n():
     assert [mask.mean() for mask in found] == [0.25, 0.5]
 
 
+@pytest.mark.parametrize("asked", [0.8, 0.6])
+def test_a_planned_sparsity_that_is_no_whole_n_is_refused(asked):
+    scope = tk.sparse_scope("nm", sparsity=0.5, distribution={"a": asked})
+    with pytest.raises(
+        ValueError, match="a/kernel: Expected a sparsity that keeps whole"
+    ):
+        with scope:
+            keras.Sequential([keras.Input((8,)), keras.layers.Dense(8, name="a")])
+
+
 def test_inputs_that_m_does_not_divide_stay_dense():
     """Other code mixes neighbouring filters here."""
     with tk.sparse_scope("nm", sparsity=0.5, m=4):

@@ -169,6 +169,19 @@ def test_a_file_is_checked_against_the_count_of_its_step(steps, tmp_path):
             other.load_weights(tmp_path / "w.weights.h5")
 
 
+def test_frozen_sets_are_saved_in_the_midst_of_the_ramp(tmp_path):
+    model = layers("pruning", sparsity=0.9, **RAMP)
+    x, y = batches(8)
+    for step, (a, b) in enumerate(zip(x, y, strict=True)):
+        if step == 5:
+            tk.freeze(model)
+        model.train_on_batch(a, b)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    [ours], [theirs] = tk.sparse_weights(model), tk.sparse_weights(loaded)
+    np.testing.assert_array_equal(ours.codes(), theirs.codes())
+
+
 def test_kernels_are_chosen_by_the_mean_density(monkeypatch):
     """Not by that of the end: for half of the run the network is nearly dense."""
     seen = []

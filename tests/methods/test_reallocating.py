@@ -2,6 +2,7 @@
 
 import math
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -253,6 +254,52 @@ def test_granet_equals_its_equations_over_training():
         model.train_on_batch(a, b)
         oracle.check(model, atol=1e-5)
     assert sum(m.sum() for m in oracle.forward) == last
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("snfs", {"total_steps": 20}),
+        ("granet", {"total_steps": 20}),
+        ("dsr", {"update_until": None, "threshold": 0.1}),
+        ("mest", {"total_steps": 20, "surplus": True, "mutation": 0.1}),
+    ],
+)
+def test_a_refresh_keeps_the_counts(name, arguments, tmp_path):
+    model = layers(name, SIZES, sparsity=0.8, update_every=3, **arguments)
+    x, y = batches(5)
+    for a, b in zip(x, y, strict=True):
+        model.train_on_batch(a, b)
+    weights = tk.sparse_weights(model)
+    before = [weight.forward_mask().sum() for weight in weights]
+    tk.refresh(model)
+    for weight, count in zip(weights, before, strict=True):
+        assert weight.forward_mask().sum() == weight.backward_mask().sum() == count
+    model.save_weights(tmp_path / "w.weights.h5")
+    again = layers(name, SIZES, seed=1, sparsity=0.8, update_every=3, **arguments)
+    again.load_weights(tmp_path / "w.weights.h5")
+
+
+def test_an_input_of_zeros_has_no_momentum_outside_a():
+    """A regularizer is one of alpha, so that growth follows the network alone."""
+    with tk.sparse_scope("snfs", sparsity=0.5, total_steps=100, update_every=50):
+        model = keras.Sequential(
+            [
+                keras.Input((12,)),
+                keras.layers.Dense(6, kernel_regularizer=keras.regularizers.L2(1.0)),
+            ]
+        )
+    model.compile(keras.optimizers.SGD(0.01, momentum=0.9), "mse")
+    x, y = batches(3)
+    x[:, :, 0] = 0
+    [weight] = tk.sparse_weights(model)
+    before = weight.forward_mask()
+    model.train_on_batch(x[0], y[0])
+    outside = ~(weight.forward_mask() | before)[0]
+    for a, b in zip(x[1:], y[1:], strict=True):
+        model.train_on_batch(a, b)
+    [slot] = [v for v in model.optimizer.variables if v.shape == (12, 6)]
+    assert not np.any(slot.numpy()[0][outside])
 
 
 def test_granet_begins_dense_if_asked():

@@ -319,13 +319,23 @@ def _convolution(
 def _steps_between_changes(weight: SparseWeight) -> int | None:
     if weight.method.updates_between_refreshes:
         return 1
+    if _is_due_once(weight):
+        return None
     return getattr(weight.schedule, "every", None)  # some never change
+
+
+def _is_due_once(weight: SparseWeight) -> bool:
+    """Whether its sets change in one step alone, as those of SNIP."""
+    last = getattr(weight.schedule, "last", None)
+    return last is not None and last - weight.schedule.first < weight.schedule.every
 
 
 def _share_of_dense_gradients(weight: SparseWeight) -> float:
     """The fraction of steps in which the gradient of theta is the dense one."""
     if not _looks_at_some_steps(weight):
         return float(weight.method.has_dense_gradient)
+    if _is_due_once(weight):
+        return 0.0
     return 1 / (_steps_between_changes(weight) or 1)
 
 

@@ -313,13 +313,15 @@ def regularizer_on(regularizer: Any, weight: SparseWeight) -> Any:
 
     A method that uses the gradient outside B must see the network's gradient alone. So
     its regularizer is one of alpha: theta on C does not contribute, and the contribution
-    on A is subtracted (`steps`). For other methods it is unchanged.
+    on A is subtracted (`steps`; not from slots that follow the dense gradient, which have
+    it on A as the source has). For other methods it is unchanged.
 
     Args:
       regularizer: a Keras 3 regularizer.
       weight: the weight.
     """
-    if GRADIENT not in weight.method.inputs:
+    method = weight.method
+    if GRADIENT not in method.inputs and not method.dense_slots:
         return regularizer
 
     class OfAlpha(type(regularizer)):
@@ -331,7 +333,8 @@ def regularizer_on(regularizer: Any, weight: SparseWeight) -> Any:
                 return tf.zeros([])
             replica = weight.replica(local_index(weight.variable))
             alpha = sparse_view(replica.read_theta(), replica.sets.read_value())
-            replica.decayed_by = regularizer
+            if GRADIENT in method.inputs:
+                replica.decayed_by = regularizer
             return regularizer(alpha)
 
     return OfAlpha()

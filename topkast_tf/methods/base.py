@@ -407,6 +407,15 @@ class Method(abc.ABC):
         del view
         return None
 
+    def check_plan(self, fwd: float, bwd: float) -> None:
+        """Raises a ValueError for planned sparsities that the method cannot have.
+
+        Args:
+          fwd: the planned forward sparsity of a weight.
+          bwd: its planned backward sparsity.
+        """
+        del fwd, bwd
+
     def blocks(self, view: MatrixView) -> Blocks | None:
         """The division of a kernel into units of selection; None for single entries."""
         del view

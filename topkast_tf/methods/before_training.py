@@ -48,7 +48,9 @@ class BeforeTraining(Method):
 
     def initial(self, weights: Sequence[Selection]) -> Sets:
         everything = [tf.fill(tf.shape(w.theta), FORWARD) for w in weights]
-        return Sets([tf.cast(e, tf.uint8) for e in everything], tf.constant(True))
+        codes = [tf.cast(each, tf.uint8) for each in everything]
+        not_pruned = [tf.constant(0, tf.int64)] * len(weights)
+        return Sets(codes, tf.constant(True), not_pruned)
 
     def update(self, weights: Sequence[Selection], step: tf.Tensor) -> Sets:
         return Sets([weight.sets for weight in weights], tf.constant(True))

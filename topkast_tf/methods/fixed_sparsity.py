@@ -63,7 +63,7 @@ def by_magnitude(weights: Sequence[Selection]) -> Sets:
     codes, finite = [], []
     for weight in weights:
         [code], is_finite = selection.nested_sets_by_magnitude(
-            [weight.theta], weight.kept_forward, weight.kept_backward
+            [weight.theta], weight.kept_forward, weight.kept_forward
         )
         codes.append(code)
         finite.append(is_finite)

@@ -19,8 +19,8 @@ def set_itop(*, update_every: int = 1500, **arguments: Any) -> SET:
     """SET with the setting of ITOP (Liu et al. 2021).
 
     Long intervals between updates that go on to the end of training: new entries have the
-    time to grow, and more of theta is tried. `topkast_tf.MaskDynamics` reports R_s, the
-    share of entries that have ever been in A, as `explored`.
+    time to grow, and more of theta is tried. R_s, the share of entries that have ever been
+    in A, follows from `reservoir_used` of `topkast_tf.MaskDynamics` (docs/methods.md).
 
     Args:
       update_every: steps between two updates, for batches of 128 of CIFAR in the source.

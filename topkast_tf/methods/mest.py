@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from fractions import Fraction
 from typing import ClassVar
 
@@ -9,7 +10,7 @@ import tensorflow as tf
 
 from topkast_tf.core import selection
 from topkast_tf.core.keys import has_nan, magnitude_keys
-from topkast_tf.methods.base import GRADIENT, Products, Selection
+from topkast_tf.methods.base import GRADIENT, Products, Selection, Sets
 from topkast_tf.methods.drop_grow import DropGrow, gradient_of, ranked
 from topkast_tf.methods.registry import register
 
@@ -25,8 +26,9 @@ class MEST(DropGrow):
         EM&S    kept = the kept(n, s) best of A,         grown up to kept(n, s - mu_t)
         best    the largest of |theta| + lambda |dL/dalpha|
 
-    EM&S trains with a surplus of mu_t, which vanishes with it: its densest moment is its
-    beginning, after the first update. Without mutation nothing moves.
+    At most half of A moves: ``mu_t n <= kept(n, s) / 2``. EM&S trains with a surplus of
+    mu_t, which vanishes with it: its densest moment is its beginning, after the first
+    update. Without mutation nothing moves.
 
     State: none but theta and the sets. New entries: theta and slots zero.
 
@@ -107,24 +109,26 @@ class MEST(DropGrow):
             mean = max(0.0, fwd - self.mutation * (begin + (end - begin) / 2))
         return super().mean_products(mean, mean)
 
-    def moved(self, units: int, step: int) -> int:
-        """How many of n entries an update at a step moves: ``floor(mu_t n)``."""
+    def moved(self, units: int, kept: int, step: int) -> int:
+        """How many of n entries an update moves: ``floor(mu_t n)``, at most half of k."""
         begin, end = (round(stage * (self.total_steps or 0)) for stage in self.stages)
         mutation = Fraction(str(self.mutation))
-        return math.floor(units * mutation / (1 if step < begin else 2) * (step < end))
+        moved = math.floor(units * mutation / (1 if step < begin else 2) * (step < end))
+        return min(moved, kept // 2)
 
-    def _moved_at(self, units: int, step: tf.Tensor) -> tf.Tensor:
+    def _moved_at(self, units: int, weight: Selection, step: tf.Tensor) -> tf.Tensor:
         begin, end = (round(stage * (self.total_steps or 0)) for stage in self.stages)
-        first, second = self.moved(units, -1), self.moved(units, begin)
+        first, second = self.moved(units, units, -1), self.moved(units, units, begin)
         second = second if begin < end else 0
         moved = tf.where(step < begin, first, second)
-        return tf.where(step < end, moved, 0)
+        most = tf.cast(weight.kept_forward, tf.int32) // 2
+        return tf.minimum(tf.where(step < end, moved, 0), most)
 
     def kept(
         self, weight: Selection, active: tf.Tensor, step: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
         units = weight.theta.shape.num_elements()
-        moved = self._moved_at(units, step)
+        moved = self._moved_at(units, weight, step)
         nominal = tf.cast(weight.kept_forward, tf.int32)
         left = nominal if self.surplus else tf.maximum(nominal - moved, 1)
         whole = tf.minimum(nominal + moved, units) if self.surplus else nominal
@@ -135,6 +139,19 @@ class MEST(DropGrow):
         keys = ranked(active, magnitude_keys(scores))
         [kept] = selection.largest([keys], left)
         return kept, whole - left
+
+    def reselect(self, weights: Sequence[Selection], step: tf.Tensor) -> Sets:
+        if not self.surplus:
+            return super().reselect(weights, step)
+        first, every = self.schedule.first, self.update_every
+        latest = first + (step - first) // every * every
+        whole = []
+        for weight in weights:
+            units = weight.theta.shape.num_elements()
+            more = tf.where(step < first, 0, self._moved_at(units, weight, latest))
+            kept = tf.minimum(tf.cast(weight.kept_forward, tf.int32) + more, units)
+            whole.append(dataclasses.replace(weight, kept_forward=kept))
+        return super().reselect(whole, step)
 
     def is_finite(self, weight: Selection) -> tf.Tensor:
         finite = super().is_finite(weight)
@@ -150,5 +167,5 @@ class MEST(DropGrow):
         last = self.schedule.latest(step)
         if last is None:
             return kept_forward, kept_backward
-        count = min(kept_forward + self.moved(units, last), units)
+        count = min(kept_forward + self.moved(units, kept_forward, last), units)
         return count, count

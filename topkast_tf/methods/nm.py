@@ -71,12 +71,7 @@ class NM(Method):
             raise ValueError(
                 f"`m` must be an integer from 2 to {MOST}. Received: m={self.m!r}"
             )
-        n = (1 - self.sparsity) * self.m
-        if abs(n - round(n)) > 1e-6 or round(n) < 1:
-            raise ValueError(
-                f"Expected a sparsity that keeps whole weights of m={self.m}: a multiple "
-                f"of 1/{self.m}. Received: sparsity={self.sparsity}"
-            )
+        self.check_plan(self.sparsity, 0.0)
         if not isinstance(self.decay, float | int) or not 0 <= self.decay < 1:
             raise ValueError(
                 f"`decay` must be a number in [0, 1). Received: decay={self.decay!r}"
@@ -99,6 +94,14 @@ class NM(Method):
     def schedule(self) -> RefreshSchedule:
         return RefreshSchedule(self.refresh_every)
 
+    def check_plan(self, fwd: float, bwd: float) -> None:
+        n = (1 - fwd) * self.m
+        if abs(n - round(n)) > 1e-4 or round(n) < 1:
+            raise ValueError(
+                f"Expected a sparsity that keeps whole weights of m={self.m}: a multiple "
+                f"of 1/{self.m}. Received: {fwd}"
+            )
+
     def why_dense(self, view: MatrixView) -> str | None:
         channels = view.rows
         for size in view.shape[: view.spatial_axes]:
@@ -114,7 +117,7 @@ class NM(Method):
             matrix = view.to_matrix(weight.theta)
             keys = tf.reshape(magnitude_keys(matrix), [-1, self.m, view.cols])
             groups = view.rows // self.m * view.cols
-            n = tf.cast(weight.kept_forward, tf.int32) // groups
+            n = (tf.cast(weight.kept_forward, tf.int32) + groups // 2) // groups
             mask = tf.reshape(_ranks(keys, self.m) < n, [view.rows, view.cols])
             code = BACKWARD_ONLY + tf.cast(mask, tf.uint8)
             codes.append(view.from_matrix(code))
@@ -125,7 +128,7 @@ class NM(Method):
         self, units: int, kept_forward: int, kept_backward: int, step: int
     ) -> tuple[int, int] | None:
         groups = units // self.m
-        return kept_forward // groups * groups, units
+        return (kept_forward + groups // 2) // groups * groups, units
 
     def penalty(
         self,

@@ -59,10 +59,6 @@ class SNIP(BeforeTraining):
     def reselect(self, weights: Sequence[Selection], step: tf.Tensor) -> Sets:
         return Sets([weight.sets for weight in weights], tf.constant(True))
 
-    def initial(self, weights: Sequence[Selection]) -> Sets:
-        none = tf.constant(0, tf.int64)
-        return super().initial(weights)._replace(thresholds=[none] * len(weights))
-
     def calls(self, step: int, threshold: int) -> int:
         return step + int(step > 0 or threshold > 0)
 

@@ -191,6 +191,7 @@ def _updated(
         selections = selections_of(members, counters, observed)
         found, finite = [], []
         for own in _owned_slices(groups):
+            _check_gradients(members[own], observed)
             if not all(_can_update(member, observed) for member in members[own]):
                 sets = [each.sets for each in selections[own]]
                 found.append(Sets(sets, tf.constant(True)))
@@ -270,6 +271,22 @@ def _due(
         due |= follows_it & schedule.due(steps)
     able = [_can_update(member, observed) for member in members]
     return due if all(able) else due & tf.constant(able)
+
+
+def _check_gradients(
+    group: Sequence[WeightReplica], observed: Mapping[int, Observed]
+) -> None:
+    """Raises if some weights of a budget have no gradient, as those of frozen layers."""
+    able = [_can_update(member, observed) for member in group]
+    if any(able) and not all(able):
+        missing = [
+            m.weight.path for m, is_able in zip(group, able, strict=True) if not is_able
+        ]
+        raise ValueError(
+            f"Expected a gradient of each weight that shares a budget, which the method "
+            f"{group[0].weight.method.name!r} selects by: name the others in `exempt`. "
+            f"Received: none of {', '.join(missing)}, as of a frozen layer"
+        )
 
 
 def _can_update(member: WeightReplica, observed: Mapping[int, Observed]) -> bool:

@@ -38,6 +38,8 @@ def check_weight(weight: Any, counters: np.ndarray, sets: np.ndarray) -> None:
         expected = None
     if weight.exempt:
         expected = (weight.units, weight.units)
+    if counters[Counter.FROZEN] and method.varying_counts:
+        expected = None  # the count is that of a step that the counters do not know
     if counters[Counter.FROZEN] and expected is not None:
         # Since a step that the counters do not know; B may have been larger then.
         backward = kept_units[1]

@@ -159,6 +159,11 @@ class WeightState:
         """Sets the nominal sparsities; the sets follow at once if there are any yet."""
         if (fwd, bwd, exempt) == (self.fwd, self.bwd, self.exempt):
             return
+        if not exempt:
+            try:
+                self.method.check_plan(fwd, bwd)
+            except ValueError as error:
+                raise ValueError(f"{self.path}: {error}") from None
         self._unpack()
         self.fwd, self.bwd, self.exempt = fwd, bwd, exempt
         if self.is_ready:
@@ -388,6 +393,8 @@ class WeightState:
         # Of all that share its budget: while a saved model is loaded, one after the other,
         # those that are restored already are not to be selected anew.
         peers = replica.peers()
+        if self.method.prunes_before_training:
+            peers = [replica]  # each is dense then, whatever the others are
         counters = [peer.counters.read_value() for peer in peers]
         started = [own[Counter.STEP] + own[Counter.FROZEN] for own in counters]
         tf.cond(

@@ -39,6 +39,7 @@ class RunMethod:
       check: raises `UserError` for flags of the method that contradict each other.
       has_penalty: whether it may add an exploration loss.
       sparse_activations: whether the backward pass keeps sparse activations.
+      finds_sparsity: whether training finds the sparsity; --sparsity is for plans alone.
       is_resized: whether its network is the dense one with other widths.
       stores_weights: whether --storage is that of its weights, and not of activations.
     """
@@ -51,6 +52,7 @@ class RunMethod:
     check: Callable[[flags.FlagValues], None] = lambda values: None
     has_penalty: bool = False
     sparse_activations: bool = False
+    finds_sparsity: bool = False
     is_resized: bool = False
     stores_weights: bool = False
 

@@ -35,5 +35,9 @@ def _scopes(settings: flags.FlagValues, total_steps: int | None) -> list[Scope]:
 
 
 METHOD = RunMethod(
-    "DST, trained thresholds", _scopes, groups=(GROUP,), distributions=("uniform",)
+    "DST, trained thresholds",
+    _scopes,
+    groups=(GROUP,),
+    distributions=("uniform",),
+    finds_sparsity=True,
 )

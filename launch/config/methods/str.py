@@ -34,5 +34,9 @@ def _scopes(settings: flags.FlagValues, total_steps: int | None) -> list[Scope]:
 
 
 METHOD = RunMethod(
-    "STR, soft thresholds", _scopes, groups=(GROUP,), distributions=("uniform",)
+    "STR, soft thresholds",
+    _scopes,
+    groups=(GROUP,),
+    distributions=("uniform",),
+    finds_sparsity=True,
 )
