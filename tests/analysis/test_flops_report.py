@@ -9,6 +9,7 @@ from keras import layers
 
 from topkast_tf.analysis import flops
 from topkast_tf.analysis.flops import FlopCount, count_flops, count_macs
+from topkast_tf.methods import TopKAST
 
 
 @pytest.fixture
@@ -24,6 +25,7 @@ def sparsify(monkeypatch):
                 forward_sparsity=sparsities[variable.path][0],
                 backward_sparsity=sparsities[variable.path][1],
                 rule=None,
+                method=TopKAST(0.9, 0.8),
             )
             for variable in variables
             if getattr(variable, "path", None) in sparsities

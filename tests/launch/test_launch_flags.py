@@ -7,6 +7,7 @@ import pytest
 
 from launch.config import flags as launch_flags
 from launch.config import sensitivity_flags as study_flags
+from launch.config import sweep_flags
 from launch.support.errors import UserError
 from tests.launch.runs import parsed
 
@@ -97,7 +98,7 @@ def test_missing_flagfile_is_reported_in_one_sentence():
         ("--seed=2147483648", "Expected --seed to be below 2**31."),
         (
             "--method=rigel",
-            "topkast_swat, static, set, rigl. Received: 'rigel'; did you",
+            "str, dst, nm, snip, grasp, synflow. Received: 'rigel'; did you",
         ),
         ("--lr_schedule=poly", "one of cosine, steps, constant. Received: 'poly'"),
         ("--lr_drop_steps=9,3", "Expected --lr_drop_steps to rise"),
@@ -114,7 +115,7 @@ def test_invalid_values_are_reported_in_one_sentence(argument, expected):
 def test_distribution_of_other_methods_names_those_methods():
     assert message("--method=set", "--distribution=global") == (
         "Expected --distribution=global with one of the methods topkast, swat, "
-        "topkast_swat. Received: --method=set"
+        "topkast_swat, pruning, acdc, dnw, snip, grasp, synflow. Received: --method=set"
     )
 
 
@@ -220,6 +221,7 @@ def test_every_flagfile_parses_and_starts_with_a_comment(root):
     paths = sorted((root / "launch" / "flagfiles").glob("*.cfg"))
     assert len(paths) >= 3
     for path in paths:
-        read = study_flags.parse if path.name.startswith("sens") else launch_flags.parse
+        kinds = {"sens": study_flags.parse, "swee": sweep_flags.parse}
+        read = kinds.get(path.name[:4], launch_flags.parse)
         read(["", f"--flagfile={path}"])
         assert path.read_text().startswith("# ")

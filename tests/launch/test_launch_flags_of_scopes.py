@@ -123,7 +123,7 @@ def test_kernels_are_those_of_the_scopes():
 def scoped(*arguments):
     """Makes the scope of a method from flags, which validates its arguments."""
     values = parsed(*arguments)
-    methods.METHODS[values.method].scopes(values, 1000)
+    methods.METHODS[values.method].scopes(values, 100_000)
 
 
 OF_SCOPES = [
@@ -132,13 +132,29 @@ OF_SCOPES = [
 ]
 
 
+WITH = {
+    "anneal": ["--update_until=50"],
+    "final_drop_fraction": [
+        *("--drop_fraction=0.99", "--update_until=50000", "--anneal=cosine"),
+    ],
+    "update_from": ["--update_until=0.99"],
+    "initial_sparsity": ["--sparsity=0.97"],
+    "warm_up": ["--last_dense_from=0.96", "--last_compressed_from=0.97"],
+    "last_dense_from": ["--last_compressed_from=0.97"],
+}
+"""What a flag is given with, so that its values make sense."""
+
+
 @pytest.mark.parametrize(("method", "flag"), OF_SCOPES, ids=lambda x: str(x)[:30])
 def test_scopes_accept_what_the_flags_accept(method, flag):
     base = ["--fwd=0.95"] if flag.name == "bwd" else ["--bwd=0"]
+    base += WITH.get(flag.name, ())
+    if method == "nm":
+        base.append("--sparsity=0.5")
     values = list(flag.choices)
-    if flag.name == "anneal":
-        base.append("--update_until=50")
-    if flag.range is not None:
+    if flag.name == "update_from" and method != "pruning":
+        values += [0, 5]  # a fraction is for pruning alone
+    elif flag.range is not None:
         values += [number for number in (0.0, 0.8, 0.95) if flag.range.holds(number)]
     if flag.bounds:
         values.append(flag.bounds["lower_bound"])
@@ -182,6 +198,7 @@ def test_flags_and_scopes_know_the_same_distributions():
 
 def test_launcher_has_every_method_of_the_library():
     import swat_tf  # noqa: F401
-    from topkast_tf.methods import METHODS
+    from topkast_tf.methods import METHODS, SETTINGS
 
-    assert set(methods.METHODS) == {*METHODS, "dense", "topkast_swat"}
+    of_the_launcher = {"dense", "small_dense", "topkast_swat", "meprop"}
+    assert set(methods.METHODS) == {*METHODS, *SETTINGS, *of_the_launcher}

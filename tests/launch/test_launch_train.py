@@ -93,9 +93,11 @@ def test_flags_of_another_method_are_named(capsys, tmp_path):
         "topkast": {"method=topkast": ["sparsity", "topk_period"]},
         "swat": {"method=swat": ["fwd"]},
         "topkast_swat": {},
-        "static": {"method=static": ["fwd", "topk_period"]},
-        "set": {"method=set": ["fwd", "topk_period"]},
-        "rigl": {"method=rigl": ["fwd", "topk_period"]},
+        **{
+            method: {f"method={method}": ["fwd", "topk_period"]}
+            for method in METHODS
+            if method not in ("dense", "topkast", "swat", "topkast_swat")
+        },
     }
     (tmp_path / "mine").write_text("")  # so that it ends before it trains
     arguments = ["train.py", *shared, "--method=topkast", f"--run_dir={tmp_path}"]

@@ -2,13 +2,19 @@
 
 from absl import flags
 
-from launch.config.flag import AT_LEAST_1, SHARE, Flag
+from launch.config.flag import SHARE, Flag
 from launch.config.methods.base import RunMethod, Scope, sparse_scope
 
 GROUP = (
     "N:M",
     (
-        Flag("integer", "m", 4, "M; N is (1 - sparsity) M", AT_LEAST_1),
+        Flag(
+            "integer",
+            "m",
+            4,
+            "M; N is (1 - sparsity) M",
+            {"lower_bound": 2, "upper_bound": 64},
+        ),
         Flag(
             "float",
             "sr_ste_decay",
