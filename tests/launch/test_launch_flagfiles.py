@@ -74,7 +74,7 @@ def test_flagfiles_have_distinct_run_folders(monkeypatch):
 
 
 def test_sensitivity_flagfiles_parse():
-    for name in set(NAMES) - set(RUNS):
+    for name in (name for name in NAMES if name.startswith("sensitivity")):
         launch_flags.parse(
             ["sensitivity.py", f"--flagfile={FOLDER / name}"], sensitivity_flags.GROUPS
         )
