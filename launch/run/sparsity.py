@@ -73,7 +73,7 @@ def decays_itself(model: keras.Model) -> set[str]:
 
 def _is_dnw(method: topkast_tf.methods.Method) -> bool:
     """Whether all entries are updated without an exploration loss: decayed as usual."""
-    return method.exploration_coefficient == 0 and method.bwd == 0
+    return method.exploration == 0 and method.bwd == 0  # type: ignore[attr-defined]
 
 
 def achieved(summary: topkast_tf.analysis.summary.Summary) -> tuple[float, float]:

@@ -89,3 +89,21 @@ def test_every_flag_of_a_method_is_one_of_its_arguments():
         for flag in METHODS[name].flags:
             argument = renamed.get(flag.name, flag.name)
             assert argument in fields or flag.name in of_the_run, (name, flag.name)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "itself"),
+    [
+        (["--method=dnw"], False),
+        (["--method=topkast", "--bwd=0", "--exploration_norm=l1"], True),
+        (["--method=topkast", "--exploration=0"], True),
+    ],
+)
+def test_an_exploration_loss_is_the_decay_of_its_weights(arguments, itself):
+    """DNW has none, and its weights are decayed as those of a dense network."""
+    settings = resolve.resolved(
+        launch_flags.parse(["", "--dataset=digits", *arguments])
+    )
+    with sparsity.scope(settings.method, settings, 1000):
+        model = keras.Sequential([keras.Input((16,)), keras.layers.Dense(8)])
+    assert bool(sparsity.decays_itself(model)) == itself
