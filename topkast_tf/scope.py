@@ -188,7 +188,7 @@ def sparse_scope(
 def _unexpected(name: str, why: str, given: Mapping[str, Any]) -> TypeError:
     """The error of arguments that a method does not have, or that are missing."""
     make = SCOPES.get(name) or SETTINGS.get(name) or METHODS[name]
-    known = ", ".join(each for each in inspect.signature(make).parameters)
+    known = ", ".join(inspect.signature(make).parameters)
     received = ", ".join(sorted(given)) or "none"
     return TypeError(
         f"Expected arguments of {name!r} out of {known} ({why}). Received: {received}"

@@ -8,8 +8,8 @@ import tensorflow as tf
 
 from topkast_tf.core import selection
 from topkast_tf.core.sets import FORWARD
-from topkast_tf.core.sparsities import validate_sparsities
-from topkast_tf.methods.base import Method, Products, Reset, Selection, Sets
+from topkast_tf.methods.base import Products, Reset, Selection, Sets
+from topkast_tf.methods.one_mask import OneMask
 from topkast_tf.methods.registry import register
 
 
@@ -83,7 +83,7 @@ class Phases:
 
 @register
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ACDC(Method):
+class ACDC(OneMask):
     """Alternating compressed and decompressed training (Peste et al. 2021).
 
     In a compressed phase A = B holds the largest of |theta| at its begin; the other entries
@@ -123,11 +123,9 @@ class ACDC(Method):
     """
 
     name: ClassVar[str] = "acdc"
-    one_mask: ClassVar[bool] = True  # type: ignore[misc]
     varying_counts: ClassVar[bool] = True  # type: ignore[misc]
     resets: ClassVar[bool] = True  # type: ignore[misc]
 
-    sparsity: float
     total_steps: int | None = None
     warm_up: float = 0.1
     phase: float = 0.05
@@ -135,7 +133,7 @@ class ACDC(Method):
     last_compressed_from: float = 0.85
 
     def __post_init__(self) -> None:
-        validate_sparsities(self.sparsity, self.sparsity)
+        super().__post_init__()
         steps = self.total_steps
         if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
             raise ValueError(
@@ -150,14 +148,6 @@ class ACDC(Method):
                     f"Received: {argument}={share!r}"
                 )
         _ = self.schedule  # validates the order
-
-    @property
-    def fwd(self) -> float:  # type: ignore[override]
-        return self.sparsity
-
-    @property
-    def bwd(self) -> float:  # type: ignore[override]
-        return self.sparsity
 
     @property
     def schedule(self) -> Phases:  # type: ignore[override]

@@ -10,37 +10,22 @@ from topkast_tf.core import selection
 from topkast_tf.core.keys import magnitude_keys
 from topkast_tf.core.schedules import Never
 from topkast_tf.core.sets import FORWARD
-from topkast_tf.core.sparsities import validate_sparsities
-from topkast_tf.methods.base import Method, Network, Selection, Sets
+from topkast_tf.methods.base import Network, Selection, Sets
+from topkast_tf.methods.one_mask import OneMask
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class BeforeTraining(Method):
+class BeforeTraining(OneMask):
     """Dense until `topkast_tf.prune`; then A = B, the best by a score, for good.
 
     With ``distribution="global"`` the best of all weights together are kept, as in the
     papers; otherwise the best of each weight, as many as the distribution gives it.
 
-    Attributes:
-      sparsity: in [0, 1).
+    Attributes: see `OneMask`.
     """
 
-    one_mask: ClassVar[bool] = True  # type: ignore[misc]
     varying_counts: ClassVar[bool] = True  # type: ignore[misc]
     prunes_before_training: ClassVar[bool] = True  # type: ignore[misc]
-
-    sparsity: float
-
-    def __post_init__(self) -> None:
-        validate_sparsities(self.sparsity, self.sparsity)
-
-    @property
-    def fwd(self) -> float:  # type: ignore[override]
-        return self.sparsity
-
-    @property
-    def bwd(self) -> float:  # type: ignore[override]
-        return self.sparsity
 
     @property
     def schedule(self) -> Never:  # type: ignore[override]

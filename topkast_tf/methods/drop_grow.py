@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from topkast_tf.core import selection
 from topkast_tf.core.keys import has_nan, magnitude_keys, random_keys
-from topkast_tf.core.schedules import UpdateSchedule, resolved_end
+from topkast_tf.core.schedules import DropFraction, UpdateSchedule, resolved_end
 from topkast_tf.core.sets import FORWARD, masked
 from topkast_tf.methods.base import GRADIENT, Products, Reset, Selection, Sets
 from topkast_tf.methods.fixed_sparsity import FixedSparsity, codes_of
@@ -86,6 +86,12 @@ class DropGrow(FixedSparsity):
     def last_update(self) -> int | None:
         """The last step at which an update may occur; None for no end."""
         return resolved_end(self.update_until, self.total_steps)
+
+    def annealed(
+        self, initial: float, anneal: str = "cosine", final: float = 0.0
+    ) -> DropFraction:
+        """A drop fraction over the updates, as in `DropFraction`."""
+        return DropFraction(initial, anneal, self.update_from, self.last_update, final)
 
     @property
     def schedule(self) -> UpdateSchedule:  # type: ignore[override]
@@ -178,8 +184,10 @@ class DropGrow(FixedSparsity):
         return random_keys(size, stream(weight, step, GROWN))
 
     def is_finite(self, weight: Selection) -> tf.Tensor:
-        """Whether nothing that the update reads is NaN."""
-        return ~has_nan(magnitude_keys(weight.theta))
+        """Whether neither theta nor an input of the method is NaN."""
+        given = (weight.theta, weight.gradient, weight.momentum)
+        finite = [~has_nan(magnitude_keys(x)) for x in given if x is not None]
+        return tf.reduce_all(tf.stack(finite))
 
     def new_values(self, weight: Selection, step: tf.Tensor) -> tf.Tensor:
         """The values of new entries, in theta's shape."""

@@ -8,9 +8,15 @@ import tensorflow as tf
 
 from topkast_tf.core import selection
 from topkast_tf.core.keys import magnitude_keys
-from topkast_tf.methods.base import Selection, Sets
-from topkast_tf.methods.drop_grow import active_of, ranked
-from topkast_tf.methods.reallocating import Reallocating, sizes_of, whole_numbers
+from topkast_tf.methods.base import Selection
+from topkast_tf.methods.drop_grow import ranked
+from topkast_tf.methods.reallocating import (
+    Moves,
+    Reallocating,
+    counts_of,
+    sizes_of,
+    whole_numbers,
+)
 from topkast_tf.methods.registry import register
 
 _TOLERANCE = 0.1
@@ -64,19 +70,6 @@ class DSR(Reallocating):
                     f"Received: {argument}={value!r}"
                 )
 
-    def update(self, weights: Sequence[Selection], step: tf.Tensor) -> Sets:
-        found = super().update(weights, step)
-        now = self._current(weights[0])
-        active = [active_of(weight) for weight in weights]
-        total = tf.add_n([_count(mask) for mask in active])
-        left = [_count(mask) for mask in self.survivors(weights, active, step)]
-        dropped = total - tf.add_n(left)
-        wanted = self.drop_fraction * total
-        after = tf.where(dropped < (1 - _TOLERANCE) * wanted, 2 * now, now)
-        after = tf.where(dropped > (1 + _TOLERANCE) * wanted, now / 2, after)
-        bits = tf.cast(tf.bitcast(after, tf.int32), tf.int64)
-        return found._replace(thresholds=[bits] * len(weights))
-
     def _current(self, weight: Selection) -> tf.Tensor:
         """H: float32, of which the counters hold the bits."""
         if weight.threshold is None:
@@ -85,30 +78,29 @@ class DSR(Reallocating):
         held = tf.bitcast(bits, tf.float32)
         return tf.where(bits > 0, held, tf.constant(self.threshold, tf.float32))
 
-    def survivors(
+    def moves(
         self, weights: Sequence[Selection], active: Sequence[tf.Tensor], step: tf.Tensor
-    ) -> list[tf.Tensor]:
+    ) -> Moves:
         threshold = self._current(weights[0])
-        found = []
+        left = []
         for weight, mask in zip(weights, active, strict=True):
             scores = self.drop_scores(weight, mask, step)
             [largest] = selection.largest([ranked(mask, magnitude_keys(scores))], 1)
-            found.append((mask & (scores >= threshold)) | largest)
-        return found
+            left.append((mask & (scores >= threshold)) | largest)
+        before, after = tf.reduce_sum(counts_of(active)), counts_of(left)
+        dropped = before - tf.reduce_sum(after)
+        share = tf.cast(after, tf.float64) / tf.cast(tf.reduce_sum(after), tf.float64)
+        amounts = share * tf.cast(dropped, tf.float64)
+        grown = whole_numbers(amounts, sizes_of(weights) - after, dropped)
+        adapted = self._adapted(threshold, dropped, before)
+        bits = tf.cast(tf.bitcast(adapted, tf.int32), tf.int64)
+        return Moves(left, grown, [bits] * len(weights))
 
-    def grown(
-        self,
-        weights: Sequence[Selection],
-        active: Sequence[tf.Tensor],
-        left: tf.Tensor,
-        step: tf.Tensor,
+    def _adapted(
+        self, threshold: tf.Tensor, dropped: tf.Tensor, active: tf.Tensor
     ) -> tf.Tensor:
-        before = tf.add_n([tf.reduce_sum(tf.cast(mask, tf.int64)) for mask in active])
-        total = before - tf.reduce_sum(left)
-        share = tf.cast(left, tf.float64) / tf.cast(tf.reduce_sum(left), tf.float64)
-        amounts = share * tf.cast(total, tf.float64)
-        return whole_numbers(amounts, sizes_of(weights) - left, total)
-
-
-def _count(mask: tf.Tensor) -> tf.Tensor:
-    return tf.cast(tf.reduce_sum(tf.cast(mask, tf.int32)), tf.float32)
+        """H for the next update."""
+        fell = tf.cast(dropped, tf.float32)
+        wanted = self.drop_fraction * tf.cast(active, tf.float32)
+        after = tf.where(fell < (1 - _TOLERANCE) * wanted, 2 * threshold, threshold)
+        return tf.where(fell > (1 + _TOLERANCE) * wanted, threshold / 2, after)

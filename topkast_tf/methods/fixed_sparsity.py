@@ -9,45 +9,35 @@ import tensorflow as tf
 from topkast_tf.core import selection
 from topkast_tf.core.keys import random_keys
 from topkast_tf.core.sets import FORWARD
-from topkast_tf.core.sparsities import validate_sparsities
-from topkast_tf.methods.base import Method, Selection, Sets
+from topkast_tf.methods.base import Selection, Sets
+from topkast_tf.methods.one_mask import OneMask
 
 FIRST_MASKS = ("random", "magnitude")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class FixedSparsity(Method):
+class FixedSparsity(OneMask):
     """A = B, with exactly ``kept(n, sparsity)`` entries of each weight at every step.
 
     Attributes:
-      sparsity: in [0, 1).
       first_mask: ``"random"``: sampled uniformly, independent of theta; ``"magnitude"``:
         the largest entries of theta, e.g. to start from a trained dense model.
+
+    Others as in `OneMask`.
     """
 
     # One threshold over all weights does not give a random mask.
     distributions: ClassVar[tuple[str, ...] | None] = ("uniform", "er", "erk")
 
-    one_mask: ClassVar[bool] = True  # type: ignore[misc]
-
-    sparsity: float
     first_mask: str = "random"
 
     def __post_init__(self) -> None:
-        validate_sparsities(self.sparsity, self.sparsity)
+        super().__post_init__()
         if self.first_mask not in FIRST_MASKS:
             raise ValueError(
                 f"`first_mask` must be one of {list(FIRST_MASKS)}. "
                 f"Received: first_mask={self.first_mask!r}"
             )
-
-    @property
-    def fwd(self) -> float:  # type: ignore[override]
-        return self.sparsity
-
-    @property
-    def bwd(self) -> float:  # type: ignore[override]
-        return self.sparsity
 
     def initial(self, weights: Sequence[Selection]) -> Sets:
         if self.first_mask == "magnitude":

@@ -7,13 +7,18 @@ from typing import ClassVar
 import tensorflow as tf
 
 from topkast_tf.core import selection
-from topkast_tf.core.keys import has_nan, magnitude_keys
+from topkast_tf.core.keys import magnitude_keys
 from topkast_tf.core.ramp import CubicRamp
 from topkast_tf.core.schedules import DropFraction, UpdateSchedule, resolved_end
 from topkast_tf.core.sparsities import kept, validate_sparsities
 from topkast_tf.methods.base import GRADIENT, Products, Selection
 from topkast_tf.methods.drop_grow import gradient_of, ranked, share_of
-from topkast_tf.methods.reallocating import Reallocating, smallest_dropped
+from topkast_tf.methods.reallocating import (
+    Moves,
+    Reallocating,
+    counts_of,
+    smallest_dropped,
+)
 from topkast_tf.methods.registry import register
 
 
@@ -87,13 +92,7 @@ class GraNet(Reallocating):
 
     @property
     def _fraction(self) -> DropFraction:
-        return DropFraction(
-            self.drop_fraction,
-            "cosine",
-            self.update_from,
-            self.last_update,
-            self.final_drop_fraction,
-        )
+        return self.annealed(self.drop_fraction, final=self.final_drop_fraction)
 
     @property
     def _ramp(self) -> CubicRamp | None:
@@ -112,20 +111,20 @@ class GraNet(Reallocating):
         mean = self.sparsity + (fwd - self.sparsity) * left
         return super().mean_products(mean, mean)
 
-    def survivors(
+    def moves(
         self, weights: Sequence[Selection], active: Sequence[tf.Tensor], step: tf.Tensor
-    ) -> list[tf.Tensor]:
+    ) -> Moves:
         keys = [
             ranked(mask, magnitude_keys(self.drop_scores(weight, mask, step)))
             for weight, mask in zip(weights, active, strict=True)
         ]
         masks = self._pruned(keys, active, step)
-        found = []
+        left = []
         for key, mask in zip(keys, masks, strict=True):
             count = tf.reduce_sum(tf.cast(mask, tf.int32))
             dropped = share_of(count, self._fraction.at(step))
-            found.append(smallest_dropped(tf.where(mask, key, 0), mask, dropped))
-        return found
+            left.append(smallest_dropped(tf.where(mask, key, 0), mask, dropped))
+        return Moves(left, counts_of(masks) - counts_of(left))
 
     def _pruned(
         self, keys: Sequence[tf.Tensor], active: Sequence[tf.Tensor], step: tf.Tensor
@@ -143,24 +142,5 @@ class GraNet(Reallocating):
             for mask, key in zip(found, keys, strict=True)
         ]
 
-    def grown(
-        self,
-        weights: Sequence[Selection],
-        active: Sequence[tf.Tensor],
-        left: tf.Tensor,
-        step: tf.Tensor,
-    ) -> tf.Tensor:
-        keys = [
-            ranked(mask, magnitude_keys(self.drop_scores(weight, mask, step)))
-            for weight, mask in zip(weights, active, strict=True)
-        ]
-        pruned = self._pruned(keys, active, step)
-        counts = [tf.reduce_sum(tf.cast(mask, tf.int64)) for mask in pruned]
-        return tf.stack(counts) - left
-
     def grow_keys(self, weight: Selection, step: tf.Tensor) -> tf.Tensor:
         return magnitude_keys(gradient_of(weight))
-
-    def is_finite(self, weight: Selection) -> tf.Tensor:
-        finite = super().is_finite(weight)
-        return finite & ~has_nan(magnitude_keys(gradient_of(weight)))

@@ -9,7 +9,7 @@ from typing import ClassVar
 import tensorflow as tf
 
 from topkast_tf.core import selection
-from topkast_tf.core.keys import has_nan, magnitude_keys
+from topkast_tf.core.keys import magnitude_keys
 from topkast_tf.methods.base import GRADIENT, Products, Selection, Sets
 from topkast_tf.methods.drop_grow import DropGrow, gradient_of, ranked
 from topkast_tf.methods.registry import register
@@ -152,12 +152,6 @@ class MEST(DropGrow):
             kept = tf.minimum(tf.cast(weight.kept_forward, tf.int32) + more, units)
             whole.append(dataclasses.replace(weight, kept_forward=kept))
         return super().reselect(whole, step)
-
-    def is_finite(self, weight: Selection) -> tf.Tensor:
-        finite = super().is_finite(weight)
-        if not self.gradient_weight:
-            return finite
-        return finite & ~has_nan(magnitude_keys(gradient_of(weight)))
 
     def counts(
         self, units: int, kept_forward: int, kept_backward: int, step: int

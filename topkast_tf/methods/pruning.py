@@ -10,13 +10,14 @@ from topkast_tf.core import selection
 from topkast_tf.core.ramp import CubicRamp
 from topkast_tf.core.schedules import UpdateSchedule, resolved_end
 from topkast_tf.core.sparsities import kept, validate_sparsities
-from topkast_tf.methods.base import Method, Products, Selection, Sets
+from topkast_tf.methods.base import Products, Selection, Sets
+from topkast_tf.methods.one_mask import OneMask
 from topkast_tf.methods.registry import register
 
 
 @register
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class GradualPruning(Method):
+class GradualPruning(OneMask):
     """Gradual magnitude pruning (Zhu & Gupta 2017). Dense-to-sparse.
 
     With F the first update, L the last one, and s_i and s_f the first and the final
@@ -58,10 +59,8 @@ class GradualPruning(Method):
     """
 
     name: ClassVar[str] = "pruning"
-    one_mask: ClassVar[bool] = True  # type: ignore[misc]
     varying_counts: ClassVar[bool] = True  # type: ignore[misc]
 
-    sparsity: float
     initial_sparsity: float = 0.0
     update_every: int = 100
     update_from: int | float = 0.25
@@ -69,7 +68,7 @@ class GradualPruning(Method):
     total_steps: int | None = None
 
     def __post_init__(self) -> None:
-        validate_sparsities(self.sparsity, self.sparsity)
+        super().__post_init__()
         validate_sparsities(self.initial_sparsity, 0.0)
         if self.initial_sparsity > self.sparsity:
             raise ValueError(
@@ -77,14 +76,6 @@ class GradualPruning(Method):
                 f"initial_sparsity={self.initial_sparsity}, sparsity={self.sparsity}"
             )
         _ = self.ramp  # validates the steps
-
-    @property
-    def fwd(self) -> float:  # type: ignore[override]
-        return self.sparsity
-
-    @property
-    def bwd(self) -> float:  # type: ignore[override]
-        return self.sparsity
 
     @property
     def schedule(self) -> UpdateSchedule:  # type: ignore[override]

@@ -2,13 +2,27 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import tensorflow as tf
 
 from topkast_tf.core import selection
 from topkast_tf.methods.base import Selection, Sets
 from topkast_tf.methods.drop_grow import DropGrow, active_of
+
+
+class Moves(NamedTuple):
+    """What an update drops and grows.
+
+    Attributes:
+      left: the flat mask of each weight's entries that are not dropped.
+      grown: int64 ``[weights]``, how many entries each weight grows.
+      thresholds: as of `Sets`.
+    """
+
+    left: Sequence[tf.Tensor]
+    grown: tf.Tensor
+    thresholds: Sequence[tf.Tensor] | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,9 +43,7 @@ class Reallocating(DropGrow):
 
     def update(self, weights: Sequence[Selection], step: tf.Tensor) -> Sets:
         active = [active_of(weight) for weight in weights]
-        kept = self.survivors(weights, active, step)
-        left = tf.stack([tf.reduce_sum(tf.cast(mask, tf.int64)) for mask in kept])
-        grown = self.grown(weights, active, left, step)
+        kept, grown, thresholds = self.moves(weights, active, step)
         codes, finite, resets = [], [], []
         for i, weight in enumerate(weights):
             code, is_finite, reset = self.regrown(
@@ -43,32 +55,27 @@ class Reallocating(DropGrow):
         return Sets(
             codes,
             tf.reduce_all(tf.stack(finite)),
-            kept_forward=tf.unstack(left + grown),
+            thresholds,
+            kept_forward=tf.unstack(counts_of(kept) + grown),
             resets=resets,
         )
 
-    def survivors(
+    def moves(
         self, weights: Sequence[Selection], active: Sequence[tf.Tensor], step: tf.Tensor
-    ) -> list[tf.Tensor]:
-        """The flat masks of the entries that are not dropped."""
-        raise NotImplementedError
-
-    def grown(
-        self,
-        weights: Sequence[Selection],
-        active: Sequence[tf.Tensor],
-        left: tf.Tensor,
-        step: tf.Tensor,
-    ) -> tf.Tensor:
-        """How many entries each weight grows: int64 ``[weights]``.
+    ) -> Moves:
+        """What is not dropped, and how much grows.
 
         Args:
           weights: the weights.
           active: boolean, flat: A of each.
-          left: int64 ``[weights]``, how many entries of each were not dropped.
           step: integer scalar.
         """
         raise NotImplementedError
+
+
+def counts_of(masks: Sequence[tf.Tensor]) -> tf.Tensor:
+    """The number of entries in each mask: int64 ``[weights]``."""
+    return tf.stack([tf.reduce_sum(tf.cast(mask, tf.int64)) for mask in masks])
 
 
 def sizes_of(weights: Sequence[Selection]) -> tf.Tensor:

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import tensorflow as tf
 
-from topkast_tf.core.keys import has_nan, magnitude_keys
+from topkast_tf.core.keys import magnitude_keys
 from topkast_tf.methods.base import GRADIENT, Selection
 from topkast_tf.methods.drop_grow import gradient_of, grow_divisor, grow_kind
 from topkast_tf.methods.registry import register
@@ -78,10 +78,6 @@ class RigL(SET):
 
     def grow_keys(self, weight: Selection, step: tf.Tensor) -> tf.Tensor:
         return magnitude_keys(gradient_of(weight))
-
-    def is_finite(self, weight: Selection) -> tf.Tensor:
-        of_gradient = ~has_nan(magnitude_keys(gradient_of(weight)))
-        return of_gradient & super().is_finite(weight)
 
     def new_values(self, weight: Selection, step: tf.Tensor) -> tf.Tensor:
         kind, divisor = grow_kind(self.grow_init), grow_divisor(self.grow_init)

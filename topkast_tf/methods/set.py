@@ -71,13 +71,7 @@ class SET(DropGrow):
 
     @property
     def _fraction(self) -> DropFraction:
-        return DropFraction(
-            self.drop_fraction,
-            self.anneal,
-            self.update_from,
-            self.last_update,
-            self.final_drop_fraction,
-        )
+        return self.annealed(self.drop_fraction, self.anneal, self.final_drop_fraction)
 
     def kept(
         self, weight: Selection, active: tf.Tensor, step: tf.Tensor

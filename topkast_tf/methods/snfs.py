@@ -6,12 +6,14 @@ from typing import ClassVar
 
 import tensorflow as tf
 
-from topkast_tf.core.keys import has_nan, magnitude_keys
+from topkast_tf.core.keys import magnitude_keys
 from topkast_tf.core.schedules import DropFraction
 from topkast_tf.methods.base import MOMENTUM, Products, Selection
 from topkast_tf.methods.drop_grow import ranked
 from topkast_tf.methods.reallocating import (
+    Moves,
     Reallocating,
+    counts_of,
     sizes_of,
     smallest_dropped,
     whole_numbers,
@@ -74,29 +76,23 @@ class SNFS(Reallocating):
 
     @property
     def _fraction(self) -> DropFraction:
-        return DropFraction(
-            self.drop_fraction,
-            "cosine",
-            self.update_from,
-            self.last_update,
-            self.final_drop_fraction,
-        )
+        return self.annealed(self.drop_fraction, final=self.final_drop_fraction)
 
     def mean_products(self, fwd: float, bwd: float) -> Products:
         return Products(fwd, fwd, 0.0)
 
-    def survivors(
+    def moves(
         self, weights: Sequence[Selection], active: Sequence[tf.Tensor], step: tf.Tensor
-    ) -> list[tf.Tensor]:
+    ) -> Moves:
         share = _shares(weights, active)
         sizes = tf.cast(sizes_of(weights), tf.float64)
-        kept = tf.stack([tf.reduce_sum(tf.cast(mask, tf.float64)) for mask in active])
+        kept = tf.cast(counts_of(active), tf.float64)
         sparsity = 1.0 - kept / sizes
         fraction = tf.cast(self._fraction.at(step), tf.float64)
         grows_dense = (share * len(weights) > 1.0) & (sparsity < _NEARLY_DENSE)
         of_each = tf.where(grows_dense, tf.minimum(fraction, sparsity), fraction)
         dropped = tf.minimum(tf.math.ceil(of_each * kept), kept - 1.0)
-        return [
+        left = [
             smallest_dropped(
                 ranked(mask, magnitude_keys(self.drop_scores(weight, mask, step))),
                 mask,
@@ -104,33 +100,18 @@ class SNFS(Reallocating):
             )
             for i, (weight, mask) in enumerate(zip(weights, active, strict=True))
         ]
-
-    def grown(
-        self,
-        weights: Sequence[Selection],
-        active: Sequence[tf.Tensor],
-        left: tf.Tensor,
-        step: tf.Tensor,
-    ) -> tf.Tensor:
-        rooms = sizes_of(weights) - left
-        before = tf.add_n([tf.reduce_sum(tf.cast(mask, tf.int64)) for mask in active])
-        total = before - tf.reduce_sum(left)
+        rooms = sizes_of(weights) - counts_of(left)
+        total = tf.reduce_sum(counts_of(active)) - tf.reduce_sum(counts_of(left))
         amounts = dealt(
-            _shares(weights, active) * tf.cast(total, tf.float64),
+            share * tf.cast(total, tf.float64),
             _MOST_OF_ROOM * tf.cast(rooms, tf.float64),
         )
-        return whole_numbers(amounts, rooms, total)
+        return Moves(left, whole_numbers(amounts, rooms, total))
 
     def grow_keys(self, weight: Selection, step: tf.Tensor) -> tf.Tensor:
         if weight.momentum is None:  # before the first step
             return tf.ones([weight.theta.shape.num_elements()], tf.int32)
         return magnitude_keys(weight.momentum)
-
-    def is_finite(self, weight: Selection) -> tf.Tensor:
-        finite = super().is_finite(weight)
-        if weight.momentum is None:
-            return finite
-        return finite & ~has_nan(magnitude_keys(weight.momentum))
 
     def new_slots(self, weight: Selection) -> tf.Tensor | None:
         return None

@@ -96,9 +96,7 @@ class SRigL(DropGrow):
 
     @property
     def _fraction(self) -> DropFraction:
-        return DropFraction(
-            self.drop_fraction, self.anneal, self.update_from, self.last_update
-        )
+        return self.annealed(self.drop_fraction, self.anneal)
 
     def initial(self, weights: Sequence[Selection]) -> Sets:
         codes = []
@@ -124,10 +122,6 @@ class SRigL(DropGrow):
         self, units: int, kept_forward: int, kept_backward: int, step: int
     ) -> tuple[int, int] | None:
         return None
-
-    def is_finite(self, weight: Selection) -> tf.Tensor:
-        finite = super().is_finite(weight)
-        return finite & ~has_nan(magnitude_keys(gradient_of(weight)))
 
     def _update_one(
         self, weight: Selection, step: tf.Tensor

@@ -191,8 +191,7 @@ def _updated(
         selections = selections_of(members, counters, observed)
         found, finite = [], []
         for own in _owned_slices(groups):
-            _check_gradients(members[own], observed)
-            if not all(_can_update(member, observed) for member in members[own]):
+            if not _can_be_updated(members[own], observed):
                 sets = [each.sets for each in selections[own]]
                 found.append(Sets(sets, tf.constant(True)))
                 finite.append(tf.constant(True))
@@ -273,10 +272,10 @@ def _due(
     return due if all(able) else due & tf.constant(able)
 
 
-def _check_gradients(
+def _can_be_updated(
     group: Sequence[WeightReplica], observed: Mapping[int, Observed]
-) -> None:
-    """Raises if some weights of a budget have no gradient, as those of frozen layers."""
+) -> bool:
+    """Whether the gradients that a budget's method looks at are known; raises for some."""
     able = [_can_update(member, observed) for member in group]
     if any(able) and not all(able):
         missing = [
@@ -287,6 +286,7 @@ def _check_gradients(
             f"{group[0].weight.method.name!r} selects by: name the others in `exempt`. "
             f"Received: none of {', '.join(missing)}, as of a frozen layer"
         )
+    return all(able)
 
 
 def _can_update(member: WeightReplica, observed: Mapping[int, Observed]) -> bool:
