@@ -56,7 +56,7 @@ def prune(model: Any, batch: Any = None) -> None:
         network = KerasNetwork(model, own, batch)
         selections = [
             Selection(
-                theta=tf.convert_to_tensor(weight.dense()),
+                theta=tf.convert_to_tensor(weight.unmasked()),
                 kept_forward=tf.constant(weight.kept_forward),
                 kept_backward=tf.constant(weight.kept_backward),
                 seed=tf.constant(weight.seed, tf.int64),

@@ -13,6 +13,7 @@ from topkast_tf.methods import METHODS, SETTINGS, Method, TopKAST
 from topkast_tf.variables import creators, hooks, packing
 from topkast_tf.variables.active_scopes import activated
 from topkast_tf.variables.placement import Placement
+from topkast_tf.variables.scope_checks import check_power
 from topkast_tf.variables.scope_state import SparsityScope
 
 
@@ -48,6 +49,7 @@ def open_scope(
     kernels: str = "auto",
     storage: str = "dense",
     theta_dir: str | os.PathLike | None = None,
+    power: float = 1.0,
 ) -> ReusableScope:
     """The scope of any method: weights created in it join it.
 
@@ -57,20 +59,28 @@ def open_scope(
       kernels: as for `topkast_scope`.
       storage: as for `topkast_scope`.
       theta_dir: as for `topkast_scope`.
+      power: as for `topkast_scope`.
 
     Returns:
       A context manager that yields the `SparsityScope`.
     """
     choice.check(kernels)
+    check_power(method, power)
     of_run = packing.storage_of(storage, theta_dir)
-    return ReusableScope(lambda: _opened(method, placement, kernels, of_run))
+    return ReusableScope(lambda: _opened(method, placement, kernels, of_run, power))
 
 
 @contextlib.contextmanager
 def _opened(
-    method: Method, placement: Placement, kernels: str, storage: packing.Storage
+    method: Method,
+    placement: Placement,
+    kernels: str,
+    storage: packing.Storage,
+    power: float,
 ) -> Iterator[SparsityScope]:
-    scope = SparsityScope(method, placement, kernels=kernels, storage=storage)
+    scope = SparsityScope(
+        method, placement, kernels=kernels, storage=storage, power=power
+    )
     hooks.install()
     with contextlib.ExitStack() as stack:
         stack.enter_context(activated(scope))
@@ -112,6 +122,7 @@ def sparse_scope(
     kernels: str = "auto",
     storage: str = "dense",
     theta_dir: str | os.PathLike | None = None,
+    power: float = 1.0,
     **of_the_method: Any,
 ) -> ReusableScope:
     """Makes the weights of any model built in it sparse, by any method.
@@ -134,6 +145,7 @@ def sparse_scope(
       kernels: as for `topkast_scope`.
       storage: as for `topkast_scope`; SWAT has a storage of its own.
       theta_dir: as for `topkast_scope`.
+      power: as for `topkast_scope`; SWAT and meProp have none.
       **of_the_method: the method's own arguments: the attributes of its class in
         `topkast_tf.methods` (for Top-KAST and SWAT those of their scopes, such as
         ``bwd=0.8``).
@@ -171,6 +183,8 @@ def sparse_scope(
         own = {**of_the_method, "kernels": kernels, "storage": storage}
         if theta_dir is not None:
             own["theta_dir"] = theta_dir
+        if power != 1:
+            own["power"] = power
         try:
             inspect.signature(SCOPES[name]).bind(**common, **own)
         except TypeError as error:
@@ -182,7 +196,7 @@ def sparse_scope(
         method = make(**of_the_method)
     except TypeError as error:
         raise _unexpected(name, str(error), of_the_method) from None
-    return open_scope(method, Placement(**common), kernels, storage, theta_dir)
+    return open_scope(method, Placement(**common), kernels, storage, theta_dir, power)
 
 
 def _unexpected(name: str, why: str, given: Mapping[str, Any]) -> TypeError:
@@ -214,6 +228,7 @@ def topkast_scope(
     kernels: str = "auto",
     storage: str = "dense",
     theta_dir: str | os.PathLike | None = None,
+    power: float = 1.0,
 ) -> ReusableScope:
     r"""Makes the weights of any model built in it sparse, by Top-KAST.
 
@@ -282,6 +297,11 @@ def topkast_scope(
         selection reads, are then in files there, 6 bytes for each entry, and not in
         memory (docs/packed.md). The files have no names, and end with the process.
         None is memory.
+      power: p of Powerpropagation, at least 1: theta is initialized to the p-th root of a
+        layer's initial weight, and ``alpha = theta |theta|^(p - 1)`` on A. Sets are the
+        same for any p; regularizers, constraints and the exploration loss are those of
+        theta, as weight decay. Not for methods in which entries start again at zero, where
+        theta has no gradient (docs/methods.md).
 
     Returns:
       A context manager that yields the `SparsityScope`; also a decorator. It may be used
@@ -320,6 +340,7 @@ def topkast_scope(
         kernels,
         storage,
         theta_dir,
+        power,
     )
 
 

@@ -74,6 +74,8 @@ def sparsify(
     with scope:
         sparse = made_again(model)
     copy_values(model, sparse)
+    for weight in planned_weights(sparse):
+        weight.take_weights()
     _compile_like(model, sparse)
     return sparse
 

@@ -29,6 +29,7 @@ SHARE = Range("in [0, 1)", lambda number: 0 <= number < 1)
 FACTOR = Range("in (0, 1)", lambda number: 0 < number < 1)
 ABOVE_0 = Range("above 0", lambda number: 0 < number < _INFINITY)
 NOT_NEGATIVE = Range("at least 0", lambda number: 0 <= number < _INFINITY)
+POWER = Range("at least 1", lambda number: 1 <= number < _INFINITY)
 # At 100 times the width, a ResNet-20 has 10,000 times the parameters.
 WIDTH = Range("above 0 and at most 100", lambda number: 0 < number <= 100)
 

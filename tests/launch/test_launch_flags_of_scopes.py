@@ -104,6 +104,7 @@ def test_each_argument_of_a_method_is_a_flag(name):
         "exempt",
         "include",
         "kernels",
+        "power",
         "storage",
         "theta",
     }

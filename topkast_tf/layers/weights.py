@@ -172,6 +172,7 @@ def _add_state(
     selected: list[tf.Tensor] = []  # counters created with the sets
 
     def first_sets(shape, dtype=None, **_):
+        weight.take_weights()
         theta = components(weight.variable)[0]
         sets, counters = weight.initial_state(theta.read_value())
         if tf.executing_eagerly():  # a graph's tensor is valid only in that graph
@@ -332,7 +333,8 @@ def regularizer_on(regularizer: Any, weight: SparseWeight) -> Any:
             if not weight.is_ready:  # Keras is building symbolically
                 return tf.zeros([])
             replica = weight.replica(local_index(weight.variable))
-            alpha = sparse_view(replica.read_theta(), replica.sets.read_value())
+            weights = replica.powered(replica.read_theta())
+            alpha = sparse_view(weights, replica.sets.read_value())
             if GRADIENT in method.inputs:
                 replica.decayed_by = regularizer
             return regularizer(alpha)

@@ -85,6 +85,7 @@ def _consider(variable: Any, scope: SparsityScope) -> None:
             f"next to a weight ({', '.join(weight.trained)}). Received: the variable {name}"
         )
     weight.attach(theta=variable)
+    weight.take_weights()
     theta = components(variable)[0].read_value()
     state = {
         "trainable": False,

@@ -8,6 +8,7 @@ import tensorflow as tf
 from topkast_tf.compat import raw_variable
 from topkast_tf.core import packing
 from topkast_tf.core.blocks import Blocks
+from topkast_tf.core.powerprop import powered, root
 from topkast_tf.core.schedules import RefreshSchedule
 from topkast_tf.core.sets import FORWARD, chosen
 from topkast_tf.kernels import training
@@ -27,6 +28,7 @@ class Weight(Protocol):
     blocks: Blocks | None
     schedule: RefreshSchedule
     exempt: bool
+    power: float
     within_keras: bool
     auxiliary: Mapping[str, Any]
     trained: Mapping[str, TrainedVariable]
@@ -144,12 +146,18 @@ class WeightReplica:
             return False
         return hooks.in_forward_pass() or not self.weight.within_keras
 
+    def powered(self, theta: tf.Tensor) -> tf.Tensor:
+        """The weight of theta, or of entries of it, as `topkast_tf.core.powerprop`."""
+        return theta if self.weight.exempt else powered(theta, self.weight.power)
+
     def alpha(self, theta: tf.Tensor) -> tf.Tensor:
         self.weight.prepare()
         self.weight.note_masked()
         sets = self.sets.read_value()
         if self.entries is not None:
-            return packing.packed_view(self.entries.read_value(), sets)
+            entries = self.powered(self.entries.read_value())
+            return packing.packed_view(entries, sets)
+        theta = self.powered(theta)
         method = self.weight.method
         if method.computes_alpha and not self.weight.exempt:
             return method.alpha(theta, sets, self.trained())
@@ -176,6 +184,8 @@ class WeightReplica:
         theta = self.read_theta()
         on = tf.equal(self.sets.read_value(), FORWARD)
         proposed = tf.broadcast_to(tf.cast(proposed, theta.dtype), tf.shape(theta))
+        if not self.weight.exempt:  # it was computed from alpha
+            proposed = root(proposed, self.weight.power)
         return chosen(on, proposed, theta)
 
     def refuse_alpha(self, proposed: Any) -> tf.Tensor:

@@ -46,6 +46,7 @@ def config_of(scope: Any, layer: Any) -> dict[str, Any]:
         "method": scope.method.name,
         "arguments": scope.method.get_config(),
         "placement": _placement_config(scope.placement),
+        "power": scope.power,
         "uid": scope.uid,
         "weights": weights,
     }

@@ -31,6 +31,7 @@ from topkast_tf.variables.decisions import (
 from topkast_tf.variables.of_run import of_loaded
 from topkast_tf.variables.placement import Placement, seed_of
 from topkast_tf.variables.planning import plan_weights
+from topkast_tf.variables.scope_checks import check_distribution, check_power
 from topkast_tf.variables.scope_config import config_of, parts_of
 from topkast_tf.variables.scope_layers import ScopeLayers
 from topkast_tf.variables.weight import SparseWeight
@@ -53,6 +54,7 @@ class SparsityScope:
       kernels: what computes the products of its layers (`topkast_tf.kernels.choice`);
         of the run, not of the model: it is not saved.
       storage: what the optimizer trains (`topkast_tf.variables.packing`); also of the run.
+      power: the weights are powers of theta (`topkast_tf.core.powerprop`); 1 is none.
     """
 
     def __init__(
@@ -64,11 +66,14 @@ class SparsityScope:
         restored: bool = False,
         kernels: str = "auto",
         storage: packing.Storage = packing.DENSE,
+        power: float = 1.0,
     ):
-        _check_distribution(method, placement)
+        check_distribution(method, placement)
+        check_power(method, power)
         if storage.is_packed:
             packing.check_scope(method, placement)
         self.kernels = kernels
+        self.power = power
         self.storage = storage
         self.method = method
         self.placement = placement
@@ -244,6 +249,7 @@ class SparsityScope:
             ensure_planned=self.ensure_planned,
             wants_native=self.wants_native,
             storage=self.storage,
+            power=self.power,
         )
         self._size.entries += math.prod(view.shape)
         self.weights.append(weight)
@@ -360,6 +366,7 @@ class SparsityScope:
     def from_config(cls, config: Mapping) -> "SparsityScope":
         """The inverse of `get_config`, which does not hold what is of the run."""
         method, placement = parts_of(config)
+        power = config.get("power", 1.0)  # not in files of version 0.1
         of_run = of_loaded()
         scope = cls(
             method,
@@ -369,6 +376,7 @@ class SparsityScope:
             restored=True,
             kernels=of_run.kernels,
             storage=of_run.storage,
+            power=power,
         )
         scope._replaces = "replaces" in config
         return scope
@@ -391,18 +399,3 @@ def finish_scopes(layer: Any) -> None:
 
 
 hooks.after_outermost_call.append(finish_scopes)
-
-
-def _check_distribution(method: Method, placement: Placement) -> None:
-    given, known = placement.distribution, method.distributions
-    if method.finds_sparsity and not isinstance(given, str):
-        raise ValueError(
-            f"Expected distribution='uniform' for {method.name!r}, which finds the "
-            "sparsity of each weight in training (`exempt` leaves weights dense). "
-            f"Received: distribution={given!r}"
-        )
-    if known is not None and isinstance(given, str) and given not in known:
-        raise ValueError(
-            f"Expected a distribution that {method.name!r} can keep: one of "
-            f"{list(known)}, a mapping or a function. Received: distribution={given!r}"
-        )

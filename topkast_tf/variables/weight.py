@@ -38,6 +38,7 @@ class SparseWeight(WeightState):
       place: its place in the order in which the weights of its scope are made; None for
         one that counts from its first use on, before that.
       rule: how its layer computes its product (`topkast_tf.layers.products`), or None.
+      power: p of `topkast_tf.core.powerprop`; 1 is none.
       kernels: the kernels that were chosen for its layer's product, and why
         (`topkast_tf.layers.native`); None before its first use.
       regularizer: the layer's own, to which the method's penalty is added, or None.
@@ -102,10 +103,14 @@ class SparseWeight(WeightState):
         if self.method.computes_alpha and not self.exempt:
             self.prepare()
             return self._numpy(lambda replica: replica.alpha(replica.read_theta()))
-        theta = self.dense()
+        weights = self.unmasked()
         if not self.method.sparse_forward:
-            return theta
-        return np.where(self.forward_mask(), theta, np.zeros((), theta.dtype))
+            return weights
+        return np.where(self.forward_mask(), weights, np.zeros((), weights.dtype))
+
+    def unmasked(self) -> np.ndarray:
+        """The values that alpha has on A, of all entries: theta, or its power."""
+        return self._numpy(lambda replica: replica.powered(replica.read_theta()))
 
     def forward_mask(self) -> np.ndarray:
         """A, as a boolean NumPy array of the weight's shape."""

@@ -10,6 +10,7 @@ import tensorflow as tf
 from topkast_tf import compat
 from topkast_tf.compat import raw_variable
 from topkast_tf.core.blocks import Blocks, MatrixView
+from topkast_tf.core.powerprop import powered, root
 from topkast_tf.core.sparsities import kept
 from topkast_tf.kernels import choice
 from topkast_tf.methods.base import Method, Selection
@@ -40,6 +41,7 @@ class WeightState:
         ensure_planned: Callable[[], None] = lambda: None,
         wants_native: Callable[[bool], bool] = lambda same_bits: False,
         storage: packing.Storage = packing.DENSE,
+        power: float = 1.0,
     ):
         self.path = path
         self.shape = view.shape
@@ -48,6 +50,7 @@ class WeightState:
         self._ensure_planned = ensure_planned
         self.wants_native = wants_native
         self._storage = storage
+        self.power = power
         self._packed: packing.Packed | None = None
         self.view = view
         self.blocks = self.method.blocks(view)
@@ -165,6 +168,8 @@ class WeightState:
             except ValueError as error:
                 raise ValueError(f"{self.path}: {error}") from None
         self._unpack()
+        if exempt != self.exempt:  # which has no power
+            self._map_theta(powered if exempt else root)
         self.fwd, self.bwd, self.exempt = fwd, bwd, exempt
         if self.is_ready:
             self._set_counters(self._nominal_counts)
@@ -236,6 +241,22 @@ class WeightState:
                 replica = self.replica(index)
                 replica.theta.assign_directly(replica.read_theta())
         self._packed = None
+
+    def take_weights(self) -> None:
+        """Theta holds a dense model's weights, or initial ones: it becomes their root."""
+        if not self.exempt:
+            self._map_theta(root)
+
+    def _map_theta(self, of: Callable[[tf.Tensor, float], tf.Tensor]) -> None:
+        if self.power == 1 or raw_variable(self._theta) is None:
+            return
+        with tf.init_scope():
+            for theta in components(self.variable):
+                made = getattr(theta, "_topkast", None)
+                if made is None:
+                    theta.assign(of(theta.read_value(), self.power))
+                else:
+                    made.store(of(made.read_theta(), self.power))
 
     def _set_counters(self, entries: Mapping[int, int]) -> None:
         with tf.init_scope():
@@ -373,6 +394,7 @@ class WeightState:
         if not self.is_frozen:
             entries |= {Counter.THRESHOLD: 0, **self._nominal_counts}
         self._set_counters(entries)
+        self.take_weights()
         with tf.init_scope():
             # Thresholds and averages of former steps.
             for name, extra in self.auxiliary.items():

@@ -23,6 +23,8 @@ LAYERWISE = ("uniform", "er", "erk")
 PLACEMENT = ("distribution", "exempt", "include")
 OF_WEIGHTS = ("sparsity", *PLACEMENT, "kernels")
 """The common flags of methods with one sparsity."""
+POWERED = (*OF_WEIGHTS, "power")
+"""Those of methods that combine with Powerpropagation."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,6 +101,7 @@ def sparse_scope(
         name,
         sparsity=settings.sparsity,
         kernels=settings.kernels,
+        power=settings.power,
         **given,
         **placement(settings),
     )

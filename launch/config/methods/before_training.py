@@ -5,7 +5,13 @@ from typing import Any
 from absl import flags
 
 from launch.config.flag import ABOVE_0, AT_LEAST_1, Flag
-from launch.config.methods.base import LAYERWISE, RunMethod, Scopes, sparse_scope
+from launch.config.methods.base import (
+    LAYERWISE,
+    POWERED,
+    RunMethod,
+    Scopes,
+    sparse_scope,
+)
 
 _GRASP = (
     "GraSP",
@@ -53,17 +59,20 @@ _DISTRIBUTIONS = (*LAYERWISE, "global")
 SNIP = RunMethod(
     "SNIP, which prunes on the first batch",
     _scopes_of("snip", {}),
+    common=POWERED,
     distributions=_DISTRIBUTIONS,
 )
 GRASP = RunMethod(
     "GraSP, which prunes before training",
     _scopes_of("grasp", {"temperature": "temperature"}),
     groups=(_GRASP,),
+    common=POWERED,
     distributions=_DISTRIBUTIONS,
 )
 SYNFLOW = RunMethod(
     "SynFlow, which prunes before training and without data",
     _scopes_of("synflow", {"rounds": "prune_rounds"}),
     groups=(_SYNFLOW,),
+    common=POWERED,
     distributions=_DISTRIBUTIONS,
 )

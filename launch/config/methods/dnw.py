@@ -1,9 +1,10 @@
 """DNW: Top-KAST whose backward set is everything."""
 
-from launch.config.methods.base import LAYERWISE, RunMethod, sparse_scope
+from launch.config.methods.base import LAYERWISE, POWERED, RunMethod, sparse_scope
 
 METHOD = RunMethod(
     "DNW, which is Top-KAST with bwd=0 and exploration=0",
     lambda settings, total_steps: [sparse_scope("dnw", settings, {})],
+    common=POWERED,
     distributions=(*LAYERWISE, "global"),
 )

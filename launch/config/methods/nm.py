@@ -3,7 +3,7 @@
 from absl import flags
 
 from launch.config.flag import SHARE, Flag
-from launch.config.methods.base import RunMethod, Scope, sparse_scope
+from launch.config.methods.base import POWERED, RunMethod, Scope, sparse_scope
 
 GROUP = (
     "N:M",
@@ -32,5 +32,9 @@ def _scopes(settings: flags.FlagValues, total_steps: int | None) -> list[Scope]:
 
 
 METHOD = RunMethod(
-    "N:M with SR-STE", _scopes, groups=(GROUP,), distributions=("uniform",)
+    "N:M with SR-STE",
+    _scopes,
+    groups=(GROUP,),
+    common=POWERED,
+    distributions=("uniform",),
 )

@@ -2,7 +2,7 @@
 
 from launch.config.flag import SHARE, Flag
 from launch.config.methods import updates
-from launch.config.methods.base import LAYERWISE, RunMethod
+from launch.config.methods.base import LAYERWISE, POWERED, RunMethod
 
 INITIAL = (
     "Where it begins",
@@ -21,5 +21,6 @@ METHOD = RunMethod(
     "gradual magnitude pruning",
     updates.scopes_of("pruning", _GROUPS),
     groups=_GROUPS,
+    common=POWERED,
     distributions=(*LAYERWISE, "global"),
 )

@@ -4,7 +4,7 @@ A new method needs a file here and an entry in `METHODS`, in addition to the met
 in `topkast_tf.methods`.
 """
 
-from launch.config.flag import SHARE, Flag, Groups
+from launch.config.flag import POWER, SHARE, Flag, Groups
 from launch.config.methods import (
     acdc,
     before_training,
@@ -122,6 +122,13 @@ COMMON = (
         "what computes the products on a CPU: masked, native (an error for a layer "
         "without native kernels), or auto, native where they are expected to be faster",
         choices=("auto", "masked", "native"),
+    ),
+    Flag(
+        "float",
+        "power",
+        1.0,
+        "Powerpropagation: weights are theta |theta|^(power - 1), at least 1",
+        range=POWER,
     ),
     Flag(
         "string",

@@ -3,7 +3,7 @@
 from absl import flags
 
 from launch.config.flag import Flag
-from launch.config.methods.base import OF_WEIGHTS, RunMethod, Scope, sparse_scope
+from launch.config.methods.base import POWERED, RunMethod, Scope, sparse_scope
 
 GROUP = (
     "Static masks, SET, RigL",
@@ -32,6 +32,6 @@ METHOD = RunMethod(
     "a static mask",
     _scopes,
     groups=(GROUP,),
-    common=(*OF_WEIGHTS, "storage", "theta"),
+    common=(*POWERED, "storage", "theta"),
     stores_weights=True,
 )

@@ -100,6 +100,7 @@ def scope(
     return topkast_scope(
         **arguments,
         kernels=settings.kernels,
+        power=settings.power,
         storage=storage,
         theta_dir=theta_dir,
         **placement(settings),
@@ -114,7 +115,7 @@ METHOD = RunMethod(
     "Top-KAST",
     _scopes,
     groups=(GROUP,),
-    common=(*PLACEMENT, "kernels", "storage", "theta"),
+    common=(*PLACEMENT, "kernels", "power", "storage", "theta"),
     stores_weights=True,
     distributions=(*LAYERWISE, "global"),
     check=check,
