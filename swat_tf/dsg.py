@@ -226,6 +226,9 @@ def dsg_scope(
     not have; in f(w), which is computed anew in each step; and in the second mask, after a
     batch normalization: a layer does not see what follows it, and so it must be asked for
     (`swat_tf.double_mask`). The source orders layers as convolution, ReLU, normalization.
+    In the more common order of convolution, normalization, ReLU, as in the networks of
+    `keras.applications` and of the launcher, dropped outputs are zero before the
+    normalization alone, which then gives them another value.
     """
     for name, given, only in (
         ("distribution", distribution, "uniform"),
