@@ -10,8 +10,17 @@
 """
 
 from swat_tf import ops
+from swat_tf.double_mask import double_mask
+from swat_tf.dsg import dsg_scope
 from swat_tf.meprop import meprop_scope
 from swat_tf.relu import masked_relu
 from swat_tf.scope import swat_scope
 
-__all__ = ["masked_relu", "meprop_scope", "ops", "swat_scope"]
+__all__ = [
+    "double_mask",
+    "dsg_scope",
+    "masked_relu",
+    "meprop_scope",
+    "ops",
+    "swat_scope",
+]

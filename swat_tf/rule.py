@@ -113,6 +113,9 @@ class SparseBackward(ProductRule):
             1 - error * (1 - masked) * left(*({"activations"} & set(self.backward))),
         )
 
+    def saved_sparsity(self, weight: "SparseWeight") -> float | None:
+        return self.sparsity_of(weight) if "activations" in self.backward else None
+
     def gradient_density(self, weight: "SparseWeight") -> float | None:
         if "weights" not in self.forward or "weights" not in self.backward:
             return None

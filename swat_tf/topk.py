@@ -181,24 +181,42 @@ def largest_per_sample(x: tf.Tensor, sparsity: float) -> tf.Tensor:
     length = x.shape[1:].num_elements()
     k = kept_of(tf.shape(rows)[1] if length is None else length, sparsity)
     k = tf.cast(k, tf.int32)
-
-    def next_bit(bit, found):
-        candidate = found + tf.bitwise.left_shift(tf.constant(1), bit)
-        enough = _counts(rows >= candidate[:, None]) >= k
-        return bit - 1, tf.where(enough, candidate, found)
-
-    # The k-th largest key of each row, bit by bit from the highest: the largest key
-    # that at least k of the row reach.
-    _, found = tf.while_loop(
-        lambda bit, _: bit >= 0,
-        next_bit,
-        (tf.constant(_KEY_BITS - 1), tf.zeros_like(rows[:, 0])),
-        parallel_iterations=1,
-    )
+    found = kth_of_rows(rows, k)
     above, tie = rows > found[:, None], tf.equal(rows, found[:, None])
     needed = k - _counts(above)
     rank = tf.cumsum(tf.cast(tie, tf.int32), axis=1)
     return tf.reshape(above | (tie & (rank <= needed[:, None])), tf.shape(x))
+
+
+def kth_of_rows(keys: tf.Tensor, k: tf.Tensor) -> tf.Tensor:
+    """The k-th largest key of each row.
+
+    Args:
+      keys: int32, ``[rows, n]``.
+      k: int32 scalar, 1 <= k <= n.
+
+    Returns:
+      int32, ``[rows]``.
+
+    >>> kth_of_rows(tf.constant([[3, -1, 2], [-5, -7, -6]]), tf.constant(2)).numpy()
+    array([ 2, -6], dtype=int32)
+    """
+
+    def next_bit(bit, found):
+        candidate = found + tf.bitwise.left_shift(tf.constant(1), bit)
+        enough = _counts(keys >= candidate[:, None]) >= k
+        return bit - 1, tf.where(enough, candidate, found)
+
+    # Bit by bit from the highest, the sign: the largest key that at least k of the row
+    # reach.
+    lowest = tf.where(_counts(keys >= 0) >= k, 0, -(2**_KEY_BITS))
+    _, found = tf.while_loop(
+        lambda bit, _: bit >= 0,
+        next_bit,
+        (tf.constant(_KEY_BITS - 1), lowest),
+        parallel_iterations=1,
+    )
+    return found
 
 
 def _counts(mask: tf.Tensor) -> tf.Tensor:

@@ -45,8 +45,8 @@ def strip(model: Any, kernels: str = "dense") -> Any:
 
     Raises:
       TypeError: for anything but a Keras model or layer.
-      ValueError: if the model is not built, or cannot be rebuilt from its config; or for
-        other `kernels`.
+      ValueError: if the model is not built, or cannot be rebuilt from its config; for
+        other `kernels`; or for DSG, whose layers select outputs for each input.
 
     >>> import keras
     >>> from topkast_tf import strip, topkast_scope
@@ -67,11 +67,25 @@ def strip(model: Any, kernels: str = "dense") -> Any:
             "Expected a Keras 3 model for kernels='native'. Received: a model of "
             f"{library_of(model).__name__}"
         )
+    _check_outputs(model)
     plain = made_again(model)
     copy_values(model, plain)
     if kernels == "native":
         _compress(model, plain)
     return plain
+
+
+def _check_outputs(model: Any) -> None:
+    """Raises a ValueError if plain layers could not give the model's outputs."""
+    for layer in compat.layers_within(model):
+        for weight in weights_of(layer):
+            if weight.rule and weight.rule.selects_outputs and not weight.exempt:
+                raise ValueError(
+                    "Expected layers whose outputs follow from their kernels alone: "
+                    f"those of {weight.rule.name!r} select outputs for each input, so "
+                    "save the model as it is, or read its dense kernels by "
+                    f"`sparse_weights`. Received: {weight.path}"
+                )
 
 
 def _compress(model: Any, plain: Any) -> None:

@@ -133,8 +133,8 @@ def sparse_scope(
 
     Args:
       name: the method: one of `topkast_tf.methods.METHODS` or
-        `topkast_tf.methods.SETTINGS`, and ``"swat"`` and ``"meprop"`` once `swat_tf` is
-        imported (docs/methods.md).
+        `topkast_tf.methods.SETTINGS`, and ``"swat"``, ``"meprop"`` and ``"dsg"`` once
+        `swat_tf` is imported (docs/methods.md).
       sparsity: forward sparsity, the fraction of zeros in alpha, in [0, 1). Methods that
         find their own (``"str"``, ``"dst"``) need none.
       distribution: how it is distributed over the weights, as for `topkast_scope`.
@@ -173,8 +173,8 @@ def sparse_scope(
     }
     if not isinstance(name, str) or name not in {*SCOPES, *METHODS, *SETTINGS}:
         raise ValueError(
-            f"Expected one of the methods {sorted({*METHODS, *SETTINGS, *SCOPES})} ('swat' "
-            "and 'meprop' are among them once `swat_tf` is imported). "
+            f"Expected one of the methods {sorted({*METHODS, *SETTINGS, *SCOPES})} "
+            "('swat', 'meprop' and 'dsg' are among them once `swat_tf` is imported). "
             f"Received: {name!r}"
         )
     if sparsity is not None:

@@ -157,6 +157,7 @@ class _Sets:
     fwd: float
     method: Any
     exempt: bool
+    view: Any
     auxiliary: dict = dataclasses.field(default_factory=dict)
 
 
@@ -184,11 +185,17 @@ def _planned(variable: Any, weight: SparseWeight) -> Parameter:
     products, saved, masked = None, 0.0, False
     if weight.rule is not None:
         sets = _Sets(
-            1 - forward / size, 1 - backward / size, weight.fwd, method, weight.exempt
+            1 - forward / size,
+            1 - backward / size,
+            weight.fwd,
+            method,
+            weight.exempt,
+            weight.view,
         )
         products = weight.rule.product_sparsities(sets)
-        if "activations" in weight.rule.backward:
-            saved, masked = weight.rule.sparsity_of(weight), True
+        saves = weight.rule.saved_sparsity(weight)
+        if saves is not None:
+            saved, masked = saves, True
     # Also of a convolution with a window of one position.
     is_matrix = all(size == 1 for size in weight.shape[: weight.view.spatial_axes])
     return Parameter(

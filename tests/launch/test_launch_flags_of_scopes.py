@@ -201,5 +201,5 @@ def test_launcher_has_every_method_of_the_library():
     import swat_tf  # noqa: F401
     from topkast_tf.methods import METHODS, SETTINGS
 
-    of_the_launcher = {"dense", "small_dense", "topkast_swat", "meprop"}
+    of_the_launcher = {"dense", "small_dense", "topkast_swat", "meprop", "dsg"}
     assert set(methods.METHODS) == {*METHODS, *SETTINGS, *of_the_launcher}

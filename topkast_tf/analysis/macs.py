@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from topkast_tf.analysis.graph_macs import ACTIVATIONS, Frame, Weight, multiply_adds
 from topkast_tf.compat import raw_variable
-from topkast_tf.layers.native import masked_products
+from topkast_tf.layers.counting import counting
 from topkast_tf.variables.components import components
 
 
@@ -97,7 +97,7 @@ class Trace:
         keywords = {"training": False} if "training" in parameters else {}
         # As in Keras's own `fit`, the call of a layer is not converted by AutoGraph.
         traced = tf.function(lambda x: model(x, **keywords), autograph=not is_layer)
-        with masked_products():
+        with counting():
             self.concrete = traced.get_concrete_function(spec)
         self.variables = [
             *getattr(model, "variables", ()),

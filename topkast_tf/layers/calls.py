@@ -37,14 +37,18 @@ def by_rule(cls: type, spec: ProductSpec) -> Any:
         kernel, inputs = getattr(self, spec.kernel), _dense(inputs)
         if weight and not weight.exempt:
             product = native.product_for_rule(self, spec, inputs, weight)
-            outputs = rule(product, inputs, kernel, weight)
+            outputs = rule.outputs(
+                product, inputs, kernel, weight, lambda made: finish(self, made, None)
+            )
         elif rule.replaces_activations and self.activation:
             # Left dense, but its activation takes as much memory as any other.
             outputs = spec.product(self)(inputs, tf.convert_to_tensor(kernel))
+            outputs = finish(self, outputs, None)
         else:
             return dense_call(self, inputs, *args, **kwargs)
-        activation = self.activation and rule.activation(self.activation)
-        return finish(self, outputs, activation)
+        if not self.activation:
+            return outputs
+        return rule.activation(self.activation)(outputs)
 
     return call
 

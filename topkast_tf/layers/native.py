@@ -1,7 +1,5 @@
 """The products of sparse layers by the native kernels, where they can and pay."""
 
-import contextlib
-import contextvars
 import functools
 import math
 from typing import Any
@@ -10,7 +8,6 @@ import tensorflow as tf
 from absl import logging
 
 from topkast_tf import compat
-from topkast_tf.core.context_values import holding
 from topkast_tf.kernels import choice, library
 from topkast_tf.kernels.blocks import block_matmul, lanes_of
 from topkast_tf.kernels.choice import MASKED, NATIVE, Choice
@@ -22,19 +19,13 @@ from topkast_tf.kernels.convolutions import (
 )
 from topkast_tf.kernels.products import new_key, sparse_matmul
 from topkast_tf.layers import export_warning
+from topkast_tf.layers.counting import is_counting
 from topkast_tf.layers.products import Convolution, MatrixProduct, Product, ProductSpec
 from topkast_tf.methods.base import GRADIENT
 from topkast_tf.variables import hooks
 from topkast_tf.variables.components import local_index
 from topkast_tf.variables.replica import WeightReplica
 from topkast_tf.variables.weight import SparseWeight
-
-_tracing_masked = contextvars.ContextVar("tracing_masked", default=False)
-
-
-def masked_products() -> contextlib.AbstractContextManager[None]:
-    """Within it, layers compute the masked product: a graph has known operations."""
-    return holding(_tracing_masked, True)
 
 
 def product(
@@ -92,7 +83,7 @@ def _made_if_chosen(
     layer: Any, spec: ProductSpec, inputs: Any, weight: SparseWeight
 ) -> MatrixProduct | Convolution | None:
     asked = layer._topkast_scope.kernels
-    if asked == MASKED or weight.exempt or _tracing_masked.get():
+    if asked == MASKED or weight.exempt or is_counting():
         return None
     weight.prepare()
     made = spec.matrix(layer) or spec.convolution(layer)

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, NamedTuple
 import tensorflow as tf
 
 from topkast_tf.core.thread_stack import ThreadStack
-from topkast_tf.layers.products import Product
+from topkast_tf.layers.products import Convolution, MatrixProduct, Product
 from topkast_tf.variables.weight import SparseWeight
 
 RULES: dict[str, type["ProductRule"]] = {}
@@ -43,11 +43,14 @@ class ProductRule(abc.ABC):
     Attributes:
       supports_jit: whether Keras may choose to compile its layers by XLA.
       replaces_activations: whether `activation` replaces any function.
+      selects_outputs: whether a layer's outputs are not those of a plain layer with the
+        same kernel, so that its model cannot be stripped.
     """
 
     name: ClassVar[str]
     supports_jit: bool = True
     replaces_activations: bool = False
+    selects_outputs: bool = False
 
     @abc.abstractmethod
     def __call__(
@@ -61,6 +64,34 @@ class ProductRule(abc.ABC):
           kernel: its kernel, a variable that reads as alpha.
           weight: its sparse weight.
         """
+
+    def outputs(
+        self,
+        product: Product,
+        inputs: tf.Tensor,
+        kernel: Any,
+        weight: SparseWeight,
+        add_bias: Callable[[tf.Tensor], tf.Tensor],
+    ) -> tf.Tensor:
+        """The layer's outputs before its activation function.
+
+        Args:
+          product, inputs, kernel, weight: as for a call.
+          add_bias: adds the layer's bias, if it has one, to a product.
+        """
+        return add_bias(self(product, inputs, kernel, weight))
+
+    def why_dense(self, product: MatrixProduct | Convolution | None) -> str | None:
+        """Why the rule cannot compute a layer's product; None if it can.
+
+        The weight is then left dense, and listed with the reason.
+
+        Args:
+          product: the layer's product as one of matrices or as a convolution, or None
+            if it is neither.
+        """
+        del product
+        return None
 
     def check(self, weight: SparseWeight) -> None:
         """Raises a ValueError if the rule does not suit a weight."""
@@ -84,6 +115,18 @@ class ProductRule(abc.ABC):
         Returns:
           Those of the forward pass, the input gradient and the weight gradient; None
           if they follow from the sets, ``(fwd, fwd, bwd)``.
+        """
+        del weight
+        return None
+
+    def saved_sparsity(self, weight: SparseWeight) -> float | None:
+        """The sparsity of the inputs that a layer saves for its weight gradient.
+
+        Args:
+          weight: the layer's sparse weight.
+
+        Returns:
+          A fraction of zeros; None if the layer saves the inputs as they are.
         """
         del weight
         return None

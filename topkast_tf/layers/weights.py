@@ -110,6 +110,9 @@ def consider_weight(
     refused = None
     if scope.method.requires_product_rule and spec is None:
         refused = why_without_product(cls, library)
+    elif spec is not None and layer._topkast_rule is not None:
+        product = spec.matrix(layer) or spec.convolution(layer)
+        refused = layer._topkast_rule.why_dense(product)
     view = MatrixView(
         tuple(variable.shape),
         _output_axes(layer, variable),

@@ -10,6 +10,7 @@ from launch.config.methods import (
     before_training,
     dense,
     dnw,
+    dsg,
     dsr,
     dst,
     granet,
@@ -37,6 +38,7 @@ METHODS: dict[str, RunMethod] = {
     "swat": swat.METHOD,
     "topkast_swat": topkast_swat.METHOD,
     "meprop": meprop.METHOD,
+    "dsg": dsg.METHOD,
     "static": static.METHOD,
     "set": set_.METHOD,
     "set_itop": set_.ITOP,
@@ -103,8 +105,8 @@ COMMON = (
         "float",
         "sparsity",
         0.9,
-        "of the weights (with SWAT also of the activations), a fraction of zeros; "
-        "Top-KAST uses --fwd",
+        "of the weights (with SWAT also of the activations; with DSG of the outputs "
+        "alone), a fraction of zeros; Top-KAST uses --fwd",
         range=SHARE,
     ),
     Flag("string", "distribution", "uniform", _distribution_help()),
