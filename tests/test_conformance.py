@@ -95,7 +95,7 @@ STEPS = dict.fromkeys(EXAMPLES, 8) | {"rigl": 5, "snip": 7}
 # Activations are selected over the batch of a replica: two replicas train otherwise.
 SELECTS_OVER_A_REPLICA = ("swat-m", "swat-m convolutions", "topkast+swat")
 SLOW = (
-    *("topkast global", "swat-m convolutions", "static"),
+    *("topkast global", "swat-m convolutions", "static", "set", "topkast+swat"),
     *("pruning", "acdc", "mest", "granet", "srigl", "snfs", "dsr", "nm", "str", "dst"),
     *("grasp", "synflow"),
 )

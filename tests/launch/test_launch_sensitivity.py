@@ -71,6 +71,7 @@ def test_scope_arguments_of_each_study(study, expected):
     assert run.scope_arguments(3, "batch") == expected
 
 
+@pytest.mark.slow
 def test_study_resumes_and_is_plotted(tmp_path, capsys):
     folder = tmp_path / "study"
     arguments = [

@@ -26,7 +26,7 @@ OPTIMIZERS = {
 }
 
 
-FAST = ("adam", "accumulating")
+FAST = ("adam",)
 
 
 def _slow_unless(value, fast, name=None):
@@ -193,7 +193,7 @@ def test_compiled_by_xla():
 @pytest.mark.parametrize(
     "arguments",
     [
-        _slow_unless(arguments, ("stop_exploring_at", "exempt"), next(iter(arguments)))
+        _slow_unless(arguments, ("exempt",), next(iter(arguments)))
         for arguments in (
             {"backward": "random"},
             {"stop_exploring_at": 6},
@@ -259,7 +259,7 @@ def test_custom_loop_and_gradients():
     ("storage", "other"),
     [
         ("packed", "dense"),
-        ("dense", "packed"),
+        pytest.param("dense", "packed", marks=pytest.mark.slow),
         pytest.param("packed", "packed", marks=pytest.mark.slow),
     ],
 )
@@ -353,8 +353,9 @@ def test_a_nan_stops_native_selection_and_loses_nothing():
     np.testing.assert_array_equal(raw_variable(first._sets).numpy(), before)
 
 
-@pytest.mark.parametrize("storage", [_slow_unless("dense", ()), "packed"])
-@pytest.mark.parametrize("optimizer", [_slow_unless(o, ("adam",)) for o in OPTIMIZERS])
+@pytest.mark.slow
+@pytest.mark.parametrize("storage", ["dense", "packed"])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_training_goes_on_in_the_other_storage(storage, optimizer, tmp_path):
     """A file of one storage, with its optimizer, loads in the other, with the same bits."""
     other = {"dense": "packed", "packed": "dense"}[storage]
@@ -422,6 +423,7 @@ def test_weights_from_outside():
         np.testing.assert_allclose(np.sort(np.abs(expected))[::-1], top)
 
 
+@pytest.mark.slow
 def test_masks_from_outside():
     model = built("packed")
     weight = tk.sparse_weights(model)[0]
@@ -452,6 +454,7 @@ def test_two_devices():
             np.testing.assert_array_equal(first.numpy(), other.numpy())
 
 
+@pytest.mark.slow
 def test_mixed_precision_scales_the_loss():
     def model():
         keras.mixed_precision.set_global_policy("mixed_float16")
@@ -465,6 +468,7 @@ def test_mixed_precision_scales_the_loss():
     assert_same(packed, masked)
 
 
+@pytest.mark.slow
 def test_averaged_weights():
     def optimizer():
         return keras.optimizers.SGD(0.1, use_ema=True, ema_momentum=0.9)
@@ -546,6 +550,7 @@ def test_weights_that_cannot_be_packed_are_refused():
             tf.Variable([[1.0, 2.0]], name="w")
 
 
+@pytest.mark.slow
 def test_static_masks():
     keras.utils.set_random_seed(0)
     models = []
