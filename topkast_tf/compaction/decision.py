@@ -53,7 +53,7 @@ def decided(graph: Graph, keras: Any) -> Decision:
       keras: the Keras library.
     """
     rules = [_rule_of(call, keras) for call in graph.calls]
-    constants, lost = _constants(graph, rules)
+    constants, lost, ahead = _constants(graph, rules)
     links = [
         link for rule in rules if isinstance(rule, Passing) for link in rule.links()
     ]
@@ -82,7 +82,8 @@ def decided(graph: Graph, keras: Any) -> Decision:
         else:
             dead = zero_outputs(call.layer)
         for unit in dead if output.size else ():
-            reason = blocks.reasons.get(members[output.first + unit], "")
+            number = output.first + unit
+            reason = ahead[number] or blocks.reasons.get(members[number], "")
             left.setdefault((call.layer.name, reason), []).append(int(unit))
     kept_dead = {key: np.unique(units) for key, units in left.items()}
     return Decision(graph, rules, constants, ~removed, found, kept_dead)
@@ -95,8 +96,15 @@ def _rule_of(call: Call, keras: Any) -> Rule:
     return product_of(call, keras) or passing_of(call, keras)
 
 
-def _constants(graph: Graph, rules: Sequence[Rule]) -> tuple[np.ndarray, np.ndarray]:
-    """The constant of each unit, and why it is none though an input of it is one."""
+def _constants(
+    graph: Graph, rules: Sequence[Rule]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The constants of a model's units.
+
+    Returns:
+      The constant of each unit, NaN if it is none; for such a unit, where a constant in it
+      was lost, or None; and for a constant, where it will be lost, or None.
+    """
     constants = np.full(graph.count, np.nan)
     lost = np.full(graph.count, None, object)
     for call, rule in zip(graph.calls, rules, strict=True):
@@ -114,7 +122,14 @@ def _constants(graph: Graph, rules: Sequence[Rule]) -> tuple[np.ndarray, np.ndar
             lost[theirs[here]] = f"{call} {rule.uneven or NOT_FINITE}"
             before = unknown & (lost[ours] != None)  # noqa: E711, of each entry
             lost[theirs[before]] = lost[ours[before]]
-    return constants, lost
+    ahead = np.full(graph.count, None, object)
+    for rule in reversed(rules):
+        for ours, theirs in rule.links() if isinstance(rule, Passing) else ():
+            for mine, made in zip(ours.tolist(), theirs.tolist(), strict=True):
+                if not np.isnan(constants[mine]):
+                    found = lost[made] if np.isnan(constants[made]) else ahead[made]
+                    ahead[mine] = ahead[mine] or found
+    return constants, lost, ahead
 
 
 class _Blocks:

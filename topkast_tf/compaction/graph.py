@@ -109,7 +109,7 @@ def graph_of(function: Any) -> Graph:
             node.operation,
             number(node.input_tensors),
             number(node.outputs),
-            _is_plain(node.arguments),
+            _is_plain(node),
             layers.count(id(node.operation)) == 1,
         )
         for node in nodes
@@ -117,11 +117,13 @@ def graph_of(function: Any) -> Graph:
     return Graph(calls, inputs, number(function.outputs), count)
 
 
-def _is_plain(arguments: Any) -> bool:
+def _is_plain(node: Any) -> bool:
+    arguments, is_layer = node.arguments, hasattr(node.operation, "weights")
     given = {key: value for key, value in arguments.kwargs.items() if value is not None}
     # In a call with training=True, a normalization uses the batch.
     others = {k: v for k, v in given.items() if (k, v) != ("training", False)}
-    return len(arguments.args) == 1 and not others
+    tensors = 1 if is_layer else len(node.input_tensors)
+    return len(arguments.args) == tensors and not others
 
 
 def classes(count: int, links: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:

@@ -194,6 +194,8 @@ def _product(values: Sequence[np.ndarray]) -> np.ndarray:
     return np.where(is_zero, 0.0, np.prod(values, axis=0))
 
 
+_OPERATORS = ("Add", "Subtract", "Multiply", "Maximum", "Minimum")
+"""Operations on two tensors, as of ``x + y``."""
 _MERGES: Mapping[str, Callable[[Sequence[np.ndarray]], np.ndarray]] = {
     "Add": lambda values: np.sum(values, axis=0),
     "Subtract": lambda values: values[0] - values[1],
@@ -245,10 +247,15 @@ def passing_of(call: Call, keras: Any) -> Passing | None:
 
 def _is_known(call: Call, keras: Any) -> bool:
     """Whether it is a plain call of a layer of Keras, on tensors with units last."""
-    layer = call.layer
+    layer, kind = call.layer, type(call.layer)
+    is_operator = (
+        kind.__name__ in _OPERATORS
+        and kind.__module__.startswith("keras.src.ops")
+        and len(call.inputs) == 2
+    )
     return (
         call.is_plain
-        and type(layer) is getattr(keras.layers, type(layer).__name__, None)
+        and (is_operator or kind is getattr(keras.layers, kind.__name__, None))
         and getattr(layer, "data_format", None) != "channels_first"
         and len(call.outputs) == 1
         and all(units.size for units in (*call.inputs, *call.outputs))
