@@ -88,6 +88,11 @@ def nodes_of(function: Any) -> list[Any]:
     return [node for _, nodes in by_depth for node in nodes if not node.is_input]
 
 
+def is_operation(layer: Any) -> bool:
+    """Whether the operation of a call is one of `keras.ops`, such as `Add`: no layer."""
+    return type(layer).__module__.startswith("keras.src.ops.")
+
+
 def export(model: Any, folder: str) -> None:
     """Writes a SavedModel for inference; Keras 3.5 has no `verbose`, and prints."""
     quiet = {"verbose": False}

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from topkast_tf import compat
 from topkast_tf.compaction.elementwise import (
     applied,
     is_elementwise,
@@ -250,7 +251,7 @@ def _is_known(call: Call, keras: Any) -> bool:
     layer, kind = call.layer, type(call.layer)
     is_operator = (
         kind.__name__ in _OPERATORS
-        and kind.__module__.startswith("keras.src.ops")
+        and compat.is_operation(layer)
         and len(call.inputs) == 2
     )
     return (
