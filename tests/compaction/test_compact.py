@@ -136,6 +136,25 @@ def test_the_layer_that_pads_a_constant_is_named(layer):
     assert why == f"{padded.name} ({type(padded).__name__}) pads with zeros"
 
 
+def test_a_constant_passes_a_depthwise_convolution_that_does_not_pad():
+    model = keras.Sequential(
+        [
+            keras.Input((6, 6, 2)),
+            layers.Conv2D(3, 3, name="a"),
+            layers.DepthwiseConv2D(3, depth_multiplier=2, activation="tanh"),
+            layers.Conv2D(2, 2, use_bias=False),
+        ]
+    )
+    randomized(model, np.random.default_rng(0), dead=0)
+    kernel = model.layers[0].kernel.numpy()
+    kernel[..., 1] = 0
+    model.layers[0].kernel.assign(kernel)
+    small = checked(model)
+    assert small.removed == {"a": (1,)}
+    assert small.model.layers[1].bias.shape == (4,)
+    assert small.model.layers[2].bias.numpy().all()
+
+
 @pytest.mark.parametrize("by_layer", [True, False])
 def test_a_sum_with_a_live_unit_keeps_a_dead_one(by_layer):
     inputs = keras.Input((4,))

@@ -29,7 +29,7 @@ def random_network(rng, padding):
             x = pick(layers.ReLU(6.0), layers.LeakyReLU(), layers.Activation("silu"))(x)
         return layers.Dropout(0.3)(x)
 
-    x = block(inputs, 8)
+    x = block(block(inputs, 9), 8)
     one = layers.Conv2D(6, 1)(x)
     other = layers.BatchNormalization()(layers.Conv2D(6, 1, use_bias=False)(x))
     x = pick(layers.Add, layers.Multiply, layers.Average)()([one, other])
