@@ -48,6 +48,24 @@ def test_seed_generators():
     assert compat.seed_generators(keras.layers.ReLU()) == []
 
 
+def test_function_and_nodes_of_models():
+    inputs = keras.Input((3,))
+    x = keras.layers.Dense(2, name="a")(inputs)
+    functional = keras.Model(inputs, x + keras.layers.Dense(2, name="b")(x))
+    names = [n.operation.name for n in compat.nodes_of(compat.function_of(functional))]
+    assert names[:2] == ["a", "b"] and len(names) == 3
+    *made, added = [n.operation for n in compat.nodes_of(functional)]
+    assert compat.is_operation(added) and type(added).__name__ == "Add"
+    assert not any(map(compat.is_operation, (*made, keras.layers.Add())))
+    sequential = keras.Sequential([keras.Input((3,)), keras.layers.ReLU(name="r")])
+    [node] = compat.nodes_of(compat.function_of(sequential))
+    assert node.operation.name == "r" and not node.arguments.kwargs
+    assert node.input_tensors[0] is compat.function_of(sequential).inputs[0]
+    assert len(node.arguments.args) == len(node.outputs) == 1
+    for other in (keras.Sequential([keras.layers.ReLU()]), zoo.Subclassed()):
+        assert compat.function_of(other) is None
+
+
 @LIBRARIES
 def test_variable_lists(library):
     layer = library.layers.BatchNormalization()

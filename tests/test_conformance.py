@@ -84,6 +84,7 @@ EXAMPLES = {
         "dsr", sparsity=0.9, update_every=2, total_steps=8, threshold=0.05
     ),
     "nm": lambda: tk.sparse_scope("nm", sparsity=0.5, m=2, refresh_every=2),
+    "filters": lambda: tk.sparse_scope("filters", sparsity=0.5),
     "snip": lambda: tk.sparse_scope("snip", sparsity=0.8, distribution="global"),
     "grasp": lambda: tk.sparse_scope("grasp", sparsity=0.8),
     "synflow": lambda: tk.sparse_scope("synflow", sparsity=0.8, rounds=3),
@@ -97,7 +98,7 @@ SELECTS_OVER_A_REPLICA = ("swat-m", "swat-m convolutions", "topkast+swat")
 SLOW = (
     *("topkast global", "swat-m convolutions", "static", "set", "topkast+swat"),
     *("pruning", "acdc", "mest", "granet", "srigl", "snfs", "dsr", "nm", "str", "dst"),
-    *("grasp", "synflow"),
+    *("grasp", "synflow", "filters"),
 )
 METHOD = pytest.mark.parametrize(
     "method",

@@ -10,7 +10,7 @@ import pathlib
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PACKAGES = ("topkast_tf", "swat_tf", "launch")
-WINGS = ("core", "kernels", "methods", "variables", "layers", "analysis")
+WINGS = ("core", "kernels", "methods", "variables", "layers", "compaction", "analysis")
 """Subpackages of topkast_tf, the lowest first; its other modules are above them."""
 GROUND = "topkast_tf.compat"
 """The module below all subpackages."""

@@ -14,6 +14,7 @@ import keras as _keras
 from topkast_tf.analysis.flops import count_flops
 from topkast_tf.analysis.mask_dynamics import MaskDynamics
 from topkast_tf.analysis.summary import summary
+from topkast_tf.compacting import compact
 from topkast_tf.explaining import explain
 from topkast_tf.export import export_litert, strip
 from topkast_tf.getter import topkast_getter
@@ -33,6 +34,7 @@ __all__ = [
     "MaskDynamics",
     "SparseWeight",
     "SparsityScope",
+    "compact",
     "count_flops",
     "dense_reads",
     "explain",

@@ -75,6 +75,24 @@ def replace_kernel(layer: Any, make: Callable[[], Any]) -> None:
     layer._tracker.lock()
 
 
+def function_of(model: Any) -> Any:
+    """The graph of calls of a built Keras 3 Functional or Sequential model, or None."""
+    sequential = getattr(model, "_functional", None)
+    function = model if sequential is None else sequential
+    return function if hasattr(function, "_nodes_by_depth") else None
+
+
+def nodes_of(function: Any) -> list[Any]:
+    """The calls in such a graph, without its inputs, in an order to compute them in."""
+    by_depth = sorted(function._nodes_by_depth.items(), reverse=True)
+    return [node for _, nodes in by_depth for node in nodes if not node.is_input]
+
+
+def is_operation(layer: Any) -> bool:
+    """Whether the operation of a call is one of `keras.ops`, such as `Add`: no layer."""
+    return type(layer).__module__.startswith("keras.src.ops.")
+
+
 def export(model: Any, folder: str) -> None:
     """Writes a SavedModel for inference; Keras 3.5 has no `verbose`, and prints."""
     quiet = {"verbose": False}

@@ -15,6 +15,7 @@ from topkast_tf.methods.base import (
 from topkast_tf.methods.dnw import dnw
 from topkast_tf.methods.dsr import DSR
 from topkast_tf.methods.dst import DST
+from topkast_tf.methods.filters import FilterPruning
 from topkast_tf.methods.granet import GraNet
 from topkast_tf.methods.grasp import GraSP
 from topkast_tf.methods.itop import rigl_itop, set_itop
@@ -36,6 +37,7 @@ __all__ = [
     "ACDC",
     "DSR",
     "DST",
+    "FilterPruning",
     "GRADIENT",
     "GradualPruning",
     "GraNet",

@@ -1,0 +1,1 @@
+"""Removal of dead units: the graph, what each layer does to units, and the new model."""
