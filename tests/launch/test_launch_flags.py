@@ -115,7 +115,8 @@ def test_invalid_values_are_reported_in_one_sentence(argument, expected):
 def test_distribution_of_other_methods_names_those_methods():
     assert message("--method=set", "--distribution=global") == (
         "Expected --distribution=global with one of the methods topkast, swat, "
-        "topkast_swat, pruning, acdc, dnw, snip, grasp, synflow. Received: --method=set"
+        "topkast_swat, pruning, acdc, dnw, spartan, snip, grasp, synflow. "
+        "Received: --method=set"
     )
 
 
