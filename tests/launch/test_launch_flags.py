@@ -98,7 +98,7 @@ def test_missing_flagfile_is_reported_in_one_sentence():
         ("--seed=2147483648", "Expected --seed to be below 2**31."),
         (
             "--method=rigel",
-            "str, dst, nm, snip, grasp, synflow. Received: 'rigel'; did you",
+            "str, dst, cs, spartan, nm, snip, grasp, synflow. Received: 'rigel'; did you",
         ),
         ("--lr_schedule=poly", "one of cosine, steps, constant. Received: 'poly'"),
         ("--lr_drop_steps=9,3", "Expected --lr_drop_steps to rise"),

@@ -228,7 +228,7 @@ def test_the_ticket_alone_is_sparse_in_counted_products():
             {"total_steps": 100, "rewind_to": 1},
             "`rewind_to` must be None or a fraction",
         ),
-        ({"total_steps": 100, "final_temperature": 0.5}, "from 1 to 1e"),
+        ({"total_steps": 100, "final_temperature": 0}, "from 1e-06 to 1e"),
         ({"total_steps": 100, "initial_gate": float("nan")}, "from -20 to 20"),
         ({"total_steps": 100, "penalty_coefficient": -1}, "from 0 to 1e"),
         ({"total_steps": 100, "distribution": "erk"}, "a distribution that 'cs'"),

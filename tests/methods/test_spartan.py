@@ -242,10 +242,13 @@ def test_mean_products_are_those_of_the_steps():
     ("arguments", "match"),
     [
         ({}, "Expected `total_steps`"),
-        ({"total_steps": 100, "warm_up": 0.9}, "in this order"),
-        ({"total_steps": 100, "frozen_from": 1.0}, "fractions of the training"),
-        ({"total_steps": 100, "sharpness": 0.5}, "`initial_sharpness` <= `sharpness`"),
-        ({"total_steps": 100, "initial_sharpness": 0}, "Expected 0 < `initial"),
+        ({"total_steps": 100, "warm_up": 0.0}, "`warm_up` must be a fraction"),
+        ({"total_steps": 100, "frozen_from": 1.0}, "`frozen_from` must be a fraction"),
+        (
+            {"total_steps": 100, "sharpness": float("inf")},
+            "`sharpness` must be a finite",
+        ),
+        ({"total_steps": 100, "initial_sharpness": 0}, "`initial_sharpness` must be"),
     ],
 )
 def test_arguments_are_checked(arguments, match):

@@ -55,7 +55,7 @@ class ContinuousSparsification(FindsSparsity):
       rewind_to: E, as a fraction of a round in (0, 1), at least 1 step; None goes on with
         theta and the slots as they are.
       initial_gate: s_0, from -20 to 20.
-      final_temperature: T, at least 1.
+      final_temperature: T, above 0; a mask hardens if it is above 1.
       penalty_coefficient: at least 0.
       sparsity: as in `FindsSparsity`: of the ticket.
 
@@ -108,13 +108,13 @@ class ContinuousSparsification(FindsSparsity):
             )
         for argument, least, most in (
             ("initial_gate", -20, 20),
-            ("final_temperature", 1, 1e6),
+            ("final_temperature", 1e-6, 1e6),
             ("penalty_coefficient", 0, 1e6),
         ):
             value = getattr(self, argument)
             if not _is_number(value) or not least <= value <= most:
                 raise ValueError(
-                    f"`{argument}` must be a number from {least} to {most:g}. "
+                    f"`{argument}` must be a number from {least:g} to {most:g}. "
                     f"Received: {argument}={value!r}"
                 )
 

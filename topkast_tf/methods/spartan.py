@@ -25,7 +25,7 @@ class Spartan(Method):
     """Spartan (Tai et al. 2022). Dense-to-sparse.
 
     With k(t) falling linearly from n to the planned number until the warm-up W ends, and
-    beta(t) growing linearly from b_0 to b until step F, where the mask is frozen::
+    beta(t) going linearly from b_0 to b until step F, where the mask is frozen::
 
         m = soft mask of |theta|: m_i = sigmoid(beta |theta_i| - c), sum m = k
         A = the k largest of |theta|
@@ -46,9 +46,9 @@ class Spartan(Method):
       sparsity: in [0, 1).
       total_steps: the length of training, in steps.
       warm_up: W, as a fraction of it, in (0, 1), at least 1 step.
-      frozen_from: F, likewise, from W on.
+      frozen_from: F, likewise; W if that is later.
       initial_sharpness: b_0, above 0.
-      sharpness: b, at least b_0. It multiplies |theta| as it is, so that with small
+      sharpness: b, above 0. It multiplies |theta| as it is, so that with small
         weights masks are far from hard.
 
     Raises:
@@ -88,19 +88,18 @@ class Spartan(Method):
                 "Expected `total_steps`, the number of optimizer steps of the training, of "
                 f"at least 2. Received: total_steps={steps!r}"
             )
-        shares = self.warm_up, self.frozen_from
-        if not all(map(_is_number, shares)) or not 0 < shares[0] <= shares[1] < 1:
-            raise ValueError(
-                "Expected `warm_up` and `frozen_from`, fractions of the training in (0, "
-                f"1), in this order. Received: warm_up={shares[0]!r}, "
-                f"frozen_from={shares[1]!r}"
-            )
-        sharp = self.initial_sharpness, self.sharpness
-        if not all(map(_is_number, sharp)) or not 0 < sharp[0] <= sharp[1] <= 1e6:
-            raise ValueError(
-                "Expected 0 < `initial_sharpness` <= `sharpness` <= 1e6. Received: "
-                f"initial_sharpness={sharp[0]!r}, sharpness={sharp[1]!r}"
-            )
+        for argument, most, range_ in (
+            ("warm_up", 1, "a fraction of the training, in (0, 1)"),
+            ("frozen_from", 1, "a fraction of the training, in (0, 1)"),
+            ("initial_sharpness", float("inf"), "a finite number above 0"),
+            ("sharpness", float("inf"), "a finite number above 0"),
+        ):
+            value = getattr(self, argument)
+            is_number = isinstance(value, float | int) and not isinstance(value, bool)
+            if not is_number or not 0 < value < most:
+                raise ValueError(
+                    f"`{argument}` must be {range_}. Received: {argument}={value!r}"
+                )
 
     @property
     def fwd(self) -> float:  # type: ignore[override]
@@ -210,7 +209,3 @@ class Spartan(Method):
         # Of steps 0, ..., W - 1, 1 - t / W of the way is left.
         mean = fwd * (1 - (warm_up + 1) / 2 / steps)
         return Products(mean, mean, fwd * (1 - self.freezes_at / steps))
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, float | int) and not isinstance(value, bool)

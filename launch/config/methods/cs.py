@@ -1,6 +1,6 @@
 """Continuous sparsification: a soft mask that hardens, trained with the weights."""
 
-from launch.config.flag import AT_LEAST_1, FACTOR, NOT_NEGATIVE, Flag
+from launch.config.flag import ABOVE_0, AT_LEAST_1, FACTOR, NOT_NEGATIVE, Flag
 from launch.config.methods.base import RunMethod
 from launch.config.methods.updates import scopes_of
 
@@ -31,8 +31,8 @@ GROUP = (
             "float",
             "final_temperature",
             200.0,
-            "at the end of each round; at least 1",
-            range=NOT_NEGATIVE,
+            "at the end of each round, from 1 at its beginning",
+            range=ABOVE_0,
         ),
         Flag(
             "float",
