@@ -90,6 +90,13 @@ EXAMPLES = {
     "synflow": lambda: tk.sparse_scope("synflow", sparsity=0.8, rounds=3),
     "str": lambda: tk.sparse_scope("str", initial_threshold=-4.0, decay=0.01),
     "dst": lambda: tk.sparse_scope("dst", penalty_coefficient=1e-2),
+    "cs": lambda: tk.sparse_scope(
+        "cs", total_steps=8, rounds=1, penalty_coefficient=1e-4
+    ),
+    "spartan": lambda: tk.sparse_scope("spartan", sparsity=0.9, total_steps=8),
+    "spartan global": lambda: tk.sparse_scope(
+        "spartan", sparsity=0.9, total_steps=8, distribution="global"
+    ),
 }
 STEPS = dict.fromkeys(EXAMPLES, 8) | {"rigl": 5, "snip": 7}
 """Optimizer steps in eight calls; others update the masks instead."""
@@ -98,7 +105,7 @@ SELECTS_OVER_A_REPLICA = ("swat-m", "swat-m convolutions", "topkast+swat")
 SLOW = (
     *("topkast global", "swat-m convolutions", "static", "set", "topkast+swat"),
     *("pruning", "acdc", "mest", "granet", "srigl", "snfs", "dsr", "nm", "str", "dst"),
-    *("grasp", "synflow", "filters"),
+    *("grasp", "synflow", "filters", "cs", "spartan", "spartan global"),
 )
 METHOD = pytest.mark.parametrize(
     "method",

@@ -98,7 +98,7 @@ def test_missing_flagfile_is_reported_in_one_sentence():
         ("--seed=2147483648", "Expected --seed to be below 2**31."),
         (
             "--method=rigel",
-            "str, dst, nm, filters, snip, grasp, synflow. Received: 'rigel'; did you",
+            "cs, spartan, nm, filters, snip, grasp, synflow. Received: 'rigel'; did you",
         ),
         ("--lr_schedule=poly", "one of cosine, steps, constant. Received: 'poly'"),
         ("--lr_drop_steps=9,3", "Expected --lr_drop_steps to rise"),
@@ -115,7 +115,8 @@ def test_invalid_values_are_reported_in_one_sentence(argument, expected):
 def test_distribution_of_other_methods_names_those_methods():
     assert message("--method=set", "--distribution=global") == (
         "Expected --distribution=global with one of the methods topkast, swat, "
-        "topkast_swat, pruning, acdc, dnw, snip, grasp, synflow. Received: --method=set"
+        "topkast_swat, pruning, acdc, dnw, spartan, snip, grasp, synflow. "
+        "Received: --method=set"
     )
 
 

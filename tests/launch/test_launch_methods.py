@@ -61,6 +61,9 @@ def test_defaults_are_those_of_the_class(name):
         (["--method=nm", "--sparsity=0.5", "--sr_ste_decay=0"], {"decay": 0.0}),
         (["--method=str", "--threshold_decay=0.1"], {"decay": 0.1}),
         (["--method=dst", "--thresholds_per=weight"], {"per": "weight"}),
+        (["--method=cs", "--gate_penalty=0.1"], {"penalty_coefficient": 0.1}),
+        (["--method=cs", "--rounds=1"], {"rounds": 1}),
+        (["--method=spartan", "--sharpness=5"], {"sharpness": 5.0}),
         (["--method=grasp", "--temperature=2"], {"temperature": 2.0}),
         (["--method=synflow", "--prune_rounds=3"], {"rounds": 3}),
     ],
@@ -79,6 +82,7 @@ def test_every_flag_of_a_method_is_one_of_its_arguments():
         "threshold_decay": "decay",
         "thresholds_per": "per",
         "prune_rounds": "rounds",
+        "gate_penalty": "penalty_coefficient",
     }
     of_the_run = {"prune_batches", "storage", "theta", "kernels"}
     for name in OWN:

@@ -222,11 +222,12 @@ def _add_state(
             trainable=False,
             **placement,
         )
-    for trained, (shape, initial) in weight.trained.items():
+    for trained, made in weight.trained.items():
         weight.auxiliary[trained] = add_weight(
             name=f"{name}_{trained}",
-            shape=shape,
-            initializer=layer._topkast_library.initializers.Constant(initial),
+            shape=made.shape,
+            initializer=layer._topkast_library.initializers.Constant(made.initial),
+            **({} if made.trainable else {"trainable": False, **placement}),
         )
     for made, own in weight.state_variables().items():
         setattr(layer, made, own)

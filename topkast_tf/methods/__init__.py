@@ -12,6 +12,7 @@ from topkast_tf.methods.base import (
     Sets,
     TrainedVariable,
 )
+from topkast_tf.methods.cs import ContinuousSparsification
 from topkast_tf.methods.dnw import dnw
 from topkast_tf.methods.dsr import DSR
 from topkast_tf.methods.dst import DST
@@ -27,6 +28,7 @@ from topkast_tf.methods.rigl import RigL
 from topkast_tf.methods.set import SET
 from topkast_tf.methods.snfs import SNFS
 from topkast_tf.methods.snip import SNIP
+from topkast_tf.methods.spartan import Spartan
 from topkast_tf.methods.srigl import SRigL
 from topkast_tf.methods.static import Static
 from topkast_tf.methods.str import STR
@@ -35,6 +37,7 @@ from topkast_tf.methods.topkast import TopKAST
 
 __all__ = [
     "ACDC",
+    "ContinuousSparsification",
     "DSR",
     "DST",
     "FilterPruning",
@@ -59,6 +62,7 @@ __all__ = [
     "STR",
     "Selection",
     "Sets",
+    "Spartan",
     "Static",
     "SynFlow",
     "TopKAST",

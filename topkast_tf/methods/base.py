@@ -67,10 +67,12 @@ class TrainedVariable(NamedTuple):
     Attributes:
       shape: its shape.
       initial: its initial value.
+      trainable: False for one that only updates set, such as a temperature.
     """
 
     shape: tuple[int, ...]
     initial: float
+    trainable: bool = True
 
 
 class Reset(NamedTuple):
@@ -358,7 +360,7 @@ class Method(abc.ABC):
         return step
 
     def trained_variables(self, view: MatrixView) -> Mapping[str, TrainedVariable]:
-        """The variables that the optimizer trains next to a weight, by name.
+        """The variables next to a weight that the optimizer or an update sets, by name.
 
         Args:
           view: the weight's 2-D view.

@@ -1,4 +1,4 @@
-"""The base of methods whose thresholds the optimizer trains."""
+"""The bases of methods whose sparsity, or whose thresholds, the optimizer trains."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -17,8 +17,8 @@ THRESHOLD = "threshold"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Learned(Method):
-    """``A = {i: |theta_i| > t}`` after each step, with a trained threshold t.
+class FindsSparsity(Method):
+    """Alpha is a function of theta and of variables that are trained with it.
 
     Every entry is updated (B is everything). The sparsity is what training makes it.
     Products are computed with masks.
@@ -50,6 +50,20 @@ class Learned(Method):
     def schedule(self) -> RefreshSchedule:
         return RefreshSchedule(1)
 
+    def counts(
+        self, units: int, kept_forward: int, kept_backward: int, step: int
+    ) -> tuple[int, int] | None:
+        return None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Learned(FindsSparsity):
+    """``A = {i: |theta_i| > t}`` after each step, with a trained threshold t.
+
+    Attributes:
+      sparsity: as in `FindsSparsity`.
+    """
+
     def threshold(self, trained: Mapping[str, tf.Tensor]) -> tf.Tensor:
         """t, in a shape that broadcasts to theta's."""
         raise NotImplementedError
@@ -64,8 +78,3 @@ class Learned(Method):
             finite.append(~has_nan(magnitude_keys(theta)))
             finite.append(~has_nan(magnitude_keys(threshold)))
         return Sets(codes, tf.reduce_all(tf.stack(finite)))
-
-    def counts(
-        self, units: int, kept_forward: int, kept_backward: int, step: int
-    ) -> tuple[int, int] | None:
-        return None

@@ -2,18 +2,11 @@
 
 from launch.config.flag import FACTOR, Flag
 from launch.config.methods.base import LAYERWISE, RunMethod
-from launch.config.methods.updates import scopes_of
+from launch.config.methods.updates import WARM_UP, scopes_of
 
 GROUP = (
     "AC/DC (fractions of the run)",
     (
-        Flag(
-            "float",
-            "warm_up",
-            0.1,
-            "dense training before the first compressed phase",
-            range=FACTOR,
-        ),
         Flag("float", "phase", 0.05, "the length of a phase", range=FACTOR),
         Flag(
             "float",
@@ -33,7 +26,7 @@ GROUP = (
 )
 METHOD = RunMethod(
     "AC/DC",
-    scopes_of("acdc", (GROUP,)),
-    groups=(GROUP,),
+    scopes_of("acdc", (WARM_UP, GROUP)),
+    groups=(WARM_UP, GROUP),
     distributions=(*LAYERWISE, "global"),
 )

@@ -93,7 +93,21 @@ GROWN = (
     ),
 )
 
-_ARGUMENTS = {"drop_noise": "noise"}
+WARM_UP = (
+    "How it begins (a fraction of the run)",
+    (
+        Flag(
+            "float",
+            "warm_up",
+            None,
+            "acdc: dense training before the first compressed phase, default 0.1; "
+            "spartan: until the density is that of the end, default 0.2",
+            range=FACTOR,
+        ),
+    ),
+)
+
+_ARGUMENTS = {"drop_noise": "noise", "gate_penalty": "penalty_coefficient"}
 """Name of a flag -> the argument of the method, where they differ."""
 _STEPS = ("update_from", "update_until", "prune_until")
 
@@ -103,7 +117,7 @@ def scopes_of(name: str, groups: Groups) -> Scopes:
 
     Args:
       name: name of the method.
-      groups: its flags, named like its arguments (except `drop_noise` for `noise`). None
+      groups: its flags, named like its arguments (except those of `_ARGUMENTS`). None
         selects the default of the method; a step below 1 is a fraction of the run.
     """
     names = [flag.name for flag in flags_in(groups)]
