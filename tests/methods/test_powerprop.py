@@ -170,6 +170,17 @@ def test_native_kernels_and_packed_storage_compute_the_same(arguments):
     np.testing.assert_allclose(other(x), masked(x), atol=1e-5)
 
 
+def test_blocks_are_scored_by_the_powers():
+    """The sums of theta would keep the first block: 3 + 3 > 5 + 0, but 9 + 9 < 25 + 0."""
+    with tk.topkast_scope(0.5, 0.5, power=2.0, block=(1, 2)):
+        model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)])
+    [weight] = tk.sparse_weights(model)
+    model.layers[0].kernel.assign([[3.0, 3.0], [5.0, 0.0]])
+    assert weight.forward_mask().tolist() == [[False, False], [True, True]]
+    tk.refresh(model)
+    assert weight.forward_mask().tolist() == [[False, False], [True, True]]
+
+
 def test_variables_of_a_module():
     with tk.topkast_scope(0.5, 0.5, power=2.0, exploration=0.0):
         weight = tf.Variable([[4.0, -9.0]], name="w")

@@ -150,6 +150,13 @@ class WeightReplica:
         """The weight of theta, or of entries of it, as `topkast_tf.core.powerprop`."""
         return theta if self.weight.exempt else powered(theta, self.weight.power)
 
+    def scored(self, theta: tf.Tensor) -> tf.Tensor:
+        """What a method selects by: theta, which has the order of its powers.
+
+        Not so the sums of magnitudes in blocks: of these the powers themselves.
+        """
+        return theta if self.weight.blocks is None else self.powered(theta)
+
     def alpha(self, theta: tf.Tensor) -> tf.Tensor:
         self.weight.prepare()
         self.weight.note_masked()

@@ -267,6 +267,8 @@ class WeightState:
 
     def initial_state(self, theta: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """The sets and the counters of step 0, selected from a theta."""
+        if self.blocks is not None and not self.exempt:
+            theta = powered(theta, self.power)  # as `WeightReplica.scored`
         selection = Selection(
             theta=theta,
             kept_forward=tf.constant(self.kept_forward),

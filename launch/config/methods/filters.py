@@ -2,7 +2,7 @@
 
 from absl import flags
 
-from launch.config.methods.base import RunMethod, Scope, sparse_scope
+from launch.config.methods.base import POWERED, RunMethod, Scope, sparse_scope
 
 
 def _scopes(settings: flags.FlagValues, total_steps: int | None) -> list[Scope]:
@@ -10,5 +10,7 @@ def _scopes(settings: flags.FlagValues, total_steps: int | None) -> list[Scope]:
 
 
 METHOD = RunMethod(
-    "filter pruning by L1 norm, of whole outputs; with --exempt=last", _scopes
+    "filter pruning by L1 norm, of whole outputs; with --exempt=last",
+    _scopes,
+    common=POWERED,
 )
