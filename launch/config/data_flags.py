@@ -32,10 +32,11 @@ TRAINED = (
             "string",
             "model",
             None,
-            "resnet8, resnet20, resnet32, resnet56, wrn16_8 (any wrn<depth>_<width>), "
-            "resnet18_cifar, vgg16_cifar, densenet121_cifar; for 224 pixels resnet18, "
-            "34, 50, 101, 152, wrn50_2; for text txl_small, txl_medium, enwik8_base, "
-            "enwik8_large, wikitext103_base, wikitext103_large, ...; default by data set",
+            "resnet8, resnet20, resnet32, resnet56, fast_resnet, wrn16_8 (any "
+            "wrn<depth>_<width>), resnet18_cifar, vgg16_cifar, densenet121_cifar; for 224 "
+            "pixels resnet18, 34, 50, 101, 152, wrn50_2; for text txl_small, txl_medium, "
+            "enwik8_base, enwik8_large, wikitext103_base, wikitext103_large, ...; default "
+            "by data set",
         ),
         Flag(
             "float",

@@ -22,8 +22,8 @@ _RUNS: tuple[Flag, ...] = (
         "multi_string",
         "variant",
         [],
-        "NAME: FLAGS, once for each; {sparsity} is that of the sweep, and {sparsity-0.1} "
-        "less. Without it a variant runs once a seed",
+        "NAME: FLAGS, once for each; {sparsity} is that of the sweep, {sparsity-0.1} is "
+        "less, {2*sparsity-1} twice the density. Without it a variant runs once a seed",
     ),
     Flag("list", "sparsities", ["0.9"], "fractions of zeros"),
     Flag("list", "seeds", ["0", "1", "2"], "seeds of weights and batches"),

@@ -15,6 +15,7 @@ _KEEPS_NOTHING = (
     layers.Concatenate,
     layers.Flatten,
     layers.GlobalAveragePooling2D,
+    layers.Rescaling,
     layers.Reshape,
     layers.ZeroPadding2D,
 )
@@ -53,7 +54,7 @@ def image_pass(model: keras.Model, compute_itemsize: int = _FLOAT32) -> ForwardP
             keep(layer.input, OTHER, _FLOAT32)
         elif isinstance(layer, layers.ReLU):
             keep(layer.output, RELU)
-        elif isinstance(layer, layers.MaxPooling2D):
+        elif isinstance(layer, layers.MaxPooling2D | layers.GlobalMaxPooling2D):
             keep(layer.input, OTHER)
             keep(layer.output, OTHER)
         elif isinstance(layer, layers.Dropout):

@@ -32,6 +32,7 @@ MODELS: dict[str, Callable[..., keras.Model]] = {
         f"resnet{depth}": functools.partial(_build, "resnet", "resnet", depth)
         for depth in (8, 20, 32, 56)
     },
+    "fast_resnet": functools.partial(_build, "fast_resnet", "fast_resnet"),
     "resnet18_cifar": functools.partial(_build, "cifar_resnet", "cifar_resnet", 18),
     "vgg16_cifar": functools.partial(_build, "vgg", "vgg16"),
     "densenet121_cifar": functools.partial(

@@ -12,7 +12,7 @@ from launch.config import flags as launch_flags
 from launch.config import methods, sweep_flags
 from launch.support.errors import UserError
 
-_PLACE = re.compile(r"\{sparsity(?:\s*([-+])\s*([0-9.]+))?\}")
+_PLACE = re.compile(r"\{(?:([0-9.]+)\s*\*\s*)?sparsity(?:\s*([-+])\s*([0-9.]+))?\}")
 _NAME = re.compile(r"[A-Za-z0-9_.+-]+")
 
 
@@ -127,9 +127,10 @@ def _filled(name: str, text: str, sparsity: str) -> str:
     """The flags of a variant at a sparsity."""
 
     def value(place: re.Match) -> str:
-        sign, step = place[1], place[2]
+        factor, sign, step = place.groups()
         changed = Decimal(sparsity)
         try:
+            changed *= Decimal(factor or 1)
             changed += Decimal(step or 0) * (-1 if sign == "-" else 1)
         except InvalidOperation:
             changed = Decimal(-1)

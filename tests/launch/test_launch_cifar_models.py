@@ -68,6 +68,19 @@ def test_total_of_vgg16_by_hand():
     assert convs + biases_and_norms + dense == 33_646_666
 
 
+def test_counts_of_fast_resnet_by_hand():
+    model = models.find("fast_resnet")((32, 32, 3), 10)
+    convs = {16: 27 * 32, 8: 0, 4: 2 * 9 * 128 * 128}
+    convs[16] += 9 * 32 * 64  # before the pool
+    convs[8] += 9 * 64 * 128
+    norms = 2 * (32 + 64 + 3 * 128)
+    total = sum(convs.values()) + norms + 128 * 10 + 10
+    assert count(model.trainable_variables) == total
+    macs = sum(side**2 * each for side, each in convs.items()) + 1280
+    assert sum(count_macs(model).values()) == macs
+    assert model.get_layer("pool").input.shape[1:] == (4, 4, 128)
+
+
 def test_total_of_wrn16_8_by_hand():
     total = 27 * 16 + 2 * 512 + 512 * 10 + 10
     inputs = 16
@@ -98,7 +111,8 @@ def test_input_shape_of_the_last_pooling(full_size, name, side, channels):
 
 
 @pytest.mark.parametrize(
-    "name", ["resnet18_cifar", "vgg16_cifar", "densenet121_cifar", "wrn10_1"]
+    "name",
+    ["fast_resnet", "resnet18_cifar", "vgg16_cifar", "densenet121_cifar", "wrn10_1"],
 )
 def test_models_accept_images_of_8_pixels(name):
     model = models.find(name)((8, 8, 1), 10, 1 / 16)

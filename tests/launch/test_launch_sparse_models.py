@@ -23,6 +23,7 @@ FAMILIES = {
     "resnet18_cifar": (models.find("resnet18_cifar"), 1 / 16, 21),
     "vgg16_cifar": (models.find("vgg16_cifar"), 1 / 16, 16),
     "densenet": (functools.partial(densenet, (1, 1)), 1 / 8, 7),
+    "fast_resnet": (models.find("fast_resnet"), 1 / 4, 6),
     "wrn10_1": (models.find("wrn10_1"), 1 / 4, 11),
 }
 RESNET50 = (models.find("resnet50"), 1 / 16, 54)
