@@ -50,6 +50,7 @@ if __name__ == "__main__":
 from absl import flags
 
 from benchmarks import common
+from launch.plots.panels import panels, save
 from launch.support.quiet import quiet_start
 
 with quiet_start():
@@ -378,34 +379,22 @@ def table_rows(name: str, rows: Sequence[dict[str, str]]) -> list[Sequence[str]]
 
 def draw(studies: dict[str, Sequence[dict[str, str]]], path: str) -> None:
     """Draws loss over time, one picture a study, one line a seed."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(
-        1,
-        len(studies),
-        figsize=(5 * len(studies), 3.6),
-        layout="constrained",
-        squeeze=False,
-    )
-    for axis, (name, rows) in zip(axes[0], studies.items(), strict=True):
+    figure, all_axes = panels(len(studies), (5, 3.6))
+    for axes, (name, rows) in zip(all_axes, studies.items(), strict=True):
         for color, network in zip(("C7", "C0", "C1"), NETWORKS, strict=True):
             for number, curve in enumerate(curves(rows, network)):
-                axis.plot(
+                axes.plot(
                     [float(row["cpu_seconds"]) / 60 for row in curve],
                     [float(row["loss"]) for row in curve],
                     color=color,
                     linewidth=1,
                     label=network if not number else None,
                 )
-        axis.set_title(name)
-        axis.set_xlabel("minutes of training, one thread")
-        axis.set_ylabel(f"validation, {STUDIES[name].unit}")
-        axis.grid(alpha=0.3)
-        axis.legend()
-    figure.savefig(path, dpi=120)
+        axes.set_title(name)
+        axes.set_xlabel("minutes of training, one thread")
+        axes.set_ylabel(f"validation, {STUDIES[name].unit}")
+        axes.legend()
+    save(figure, path)
 
 
 def main(argv: Sequence[str]) -> None:

@@ -89,7 +89,8 @@ def run(settings: flags.FlagValues) -> None:
     with quiet_start(settings.verbose):
         import tensorflow as tf
 
-        from launch.studies import plot as sensitivity_plot
+        from launch.plots import sensitivity as figures
+        from launch.studies.table import table
 
         if settings.deterministic:
             tf.config.experimental.enable_op_determinism()
@@ -104,8 +105,8 @@ def run(settings: flags.FlagValues) -> None:
             images = source.open(settings.data_dir).subset(settings.train_examples)
             _make(missing, settings, images, results)
         rows = read(results)
-        print(sensitivity_plot.table(rows))
-        for path in sensitivity_plot.draw(rows, folder):
+        print(table(rows))
+        for path in figures.draw(rows, folder):
             print(f"plotted: {path}")
 
 

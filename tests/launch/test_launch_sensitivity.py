@@ -8,10 +8,11 @@ import pytest
 
 from launch import sensitivity
 from launch.config import sensitivity_flags as study_flags
-from launch.studies import plot as sensitivity_plot
+from launch.plots import sensitivity as sensitivity_plot
 from launch.studies import results
 from launch.studies import runs as studies
 from launch.studies import training as study_training
+from launch.studies.table import table
 from launch.support.errors import UserError
 from tests.launch import plain_model
 
@@ -153,13 +154,13 @@ def test_the_table_by_hand():
     rows = [row("period", 0.9, seed, a, 10) for seed, a in enumerate((0.5, 0.7))]
     rows.append(row("period", 0.9, 2, math.nan, 10))
     rows.append(row("swat", 0.9, 0, math.nan))
-    period, swat = sensitivity_plot.table(rows).splitlines()[3:]
+    period, swat = table(rows).splitlines()[3:]
     shown = ["period", "10", "0.90", "3", "60.00%", "50.00%", "70.00%", "1", "of", "3"]
     assert period.split() == shown
     assert swat.split() == ["swat", "0.90", "1", "1", "of", "1"]
     longest = [row("backward_weights_activations", 0.9, 0, a) for a in (0.5, math.nan)]
-    assert max(map(len, sensitivity_plot.table(rows + longest).splitlines())) <= 80
-    assert "diverged" not in sensitivity_plot.table(longest[:1])
+    assert max(map(len, table(rows + longest).splitlines())) <= 80
+    assert "diverged" not in table(longest[:1])
 
 
 def test_diverged_run_is_plotted_as_a_cross(tmp_path, monkeypatch):
@@ -169,7 +170,7 @@ def test_diverged_run_is_plotted_as_a_cross(tmp_path, monkeypatch):
         figures[path.stem] = figure
         return path
 
-    monkeypatch.setattr(sensitivity_plot, "_saved", saved)
+    monkeypatch.setattr(sensitivity_plot, "save", saved)
     rows = [
         row("forward_weights", 0.5, 0, 0.6),
         row("forward_weights", 0.5, 1, math.nan),

@@ -1,18 +1,20 @@
 """Draws a figure of several runs over their steps.
 
-python docs/results/plot.py OUT.png COLUMN NAME=metrics.csv|NUMBER ...
+python launch/plot.py OUT.png COLUMN NAME=metrics.csv|NUMBER ...
 
 COLUMN is one of metrics.csv, such as test_accuracy or valid_bpc. A number in the place of
 a file is drawn as a line across, to compare with.
 """
 
 import csv
+import pathlib
 import sys
 
-import matplotlib
+if __name__ == "__main__":
+    # Run as a file, Python looks for modules in launch/ and not in the project.
+    sys.path[0] = str(pathlib.Path(__file__).resolve().parent.parent)
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
+from launch.plots.panels import panels, save
 
 LABELS = {
     "test_accuracy": ("test accuracy (%)", 100),
@@ -22,9 +24,16 @@ LABELS = {
 """Column -> what stands beside the axis, and the factor to its unit."""
 
 
-def main(out, column, *runs):
+def main(out: str, column: str, *runs: str) -> None:
+    """Draws the figure.
+
+    Args:
+      out: the file that is written.
+      column: of the tables.
+      *runs: a name and a table, or a number, of each line.
+    """
     label, factor = LABELS.get(column, (column, 1))
-    figure, axes = plt.subplots(figsize=(6, 3.6), layout="constrained")
+    figure, [axes] = panels()
     for run in runs:
         name, given = run.split("=", 1)
         if given.replace(".", "", 1).isdigit():
@@ -41,9 +50,8 @@ def main(out, column, *runs):
         axes.plot(steps, values, marker="o", markersize=3, label=name)
     axes.set_xlabel("optimizer step")
     axes.set_ylabel(label)
-    axes.grid(alpha=0.3)
     axes.legend()
-    figure.savefig(out, dpi=120)
+    save(figure, out)
 
 
 if __name__ == "__main__":
