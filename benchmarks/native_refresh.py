@@ -8,6 +8,10 @@ Cases:
                images of --side x --side pixels: `dense`, `dense_again`, whose ratio shows
                the noise, `masked` (kernels="masked") and `auto`, which also has native
                products where they pay; with refresh_every=--refresh_every
+  plans        a step of a Transformer-XL of --layers blocks of --width on --batch segments
+               of --length bytes, Adam, kernels="native": `kept`, which never selects again,
+               and `renewed`, which selects and makes the plans of all layers anew in each
+               step. (ratio - 1) / N is their share of a run with refresh_every=N
 
 How: in each round each variant runs in random order, --burst calls of which the first
 does not count. A ratio compares one round, to the first variant of the case; the table
@@ -17,7 +21,7 @@ What the figures do not say: wall time is noisy on a shared machine; `cpu` is th
 all threads. Input pipeline, metrics and callbacks are part of `fit`.
 
 Targets on one thread: 15 ms for ten million entries; at most 1.10 for mobilenetv2 with
-refresh_every=1.
+refresh_every=1; plans at most 2 % of a run with refresh_every=100, a ratio of 3.
 
 The CSV holds each round, and only grows: the same command goes on where it stopped, and
 --rounds is the total.
@@ -45,6 +49,7 @@ with quiet_start():
     import keras
     import tensorflow as tf
 
+    from benchmarks import native_models
     from topkast_tf import topkast_scope
     from topkast_tf.core import selection
     from topkast_tf.core.sparsities import kept
@@ -57,6 +62,7 @@ COLUMNS = (
 VARIANTS = {
     "selection": ("tensorflow", "native"),
     "mobilenetv2": ("dense", "dense_again", "masked", "auto"),
+    "plans": ("kept", "renewed"),
 }
 STEPS = 8
 """Steps of one call of `fit`; the times are of one step."""
@@ -65,7 +71,7 @@ STEPS = 8
 def define_flags(values: flags.FlagValues) -> None:
     """Adds the flags of this benchmark."""
     for kind, name, default, text in (
-        ("list", "cases", list(VARIANTS), "which of the two"),
+        ("list", "cases", list(VARIANTS), "which of them"),
         ("string", "csv", "native_refresh.csv", "where the rounds are kept"),
         ("float", "fwd", 0.9, "forward sparsity"),
         ("float", "bwd", 0.8, "backward sparsity"),
@@ -78,7 +84,10 @@ def define_flags(values: flags.FlagValues) -> None:
         ("burst", 3, "calls of each variant in a round, beside the first"),
         ("weights", 10_000_000, "entries to select among"),
         ("side", 96, "pixels of a side of an image"),
-        ("batch", 16, "images a step"),
+        ("batch", 16, "images or segments a step"),
+        ("layers", 6, "blocks of plans"),
+        ("width", 512, "width of plans"),
+        ("length", 256, "bytes of a segment"),
         ("refresh_every", 1, "steps between selections"),
         ("threads", 1, "threads within an operation"),
     ):
@@ -135,6 +144,18 @@ def steps_of(variant: str, values: flags.FlagValues) -> Callable[[], object]:
     return lambda: model.fit(data, verbose=0)
 
 
+def planned_step_of(variant: str, values: flags.FlagValues) -> Callable[[], object]:
+    """A step of the Transformer-XL, compiled and warm."""
+    keras.utils.set_random_seed(0)
+    of = native_models.CASES["transformer_xl"]
+    every = 1 if variant == "renewed" else 10**6
+    with of.scope(values.fwd, values.bwd, every, kernels="native", storage="dense"):
+        model = of.build(values)
+    model.compile(**of.compile(), jit_compile=False)
+    x, y = of.batch(values)
+    return lambda: model.train_on_batch(x, y)
+
+
 def run_case(
     case: str, values: flags.FlagValues, deadline: float
 ) -> list[Sequence[str]]:
@@ -142,6 +163,7 @@ def run_case(
     sizes = {
         "selection": f"{values.weights}",
         "mobilenetv2": f"{values.side} pixels, batch {values.batch}",
+        "plans": f"{values.layers} x {values.width}, {values.batch} x {values.length}",
     }
     settings = {
         name: getattr(values, name)
@@ -150,8 +172,8 @@ def run_case(
     settings |= {"case": case, "size": sizes[case], "tensorflow": tf.__version__}
     results = common.Results(values.csv, COLUMNS, settings)
     variants = VARIANTS[case]
-    make = selection_of if case == "selection" else steps_of
-    steps = 1 if case == "selection" else STEPS
+    make = MAKERS[case]
+    steps = STEPS if case == "mobilenetv2" else 1
     rounds = common.run_rounds(
         results,
         variants,
@@ -185,6 +207,13 @@ def run_case(
         )
         for variant in variants
     ]
+
+
+MAKERS = {
+    "selection": selection_of,
+    "mobilenetv2": steps_of,
+    "plans": planned_step_of,
+}
 
 
 def main(argv: Sequence[str]) -> None:
