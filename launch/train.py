@@ -18,7 +18,14 @@ from launch.config.resolve import resolved, without_effect
 from launch.distribute import devices
 from launch.storage import report, run_folder
 from launch.support import interrupts, terminal
-from launch.support.errors import BAD_INPUT, LOST_WORKER, UserError, WorkerLost
+from launch.support.errors import (
+    BAD_INPUT,
+    DIVERGED,
+    LOST_WORKER,
+    RunDiverged,
+    UserError,
+    WorkerLost,
+)
 from launch.support.quiet import quiet_start
 from launch.tasks import metrics_of, task_of
 
@@ -30,9 +37,9 @@ def main(argv: Sequence[str]) -> int:
       argv: the program's name, then its arguments.
 
     Returns:
-      The exit code: 0; 2 for a mistake that one sentence on stderr explains; 130 after
-      Ctrl-C and 143 after SIGTERM, both with a checkpoint of the last step; 3 if another
-      worker of the job is lost.
+      The exit code: 0; 2 for a mistake that one sentence on stderr explains; 3 if another
+      worker of the job is lost; 4 for a run whose loss is no longer finite; 130 after
+      Ctrl-C and 143 after SIGTERM, both with a checkpoint of the last step.
     """
     help_text = flag_help.asked_for_help(argv)
     if help_text:
@@ -46,6 +53,9 @@ def main(argv: Sequence[str]) -> int:
                 for sentence in launch_flags.overruled(argv):
                     terminal.note(sentence)
             run(settings)
+    except RunDiverged as error:
+        terminal.error(error)
+        return DIVERGED
     except UserError as error:
         terminal.error(error)
         return BAD_INPUT

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from launch.distribute.devices import CLUSTER, cluster
-from launch.support.errors import BAD_INPUT, LOST_WORKER
+from launch.support.errors import FINAL, LOST_WORKER
 
 _PAUSE = 0.1  # seconds between two polls of the workers
 _PATIENCE = 60.0  # seconds for the others to end after the chief has ended
@@ -51,7 +51,7 @@ def run(command: Sequence[str], count: int, restarts: int) -> int:
                     return _exit_code(-received.number if ended is None else ended)
             finally:
                 job.stop()
-            if code == 0 or code == BAD_INPUT:
+            if code == 0 or code in FINAL:
                 return code
             how = f"killed by signal {-code}" if code < 0 else f"ended with code {code}"
             left = (
@@ -132,7 +132,7 @@ class Job:
         """
         start = time.monotonic()
         while None in self._codes():
-            is_refused = BAD_INPUT in self._codes()
+            is_refused = bool(set(FINAL) & set(self._codes()))
             if time.monotonic() - start > (_LAST_WORDS if is_refused else _SETTLE):
                 break
             time.sleep(_PAUSE)
@@ -141,7 +141,7 @@ class Job:
         consequences = (LOST_WORKER, -signal.SIGABRT)
         return min(
             failed,
-            key=lambda one: (one[1] != BAD_INPUT, one[1] in consequences, one[0]),
+            key=lambda one: (one[1] not in FINAL, one[1] in consequences, one[0]),
         )
 
     def wait_for_chief(self) -> int | None:

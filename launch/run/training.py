@@ -17,7 +17,7 @@ from launch.run.schedules import schedule_of
 from launch.run.stretches import stretches
 from launch.storage import checkpoints, diagnosis, run_folder
 from launch.support import files, terminal
-from launch.support.errors import UserError
+from launch.support.errors import RunDiverged, UserError
 from launch.tasks import metrics_of
 from launch.tasks.base import Task
 from launch.tasks.metrics import Items
@@ -211,7 +211,7 @@ def _fit(run: _Run, trainer: trainers.Trainer) -> None:
             trainer.fit(stretch, stretch.first_step // task.round_steps)
 
 
-def _stopped(run: _Run, step: int, cause: str) -> UserError:
+def _stopped(run: _Run, step: int, cause: str) -> RunDiverged:
     """The report on a run that has diverged at a step, counted from 1."""
     return diagnosis.stopped(
         run.method,

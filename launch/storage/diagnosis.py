@@ -8,7 +8,7 @@ import keras
 import tensorflow as tf
 
 from launch.storage import checkpoints
-from launch.support.errors import UserError
+from launch.support.errors import RunDiverged
 
 SHOWN = 10
 
@@ -138,7 +138,7 @@ def stopped(
     cause: str,
     found: Findings,
     folder: pathlib.Path,
-) -> UserError:
+) -> RunDiverged:
     """The error that reports a run that has diverged.
 
     Args:
@@ -166,7 +166,7 @@ def stopped(
         "Try a lower --learning_rate, a --clip_norm or more --warmup_steps, with another "
         "--run_dir."
     )
-    return UserError("\n".join(lines))
+    return RunDiverged("\n".join(lines))
 
 
 def _all_variables(model: keras.Model) -> list[keras.Variable]:

@@ -3,6 +3,9 @@
 # Exit codes of the programs.
 BAD_INPUT = 2
 LOST_WORKER = 3
+DIVERGED = 4
+FINAL = (BAD_INPUT, DIVERGED)
+"""Of programs that would end in the same way once more."""
 
 
 class UserError(Exception):
@@ -10,6 +13,13 @@ class UserError(Exception):
 
     `train.py` prints it as `error: <sentence>` and exits with code 2, without a
     traceback. Any other exception is a fault of the program and keeps its traceback.
+    """
+
+
+class RunDiverged(UserError):
+    """A run whose loss, gradient or weights are no longer finite.
+
+    `train.py` prints it as it does a `UserError`, and exits with code 4.
     """
 
 

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, TextIO
 
 from launch.support import terminal
-from launch.support.errors import UserError
+from launch.support.errors import DIVERGED, UserError
 from launch.sweeps import results
 from launch.sweeps.runs import Run
 
@@ -170,6 +170,9 @@ class Sweep:
             wall = f"{seconds:.1f}" if active.is_whole else ""
             self._note(active.run, result, wall, f"{peak:.0f}")
             return
+        if process.returncode == DIVERGED:
+            self._note_diverged(active.run)
+            return
         why = f"exit code {process.returncode}, {self._place.log_of(active.run)}"
         if active.tries < self._retries:
             self._say(f"{active.run.name} failed ({why}): it is begun again later")
@@ -185,6 +188,13 @@ class Sweep:
         shown = f"{metric} {result[metric]:.4g}" if metric else "ended"
         took = f" in {duration(float(wall))}" if wall else ""
         self._say(f"[{self._ended}/{self._total}] {run.name}: {shown}{took}")
+
+    def _note_diverged(self, run: Run) -> None:
+        """A run that would diverge again has a row without a metric."""
+        results.append(self._place.csv, run, {"method": run.method}, ("", ""))
+        self._ended += 1
+        log = self._place.log_of(run)
+        self._say(f"[{self._ended}/{self._total}] {run.name}: diverged ({log})")
 
     def _stop(self) -> None:
         for active in self._active:

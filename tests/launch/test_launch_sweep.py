@@ -30,6 +30,8 @@ starts = len((folder / "starts").read_text())
 if flags["method"] == "set" and flags["seed"] == "1" and starts < {fails}:
     print("broken")
     sys.exit(3)
+if flags["seed"] == "4":
+    sys.exit(4)
 (folder / "metrics.csv").write_text("step,loss\\n7,1\\n")
 time.sleep({sleep})
 result = {{"method": flags["method"], "step": 20, "test_accuracy":
@@ -150,6 +152,21 @@ def test_a_failed_run_is_begun_again_and_then_passed_over(place, fails, retries,
     assert len(results.read(here.csv)) == 4 - lost
     assert "exit code 3" in out.getvalue()
     assert "broken" in here.log_of(runs("--methods=set", "--seeds=1")[0]).read_text()
+
+
+def test_a_run_that_diverges_has_a_row_and_is_not_begun_again(place):
+    out, here = io.StringIO(), place()
+    found = runs("--methods=dense,set", "--seeds=0,4")
+    made = Sweep(found, here, retries=3, out=out)
+    made.run()
+    assert not made.failed and "set-0.9-4: diverged" in out.getvalue()
+    rows = {(row["variant"], row["seed"]): row for row in results.read(here.csv)}
+    assert rows["set", "4"]["test_accuracy"] == "" == rows["set", "4"]["wall_seconds"]
+    assert len((here.folder / "set-0.9-4" / "set" / "starts").read_text()) == 1
+    assert results.missing(found, list(rows.values())) == []
+    assert "| set | 0.9 | 1 (1 lost) |" in report.write(
+        list(rows.values()), here.folder
+    )
 
 
 def test_a_run_that_ended_before_its_row_was_written_gets_one(place):
