@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 
 import topkast_tf as tk
-from swat_tf import swat_scope
+from swat_tf import meprop_scope, swat_scope
 from tests import zoo
 from tests.small_models import build_optimizer
 from topkast_tf.methods import METHODS
@@ -36,6 +36,7 @@ EXAMPLES = {
     "swat-m convolutions": lambda: swat_scope(
         0.8, distribution="momentum", topk_period=4, topk_period_of="convolutions"
     ),
+    "meprop": lambda: meprop_scope(0.8),
     "topkast+swat": topkast_with_swat,
     "static": lambda: tk.sparse_scope("static", sparsity=0.9, distribution="erk"),
     "set": lambda: tk.sparse_scope("set", sparsity=0.9, update_every=2),
@@ -105,7 +106,7 @@ SELECTS_OVER_A_REPLICA = ("swat-m", "swat-m convolutions", "topkast+swat")
 SLOW = (
     *("topkast global", "swat-m convolutions", "static", "set", "topkast+swat"),
     *("pruning", "acdc", "mest", "granet", "srigl", "snfs", "dsr", "nm", "str", "dst"),
-    *("grasp", "synflow", "filters", "cs", "spartan", "spartan global"),
+    *("grasp", "synflow", "filters", "cs", "spartan", "spartan global", "meprop"),
 )
 METHOD = pytest.mark.parametrize(
     "method",

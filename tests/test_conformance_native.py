@@ -27,7 +27,7 @@ from tests.test_conformance import (
     train_without_xla,
 )
 from topkast_tf.kernels import library as kernels
-from topkast_tf.layers import native
+from topkast_tf.layers import counting, native
 
 pytestmark = pytest.mark.skipif(
     kernels.why_unavailable() is not None, reason=str(kernels.why_unavailable())
@@ -53,9 +53,11 @@ def native_wherever_possible():
 
 def assert_native(model):
     weights = tk.sparse_weights(model)
-    computes_alpha = weights[0].method.computes_alpha  # which only masks can serve
+    method, rule = weights[0].method, weights[0].rule
+    # Which only masks can serve: alpha computed by the method; sparse error gradients.
+    is_masked = method.computes_alpha or bool(rule and getattr(rule, "errors", 0))
     found = {weight.kernels and weight.kernels.kernels for weight in weights}
-    assert ("native" in found) != computes_alpha
+    assert ("native" in found) != is_masked
     return model
 
 
@@ -64,7 +66,7 @@ def references(digits):
     """Each method's model after one epoch with masked products."""
 
     def train(method, images, labels):
-        with native.masked_products():
+        with counting.counting():
             return train_without_xla(method, images, labels)
 
     return _Trained(digits, train)
@@ -116,7 +118,7 @@ def test_mixed_precision(method, digits):
             "the masked product, by whose gradient it selects, is rounded twice"
         )
     keras.mixed_precision.set_global_policy("mixed_bfloat16")
-    with native.masked_products():
+    with counting.counting():
         reference = train_without_xla(method, *digits)
     model = assert_native(train_without_xla(method, *digits))
     # Weights change by 0.02 and more in eight steps. Where activations are selected over a
@@ -164,7 +166,7 @@ def test_saved_model_computes_the_same_with_either(method, digits, trained, tmp_
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
     np.testing.assert_array_equal(model(digits[0]), loaded(digits[0]))
-    with native.masked_products():
+    with counting.counting():
         masked = keras.models.load_model(tmp_path / "model.keras")(digits[0])
     plain = tk.strip(model)(digits[0])
     for outputs in (masked, plain):
