@@ -9,7 +9,8 @@ before the model was built. A ratio compares the processes of one round.
 
 The steps are those between two updates of the masks, at the beginning of a run: methods
 that are dense then (`pruning`, `acdc`, `str`, `dst`, `cs`, `spartan`) are measured dense.
-Those that select in each step (`topkast`, `swat`, `nm`, `dnw`) have --refresh_every.
+Those that select in each step (`topkast`, `swat`, `nm`, `dnw`) have --refresh_every;
+`nm` keeps 2 of 16.
 
 Example: python benchmarks/methods.py --rounds=3 --csv=docs/benchmarks/methods.csv
 """
@@ -53,7 +54,7 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "topkast": ("topkast", {"b_over_a": 2.0, **_REFRESHED}),
     "topkast_dense_b": ("topkast", {"b_over_a": 0.0, **_REFRESHED}),
     "dnw": ("dnw", _REFRESHED),
-    "nm": ("nm", {"m": 10, **_REFRESHED}),
+    "nm": ("nm", {"m": 16, "sparsity": 0.875, **_REFRESHED}),  # 2 of 16
     "str": ("str", {}),
     "dst": ("dst", {}),
     "cs": ("cs", _TOTAL),
@@ -110,7 +111,7 @@ def scope_of(
         share = arguments.pop("b_over_a")
         arguments["bwd"] = max(0.0, 1 - share * (1 - sparsity)) if share else 0.0
     if name not in ("str", "dst", "cs"):  # which find it
-        arguments["sparsity"] = sparsity
+        arguments.setdefault("sparsity", sparsity)
     if name not in ("meprop", "dsg"):  # whose products are masked
         arguments["kernels"] = kernels
     return sparse_scope(name, exempt=("first", "last"), **arguments)
