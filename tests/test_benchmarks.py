@@ -7,6 +7,7 @@ import pathlib
 import subprocess
 import sys
 
+import keras
 import pytest
 
 from benchmarks import (
@@ -15,6 +16,7 @@ from benchmarks import (
     first_step_time,
     input_pipeline,
     memory,
+    methods,
     model_size,
     native_refresh,
     selection_time,
@@ -378,6 +380,36 @@ def test_native_refresh(case, arguments, tmp_path, capsys):
     variants = native_refresh.VARIANTS[case]
     assert sorted(row["variant"] for row in rows) == sorted(2 * variants)
     assert all(variant in capsys.readouterr().out for variant in variants[:1])
+
+
+def test_methods_are_compared_and_resume(tmp_path, monkeypatch, capsys):
+    def found(variant, values):
+        asked.append(variant)
+        return {"wall_ms": 2.0, "cpu_ms": 2.0 * len(variant), "memory_bytes": 100}
+
+    asked, path = [], tmp_path / "methods.csv"
+    monkeypatch.setattr(methods, "measure_elsewhere", found)
+    command = ["", f"--csv={path}", "--methods=set"]
+    methods.main([*command, "--rounds=1"])
+    methods.main([*command, "--rounds=2"])
+    assert sorted(asked) == sorted(2 * ["dense", "dense_again", "set"])
+    # 3 letters over 5
+    assert "0.600 (0.600 to 0.600)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("variant", methods.METHODS)
+def test_each_method_of_the_comparison_can_be_built(variant):
+    with methods.scope_of(variant, 0.9, 100, "auto"):
+        keras.Sequential(
+            [keras.Input((32,)), *(keras.layers.Dense(32) for _ in range(3))]
+        )
+
+
+def test_every_method_is_compared():
+    from topkast_tf.methods import METHODS
+
+    compared = {name for name, _ in methods.METHODS.values()} | {"grasp", "synflow"}
+    assert {name for name in METHODS if name != "swat"} <= compared
 
 
 def test_native_refresh_refuses_unknown_cases(capsys):
