@@ -365,7 +365,11 @@ def test_trainer_time_has_every_variant_of_every_case(tmp_path, capsys):
     [
         ("selection", ("--weights=5000",)),
         pytest.param("mobilenetv2", ("--side=32", "--batch=2"), marks=pytest.mark.slow),
-        ("plans", ("--layers=1", "--width=32", "--batch=2", "--length=8")),
+        pytest.param(
+            "plans",
+            ("--layers=1", "--width=32", "--batch=2", "--length=8"),
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_native_refresh(case, arguments, tmp_path, capsys):

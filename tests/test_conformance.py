@@ -104,7 +104,8 @@ STEPS = dict.fromkeys(EXAMPLES, 8) | {"rigl": 5, "snip": 7}
 # Activations are selected over the batch of a replica: two replicas train otherwise.
 SELECTS_OVER_A_REPLICA = ("swat-m", "swat-m convolutions", "topkast+swat")
 SLOW = (
-    *("topkast global", "swat-m convolutions", "static", "set", "topkast+swat"),
+    *("topkast global", "swat-m", "swat-m convolutions", "static", "set"),
+    *("topkast+swat", "pruning global", "snip"),
     *("pruning", "acdc", "mest", "granet", "srigl", "snfs", "dsr", "nm", "str", "dst"),
     *("grasp", "synflow", "filters", "cs", "spartan", "spartan global", "meprop"),
 )

@@ -76,10 +76,8 @@ def test_evaluation_within_an_epoch_changes_no_weight(tmp_path):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    "other",
-    ["packed", *(pytest.param(n, marks=pytest.mark.slow) for n in ("first", "mapped"))],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("other", ["packed", "first", "mapped"])
 def test_a_run_with_packed_storage_goes_on_as_one_with_dense_storage(other, tmp_path):
     """Their checkpoints are of one form; with the same rule for slots, so are the runs."""
     plain_model.register()

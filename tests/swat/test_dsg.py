@@ -240,6 +240,7 @@ def test_resumed_run_equals_an_uninterrupted_one(digits, tmp_path):
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.slow
 def test_xla_trains_as_the_graph_does(digits):
     one, _ = trained(digits, threshold="each", jit_compile=False)
     other, _ = trained(digits, threshold="each", jit_compile=True)
