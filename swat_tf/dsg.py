@@ -11,8 +11,9 @@ from swat_tf import topk
 from swat_tf.largest_outputs import largest_outputs, validate_threshold
 from swat_tf.method import SWAT
 from swat_tf.projection import estimated_product, random_signs, reduced_dimension
-from swat_tf.recipe import validate_sparsity
+from swat_tf.recipe import check_dense, validate_sparsity
 from topkast_tf.core.blocks import MatrixView
+from topkast_tf.core.sparsities import is_number
 from topkast_tf.kernels import choice
 from topkast_tf.layers.counting import is_counting
 from topkast_tf.layers.product_rule import ProductRule, activated_rule, register_rule
@@ -52,8 +53,7 @@ class DynamicSparseGraph(ProductRule):
             if self.epsilon is None:
                 object.__setattr__(self, "epsilon", _EPSILON)
             epsilon = self.epsilon
-            number = isinstance(epsilon, int | float) and not isinstance(epsilon, bool)
-            if not (number and 0 < epsilon < 1):  # type: ignore[operator]
+            if not (is_number(epsilon) and 0 < epsilon < 1):  # type: ignore[operator]
                 raise ValueError(
                     f"`epsilon` must be an error in (0, 1). Received: epsilon={epsilon!r}"
                 )
@@ -230,15 +230,8 @@ def dsg_scope(
     `keras.applications` and of the launcher, dropped outputs are zero before the
     normalization alone, which then gives them another value.
     """
-    for name, given, only in (
-        ("distribution", distribution, "uniform"),
-        ("storage", storage, "dense"),
-    ):
-        if given != only:
-            raise ValueError(
-                f"Expected {name}={only!r} of 'dsg', which has dense weights and saves "
-                f"what a dense network saves. Received: {name}={given!r}"
-            )
+    why = "which has dense weights and saves what a dense network saves"
+    check_dense("dsg", why, distribution, storage)
     rule = DynamicSparseGraph(sparsity, epsilon, dimension, threshold)
     # Dense weights, whose products are those of a rule.
     method = SWAT(0.0, forward=False, freeze_at=1)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from swat_tf.recipe import check_dense
 from swat_tf.scope import swat_scope
 from topkast_tf.scope import ReusableScope, register_scope
 
@@ -55,15 +56,8 @@ def meprop_scope(
     Source: the paper (ICML 2017) and the README of its code. Departs from it in that the
     fraction is given, and k follows for each layer.
     """
-    for name, given, only in (
-        ("distribution", distribution, "uniform"),
-        ("storage", storage, "dense"),
-    ):
-        if given != only:
-            raise ValueError(
-                f"Expected {name}={only!r} of 'meprop', which has dense weights and "
-                f"activations. Received: {name}={given!r}"
-            )
+    why = "which has dense weights and activations"
+    check_dense("meprop", why, distribution, storage)
     return swat_scope(
         0.0,
         activations=0.0,

@@ -4,6 +4,7 @@ import dataclasses
 
 from swat_tf.packing import validate_storage
 from swat_tf.topk import validate_per
+from topkast_tf.core.sparsities import is_number
 
 OPERANDS = ("weights", "activations")
 PERIOD_OF = ("all", "convolutions")
@@ -69,9 +70,28 @@ def validate_sparsity(name: str, sparsity: object) -> None:
 
     >>> validate_sparsity("errors", 0.5)
     """
-    number = isinstance(sparsity, int | float) and not isinstance(sparsity, bool)
-    if not (number and 0 <= sparsity < 1):  # type: ignore[operator]
+    if not (is_number(sparsity) and 0 <= sparsity < 1):  # type: ignore[operator]
         raise ValueError(
             f"`{name}` must be a sparsity (a fraction of zeros) in [0, 1). "
             f"Received: {name}={sparsity!r}"
         )
+
+
+def check_dense(name: str, why: str, distribution: object, storage: object) -> None:
+    """Raises a ValueError for what only sparse weights and activations could have.
+
+    Args:
+      name: a method with neither.
+      why: what it has, for the message.
+      distribution: of its scope.
+      storage: of its scope.
+    """
+    for argument, given, only in (
+        ("distribution", distribution, "uniform"),
+        ("storage", storage, "dense"),
+    ):
+        if given != only:
+            raise ValueError(
+                f"Expected {argument}={only!r} of {name!r}, {why}. "
+                f"Received: {argument}={given!r}"
+            )

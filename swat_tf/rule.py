@@ -193,7 +193,7 @@ class SparseBackward(ProductRule):
             return lambda w: topk.apply_mask(on, w)
         if forward and not sparse:
             with dense_reads():
-                weights = replica.powered(replica.read_theta())
+                weights = replica.weight.powered(replica.read_theta())
             return lambda _: tf.cast(weights, alpha.dtype)
         if sparse and self.storage == "packed":
             return lambda w: packing.pack(w, tf.not_equal(w, tf.zeros([], w.dtype)))

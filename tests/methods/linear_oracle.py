@@ -2,8 +2,10 @@
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 import topkast_tf as tk
+from tests import zoo
 
 RATE, MOMENTUM = 0.1, 0.9
 
@@ -89,3 +91,34 @@ def largest(scores, count, among=None):
     mask = np.zeros(flat.size, bool)
     mask[np.argsort(-flat, kind="stable")[:count]] = True
     return mask.reshape(np.shape(scores))
+
+
+def check_saved(model, path, x, y):
+    """A model that is saved now goes on as itself, and strips to one dense kernel."""
+    model.save(path)
+    loaded = keras.saving.load_model(path)
+    for a, b in zip(x, y, strict=True):
+        for each in (model, loaded):
+            each.train_on_batch(a, b)
+    [one], [other] = tk.sparse_weights(model), tk.sparse_weights(loaded)
+    np.testing.assert_array_equal(one.dense(), other.dense())
+    np.testing.assert_array_equal(one.codes(), other.codes())
+    plain = tk.strip(model)
+    assert [w.name for w in plain.weights] == ["kernel"]
+    np.testing.assert_allclose(
+        plain.predict(x[0], verbose=0), model.predict(x[0], verbose=0), rtol=1e-5
+    )
+
+
+def check_replicas(name, steps, rtol, atol, **arguments):
+    """Two devices train a method as one does."""
+    found = []
+    for strategy in (tf.distribute.get_strategy(), zoo.two_devices()):
+        with strategy.scope():
+            model = layers(name, **arguments)
+        x, y = (np.reshape(part, (-1, part.shape[-1])) for part in batches(steps))
+        model.fit(x, y, batch_size=8, verbose=0, shuffle=False)
+        [weight] = tk.sparse_weights(model)
+        found.append((weight.dense(), weight.forward_mask()))
+    for one, two in zip(*found, strict=True):
+        np.testing.assert_allclose(one, two, rtol=rtol, atol=atol)

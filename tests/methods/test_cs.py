@@ -6,8 +6,14 @@ import pytest
 import tensorflow as tf
 
 import topkast_tf as tk
-from tests import zoo
-from tests.methods.linear_oracle import MOMENTUM, RATE, batches, layers
+from tests.methods.linear_oracle import (
+    MOMENTUM,
+    RATE,
+    batches,
+    check_replicas,
+    check_saved,
+    layers,
+)
 from topkast_tf.methods import ContinuousSparsification, Selection
 
 TEST = {
@@ -184,32 +190,11 @@ def test_trained_state_is_saved_and_early_weights_are_not_trainable(tmp_path):
         model.train_on_batch(a, b)
     trainable = {v.name for v in model.trainable_variables}
     assert trainable == {"kernel", "kernel_gate"}
-    model.save(tmp_path / "model.keras")
-    loaded = keras.saving.load_model(tmp_path / "model.keras")
-    for a, b in zip(x[4:], y[4:], strict=True):
-        for each in (model, loaded):
-            each.train_on_batch(a, b)
-    [one], [other] = tk.sparse_weights(model), tk.sparse_weights(loaded)
-    np.testing.assert_array_equal(one.dense(), other.dense())
-    np.testing.assert_array_equal(one.codes(), other.codes())
-    plain = tk.strip(model)
-    assert [w.name for w in plain.weights] == ["kernel"]
-    np.testing.assert_allclose(
-        plain.predict(x[0], verbose=0), model.predict(x[0], verbose=0), rtol=1e-5
-    )
+    check_saved(model, tmp_path / "model.keras", x[4:], y[4:])
 
 
 def test_replicas_train_as_one_device():
-    found = []
-    for strategy in (tf.distribute.get_strategy(), zoo.two_devices()):
-        with strategy.scope():
-            model = layers("cs", **TEST)
-        x, y = (np.reshape(part, (-1, part.shape[-1])) for part in batches(16))
-        model.fit(x, y, batch_size=8, verbose=0, shuffle=False)
-        [weight] = tk.sparse_weights(model)
-        found.append((weight.dense(), weight.forward_mask()))
-    for one, two in zip(*found, strict=True):
-        np.testing.assert_allclose(one, two, rtol=1e-3, atol=1e-5)
+    check_replicas("cs", 16, 1e-3, 1e-5, **TEST)
 
 
 def test_the_ticket_alone_is_sparse_in_counted_products():

@@ -1,13 +1,19 @@
 """Spartan against an oracle from its definition, its soft mask, and a case by hand."""
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 import topkast_tf as tk
-from tests import zoo
-from tests.methods.linear_oracle import MOMENTUM, RATE, batches, largest, layers
+from tests.methods.linear_oracle import (
+    MOMENTUM,
+    RATE,
+    batches,
+    check_replicas,
+    check_saved,
+    largest,
+    layers,
+)
 from topkast_tf.core.soft_top_k import soft_top_k, softly_masked
 from topkast_tf.methods import Spartan
 
@@ -200,32 +206,11 @@ def test_state_is_saved_and_none_of_it_is_trainable(tmp_path):
     for a, b in zip(x[:6], y[:6], strict=True):
         model.train_on_batch(a, b)
     assert [v.name for v in model.trainable_variables] == ["kernel"]
-    model.save(tmp_path / "model.keras")
-    loaded = keras.saving.load_model(tmp_path / "model.keras")
-    for a, b in zip(x[6:], y[6:], strict=True):
-        for each in (model, loaded):
-            each.train_on_batch(a, b)
-    [one], [other] = tk.sparse_weights(model), tk.sparse_weights(loaded)
-    np.testing.assert_array_equal(one.dense(), other.dense())
-    np.testing.assert_array_equal(one.codes(), other.codes())
-    plain = tk.strip(model)
-    assert [w.name for w in plain.weights] == ["kernel"]
-    np.testing.assert_allclose(
-        plain.predict(x[0], verbose=0), model.predict(x[0], verbose=0), rtol=1e-5
-    )
+    check_saved(model, tmp_path / "model.keras", x[6:], y[6:])
 
 
 def test_replicas_train_as_one_device():
-    found = []
-    for strategy in (tf.distribute.get_strategy(), zoo.two_devices()):
-        with strategy.scope():
-            model = layers("spartan", **TEST)
-        x, y = (np.reshape(part, (-1, part.shape[-1])) for part in batches(9))
-        model.fit(x, y, batch_size=8, verbose=0, shuffle=False)
-        [weight] = tk.sparse_weights(model)
-        found.append((weight.dense(), weight.forward_mask()))
-    for one, two in zip(*found, strict=True):
-        np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-6)
+    check_replicas("spartan", 9, 1e-4, 1e-6, **TEST)
 
 
 def test_mean_products_are_those_of_the_steps():

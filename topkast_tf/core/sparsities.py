@@ -6,6 +6,15 @@ from numbers import Integral, Real
 from typing import Any
 
 
+def is_number(value: Any) -> bool:
+    """Whether an argument is an int or a float; a bool is none.
+
+    >>> is_number(1), is_number(0.5), is_number(True), is_number("1")
+    (True, True, False, False)
+    """
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def kept(n: int, sparsity: float) -> int:
     """Number of entries out of `n` that stay non-zero at a given sparsity.
 

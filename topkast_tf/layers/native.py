@@ -47,11 +47,11 @@ def product(
         return None
     replica = weight.replica(local_index(weight.variable))
     if replica.entries is not None:
-        entries = replica.powered(replica.entries.read_value())
+        entries = weight.powered(replica.entries.read_value())
         return _computed(made, inputs, entries, replica)
     with hooks.dense_reads():
         theta = tf.convert_to_tensor(replica.theta)
-    return _computed(made, inputs, replica.powered(theta), replica)
+    return _computed(made, inputs, weight.powered(theta), replica)
 
 
 def product_for_rule(

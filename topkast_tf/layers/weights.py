@@ -337,7 +337,7 @@ def regularizer_on(regularizer: Any, weight: SparseWeight) -> Any:
             if not weight.is_ready:  # Keras is building symbolically
                 return tf.zeros([])
             replica = weight.replica(local_index(weight.variable))
-            weights = replica.powered(replica.read_theta())
+            weights = weight.powered(replica.read_theta())
             alpha = sparse_view(weights, replica.sets.read_value())
             if GRADIENT in method.inputs:
                 replica.decayed_by = regularizer

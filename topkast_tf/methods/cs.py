@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import tensorflow as tf
 
@@ -11,6 +11,7 @@ from topkast_tf.core.blocks import MatrixView
 from topkast_tf.core.keys import has_nan, magnitude_keys
 from topkast_tf.core.schedules import UpdateSchedule
 from topkast_tf.core.sets import BACKWARD_ONLY, FORWARD, masked
+from topkast_tf.core.sparsities import is_number
 from topkast_tf.methods.base import Products, Reset, Selection, Sets, TrainedVariable
 from topkast_tf.methods.learned import FindsSparsity
 from topkast_tf.methods.registry import register
@@ -101,7 +102,7 @@ class ContinuousSparsification(FindsSparsity):
                 f"total_steps={steps!r}, rounds={self.rounds}"
             )
         back = self.rewind_to
-        if back is not None and not (_is_number(back) and 0 < back < 1):
+        if back is not None and not (is_number(back) and 0 < back < 1):
             raise ValueError(
                 "`rewind_to` must be None or a fraction of a round, in (0, 1). "
                 f"Received: rewind_to={back!r}"
@@ -112,7 +113,7 @@ class ContinuousSparsification(FindsSparsity):
             ("penalty_coefficient", 0, 1e6),
         ):
             value = getattr(self, argument)
-            if not _is_number(value) or not least <= value <= most:
+            if not is_number(value) or not least <= value <= most:
                 raise ValueError(
                     f"`{argument}` must be a number from {least:g} to {most:g}. "
                     f"Received: {argument}={value!r}"
@@ -232,10 +233,6 @@ class ContinuousSparsification(FindsSparsity):
         # The gradient of theta is zero outside the ticket, too.
         mean = fwd * (1 - self.ticket_from / (self.total_steps or 1))
         return Products(mean, mean, mean)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, float | int) and not isinstance(value, bool)
 
 
 def _code(inside: tf.Tensor) -> tf.Tensor:

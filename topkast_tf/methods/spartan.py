@@ -11,7 +11,7 @@ from topkast_tf.core.blocks import MatrixView
 from topkast_tf.core.schedules import UpdateSchedule
 from topkast_tf.core.sets import FORWARD
 from topkast_tf.core.soft_top_k import soft_top_k, softly_masked
-from topkast_tf.core.sparsities import validate_sparsities
+from topkast_tf.core.sparsities import is_number, validate_sparsities
 from topkast_tf.methods.base import Method, Products, Selection, Sets, TrainedVariable
 from topkast_tf.methods.registry import register
 
@@ -95,8 +95,7 @@ class Spartan(Method):
             ("sharpness", float("inf"), "a finite number above 0"),
         ):
             value = getattr(self, argument)
-            is_number = isinstance(value, float | int) and not isinstance(value, bool)
-            if not is_number or not 0 < value < most:
+            if not is_number(value) or not 0 < value < most:
                 raise ValueError(
                     f"`{argument}` must be {range_}. Received: {argument}={value!r}"
                 )

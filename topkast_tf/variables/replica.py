@@ -8,7 +8,7 @@ import tensorflow as tf
 from topkast_tf.compat import raw_variable
 from topkast_tf.core import packing
 from topkast_tf.core.blocks import Blocks
-from topkast_tf.core.powerprop import powered, root
+from topkast_tf.core.powerprop import root
 from topkast_tf.core.schedules import RefreshSchedule
 from topkast_tf.core.sets import FORWARD, chosen
 from topkast_tf.kernels import training
@@ -46,6 +46,10 @@ class Weight(Protocol):
     def packed(self) -> Any: ...
 
     def wants_native(self, same_bits: bool) -> bool: ...
+
+    def powered(self, theta: tf.Tensor) -> tf.Tensor: ...
+
+    def scored(self, theta: tf.Tensor) -> tf.Tensor: ...
 
     def prepare(self) -> None: ...
 
@@ -146,25 +150,14 @@ class WeightReplica:
             return False
         return hooks.in_forward_pass() or not self.weight.within_keras
 
-    def powered(self, theta: tf.Tensor) -> tf.Tensor:
-        """The weight of theta, or of entries of it, as `topkast_tf.core.powerprop`."""
-        return theta if self.weight.exempt else powered(theta, self.weight.power)
-
-    def scored(self, theta: tf.Tensor) -> tf.Tensor:
-        """What a method selects by: theta, which has the order of its powers.
-
-        Not so the sums of magnitudes in blocks: of these the powers themselves.
-        """
-        return theta if self.weight.blocks is None else self.powered(theta)
-
     def alpha(self, theta: tf.Tensor) -> tf.Tensor:
         self.weight.prepare()
         self.weight.note_masked()
         sets = self.sets.read_value()
         if self.entries is not None:
-            entries = self.powered(self.entries.read_value())
+            entries = self.weight.powered(self.entries.read_value())
             return packing.packed_view(entries, sets)
-        theta = self.powered(theta)
+        theta = self.weight.powered(theta)
         method = self.weight.method
         if method.computes_alpha and not self.weight.exempt:
             return method.alpha(theta, sets, self.trained())

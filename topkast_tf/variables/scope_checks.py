@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+from topkast_tf.core.sparsities import is_number
 from topkast_tf.methods import Method
 from topkast_tf.variables.placement import Placement
 
@@ -25,8 +26,7 @@ def check_distribution(method: Method, placement: Placement) -> None:
 
 def check_power(method: Method, power: Any) -> None:
     """Raises a ValueError for a power that a method cannot have (Powerpropagation)."""
-    is_number = isinstance(power, int | float) and not isinstance(power, bool)
-    if not is_number or not 1 <= power < math.inf:
+    if not is_number(power) or not 1 <= power < math.inf:
         raise ValueError(
             f"`power` must be a finite number, at least 1. Received: power={power!r}"
         )

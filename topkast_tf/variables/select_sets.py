@@ -95,7 +95,7 @@ def selections_of(
     ]
     return [
         Selection(
-            theta=member.scored(member.read_theta()),
+            theta=member.weight.scored(member.read_theta()),
             kept_forward=kept_forward,
             kept_backward=kept_backward,
             seed=seed,

@@ -110,7 +110,7 @@ class SparseWeight(WeightState):
 
     def unmasked(self) -> np.ndarray:
         """The values that alpha has on A, of all entries: theta, or its power."""
-        return self._numpy(lambda replica: replica.powered(replica.read_theta()))
+        return self._numpy(lambda replica: self.powered(replica.read_theta()))
 
     def forward_mask(self) -> np.ndarray:
         """A, as a boolean NumPy array of the weight's shape."""

@@ -242,6 +242,17 @@ class WeightState:
                 replica.theta.assign_directly(replica.read_theta())
         self._packed = None
 
+    def powered(self, theta: tf.Tensor) -> tf.Tensor:
+        """The weight of theta, or of entries of it, as `topkast_tf.core.powerprop`."""
+        return theta if self.exempt else powered(theta, self.power)
+
+    def scored(self, theta: tf.Tensor) -> tf.Tensor:
+        """What a method selects by: theta, which has the order of its powers.
+
+        Not so the sums of magnitudes in blocks: of these the powers themselves.
+        """
+        return theta if self.blocks is None else self.powered(theta)
+
     def take_weights(self) -> None:
         """Theta holds a dense model's weights, or initial ones: it becomes their root."""
         if not self.exempt:
@@ -267,10 +278,8 @@ class WeightState:
 
     def initial_state(self, theta: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """The sets and the counters of step 0, selected from a theta."""
-        if self.blocks is not None and not self.exempt:
-            theta = powered(theta, self.power)  # as `WeightReplica.scored`
         selection = Selection(
-            theta=theta,
+            theta=self.scored(theta),
             kept_forward=tf.constant(self.kept_forward),
             kept_backward=tf.constant(self.kept_backward),
             seed=tf.constant(self.seed, tf.int64),
