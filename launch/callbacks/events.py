@@ -25,6 +25,7 @@ _TAGS = {
     "learning_rate": "run/learning_rate",
     "step_ms": "run/step_ms",
     "seconds": "run/seconds",
+    "processor_seconds": "run/processor_seconds",
 }
 
 

@@ -40,16 +40,18 @@ class Recorder(keras.callbacks.Callback):
     `objective` are means over the round while the weights change. `exploration_loss` is
     Top-KAST's penalty at the end of the round, which Keras includes in its `loss` and
     `val_loss`. `epoch` is the number of passes over the data. `seconds` is wall time,
-    including evaluation. `step_ms` is the mean time of the round's training steps, with
-    their batches, in milliseconds by the clock. The first step after a start, which is
-    compiled, counts only if the round has no other.
+    including evaluation, and `processor_seconds` that of this process on all of its
+    threads, which other load on the machine changes less. `step_ms` is the mean time of
+    the round's training steps, with their batches, in milliseconds by the clock. The
+    first step after a start, which is compiled, counts only if the round has no other.
 
     Args:
       folder: folder of this method, for metrics.csv and checkpoints/.
       state: the state in a checkpoint; empty for a new run. `rows`: the recorded rows.
         `metrics`: the running means of an incomplete round. `unevaluated`: the training
         metrics of a round that has not been evaluated. `best`: step and headline metric
-        of the best evaluation. `seconds`: wall time so far. `timed`: steps of the
+        of the best evaluation. `seconds`: wall time so far, and
+        `processor_seconds` that of the processors. `timed`: steps of the
         current round that count in `step_ms`, and their seconds.
       metrics: the metrics of the task, the headline first.
       epoch_steps: steps of one pass over the data.
@@ -86,6 +88,8 @@ class Recorder(keras.callbacks.Callback):
         self._best: dict[str, Any] | None = state.get("best")
         self._before = state.get("seconds", 0.0)
         self._start = time.monotonic()
+        self._processor_before = state.get("processor_seconds", 0.0)
+        self._processor_start = time.process_time()
         self._timed = tuple(state.get("timed", (0, 0.0)))
         self._step_began = 0.0
         self._first_step: float | None = None
@@ -97,6 +101,11 @@ class Recorder(keras.callbacks.Callback):
     def seconds(self) -> float:
         """Wall time of this run, including the time before it was resumed."""
         return self._before + time.monotonic() - self._start
+
+    @property
+    def processor_seconds(self) -> float:
+        """Time of all threads of this process, likewise."""
+        return self._processor_before + time.process_time() - self._processor_start
 
     def on_train_end(self, logs=None):
         self._writer.wait()
@@ -140,6 +149,7 @@ class Recorder(keras.callbacks.Callback):
             "backward_sparsity": backward,
             "step_ms": round(self._step_ms(), 3),
             "seconds": round(self.seconds, 3),
+            "processor_seconds": round(self.processor_seconds, 3),
         }
         self.rows.append(row)
         self._timed = (0, 0.0)
@@ -207,6 +217,7 @@ class Recorder(keras.callbacks.Callback):
         rows = list(self.rows)
         state |= {"rows": rows, "best": self._best, "timed": self._timed}
         state["seconds"] = self.seconds
+        state["processor_seconds"] = self.processor_seconds
         diagnosis.check_finite(self.model)
         # Before a second snapshot takes memory.
         self._writer.wait()

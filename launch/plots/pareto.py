@@ -11,7 +11,7 @@ from launch.sweeps.cells import Cell, mean_of
 COSTS = (
     ("training_flops_ratio", "counted training FLOPs over dense"),
     ("kept_parameters", "kept parameters"),
-    ("seconds", "measured seconds of training"),
+    ("processor_seconds", "measured processor seconds of training"),
 )
 """Column of a cost -> what stands beside its axis."""
 _COLORS = 20

@@ -30,7 +30,7 @@ def table_rows(
     factor, unit = (100, " (%)") if metric.endswith("accuracy") else (1, "")
     head = (
         *("variant", "sparsity", "seeds", f"{metric}{unit}"),
-        *(f"to {baseline}", "training FLOPs", "kept", "seconds"),
+        *(f"to {baseline}", "training FLOPs", "kept", "processor seconds"),
     )
     lines = [head]
     for cell in found:
@@ -47,7 +47,7 @@ def table_rows(
                 difference,
                 _shown_mean(cell, "training_flops_ratio", "{:.3f}"),
                 _shown_mean(cell, "kept_parameters", "{:,.0f}"),
-                _shown_mean(cell, "seconds", "{:,.0f}"),
+                _shown_mean(cell, "processor_seconds", "{:,.0f}"),
             )
         )
     return tuple(lines)

@@ -43,7 +43,7 @@ def rows(folder):
     with open(folder / "metrics.csv", newline="") as file:
         found = list(csv.DictReader(file))
     for row in found:
-        del row["seconds"], row["step_ms"]
+        del row["seconds"], row["processor_seconds"], row["step_ms"]
     return found
 
 

@@ -134,6 +134,7 @@ def row(step):
 def test_main_metric_is_first_in_alphabetical_order(unit, first):
     """TensorBoard sorts the groups alphabetically."""
     others = ("objective", "exploration_loss", "learning_rate", "step_ms", "seconds")
+    others = (*others, "processor_seconds")
     columns = [metric.column for metric in METRICS[unit].metrics]
     columns += [*others, "forward_sparsity", "backward_sparsity"]
     groups = [events._tag(column).partition("/") for column in columns]

@@ -44,9 +44,9 @@ def arguments_of(kind, method, text, steps, every, checkpoint_steps):
 
 def state(archive):
     found = json.loads(archive.read("launch_state.json"))
-    del found["seconds"], found["timed"]
+    del found["seconds"], found["processor_seconds"], found["timed"]
     for row in found["rows"]:
-        del row["seconds"], row["step_ms"]
+        del row["seconds"], row["processor_seconds"], row["step_ms"]
     return found
 
 

@@ -36,7 +36,7 @@ if flags["seed"] == "4":
 time.sleep({sleep})
 result = {{"method": flags["method"], "step": 20, "test_accuracy":
     0.5 + int(flags["seed"]) / 100 + len(flags["method"]) / 1000,
-    "kept_parameters": 100, "training_flops_ratio": 0.5, "seconds": 2.0}}
+    "kept_parameters": 100, "training_flops_ratio": 0.5, "processor_seconds": 2.0}}
 (folder / "result.json").write_text(json.dumps(result))
 """
 
@@ -258,7 +258,7 @@ def rows_of(**accuracies):
             "test_accuracy": str(value),
             "training_flops_ratio": "1" if variant == "dense" else "0.25",
             "kept_parameters": "1000",
-            "seconds": "12",
+            "processor_seconds": "12",
             **dict.fromkeys(results.OWN, "1"),
         }
         for variant, values in accuracies.items()
