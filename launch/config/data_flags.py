@@ -29,6 +29,15 @@ TRAINED = (
             data="image",
         ),
         Flag(
+            "integer",
+            "crop_padding",
+            None,
+            "pixels of zeros around a training image before its random crop, less than its "
+            "height; 0: no crop; default by data set",
+            AT_LEAST_0,
+            data="image",
+        ),
+        Flag(
             "string",
             "model",
             None,

@@ -44,6 +44,16 @@ class ImageData:
             *(self.test_images, self.test_labels),
         )
 
+    def cropped(self, padding: int) -> "ImageData":
+        """The same data with another `padding`, which is less than the height."""
+        height = self.train_images.shape[1]
+        if padding >= height:
+            raise UserError(
+                f"Expected --crop_padding below {height}, the height of the images. "
+                f"Received: {padding}"
+            )
+        return dataclasses.replace(self, padding=padding)
+
     def subset(self, train_examples: int) -> "ImageData":
         """The same data with the first N training examples of a fixed permutation.
 
@@ -95,6 +105,13 @@ class ImageStream:
         """A digest of the names of the files and their number of examples, unread."""
         names = [pathlib.Path(file).name for file in self.train_files + self.test_files]
         return digest(names, [str(self.train_examples)])
+
+    def cropped(self, padding: int) -> "ImageStream":
+        """Raises `UserError`: streamed images are cropped and resized instead."""
+        raise UserError(
+            "Expected no --crop_padding for data that is streamed from files, of which "
+            f"random parts are resized. Received: --crop_padding={padding}"
+        )
 
     def subset(self, train_examples: int) -> "ImageStream":
         """This data; a part of it cannot be streamed.

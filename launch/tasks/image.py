@@ -42,7 +42,10 @@ class ImageTask(Task):
     def load(self) -> None:
         source = data.find(self.settings.dataset)
         everything = source.open(self.settings.data_dir)
-        self._images = everything.subset(self.settings.train_examples)
+        images = everything.subset(self.settings.train_examples)
+        if self.settings.crop_padding is not None:
+            images = images.cropped(self.settings.crop_padding)
+        self._images = images
 
     @property
     def data_digest(self) -> str:
