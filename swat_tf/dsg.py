@@ -84,6 +84,15 @@ class DynamicSparseGraph(ProductRule):
                 f"Received: a weight of the scope of {weight.method.name!r} inside it"
             )
 
+    def selection_operations(
+        self, weight: "SparseWeight", inputs: int, outputs: int
+    ) -> float:
+        del inputs
+        # The threshold of one example is compared with the outputs of all.
+        return (
+            0.0 if weight.exempt else (1 if self.threshold == "first" else 4) * outputs
+        )
+
     def dimension_of(self, view: MatrixView) -> int | None:
         """The dimension of a layer's search; None if it has no fewer than its inputs."""
         asked = self.dimension

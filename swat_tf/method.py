@@ -48,6 +48,11 @@ class TopKSchedule:
                     f"Received: {name}={value!r}"
                 )
 
+    @property
+    def every(self) -> int:
+        """P."""
+        return self.period
+
     def due(self, step: Any) -> Any:
         """Whether new thresholds are computed at this step."""
         return (step % self.period < 1) & self.moves(step)
@@ -133,6 +138,11 @@ class SWAT(Method):
     @property
     def updates_between_refreshes(self) -> bool:  # type: ignore[override]
         return self.topk_period > 1
+
+    def selection_operations(self, entries: int) -> float:
+        # Entries reach an earlier threshold, or not, in the steps between two.
+        between = 1 - 1 / self.topk_period
+        return super().selection_operations(entries) + between * entries
 
     @property
     def schedule(self) -> TopKSchedule:  # type: ignore[override]

@@ -113,6 +113,20 @@ class SparseBackward(ProductRule):
             1 - error * (1 - masked) * left(*({"activations"} & set(self.backward))),
         )
 
+    def selection_operations(
+        self, weight: "SparseWeight", inputs: int, outputs: int
+    ) -> float:
+        if weight.exempt:
+            return 0.0
+        found = 0.0
+        if "activations" in (*self.forward, *self.backward):
+            period = self._period(weight)
+            # An exact threshold takes four operations an entry, an earlier one takes one.
+            found += inputs * (4 / period + (1 - 1 / period))
+        if self.errors:
+            found += 4 * outputs
+        return found
+
     def saved_sparsity(self, weight: "SparseWeight") -> float | None:
         return self.sparsity_of(weight) if "activations" in self.backward else None
 

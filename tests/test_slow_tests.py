@@ -11,4 +11,6 @@ def test_each_of_the_list_is_there():
     """A renamed test would otherwise run in the quick suite again, unnoticed."""
     for name in slow_tests():
         path, _, test = name.partition("::")
-        assert f"def {test.partition('[')[0]}(" in (ROOT / path).read_text("utf-8"), name
+        assert f"def {test.partition('[')[0]}(" in (ROOT / path).read_text("utf-8"), (
+            name
+        )

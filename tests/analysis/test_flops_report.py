@@ -8,7 +8,12 @@ import tensorflow as tf
 from keras import layers
 
 from topkast_tf.analysis import flops
-from topkast_tf.analysis.flops import FlopCount, count_flops, count_macs
+from topkast_tf.analysis.flops import (
+    FlopCount,
+    SelectionCost,
+    count_flops,
+    count_macs,
+)
 from topkast_tf.methods import TopKAST
 
 
@@ -25,7 +30,9 @@ def sparsify(monkeypatch):
                 forward_sparsity=sparsities[variable.path][0],
                 backward_sparsity=sparsities[variable.path][1],
                 rule=None,
-                method=TopKAST(0.9, 0.8),
+                exempt=False,
+                shape=tuple(variable.shape),
+                method=TopKAST(0.9, 0.8, refresh_every=10),
             )
             for variable in variables
             if getattr(variable, "path", None) in sparsities
@@ -58,13 +65,21 @@ def test_report_by_hand(sparsify):
     assert (conv.forward_sparsity, head.forward_sparsity) == (0.75, 0.0)
     lines = str(report).splitlines()
     assert lines[0].split() == [
-        *("weight", "MACs", "share", "fwd", "bwd", "inference", "training")
+        *("weight", "MACs", "share", "fwd", "bwd", "forward"),
+        *("input", "gradient", "weight", "gradient", "training"),
     ]
     assert lines[2].split() == [
-        *("net/conv/kernel", "1.728k", "73.0%", "0.7500", "0.5000", "0.250x", "0.333x")
+        *("net/conv/kernel", "1.728k", "73.0%", "0.7500", "0.5000"),
+        *("0.250x", "0.250x", "0.500x", "0.333x"),
     ]
-    assert lines[-1] == (
+    assert lines[-2] == (
         "training: 7.296k of 14.208k dense FLOPs per example (0.514x), counted"
+    )
+    # Two thresholds among 108 entries, four operations each, in one of ten steps.
+    assert report.selection == SelectionCost(weights=2 * 4 * 108 / 10)
+    assert lines[-1] == (
+        "selection, beside that: 86 operations a step for weights, 0 an example for "
+        "activations"
     )
 
 

@@ -118,6 +118,75 @@ def test_erk_factors_of_resnet50(sparsity, published, inference):
     assert found == pytest.approx(published, abs=0.01)
 
 
+def published_forward(sparsities):
+    """Inference FLOPs by the counting of RigL's authors, for {name: sparsity}.
+
+    A product of v entries takes v multiplications and v - 1 additions, a bias one more
+    addition, and the activation after each convolution one multiplication.
+    """
+    total = 0
+    for name, (shape, places) in resnet50(stride_in_first=False).items():
+        outputs = shape[-1] * places
+        macs = math.prod(shape) * places
+        total += product_flops(macs, fwd=sparsities.get(name, 0.0)).forward
+        total += outputs if name != "fc" else 0
+    return total
+
+
+def test_published_flops_of_dense_resnet50():
+    """8.2e9 for inference; 3.2e18 for 32,000 steps of 4,096 images."""
+    dense = published_forward({})
+    assert f"{dense:.1e}" == "8.2e+09"
+    assert f"{3 * dense * 32_000 * 4096:.1e}" == "3.2e+18"
+
+
+@pytest.mark.parametrize(
+    ("sparsity", "of_uniform", "of_erk"),
+    [
+        (0.8, "0.2241", "0.4146"),
+        (0.9, "0.1272", "0.2429"),
+        (0.95, "0.0787", "0.1229"),
+        (0.965, None, "0.0864"),
+    ],
+)
+def test_published_shares_of_resnet50_to_their_last_digit(sparsity, of_uniform, of_erk):
+    """RigL's README prints 0.23, 0.13, 0.08 and 0.42, 0.24, 0.12, 0.09; its code these."""
+    shapes = {name: shape for name, (shape, _) in resnet50(False).items()}
+    dense = published_forward({})
+    erk = published_forward(erdos_renyi_kernel(shapes, sparsity))
+    assert f"{erk / dense:.4f}" == of_erk
+    if of_uniform:
+        inner = {name: sparsity for name in shapes if name != "conv1"}
+        assert f"{published_forward(inner) / dense:.4f}" == of_uniform
+
+
+@pytest.mark.parametrize(
+    ("sparsity", "megabytes"),
+    [
+        (0, 102.12),
+        (0.8, 23.68),
+        (0.9, 13.50),
+        (0.95, 8.40),
+        (0.965, 6.90),
+        (0.99, 4.35),
+    ],
+)
+def test_published_sizes_of_resnet50(sparsity, megabytes):
+    """Values as floats and a bit an entry, of kernels; the first layer is dense.
+
+    The published sizes are within 0.1 MB of that for the weights of products alone; at
+    99 % the first layer is sparse, too.
+    """
+    bits = 0
+    for name, (shape, _) in resnet50(False).items():
+        size = math.prod(shape)
+        is_sparse = sparsity and (name != "conv1" or sparsity == 0.99)
+        kept = size - math.floor(sparsity * size) if is_sparse else size
+        bits += 32 * kept + (size if is_sparse else 0)
+        bits += 32 * shape[-1]  # a bias
+    assert bits / 8e6 == pytest.approx(megabytes, abs=0.1)
+
+
 def test_keras_resnet50():
     model = keras.applications.ResNet50(weights=None)
     expected = macs_of(resnet50(stride_in_first=True))

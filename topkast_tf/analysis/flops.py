@@ -2,18 +2,21 @@
 
 Counted, not measured: a multiply and an add are two FLOPs, only products (matrix
 products, convolutions, einsums) count, and a product at sparsity s costs 1 - s of the
-dense one. Not counted: biases, norms, activations, pooling, look-ups, optimizer updates
-and the selection of the sets. Padding taps count as in RigL; the first layer's input
-gradient counts although it is not needed, as in the published factors.
+dense one. Biases, norms, activations and pooling count on request. The selection of the
+sets stands beside the total, in integer operations. Not counted: look-ups and optimizer
+updates. Padding taps count as in RigL; the first layer's input gradient counts although it
+is not needed, as in the published factors.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from topkast_tf.analysis.columns import aligned
+from topkast_tf.analysis.graph_work import INPUTS, OUTPUTS
 from topkast_tf.analysis.macs import MacCount, Trace, count_macs
 from topkast_tf.core.sparsities import validate_sparsities
 from topkast_tf.methods.base import Method
@@ -25,6 +28,7 @@ __all__ = [
     "FlopReport",
     "FlopRow",
     "MacCount",
+    "SelectionCost",
     "count_flops",
     "count_macs",
     "product_flops",
@@ -93,11 +97,27 @@ def product_flops(macs: float, fwd: float = 0.0, bwd: float = 0.0) -> FlopCount:
 
 
 @dataclass(frozen=True)
+class SelectionCost:
+    """Integer operations by which sets and thresholds are found; beside the FLOPs.
+
+    An exact threshold takes four operations an entry (three histograms and a comparison),
+    an earlier threshold one.
+
+    Args:
+      weights: operations a step, averaged over training, whatever the batch.
+      activations: operations an example, of SWAT's and DSG's operands.
+    """
+
+    weights: float = 0.0
+    activations: float = 0.0
+
+
+@dataclass(frozen=True)
 class FlopRow:
     """One line of a `FlopReport`: a weight, or the products of activations.
 
     Args:
-      path: the weight's path, or `"(activations)"`.
+      path: the weight's path, `"(activations)"`, or `"(elementwise)"`.
       macs: dense multiply-adds per example in the forward pass.
       forward_sparsity: achieved sparsity of A.
       backward_sparsity: achieved sparsity of B.
@@ -105,6 +125,8 @@ class FlopRow:
         gradient, if they do not follow from the sets.
       mean: the same three, averaged over training by the schedule of the method
         (`Method.mean_products`); None if they are the current ones.
+      elementwise: FLOPs per example of the forward pass that are no products. The input
+        gradient takes as many, and the weight gradient none.
     """
 
     path: str
@@ -113,25 +135,40 @@ class FlopRow:
     backward_sparsity: float = 0.0
     products: tuple[float, float, float] | None = None
     mean: tuple[float, float, float] | None = None
+    elementwise: int = 0
 
     @property
     def dense(self) -> FlopCount:
-        """FLOPs of the same products without any sparsity."""
-        return product_flops(self.macs)
+        """FLOPs of the same row without any sparsity."""
+        return product_flops(self.macs) + self._rest
 
     @property
     def run(self) -> FlopCount:
         """FLOPs of a step, averaged over training."""
         if self.mean is None:
             return self.sparse
-        return FlopCount(*(2 * self.macs * (1 - s) for s in self.mean))
+        return FlopCount(*(2 * self.macs * (1 - s) for s in self.mean)) + self._rest
 
     @property
     def sparse(self) -> FlopCount:
         """FLOPs at the achieved sparsities."""
         if self.products is not None:
-            return FlopCount(*(2 * self.macs * (1 - s) for s in self.products))
-        return product_flops(self.macs, self.forward_sparsity, self.backward_sparsity)
+            made = FlopCount(*(2 * self.macs * (1 - s) for s in self.products))
+        else:
+            fwd, bwd = self.forward_sparsity, self.backward_sparsity
+            made = product_flops(self.macs, fwd, bwd)
+        return made + self._rest
+
+    def ratio_of(self, part: str) -> float:
+        """Sparse over dense FLOPs of an attribute of `FlopCount`, such as "training"."""
+        return _ratio(getattr(self.sparse, part), getattr(self.dense, part))
+
+    @property
+    def _rest(self) -> FlopCount:
+        return FlopCount(self.elementwise, self.elementwise, 0)
+
+
+_PARTS = ("forward", "input_gradient", "weight_gradient", "training")
 
 
 @dataclass(frozen=True)
@@ -139,12 +176,15 @@ class FlopReport:
     """Counted FLOPs per example of a model, weight by weight; `str()` is a table.
 
     Args:
-      rows: one `FlopRow` per weight in a product, and one for activations.
+      rows: one `FlopRow` per weight in a product, one for activations, and on request
+        one for elementwise operations.
       uncounted: see `MacCount`.
+      selection: what the selection of the sets costs, which no total includes.
     """
 
     rows: tuple[FlopRow, ...]
     uncounted: tuple[str, ...] = ()
+    selection: SelectionCost = SelectionCost()
 
     @property
     def dense(self) -> FlopCount:
@@ -181,18 +221,18 @@ class FlopReport:
         return _ratio(self.sparse.training, self.dense.training)
 
     def __str__(self) -> str:
-        table = [("weight", "MACs", "share", "fwd", "bwd", "inference", "training")]
-        macs = sum(row.macs for row in self.rows)
+        head = ("weight", "MACs", "share", "fwd", "bwd", "forward", "input gradient")
+        table: list[tuple[str, ...]] = [(*head, "weight gradient", "training")]
+        whole = self.dense.forward
         for row in self.rows:
             table.append(
                 (
                     row.path,
                     _scaled(row.macs),
-                    f"{_ratio(row.macs, macs):.1%}",
+                    f"{_ratio(row.dense.forward, whole):.1%}",
                     f"{row.forward_sparsity:.4f}",
                     f"{row.backward_sparsity:.4f}",
-                    f"{_ratio(row.sparse.forward, row.dense.forward):.3f}x",
-                    f"{_ratio(row.sparse.training, row.dense.training):.3f}x",
+                    *(f"{row.ratio_of(part):.3f}x" for part in _PARTS),
                 )
             )
         lines = aligned(table)
@@ -211,27 +251,38 @@ class FlopReport:
                 f"{name}: {_scaled(sparse)} of {_scaled(dense)} dense FLOPs per "
                 f"example ({ratio:.3f}x), counted"
             )
+        if self.selection != SelectionCost():
+            cost = self.selection
+            lines.append(
+                f"selection, beside that: {_scaled(cost.weights)} operations a step for "
+                f"weights, {_scaled(cost.activations)} an example for activations"
+            )
         if self.uncounted:
             lines.append(f"NOT counted, so lower bounds: {', '.join(self.uncounted)}")
         return "\n".join(lines)
 
 
-def count_flops(model: Callable[..., Any], input_spec: Any = None) -> FlopReport:
+def count_flops(
+    model: Callable[..., Any], input_spec: Any = None, *, elementwise: bool = False
+) -> FlopReport:
     """Counted FLOPs per example of a model, dense and at its current sparsities.
 
     Per weight as `product_flops`, or by the rule of its layer (SWAT: the weight gradient
     at the sparsity of the activations, as realised in the last step). Weights that are
-    not sparsified, and products of activations, cost three times their forward pass. The
-    selection of the sets is not counted: it runs every `refresh_every` steps, not per
-    example.
+    not sparsified, and products of activations, cost three times their forward pass. A
+    recurrent layer counts once for each position of its sequence. What the selection of
+    the sets costs is in `selection`, beside all totals.
 
     Args:
       model: a Keras model or layer, built inside a scope or not, or any callable.
       input_spec: as in `count_macs`.
+      elementwise: whether to count biases, norms, activations, softmax and pooling too:
+        one FLOP for each entry of a result (`graph_work.ELEMENTWISE`), and as many for
+        its gradient.
 
     Returns:
-      A `FlopReport` with `rows`, `dense`, `sparse`, `inference_ratio` and
-      `training_ratio`.
+      A `FlopReport` with `rows`, `dense`, `sparse`, `inference_ratio`,
+      `training_ratio` and `selection`.
 
     Raises:
       ValueError: as `count_macs`.
@@ -241,6 +292,8 @@ def count_flops(model: Callable[..., Any], input_spec: Any = None) -> FlopReport
     >>> report = count_flops(model)
     >>> report.dense.forward, report.dense.training, report.training_ratio
     (64.0, 192.0, 1.0)
+    >>> count_flops(model, elementwise=True).dense.forward  # and four biases
+    68.0
 
     Source: as `product_flops`, which reproduces RigL's published factors for uniform
     sparsity on ResNet-50.
@@ -265,7 +318,30 @@ def count_flops(model: Callable[..., Any], input_spec: Any = None) -> FlopReport
     rows = [FlopRow(p, n, *sparsities.get(p, (0.0, 0.0))) for p, n in macs.items()]
     if macs.activations:
         rows.append(FlopRow("(activations)", macs.activations))
-    return FlopReport(tuple(rows), macs.uncounted)
+    # Entries of activations are needed where a rule selects among them.
+    has_rules = any(weight.rule is not None for weight in weights.values())
+    work = trace.work(names) if elementwise or has_rules else None
+    if elementwise and work is not None:
+        others = sum(work.operations.values())
+        rows.append(FlopRow("(elementwise)", 0, elementwise=others))
+    selection = _selection_cost(weights.values(), work.entries if work else {})
+    return FlopReport(tuple(rows), macs.uncounted, selection)
+
+
+def _selection_cost(
+    weights: Iterable[Any], entries: Mapping[str, Mapping[str, int]]
+) -> SelectionCost:
+    of_weights = of_activations = 0.0
+    for weight in weights:
+        if weight.exempt:
+            continue
+        of_weights += weight.method.selection_operations(math.prod(weight.shape))
+        if weight.rule is not None and weight.path in entries:
+            sizes = entries[weight.path]
+            of_activations += weight.rule.selection_operations(
+                weight, sizes[INPUTS], sizes[OUTPUTS]
+            )
+    return SelectionCost(of_weights, of_activations)
 
 
 def mean_products(weight: Any) -> tuple[float, float, float] | None:

@@ -18,9 +18,9 @@ import tensorflow as tf
 from topkast_tf import compat
 from topkast_tf.analysis.op_macs import PRODUCTS, size
 
-_FUNCTION_CALLS = ("PartitionedCall", "StatefulPartitionedCall")
-_LOOPS = ("While", "StatelessWhile")
-_BRANCHES = ("If", "StatelessIf", "Case", "StatelessCase")
+FUNCTION_CALLS = ("PartitionedCall", "StatefulPartitionedCall")
+LOOPS = ("While", "StatelessWhile")
+BRANCHES = ("If", "StatelessIf", "Case", "StatelessCase")
 
 # Keys of a count: a weight, this, or the name of an uncounted operation.
 ACTIVATIONS = ""
@@ -150,10 +150,10 @@ class Frame:
             return self.sources(op.inputs[_CARRIES[op.type]])
         if op.type == "IdentityN":
             return self.sources(op.inputs[tensor.value_index])
-        if op.type in _FUNCTION_CALLS:
+        if op.type in FUNCTION_CALLS:
             inner = self.enter(op.get_attr("f"), op.inputs)
             return inner.sources(inner.graph.outputs[tensor.value_index])
-        if op.type in _LOOPS and _is_invariant(self, op, tensor.value_index):
+        if op.type in LOOPS and _is_invariant(self, op, tensor.value_index):
             return self.sources(op.inputs[tensor.value_index])
         if op.type in ("ConcatV2", "Pack"):
             parts: dict[Weight, Fraction] = {}
@@ -183,21 +183,21 @@ def multiply_adds(frame: Frame) -> Count:
       for each operation that cannot be counted {its type and name: 1}.
     """
     total: Count = Counter()
-    for op in _live(frame.graph):
+    for op in live(frame.graph):
         if op.type in PRODUCTS:
             total.update(_count_product(op, frame))
-        elif op.type in _FUNCTION_CALLS:
+        elif op.type in FUNCTION_CALLS:
             total.update(multiply_adds(frame.enter(op.get_attr("f"), op.inputs)))
-        elif op.type in _LOOPS:
+        elif op.type in LOOPS:
             total.update(_count_loop(op, frame))
-        elif op.type in _BRANCHES:
+        elif op.type in BRANCHES:
             total.update(_count_branches(op, frame))
         elif _OPAQUE.search(op.type) or _calls_functions(op):
             total[f"{op.type} {op.name}"] += 1
     return total
 
 
-def _live(graph: Any) -> Iterator[tf.Operation]:
+def live(graph: Any) -> Iterator[tf.Operation]:
     """The operations that the outputs of a graph depend on, in the graph's order.
 
     Keras's recurrent layers trace an unused step outside the loop.
@@ -224,15 +224,20 @@ def _count_product(op: tf.Operation, frame: Frame) -> Count:
 
 
 def _count_loop(op: tf.Operation, frame: Frame) -> Count:
-    invariant = [
-        tensor if _is_invariant(frame, op, i) else None
-        for i, tensor in enumerate(op.inputs)
-    ]
+    invariant = invariant_inputs(frame, op)
     check = multiply_adds(frame.enter(op.get_attr("cond"), invariant))
     once = check + multiply_adds(frame.enter(op.get_attr("body"), invariant))
     # A loop without products, such as a search, may be of any length.
-    trips = _trips(op, frame) if once else 0
-    return check + Counter({key: n * trips for key, n in once.items()})
+    times = trips(op, frame) if once else 0
+    return check + Counter({key: n * times for key, n in once.items()})
+
+
+def invariant_inputs(frame: Frame, op: tf.Operation) -> list[tf.Tensor | None]:
+    """The inputs of a loop that its body passes on unchanged; None for the others."""
+    return [
+        tensor if _is_invariant(frame, op, i) else None
+        for i, tensor in enumerate(op.inputs)
+    ]
 
 
 def _is_invariant(frame: Frame, op: tf.Operation, index: int) -> bool:
@@ -243,12 +248,12 @@ def _is_invariant(frame: Frame, op: tf.Operation, index: int) -> bool:
     return output.name == graph.inputs[index].name
 
 
-def _trips(op: tf.Operation, frame: Frame) -> int:
+def trips(op: tf.Operation, frame: Frame) -> int:
     """The number of iterations of a loop, found by evaluating its loop counter."""
     condition = frame.enter(op.get_attr("cond"))
     body = frame.enter(op.get_attr("body"))
     state = [frame.constant(tensor) for tensor in op.inputs]
-    for trips in range(_MAX_TRIPS):
+    for trip in range(_MAX_TRIPS):
         for inner in (condition, body):
             inner.constants = {
                 placeholder.name: value
@@ -259,7 +264,7 @@ def _trips(op: tf.Operation, frame: Frame) -> int:
         if proceed is None:
             break
         if not proceed:
-            return trips
+            return trip
         state = [
             body.constant(out) if out.dtype.is_integer or out.dtype.is_bool else None
             for out in body.graph.outputs
@@ -271,12 +276,17 @@ def _trips(op: tf.Operation, frame: Frame) -> int:
     )
 
 
-def _count_branches(op: tf.Operation, frame: Frame) -> Count:
+def branches_of(op: tf.Operation) -> list[Any]:
+    """The functions that a conditional may call, in the order of its condition."""
     if op.type in ("If", "StatelessIf"):
-        branches = [op.get_attr("else_branch"), op.get_attr("then_branch")]
-    else:
-        branches = op.get_attr("branches")
-    counts = [multiply_adds(frame.enter(branch, op.inputs[1:])) for branch in branches]
+        return [op.get_attr("else_branch"), op.get_attr("then_branch")]
+    return list(op.get_attr("branches"))
+
+
+def _count_branches(op: tf.Operation, frame: Frame) -> Count:
+    counts = [
+        multiply_adds(frame.enter(branch, op.inputs[1:])) for branch in branches_of(op)
+    ]
     if all(count == counts[0] for count in counts):
         return counts[0]
     chosen = frame.constant(op.inputs[0])

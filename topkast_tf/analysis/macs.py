@@ -10,11 +10,12 @@ import inspect
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
 
+from topkast_tf.analysis import graph_work
 from topkast_tf.analysis.graph_macs import ACTIVATIONS, Frame, Weight, multiply_adds
 from topkast_tf.compat import raw_variable
 from topkast_tf.layers.counting import counting
@@ -52,6 +53,19 @@ class MacCount(Mapping[str, int]):
 
     def __len__(self) -> int:
         return len(self.per_weight)
+
+
+class ExampleWork(NamedTuple):
+    """What a forward pass does for one example beside its products.
+
+    Attributes:
+      operations: type of TensorFlow operation -> its FLOPs (`graph_work.ELEMENTWISE`).
+      entries: weight path -> entries of the tensors that its products read (``"inputs"``)
+        and make (``"outputs"``).
+    """
+
+    operations: Mapping[str, int]
+    entries: Mapping[str, Mapping[str, int]]
 
 
 def count_macs(model: Callable[..., Any], input_spec: Any = None) -> MacCount:
@@ -105,7 +119,31 @@ class Trace:
         ]
 
     def count(self, names: Mapping[int, str]) -> MacCount:
-        """Counts the graph; `names` maps ids of variable handles to paths."""
+        """Counts the products; `names` maps ids of variable handles to paths."""
+        products = multiply_adds(self._frame(names))
+        count = {key: -(-n // self.batch) for key, n in products.items()}
+        return MacCount(
+            {key.path: n for key, n in count.items() if isinstance(key, Weight)},
+            count.get(ACTIVATIONS, 0),
+            tuple(sorted(key for key in count if isinstance(key, str) and key)),
+        )
+
+    def work(self, names: Mapping[int, str]) -> ExampleWork:
+        """Counts the rest, likewise."""
+        own = len(self.concrete.inputs) - len(self.concrete.captured_inputs)
+        found = graph_work.work_of(self._frame(names), own)
+        entries: dict[str, dict[str, int]] = {}
+        operations = {}
+        for key, n in found.items():
+            each = -(-n // self.batch)
+            if isinstance(key, tuple):
+                kind, weight = key
+                entries.setdefault(weight.path, {})[kind] = each
+            else:
+                operations[key] = each
+        return ExampleWork(operations, entries)
+
+    def _frame(self, names: Mapping[int, str]) -> Frame:
         weights = _weights(self.variables, names)
         frame = Frame(self.concrete.graph)
         captured = self.concrete.captured_inputs
@@ -113,12 +151,7 @@ class Trace:
         for placeholder, handle in zip(inputs, captured, strict=True):
             if id(handle) in weights:
                 frame.weights[placeholder.name] = weights[id(handle)]
-        count = {key: -(-n // self.batch) for key, n in multiply_adds(frame).items()}
-        return MacCount(
-            {key.path: n for key, n in count.items() if isinstance(key, Weight)},
-            count.get(ACTIVATIONS, 0),
-            tuple(sorted(key for key in count if isinstance(key, str) and key)),
-        )
+        return frame
 
 
 def _input_spec(model: Any) -> Any:

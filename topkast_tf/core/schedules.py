@@ -5,6 +5,7 @@ import math
 import re
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 
@@ -130,6 +131,29 @@ class Never:
     def due(self, step: Any) -> Any:
         """False, in the step's shape."""
         return step < 0
+
+
+def updates_a_step(schedule: Any, total_steps: int | None = None) -> float:
+    """How many updates a schedule has a step, averaged over training.
+
+    Args:
+      schedule: one of this module, or one with `due` and a period `every`.
+      total_steps: the length of training; None for one without an end, of which a period
+        has one update.
+
+    >>> updates_a_step(RefreshSchedule(every=100)), updates_a_step(Never())
+    (0.01, 0.0)
+    >>> updates_a_step(UpdateSchedule(every=10, first=10, last=30), total_steps=60)
+    0.05
+    """
+    if isinstance(schedule, Never):
+        return 0.0
+    if total_steps:
+        due = schedule.due(np.arange(total_steps))
+        return float(np.mean(np.broadcast_to(due, total_steps)))
+    if getattr(schedule, "last", None) is not None:
+        return 0.0  # of a training without an end
+    return 1 / schedule.every
 
 
 def resolved_end(

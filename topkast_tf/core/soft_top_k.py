@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
-_HALVINGS = 40
+HALVINGS = 40
 """Of an interval of shifts: float32 has no shift between its ends by then."""
 
 
@@ -49,7 +49,7 @@ def soft_top_k(
 
     always = tf.constant(True)
     low, high = tf.while_loop(
-        lambda *_: always, halve, (low, high), maximum_iterations=_HALVINGS
+        lambda *_: always, halve, (low, high), maximum_iterations=HALVINGS
     )
     shift = low + (high - low) / 2
     is_everything = count >= size

@@ -104,6 +104,21 @@ class ProductRule(abc.ABC):
         del weight
         return {}
 
+    def selection_operations(
+        self, weight: SparseWeight, inputs: int, outputs: int
+    ) -> float:
+        """Operations an example, averaged over steps, by which operands are selected.
+
+        As `Method.selection_operations`, which counts those of the weight.
+
+        Args:
+          weight: the layer's sparse weight.
+          inputs: entries of the layer's input for one example.
+          outputs: entries of its product.
+        """
+        del weight, inputs, outputs
+        return 0.0
+
     def product_sparsities(
         self, weight: SparseWeight
     ) -> tuple[float, float, float] | None:

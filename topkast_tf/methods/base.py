@@ -14,7 +14,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 import tensorflow as tf
 
 from topkast_tf.core.blocks import Blocks, MatrixView
-from topkast_tf.core.schedules import RefreshSchedule
+from topkast_tf.core.schedules import RefreshSchedule, updates_a_step
 
 GRADIENT = "gradient"
 """Input: the dense gradient of the loss with respect to alpha, for the whole step."""
@@ -128,6 +128,7 @@ class Sets(NamedTuple):
 
 DECAY, RESET = "decay", "reset"
 SLOTS = (DECAY, RESET)
+_OPERATIONS = 4
 """What becomes of an optimizer's slots outside B: ``"decay"``, they see a gradient of zero,
 and an entry that enters B starts from what is left; ``"reset"``, they are zero."""
 
@@ -288,6 +289,23 @@ class Method(abc.ABC):
         Source: the accounting of Evci et al. 2020, appendix H, averaged over the steps.
         """
         return Products(fwd, fwd, 0.0 if self.has_dense_gradient else bwd)
+
+    @property
+    def thresholds_an_update(self) -> int:
+        """How many exact thresholds an update finds among the entries of a weight."""
+        return 1 if self.one_mask or self.bwd in (0.0, self.fwd) else 2
+
+    def selection_operations(self, entries: int) -> float:
+        """Operations a step, averaged over training, by which a weight's sets are found.
+
+        Integer operations: an exact threshold takes three histograms of the entries' keys
+        and one comparison (`topkast_tf.core.kth_largest`), so four an entry.
+
+        Args:
+          entries: of the weight.
+        """
+        updates = updates_a_step(self.schedule, getattr(self, "total_steps", None))
+        return _OPERATIONS * self.thresholds_an_update * entries * updates
 
     def prune(
         self,

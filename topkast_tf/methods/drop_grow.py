@@ -103,6 +103,10 @@ class DropGrow(FixedSparsity):
             self.last_update,
         )
 
+    @property
+    def thresholds_an_update(self) -> int:
+        return 2  # of what is dropped, and of what is grown
+
     def mean_products(self, fwd: float, bwd: float) -> Products:
         if GRADIENT not in self.inputs:
             return Products(fwd, fwd, bwd)

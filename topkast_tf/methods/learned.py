@@ -50,6 +50,9 @@ class FindsSparsity(Method):
     def schedule(self) -> RefreshSchedule:
         return RefreshSchedule(1)
 
+    def selection_operations(self, entries: int) -> float:
+        return entries  # compared with a threshold or with zero, in each step
+
     def counts(
         self, units: int, kept_forward: int, kept_backward: int, step: int
     ) -> tuple[int, int] | None:

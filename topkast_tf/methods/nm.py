@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from topkast_tf.core.blocks import MatrixView
 from topkast_tf.core.keys import has_nan, magnitude_keys
-from topkast_tf.core.schedules import RefreshSchedule
+from topkast_tf.core.schedules import RefreshSchedule, updates_a_step
 from topkast_tf.core.sets import BACKWARD_ONLY
 from topkast_tf.core.sparsities import validate_sparsities
 from topkast_tf.methods.base import Method, Selection, Sets
@@ -109,6 +109,10 @@ class NM(Method):
         if channels % self.m == 0:
             return None
         return f"its {channels} inputs are not a multiple of m={self.m}"
+
+    def selection_operations(self, entries: int) -> float:
+        # Each entry is compared with the others of its group.
+        return (self.m - 1) * entries * updates_a_step(self.schedule)
 
     def update(self, weights: Sequence[Selection], step: tf.Tensor) -> Sets:
         codes, finite = [], []

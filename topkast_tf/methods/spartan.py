@@ -8,9 +8,9 @@ import tensorflow as tf
 
 from topkast_tf.core import selection
 from topkast_tf.core.blocks import MatrixView
-from topkast_tf.core.schedules import UpdateSchedule
+from topkast_tf.core.schedules import UpdateSchedule, updates_a_step
 from topkast_tf.core.sets import FORWARD
-from topkast_tf.core.soft_top_k import soft_top_k, softly_masked
+from topkast_tf.core.soft_top_k import HALVINGS, soft_top_k, softly_masked
 from topkast_tf.core.sparsities import is_number, validate_sparsities
 from topkast_tf.methods.base import Method, Products, Selection, Sets, TrainedVariable
 from topkast_tf.methods.registry import register
@@ -202,6 +202,11 @@ class Spartan(Method):
         self, units: int, kept_forward: int, kept_backward: int, step: int
     ) -> tuple[int, int] | None:
         return self.kept(units, kept_forward, step), units
+
+    def selection_operations(self, entries: int) -> float:
+        # A sigmoid and a sum in each bisection, beside the threshold of A.
+        soft = 2 * HALVINGS * entries * updates_a_step(self.schedule, self.total_steps)
+        return super().selection_operations(entries) + soft
 
     def mean_products(self, fwd: float, bwd: float) -> Products:
         steps, warm_up = self.total_steps or 1, self.warm_up_steps
