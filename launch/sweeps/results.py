@@ -43,7 +43,7 @@ def missing(runs: Sequence[Run], rows: Sequence[Row]) -> list[Run]:
     known = {tuple(row[name] for name in KEY): row["arguments"] for row in rows}
     for run in runs:
         arguments = known.get(run.key)
-        if arguments is not None and arguments != " ".join(run.arguments):
+        if arguments is not None and arguments != run.recorded:
             raise UserError(
                 f"Expected the row of {run.name} to be of a run with these flags: name "
                 "another --sweep_dir, or another --csv and folder. Received: a row with "
@@ -66,7 +66,7 @@ def append(
     rows = read(path)
     row = dict(zip(KEY, run.key, strict=True))
     row |= {name: _text(value) for name, value in result.items() if name not in row}
-    row |= dict(zip(OWN, (*own, " ".join(run.arguments)), strict=True))
+    row |= dict(zip(OWN, (*own, run.recorded), strict=True))
     rows.append(row)
     names = dict.fromkeys(name for each in rows for name in each)
     columns = [name for name in names if name not in OWN] + [*OWN]

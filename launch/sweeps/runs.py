@@ -10,9 +10,17 @@ from absl import flags
 
 from launch.config import flags as launch_flags
 from launch.config import methods, sweep_flags
+from launch.config.flag import flags_in
+from launch.config.flag_table import GROUPS
 from launch.support.errors import UserError
 
 _PLACE = re.compile(r"\{(?:([0-9.]+)\s*\*\s*)?sparsity(?:\s*([-+])\s*([0-9.]+))?\}")
+_WITHOUT_EFFECT = re.compile(
+    "--?(no)?({})(=|$)".format(
+        "|".join(f.name for f in flags_in(GROUPS) if not f.affects_result)
+    )
+)
+"""An argument that changes no result, such as the folder of the data."""
 _NAME = re.compile(r"[A-Za-z0-9_.+-]+")
 
 
@@ -37,6 +45,11 @@ class Run:
         """Its method, and the name of its folder within that of the run."""
         given = [a for a in self.arguments if re.match("--?method=", a)]
         return given[-1].partition("=")[2] if given else "topkast"
+
+    @property
+    def recorded(self) -> str:
+        """The arguments that results depend on: a table names no folders of a machine."""
+        return " ".join(a for a in self.arguments if not _WITHOUT_EFFECT.match(a))
 
     @property
     def key(self) -> tuple[str, str, str]:

@@ -45,6 +45,18 @@ def runs(*arguments):
     return runs_of(sweep_flags.parse(["launch/sweep.py", *COMMON, *arguments]))
 
 
+def test_the_table_names_no_folder_of_the_machine(place):
+    """The same runs go on where the data is elsewhere."""
+    here, there = (
+        runs("--methods=dense", "--seeds=0", f"--data_dir={folder}")
+        for folder in ("/here", "/there")
+    )
+    Sweep(here, place()).run()
+    rows = results.read(place().csv)
+    assert rows[0]["arguments"] == " ".join([*COMMON, "--method=dense", "--seed=0"])
+    assert results.missing(there, rows) == []
+
+
 @pytest.fixture
 def place(tmp_path):
     def made(fails=0, sleep=0.0):
