@@ -6,10 +6,10 @@ import statistics
 from collections.abc import Sequence
 
 from launch.plots.panels import band, panels, save
-from launch.sweeps.cells import Cell, mean_of
+from launch.sweeps.cells import RATIO, Cell, mean_of
 
 COSTS = (
-    ("training_flops_ratio", "counted training FLOPs over dense"),
+    (RATIO, "counted training FLOPs over dense"),
     ("kept_parameters", "kept parameters"),
     ("processor_seconds", "measured processor seconds of training"),
 )

@@ -26,6 +26,29 @@ class Cell(NamedTuple):
     rows: list[Row]
 
 
+RATIO = "training_flops_ratio"
+"""Counted FLOPs of a whole run over those of the dense network."""
+
+
+def over_dense(rows: Sequence[Row]) -> list[Row]:
+    """The rows with `RATIO` over the dense run of the sweep, if it has one.
+
+    In its own row, a smaller dense network is compared with itself, and has a ratio of 1.
+    """
+    dense = [_number(row.get(_TOTAL)) for row in rows if row.get("method") == "dense"]
+    if not dense or not math.isfinite(dense[0]):
+        return list(rows)
+    found = []
+    for row in rows:
+        total = _number(row.get(_TOTAL))
+        ratio = {RATIO: f"{total / dense[0]:.6g}"} if math.isfinite(total) else {}
+        found.append({**row, **ratio})
+    return found
+
+
+_TOTAL = "training_flops_total"
+
+
 def cells(rows: Sequence[Row], metric: str) -> list[Cell]:
     """The rows by variant and sparsity, in the order of the CSV."""
     found: dict[tuple[str, str], list[Row]] = {}

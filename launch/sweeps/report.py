@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from launch.plots import pareto
 from launch.support.errors import UserError
-from launch.sweeps.cells import Cell, cells, mean_of, paired
+from launch.sweeps.cells import RATIO, Cell, cells, mean_of, over_dense, paired
 from launch.sweeps.results import Row
 from launch.sweeps.running import metric_of
 
@@ -45,7 +45,7 @@ def table_rows(
                 f"{len(cell.values)}" + (f" ({cell.lost} lost)" if cell.lost else ""),
                 _spread(list(cell.values.values()), factor),
                 difference,
-                _shown_mean(cell, "training_flops_ratio", "{:.3f}"),
+                _shown_mean(cell, RATIO, "{:.3f}"),
                 _shown_mean(cell, "kept_parameters", "{:,.0f}"),
                 _shown_mean(cell, "processor_seconds", "{:,.0f}"),
             )
@@ -115,6 +115,7 @@ def write(
         raise UserError(
             f"Expected --metric to be one of {', '.join(rows[0])}. Received: {metric}"
         )
+    rows = over_dense(rows)
     lines = table_rows(rows, metric, baseline or rows[0]["variant"])
     folder.mkdir(parents=True, exist_ok=True)
     text = markdown(lines)

@@ -292,6 +292,17 @@ def test_differences_are_paired_by_seed(tmp_path):
     assert tex.count(r"\\") == 3
 
 
+def test_a_smaller_network_costs_less_than_the_dense_one(tmp_path):
+    """Its own row compares it with itself."""
+    rows = rows_of(dense=[0.7], small_dense=[0.6])
+    for row, total in zip(rows, ("8e12", "2e12"), strict=True):
+        row |= {"method": row["variant"], "training_flops_ratio": "1"}
+        row["training_flops_total"] = total
+    text = report.write(rows, tmp_path)
+    assert "| dense |  | 1 | 70.00 |  | 1.000 |" in text
+    assert "| small_dense | 0.9 | 1 | 60.00 | -10.00 | 0.250 |" in text
+
+
 def test_runs_that_diverged_are_counted_and_left_out(tmp_path):
     rows = rows_of(dense=[0.7, 0.8], set=["nan", 0.6], rigl=["nan", "nan"])
     text = report.write(rows, tmp_path, baseline="dense")
