@@ -211,6 +211,7 @@ def _in_all(
     later = flops_a_step(network, settings.batch_size, explores=False)
     sparse = exploring * flops.run.training
     sparse += (steps - exploring) * later.run.training
+    sparse += METHODS[method].dense_steps(settings) * flops.dense.training
     return steps * flops.dense.training, sparse
 
 

@@ -228,13 +228,15 @@ def _finish(run: _Run) -> dict[str, Any]:
     """Writes the trained model and the result of a method."""
     task, model = run.task, run.model
     last = run.recorder.rows[-1]
-    counts = sparsity.counted(model, task.flops(model))
+    cost = task.flops(model)
+    counts = sparsity.counted(model, cost)
+    before = METHODS[run.method].dense_steps(task.settings) * cost.dense.training
     result = {
         "method": run.method,
         **last,
         **counts,
-        "training_flops_total": (
-            counts["training_flops"] * task.units_a_step * last["step"]
+        "training_flops_total": round(
+            (counts["training_flops"] * last["step"] + before) * task.units_a_step
         ),
     }
     if replicas.count_of(model) > 1:

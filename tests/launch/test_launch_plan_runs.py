@@ -138,6 +138,21 @@ def test_flops_of_a_run_include_the_end_of_exploration():
     assert stopped.flops_in_all[1] == pytest.approx(expected)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "dense_steps"),
+    [
+        (("--method=snip",), 1),
+        (("--method=grasp", "--prune_batches=4"), 12),
+        (("--method=synflow", "--prune_rounds=50", "--batch_size=25"), 2),
+    ],
+)
+def test_flops_of_a_run_include_pruning_before_training(arguments, dense_steps):
+    found = planned("--steps=100", "--sparsity=0.9", *arguments)
+    dense = found.flops.dense.training
+    expected = 100 * found.flops.sparse.training + dense_steps * dense
+    assert found.flops_in_all == (100 * dense, pytest.approx(expected))
+
+
 def test_gradients_of_swat_are_dense_unless_updates_are_masked():
     dense = planned("--method=swat").exchange
     assert dense.packed == dense.dense

@@ -43,6 +43,8 @@ class RunMethod:
       sparse_activations: whether the backward pass keeps sparse activations.
       finds_sparsity: whether training finds the sparsity; --sparsity is for plans alone.
       is_resized: whether its network is the dense one with other widths.
+      dense_steps: maps the flags to what pruning before training costs: in dense training
+        steps, whose FLOPs it takes.
       stores_weights: whether --storage is that of its weights, and not of activations.
     """
 
@@ -56,6 +58,7 @@ class RunMethod:
     sparse_activations: bool = False
     finds_sparsity: bool = False
     is_resized: bool = False
+    dense_steps: Callable[[flags.FlagValues], float] = lambda values: 0.0
     stores_weights: bool = False
 
     def storage_of_weights(self, settings: flags.FlagValues) -> str:

@@ -59,12 +59,15 @@ _DISTRIBUTIONS = (*LAYERWISE, "global")
 SNIP = RunMethod(
     "SNIP, which prunes on the first batch",
     _scopes_of("snip", {}),
+    dense_steps=lambda values: 1.0,
     common=POWERED,
     distributions=_DISTRIBUTIONS,
 )
 GRASP = RunMethod(
     "GraSP, which prunes before training",
     _scopes_of("grasp", {"temperature": "temperature"}),
+    # A gradient, and the gradient of its product with itself, which takes two.
+    dense_steps=lambda values: 3.0 * values.prune_batches,
     groups=(_GRASP,),
     common=POWERED,
     distributions=_DISTRIBUTIONS,
@@ -72,6 +75,8 @@ GRASP = RunMethod(
 SYNFLOW = RunMethod(
     "SynFlow, which prunes before training and without data",
     _scopes_of("synflow", {"rounds": "prune_rounds"}),
+    # Each round has one input, and less of the network than the one before.
+    dense_steps=lambda values: values.prune_rounds / values.batch_size,
     groups=(_SYNFLOW,),
     common=POWERED,
     distributions=_DISTRIBUTIONS,
