@@ -3,7 +3,7 @@
 import contextlib
 import pathlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -20,6 +20,20 @@ from launch.support.writer import BackgroundWriter
 from launch.tasks.metrics import Metric
 
 METRICS_FILE = "metrics.csv"
+_CLOCKS = {"seconds": time.monotonic, "processor_seconds": time.process_time}
+"""Column -> its clock."""
+
+
+class _Stopwatch:
+    """Seconds of a clock since now, and those before."""
+
+    def __init__(self, clock: Callable[[], float], before: float):
+        self._clock = clock
+        self._zero = clock() - before
+
+    @property
+    def seconds(self) -> float:
+        return self._clock() - self._zero
 
 
 class Recorder(keras.callbacks.Callback):
@@ -86,10 +100,10 @@ class Recorder(keras.callbacks.Callback):
         self._under_way = state.get("metrics")
         self.unevaluated: dict[str, float] | None = state.get("unevaluated")
         self._best: dict[str, Any] | None = state.get("best")
-        self._before = state.get("seconds", 0.0)
-        self._start = time.monotonic()
-        self._processor_before = state.get("processor_seconds", 0.0)
-        self._processor_start = time.process_time()
+        self._clocks = {
+            name: _Stopwatch(clock, state.get(name, 0.0))
+            for name, clock in _CLOCKS.items()
+        }
         self._timed = tuple(state.get("timed", (0, 0.0)))
         self._step_began = 0.0
         self._first_step: float | None = None
@@ -98,14 +112,9 @@ class Recorder(keras.callbacks.Callback):
         self.rows: list[dict[str, float]] = list(state.get("rows", ()))
 
     @property
-    def seconds(self) -> float:
-        """Wall time of this run, including the time before it was resumed."""
-        return self._before + time.monotonic() - self._start
-
-    @property
-    def processor_seconds(self) -> float:
-        """Time of all threads of this process, likewise."""
-        return self._processor_before + time.process_time() - self._processor_start
+    def seconds(self) -> dict[str, float]:
+        """Times of this run by column, including those before it was resumed."""
+        return {name: watch.seconds for name, watch in self._clocks.items()}
 
     def on_train_end(self, logs=None):
         self._writer.wait()
@@ -148,8 +157,7 @@ class Recorder(keras.callbacks.Callback):
             "forward_sparsity": forward,
             "backward_sparsity": backward,
             "step_ms": round(self._step_ms(), 3),
-            "seconds": round(self.seconds, 3),
-            "processor_seconds": round(self.processor_seconds, 3),
+            **{name: round(value, 3) for name, value in self.seconds.items()},
         }
         self.rows.append(row)
         self._timed = (0, 0.0)
@@ -216,8 +224,7 @@ class Recorder(keras.callbacks.Callback):
     def _write(self, step: int, **state: Any) -> None:
         rows = list(self.rows)
         state |= {"rows": rows, "best": self._best, "timed": self._timed}
-        state["seconds"] = self.seconds
-        state["processor_seconds"] = self.processor_seconds
+        state |= self.seconds
         diagnosis.check_finite(self.model)
         # Before a second snapshot takes memory.
         self._writer.wait()

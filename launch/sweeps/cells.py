@@ -7,6 +7,10 @@ from typing import Any, NamedTuple
 
 from launch.sweeps.results import Row
 
+RATIO = "training_flops_ratio"
+"""Counted FLOPs of a whole run over those of the dense network."""
+_TOTAL = "training_flops_total"
+
 
 class Cell(NamedTuple):
     """The runs of a variant at a sparsity.
@@ -26,10 +30,6 @@ class Cell(NamedTuple):
     rows: list[Row]
 
 
-RATIO = "training_flops_ratio"
-"""Counted FLOPs of a whole run over those of the dense network."""
-
-
 def over_dense(rows: Sequence[Row]) -> list[Row]:
     """The rows with `RATIO` over the dense run of the sweep, if it has one.
 
@@ -44,9 +44,6 @@ def over_dense(rows: Sequence[Row]) -> list[Row]:
         ratio = {RATIO: f"{total / dense[0]:.6g}"} if math.isfinite(total) else {}
         found.append({**row, **ratio})
     return found
-
-
-_TOTAL = "training_flops_total"
 
 
 def cells(rows: Sequence[Row], metric: str) -> list[Cell]:

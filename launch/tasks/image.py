@@ -41,8 +41,8 @@ class ImageTask(Task):
 
     def load(self) -> None:
         source = data.find(self.settings.dataset)
-        everything = source.open(self.settings.data_dir)
-        images = everything.subset(self.settings.train_examples)
+        images = source.open(self.settings.data_dir)
+        images = images.subset(self.settings.train_examples)
         if self.settings.crop_padding is not None:
             images = images.cropped(self.settings.crop_padding)
         self._images = images
