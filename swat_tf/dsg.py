@@ -13,6 +13,7 @@ from swat_tf.method import SWAT
 from swat_tf.projection import estimated_product, random_signs, reduced_dimension
 from swat_tf.recipe import check_dense, validate_sparsity
 from topkast_tf.core.blocks import MatrixView
+from topkast_tf.core.kth_largest import HISTOGRAMS
 from topkast_tf.core.sparsities import is_number
 from topkast_tf.kernels import choice
 from topkast_tf.layers.counting import is_counting
@@ -87,11 +88,10 @@ class DynamicSparseGraph(ProductRule):
     def selection_operations(
         self, weight: "SparseWeight", inputs: int, outputs: int
     ) -> float:
-        del inputs
-        # The threshold of one example is compared with the outputs of all.
-        return (
-            0.0 if weight.exempt else (1 if self.threshold == "first" else 4) * outputs
-        )
+        del weight, inputs
+        # The threshold of the first example is that of the whole batch.
+        new = 0 if self.threshold == "first" else HISTOGRAMS
+        return outputs * (1 + new)
 
     def dimension_of(self, view: MatrixView) -> int | None:
         """The dimension of a layer's search; None if it has no fewer than its inputs."""

@@ -139,10 +139,11 @@ class SWAT(Method):
     def updates_between_refreshes(self) -> bool:  # type: ignore[override]
         return self.topk_period > 1
 
-    def selection_operations(self, entries: int) -> float:
-        # Entries reach an earlier threshold, or not, in the steps between two.
-        between = 1 - 1 / self.topk_period
-        return super().selection_operations(entries) + between * entries
+    def selection_operations(self, view: MatrixView) -> float:
+        # In the steps between two updates, entries are compared with the last threshold.
+        moves = self.freeze_at is None
+        between = moves * (1 - self.updates_a_step(view)) * math.prod(view.shape)
+        return super().selection_operations(view) + between
 
     @property
     def schedule(self) -> TopKSchedule:  # type: ignore[override]

@@ -11,6 +11,7 @@ from swat_tf import packing, relu, topk
 from swat_tf.bilinear import sparse_product
 from swat_tf.method import SWAT, TopKSchedule
 from swat_tf.recipe import OPERANDS, Recipe, validate_period_of, validate_sparsity
+from topkast_tf.core.kth_largest import HISTOGRAMS
 from topkast_tf.core.sets import FORWARD
 from topkast_tf.layers.product_rule import AuxiliaryVariable, ProductRule, register_rule
 from topkast_tf.layers.products import Product
@@ -116,15 +117,12 @@ class SparseBackward(ProductRule):
     def selection_operations(
         self, weight: "SparseWeight", inputs: int, outputs: int
     ) -> float:
-        if weight.exempt:
-            return 0.0
         found = 0.0
         if "activations" in (*self.forward, *self.backward):
-            period = self._period(weight)
-            # An exact threshold takes four operations an entry, an earlier one takes one.
-            found += inputs * (4 / period + (1 - 1 / period))
+            # Compared in each step, with a new threshold or with the last one.
+            found += inputs * (1 + HISTOGRAMS / self._period(weight))
         if self.errors:
-            found += 4 * outputs
+            found += outputs * (1 + HISTOGRAMS)
         return found
 
     def saved_sparsity(self, weight: "SparseWeight") -> float | None:

@@ -14,6 +14,7 @@ from topkast_tf.analysis.flops import (
     count_flops,
     count_macs,
 )
+from topkast_tf.core.blocks import MatrixView
 from topkast_tf.methods import TopKAST
 
 
@@ -31,7 +32,7 @@ def sparsify(monkeypatch):
                 backward_sparsity=sparsities[variable.path][1],
                 rule=None,
                 exempt=False,
-                shape=tuple(variable.shape),
+                view=MatrixView(tuple(variable.shape)),
                 method=TopKAST(0.9, 0.8, refresh_every=10),
             )
             for variable in variables

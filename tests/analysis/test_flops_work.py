@@ -95,6 +95,18 @@ def selection(scope):
         (lambda: swat_tf.swat_scope(0.9), 4, 4),
         # In three of four steps each entry is compared with an earlier threshold.
         (lambda: swat_tf.swat_scope(0.9, topk_period=4), 1.75, 1.75),
+        # Dense layers have no period then.
+        (
+            lambda: swat_tf.swat_scope(
+                0.9, topk_period=4, topk_period_of="convolutions"
+            ),
+            4,
+            4,
+        ),
+        # In the long run, sets that are frozen take nothing.
+        (lambda: swat_tf.swat_scope(0.9, topk_period=4, freeze_at=9), 0, 1.75),
+        # Weights are dense; half of the 15 outputs of an example are found.
+        (lambda: swat_tf.dsg_scope(0.5, threshold="first"), 0, 0.5),
     ],
 )
 def test_selection_by_hand(scope, weights, activations):

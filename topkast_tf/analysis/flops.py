@@ -10,7 +10,6 @@ is not needed, as in the published factors.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -335,7 +334,7 @@ def _selection_cost(
     for weight in weights:
         if weight.exempt:
             continue
-        of_weights += weight.method.selection_operations(math.prod(weight.shape))
+        of_weights += weight.method.selection_operations(weight.view)
         if weight.rule is not None and weight.path in entries:
             sizes = entries[weight.path]
             of_activations += weight.rule.selection_operations(

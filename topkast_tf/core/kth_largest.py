@@ -15,6 +15,8 @@ from topkast_tf.core.chunks import map_in_chunks
 from topkast_tf.core.trace_once import is_compiled, trace_once
 
 _BITS = 11  # of a key that one histogram looks at
+HISTOGRAMS = 3
+"""Of a tensor's entries that an exact threshold takes, where no candidates are gathered."""
 OUTSIDE = 2**_BITS
 """The digit of entries that a histogram leaves out."""
 _NOT_THE_SIGN = 2**31 - 1

@@ -1,12 +1,16 @@
 """Schedules in optimizer steps. Pure functions of the step."""
 
 import dataclasses
+import functools
 import math
 import re
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow as tf
+
+_LATE = 2**62
+"""A step that no training reaches."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,32 +132,30 @@ class Never:
     False
     """
 
+    every: ClassVar[int] = 1
+
     def due(self, step: Any) -> Any:
         """False, in the step's shape."""
         return step < 0
 
 
+@functools.lru_cache
 def updates_a_step(schedule: Any, total_steps: int | None = None) -> float:
     """How many updates a schedule has a step, averaged over training.
 
     Args:
       schedule: one of this module, or one with `due` and a period `every`.
-      total_steps: the length of training; None for one without an end, of which a period
-        has one update.
+      total_steps: the length of training; None for one without an end, in which updates
+        that end at some step have no part.
 
     >>> updates_a_step(RefreshSchedule(every=100)), updates_a_step(Never())
     (0.01, 0.0)
     >>> updates_a_step(UpdateSchedule(every=10, first=10, last=30), total_steps=60)
     0.05
     """
-    if isinstance(schedule, Never):
-        return 0.0
-    if total_steps:
-        due = schedule.due(np.arange(total_steps))
-        return float(np.mean(np.broadcast_to(due, total_steps)))
-    if getattr(schedule, "last", None) is not None:
-        return 0.0  # of a training without an end
-    return 1 / schedule.every
+    # Of a training without an end: of one period, long after the last update.
+    steps = np.arange(total_steps) if total_steps else _LATE + np.arange(schedule.every)
+    return float(np.mean(schedule.due(steps)))
 
 
 def resolved_end(

@@ -112,7 +112,7 @@ class ProductRule(abc.ABC):
         As `Method.selection_operations`, which counts those of the weight.
 
         Args:
-          weight: the layer's sparse weight.
+          weight: the layer's sparse weight, which is not exempt.
           inputs: entries of the layer's input for one example.
           outputs: entries of its product.
         """

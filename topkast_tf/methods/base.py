@@ -8,12 +8,14 @@ receives arrays, and the caller stores what it returns.
 
 import abc
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import tensorflow as tf
 
 from topkast_tf.core.blocks import Blocks, MatrixView
+from topkast_tf.core.kth_largest import HISTOGRAMS
 from topkast_tf.core.schedules import RefreshSchedule, updates_a_step
 
 GRADIENT = "gradient"
@@ -128,7 +130,6 @@ class Sets(NamedTuple):
 
 DECAY, RESET = "decay", "reset"
 SLOTS = (DECAY, RESET)
-_OPERATIONS = 4
 """What becomes of an optimizer's slots outside B: ``"decay"``, they see a gradient of zero,
 and an entry that enters B starts from what is left; ``"reset"``, they are zero."""
 
@@ -295,17 +296,23 @@ class Method(abc.ABC):
         """How many exact thresholds an update finds among the entries of a weight."""
         return 1 if self.one_mask or self.bwd in (0.0, self.fwd) else 2
 
-    def selection_operations(self, entries: int) -> float:
+    def updates_a_step(self, view: MatrixView) -> float:
+        """How many updates a weight has a step, averaged over training."""
+        return updates_a_step(
+            self.schedule_of(view), getattr(self, "total_steps", None)
+        )
+
+    def selection_operations(self, view: MatrixView) -> float:
         """Operations a step, averaged over training, by which a weight's sets are found.
 
-        Integer operations: an exact threshold takes three histograms of the entries' keys
-        and one comparison (`topkast_tf.core.kth_largest`), so four an entry.
+        Integer operations: each exact threshold takes `HISTOGRAMS` of the entries, and a
+        comparison of each.
 
         Args:
-          entries: of the weight.
+          view: the weight's 2-D view.
         """
-        updates = updates_a_step(self.schedule, getattr(self, "total_steps", None))
-        return _OPERATIONS * self.thresholds_an_update * entries * updates
+        operations = (HISTOGRAMS + 1) * self.thresholds_an_update
+        return operations * math.prod(view.shape) * self.updates_a_step(view)
 
     def prune(
         self,

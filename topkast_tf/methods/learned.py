@@ -1,11 +1,13 @@
 """The bases of methods whose sparsity, or whose thresholds, the optimizer trains."""
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import tensorflow as tf
 
+from topkast_tf.core.blocks import MatrixView
 from topkast_tf.core.keys import has_nan, magnitude_keys
 from topkast_tf.core.schedules import RefreshSchedule
 from topkast_tf.core.sets import BACKWARD_ONLY
@@ -50,8 +52,10 @@ class FindsSparsity(Method):
     def schedule(self) -> RefreshSchedule:
         return RefreshSchedule(1)
 
-    def selection_operations(self, entries: int) -> float:
-        return entries  # compared with a threshold or with zero, in each step
+    def selection_operations(self, view: MatrixView) -> float:
+        return math.prod(
+            view.shape
+        )  # compared with a threshold or with zero, in each step
 
     def counts(
         self, units: int, kept_forward: int, kept_backward: int, step: int

@@ -1,6 +1,7 @@
 """N:M sparsity: of every M inputs of an output, N are kept."""
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
@@ -8,7 +9,7 @@ import tensorflow as tf
 
 from topkast_tf.core.blocks import MatrixView
 from topkast_tf.core.keys import has_nan, magnitude_keys
-from topkast_tf.core.schedules import RefreshSchedule, updates_a_step
+from topkast_tf.core.schedules import RefreshSchedule
 from topkast_tf.core.sets import BACKWARD_ONLY
 from topkast_tf.core.sparsities import validate_sparsities
 from topkast_tf.methods.base import Method, Selection, Sets
@@ -110,9 +111,9 @@ class NM(Method):
             return None
         return f"its {channels} inputs are not a multiple of m={self.m}"
 
-    def selection_operations(self, entries: int) -> float:
+    def selection_operations(self, view: MatrixView) -> float:
         # Each entry is compared with the others of its group.
-        return (self.m - 1) * entries * updates_a_step(self.schedule)
+        return (self.m - 1) * math.prod(view.shape) * self.updates_a_step(view)
 
     def update(self, weights: Sequence[Selection], step: tf.Tensor) -> Sets:
         codes, finite = [], []

@@ -1,6 +1,7 @@
 """Spartan: a soft mask of the largest weights, that sharpens, with its gradient."""
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -8,7 +9,7 @@ import tensorflow as tf
 
 from topkast_tf.core import selection
 from topkast_tf.core.blocks import MatrixView
-from topkast_tf.core.schedules import UpdateSchedule, updates_a_step
+from topkast_tf.core.schedules import UpdateSchedule
 from topkast_tf.core.sets import FORWARD
 from topkast_tf.core.soft_top_k import HALVINGS, soft_top_k, softly_masked
 from topkast_tf.core.sparsities import is_number, validate_sparsities
@@ -203,10 +204,10 @@ class Spartan(Method):
     ) -> tuple[int, int] | None:
         return self.kept(units, kept_forward, step), units
 
-    def selection_operations(self, entries: int) -> float:
+    def selection_operations(self, view: MatrixView) -> float:
         # A sigmoid and a sum in each bisection, beside the threshold of A.
-        soft = 2 * HALVINGS * entries * updates_a_step(self.schedule, self.total_steps)
-        return super().selection_operations(entries) + soft
+        soft = 2 * HALVINGS * math.prod(view.shape) * self.updates_a_step(view)
+        return super().selection_operations(view) + soft
 
     def mean_products(self, fwd: float, bwd: float) -> Products:
         steps, warm_up = self.total_steps or 1, self.warm_up_steps
