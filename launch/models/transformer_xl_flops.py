@@ -6,11 +6,21 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from launch.models.transformer_xl import TransformerXL
-from topkast_tf.analysis.flops import FlopReport, FlopRow, count_flops
+from topkast_tf.analysis.flops import (
+    FlopReport,
+    FlopRow,
+    SelectionCost,
+    count_flops,
+    selection_cost,
+)
+from topkast_tf.variables.lookup import sparse_weights
 
 
 def count_token_flops(
-    model: TransformerXL, frequencies: Sequence[float] | None = None
+    model: TransformerXL,
+    frequencies: Sequence[float] | None = None,
+    *,
+    elementwise: bool = False,
 ) -> FlopReport:
     """FLOPs per token of a training segment with a full memory.
 
@@ -28,9 +38,11 @@ def count_token_flops(
       frequencies: the share of tokens in each cluster of the vocabulary, in [0, 1]; the
         first is ignored, because every token needs that cluster. Not needed without
         cutoffs.
+      elementwise: as in `topkast_tf.count_flops`.
 
     Returns:
-      A `FlopReport`, whose "example" is a token.
+      A `FlopReport`, whose "example" is a token. Weights are selected once a step,
+      however many tokens it has.
 
     Raises:
       ValueError: if there is not one frequency for each cluster.
@@ -56,18 +68,30 @@ def count_token_flops(
     core = count_flops(
         lambda parts: model.core(parts[0][0], parts[1], training=False)[0],
         (segment, memory),
+        elementwise=elementwise,
     )
-    rows = _times(core.rows, 1 / config.segment_length)
-    uncounted = set(core.uncounted)
     hidden = tf.TensorSpec((None, config.d_model), model.softmax.compute_dtype)
-    for i, share in enumerate(shares):
-        head = count_flops(lambda h, i=i: model.softmax.logits(h, i), hidden)
-        rows += _times(head.rows, share)
-        uncounted |= set(head.uncounted)
-    return FlopReport(rows, tuple(sorted(uncounted)))
+    heads = [
+        count_flops(
+            lambda h, i=i: model.softmax.logits(h, i), hidden, elementwise=elementwise
+        )
+        for i in range(clusters)
+    ]
+    parts = ((core, 1 / config.segment_length), *zip(heads, shares, strict=True))
+    rows: list[FlopRow] = []
+    selections = 0.0
+    for report, factor in parts:
+        rows += (_times(row, factor) for row in report.rows)
+        selections += report.selection.activations * factor
+    uncounted = {path for report, _ in parts for path in report.uncounted}
+    # A weight is selected once a step, whichever of the parts read it.
+    selection = SelectionCost(selection_cost(sparse_weights(model)).weights, selections)
+    return FlopReport(tuple(rows), tuple(sorted(uncounted)), selection)
 
 
-def _times(rows: Sequence[FlopRow], factor: float) -> tuple[FlopRow, ...]:
-    return tuple(
-        dataclasses.replace(row, macs=round(row.macs * factor)) for row in rows
+def _times(row: FlopRow, factor: float) -> FlopRow:
+    return dataclasses.replace(
+        row,
+        macs=round(row.macs * factor),
+        elementwise=round(row.elementwise * factor),
     )

@@ -132,7 +132,6 @@ def counted(model: keras.Model, cost: flops.FlopReport) -> dict[str, Any]:
         "inference_flops": round(cost.sparse.forward),
         "training_flops": round(cost.run.training),
         "inference_flops_ratio": cost.inference_ratio,
-        "training_flops_ratio": cost.run_ratio,
     }
 
 

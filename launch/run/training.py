@@ -231,13 +231,14 @@ def _finish(run: _Run) -> dict[str, Any]:
     cost = task.flops(model)
     counts = sparsity.counted(model, cost)
     before = METHODS[run.method].dense_steps(task.settings) * cost.dense.training
+    training = counts["training_flops"] * last["step"] + before
     result = {
         "method": run.method,
         **last,
         **counts,
-        "training_flops_total": round(
-            (counts["training_flops"] * last["step"] + before) * task.units_a_step
-        ),
+        "training_flops_total": round(training * task.units_a_step),
+        # Of the whole run: pruning before training is part of both.
+        "training_flops_ratio": training / (cost.dense.training * last["step"]),
     }
     if replicas.count_of(model) > 1:
         sizes = reduction.bytes_reduced(model)

@@ -332,6 +332,14 @@ def test_a_sweep_on_the_bundled_digits(tmp_path, capsys):
     rows = results.read(tmp_path / "sweep.csv")
     assert len(rows) == 8 and all(float(row["test_accuracy"]) > 0.05 for row in rows)
     assert "topkast" in (tmp_path / "table.md").read_text()
+    # Of 20 steps: SNIP's dense one before training is part of the ratio.
+    [dense] = {row["training_flops"] for row in rows if row["variant"] == "dense"}
+    for row in rows:
+        pruning = row["variant"] == "snip"
+        step = float(row["training_flops"]) / float(dense)
+        if row["variant"] != "small_dense":
+            expected = step + pruning / 20
+            assert float(row["training_flops_ratio"]) == pytest.approx(expected, 1e-5)
     capsys.readouterr()
     assert sweep.main(given) == 0
     assert "0 of 8 runs are left" in capsys.readouterr().out

@@ -1,5 +1,7 @@
 """Transformer-XL: published numbers of weights, FLOPs by hand, initialisation."""
 
+import math
+
 import numpy as np
 import pytest
 
@@ -15,7 +17,9 @@ from tests.launch.transformer_xl_models import (
     build,
     weights,
 )
+from topkast_tf import topkast_scope
 from topkast_tf.analysis.flops import count_flops
+from topkast_tf.variables.lookup import sparse_weights
 
 
 def test_multiplications_are_counted():
@@ -45,6 +49,27 @@ def test_flops_of_a_token_weight_each_tail_by_its_frequency():
 def test_flops_of_a_token_need_a_frequency_for_each_cluster():
     with pytest.raises(ValueError, match="Expected 1 `frequencies`"):
         count_token_flops(build(ONE), [0.5, 0.5])
+
+
+def test_elementwise_work_of_a_token_is_that_of_its_parts():
+    model = build(ONE)
+    products = count_token_flops(model)
+    found = count_token_flops(model, elementwise=True)
+    extra = {row.path: row.elementwise for row in found.rows if row.elementwise}
+    assert extra.keys() == {"(elementwise)"}
+    assert found.dense.forward > products.dense.forward
+    # The softmax of the attention: five for each of 6 heads' pairs of a token and a state.
+    assert sum(row.elementwise for row in found.rows) > 5 * 6 * 8 / 4
+
+
+def test_a_weight_is_selected_once_a_step_whatever_its_tokens():
+    with topkast_scope(fwd=0.9, bwd=0.8):
+        model = build(ONE)
+    sizes = [math.prod(weight.shape) for weight in sparse_weights(model)]
+    cost = count_token_flops(model).selection
+    # Two thresholds, of A and of B, of four operations an entry.
+    assert cost.weights == pytest.approx(8 * sum(sizes))
+    assert cost.activations == 0
 
 
 # Sizes

@@ -11,6 +11,7 @@ is not needed, as in the published factors.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from topkast_tf.analysis.flop_report import (
@@ -36,6 +37,9 @@ __all__ = [
     "count_macs",
     "product_flops",
 ]
+
+
+_NO_ENTRIES: Mapping[str, Mapping[str, int]] = MappingProxyType({})
 
 
 def count_flops(
@@ -100,13 +104,20 @@ def count_flops(
     if elementwise and work is not None:
         others = sum(work.operations.values())
         rows.append(FlopRow("(elementwise)", 0, elementwise=others))
-    selection = _selection_cost(weights.values(), work.entries if work else {})
+    selection = selection_cost(weights.values(), work.entries if work else {})
     return FlopReport(tuple(rows), macs.uncounted, selection)
 
 
-def _selection_cost(
-    weights: Iterable[Any], entries: Mapping[str, Mapping[str, int]]
+def selection_cost(
+    weights: Iterable[Any], entries: Mapping[str, Mapping[str, int]] = _NO_ENTRIES
 ) -> SelectionCost:
+    """What the selection of sets and operands costs.
+
+    Args:
+      weights: sparse weights; each is selected once a step.
+      entries: path -> entries per example of the inputs and outputs of its layer; rules
+        select among those. Without them, activations are left out.
+    """
     of_weights = of_activations = 0.0
     for weight in weights:
         if weight.exempt:
