@@ -86,6 +86,12 @@ def test_theta_and_thresholds_are_trained_and_the_sets_follow(name, tmp_path):
         np.testing.assert_array_equal(weight.forward_mask(), expected)
         np.testing.assert_array_equal(weight.effective() != 0, expected)
         sizes.append(expected.sum())
+        # Of the steps so far, each with the sets that it began with.
+        mean = weight.auxiliary["mean_density"].numpy()
+        assert mean == pytest.approx(np.mean(sizes[:-1]) / expected.size, rel=1e-5)
+    [row] = tk.count_flops(model).rows
+    of_theta = 1.0 if name == "dst" else mean
+    assert row.mean == pytest.approx((1 - mean, 1 - mean, 1 - of_theta), abs=1e-6)
     assert len(set(sizes)) > 1 and 0 < sizes[-1] < expected.size
     model.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")

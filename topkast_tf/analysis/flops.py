@@ -24,6 +24,7 @@ from topkast_tf.analysis.flop_report import (
 from topkast_tf.analysis.graph_work import INPUTS, OUTPUTS
 from topkast_tf.analysis.macs import MacCount, Trace, count_macs
 from topkast_tf.methods.base import Method
+from topkast_tf.methods.learned import MEAN_DENSITY
 from topkast_tf.variables.components import components
 from topkast_tf.variables.lookup import sparse_weights
 
@@ -132,9 +133,17 @@ def selection_cost(
 
 
 def mean_products(weight: Any) -> tuple[float, float, float] | None:
-    """What the schedule of its method makes of a weight's products; None if nothing."""
+    """What training made of a weight's products, on average; None if that is constant.
+
+    By the schedule of its method; by the mean of its density over the steps so far, where
+    training finds the sparsity.
+    """
     method = weight.method
-    is_constant = type(method).mean_products is Method.mean_products
-    if is_constant or weight.exempt or weight.rule is not None:
+    if weight.exempt or weight.rule is not None:
+        return None
+    if MEAN_DENSITY in weight.trained and weight.step:
+        density = weight.replica().auxiliary_variable(MEAN_DENSITY).numpy()
+        return method.mean_products(1.0 - float(density), weight.bwd)
+    if type(method).mean_products is Method.mean_products:
         return None
     return method.mean_products(weight.fwd, weight.bwd)

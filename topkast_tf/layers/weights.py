@@ -227,6 +227,7 @@ def _add_state(
             name=f"{name}_{trained}",
             shape=made.shape,
             initializer=layer._topkast_library.initializers.Constant(made.initial),
+            **({"dtype": made.dtype} if made.dtype else {}),
             **({} if made.trainable else {"trainable": False, **placement}),
         )
     for made, own in weight.state_variables().items():

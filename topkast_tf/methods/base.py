@@ -70,11 +70,13 @@ class TrainedVariable(NamedTuple):
       shape: its shape.
       initial: its initial value.
       trainable: False for one that only updates set, such as a temperature.
+      dtype: its type; by default the one of the layer's variables.
     """
 
     shape: tuple[int, ...]
     initial: float
     trainable: bool = True
+    dtype: str | None = None
 
 
 class Reset(NamedTuple):

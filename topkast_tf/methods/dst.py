@@ -32,9 +32,9 @@ class DST(Learned):
     thresholds of a weight that keeps 1 % or less return to 0. The penalty alone says how
     sparse a network becomes. The densest moment of a run is its beginning, with no zeros.
 
-    State: t. Slots: of every entry, and of t. A `weight_decay` of the optimizer also
-    decays t, as in the authors' code, which makes a network denser: exclude the variables
-    named ``threshold`` from it if that is not wanted.
+    State: t, and the mean of the density. Slots: of every entry, and of t. A
+    `weight_decay` of the optimizer also decays t, as in the authors' code, which makes a
+    network denser: exclude the variables named ``threshold`` from it if that is not wanted.
 
     Attributes:
       penalty_coefficient: at least 0.
@@ -75,7 +75,7 @@ class DST(Learned):
     def has_penalty(self) -> bool:  # type: ignore[override]
         return self.penalty_coefficient > 0
 
-    def trained_variables(self, view: MatrixView) -> Mapping[str, TrainedVariable]:
+    def thresholds(self, view: MatrixView) -> Mapping[str, TrainedVariable]:
         rank = len(view.shape)
         axes = {axis % rank for axis in view.output_axes}
         of_output = tuple(n if i in axes else 1 for i, n in enumerate(view.shape))
@@ -85,8 +85,8 @@ class DST(Learned):
     def threshold(self, trained: Mapping[str, tf.Tensor]) -> tf.Tensor:
         return trained[THRESHOLD]
 
-    def update(self, weights: Sequence[Selection], step: tf.Tensor) -> Sets:
-        found = super().update(weights, step)
+    def selected(self, weights: Sequence[Selection]) -> Sets:
+        found = super().selected(weights)
         codes, trained = [], []
         for weight, code in zip(weights, found.codes, strict=True):
             inside = tf.cast(tf.equal(code, FORWARD), tf.float32)

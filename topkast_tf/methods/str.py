@@ -8,7 +8,7 @@ from typing import ClassVar
 import tensorflow as tf
 
 from topkast_tf.core.blocks import MatrixView
-from topkast_tf.methods.base import TrainedVariable
+from topkast_tf.methods.base import Products, TrainedVariable
 from topkast_tf.methods.learned import THRESHOLD, Learned
 from topkast_tf.methods.registry import register
 
@@ -28,7 +28,7 @@ class STR(Learned):
     from `initial_threshold`, `decay`, the learning rate and the length of training
     together. The densest moment of a run is its beginning, with no zeros.
 
-    State: s. Slots: of every entry, and of s.
+    State: s, and the mean of the density. Slots: of every entry, and of s.
 
     Attributes:
       initial_threshold: the first value of s.
@@ -71,7 +71,11 @@ class STR(Learned):
     def has_penalty(self) -> bool:  # type: ignore[override]
         return self.decay > 0
 
-    def trained_variables(self, view: MatrixView) -> Mapping[str, TrainedVariable]:
+    def mean_products(self, fwd: float, bwd: float) -> Products:
+        # Outside A neither theta nor s has a gradient.
+        return Products(fwd, fwd, fwd)
+
+    def thresholds(self, view: MatrixView) -> Mapping[str, TrainedVariable]:
         return {THRESHOLD: TrainedVariable((), float(self.initial_threshold))}
 
     def threshold(self, trained: Mapping[str, tf.Tensor]) -> tf.Tensor:
