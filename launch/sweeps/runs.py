@@ -158,9 +158,14 @@ def _filled(name: str, text: str, sparsity: str) -> str:
 
 
 def _split(name: str, text: str) -> tuple[str, ...]:
-    """The flags of a variant as arguments."""
+    """The flags of a variant as arguments: a value in a word of its own joins its flag."""
+    found: list[str] = []
     try:
-        found = tuple(shlex.split(text))
+        for word in shlex.split(text):
+            if word.startswith("-") or not found or "=" in found[-1]:
+                found.append(word)
+            else:
+                found[-1] += f"={word}"
     except ValueError as error:
         raise UserError(
             f"Expected flags that a shell can split ({error}). Received, of the variant "
@@ -173,7 +178,7 @@ def _split(name: str, text: str) -> tuple[str, ...]:
                 f"Expected no --{given} in a variant, which the sweep gives. Received: it "
                 f"in {name}"
             )
-    return found
+    return tuple(found)
 
 
 def _sparsity(text: str) -> str:

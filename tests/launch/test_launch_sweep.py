@@ -91,6 +91,20 @@ def test_variants_times_sparsities_times_seeds():
     )
 
 
+def test_a_value_in_a_word_of_its_own_belongs_to_its_flag():
+    [run] = runs(
+        "--seeds=0", "--variant=one: --method set --data_dir '/a b' --nodeterministic"
+    )
+    assert run.arguments[3:6] == (
+        "--method=set",
+        "--data_dir=/a b",
+        "--nodeterministic",
+    )
+    assert "/a b" not in run.recorded
+    with pytest.raises(UserError, match="Expected no --seed in a variant"):
+        runs("--variant=one: --method set --seed 3")
+
+
 @pytest.mark.parametrize(
     ("arguments", "match"),
     [
