@@ -14,7 +14,6 @@ from absl import flags
 from launch.config import flags as launch_flags
 from launch.config.flag import Flag, Groups
 from launch.config.flag_help import asked_for_help
-from launch.config.methods import METHODS
 from launch.storage import report, run_folder
 from launch.support import terminal
 from launch.support.errors import BAD_INPUT, UserError
@@ -110,13 +109,7 @@ def run(run_dir: pathlib.Path, asked: flags.FlagValues) -> str:
       UserError: for a folder without a run or without a trained model, and for data
         other than that of the run.
     """
-    path = run_dir / run_folder.FLAGS_FILE
-    if not path.is_file():
-        raise UserError(
-            f"Expected the folder of a run, which holds {run_folder.FLAGS_FILE}. "
-            f"Received: {run_dir}"
-        )
-    settings = run_folder.flags_of(run_dir)
+    settings = run_folder.settings_of(run_dir)
     settings.data_dir = asked.data_dir or settings.data_dir
     is_text = _check(settings, asked)
     with quiet_start(asked.verbose):
@@ -201,23 +194,11 @@ def _models(
     run_dir: pathlib.Path, asked: flags.FlagValues
 ) -> Iterator[tuple[str, Any]]:
     """(method, model) of each trained model."""
-    import keras
+    from launch.run.trained import stripped_models, trained_models
 
-    from launch.run.training import MODEL_FILE
-    from launch.storage import checkpoints
-
-    for method in METHODS:
-        folder = run_dir / method
-        if asked.stripped:
-            path = folder / MODEL_FILE
-            if path.is_file():
-                yield method, keras.models.load_model(path, compile=False)
-            continue
-        is_best = asked.checkpoint == "best"
-        restore = checkpoints.restore_best if is_best else checkpoints.restore
-        restored = restore(folder / "checkpoints")
-        if restored is not None:
-            yield method, restored[0]
+    if asked.stripped:
+        return stripped_models(run_dir)
+    return trained_models(run_dir, asked.checkpoint)
 
 
 if __name__ == "__main__":

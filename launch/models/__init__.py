@@ -27,6 +27,14 @@ def _build(module: str, function: str, *args, **kwargs) -> keras.Model:
 
 _imagenet = functools.partial(_build, "imagenet_resnet", "imagenet_resnet")
 
+_FOR_LARGE_IMAGES: dict[str, Callable[..., keras.Model]] = {
+    **{
+        f"resnet{depth}": functools.partial(_imagenet, depth, 1)
+        for depth in (18, 34, 50, 101, 152)
+    },
+    "wrn50_2": functools.partial(_imagenet, 50, 2),
+}
+
 MODELS: dict[str, Callable[..., keras.Model]] = {
     **{
         f"resnet{depth}": functools.partial(_build, "resnet", "resnet", depth)
@@ -38,11 +46,7 @@ MODELS: dict[str, Callable[..., keras.Model]] = {
     "densenet121_cifar": functools.partial(
         _build, "densenet", "densenet", (6, 12, 24, 16)
     ),
-    **{
-        f"resnet{depth}": functools.partial(_imagenet, depth, 1)
-        for depth in (18, 34, 50, 101, 152)
-    },
-    "wrn50_2": functools.partial(_imagenet, 50, 2),
+    **_FOR_LARGE_IMAGES,
 }
 
 _WIDE = re.compile(r"wrn([1-9]\d*)_([1-9]\d*)")
@@ -72,3 +76,8 @@ def find(name: str) -> Callable[..., keras.Model]:
         f"depth d of 6 * n + 4 ({', '.join(_WIDE_EXAMPLES)}, ...). Received: {name!r}"
         + (f"; did you mean {near[0]}?" if near else "")
     )
+
+
+def for_large_images(name: str) -> bool:
+    """Whether a model is made for the images of ImageNet, and not for those of CIFAR."""
+    return name in _FOR_LARGE_IMAGES

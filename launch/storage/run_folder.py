@@ -208,6 +208,19 @@ def _check_result(result: Any, method: str, metrics: Sequence[str]) -> None:
             raise ValueError(f"its {name} is {value!r:.40}, not a number")
 
 
+def settings_of(run_dir: pathlib.Path) -> flags.FlagValues:
+    """The flags of an existing run.
+
+    Raises:
+      UserError: for a folder without a run, and as `flags_of`.
+    """
+    if not (run_dir / FLAGS_FILE).is_file():
+        raise UserError(
+            f"Expected the folder of a run, which holds {FLAGS_FILE}. Received: {run_dir}"
+        )
+    return flags_of(run_dir)
+
+
 def flags_of(run_dir: pathlib.Path, groups: Groups = GROUPS) -> flags.FlagValues:
     """The flags of the run in a folder.
 
