@@ -58,7 +58,8 @@ REASONS = (
     "that share a layer; fewer rows and tiles wait less.",
     "A dense first layer of 3 channels fills 3 of 16 lanes, and takes a larger part of the "
     "forward pass the sparser the others are, unless padding is skipped, too.",
-    "The random masks here are even; trained masks and activations are less so.",
+    "Random masks are even; trained ones, and activations, are less so, so that rows wait "
+    "more.",
 )
 """What would explain a difference from the published speed-ups."""
 

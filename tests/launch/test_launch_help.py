@@ -2,15 +2,22 @@
 
 import pytest
 
-from launch import evaluate
+from launch import evaluate, simulate
 from launch import train as launch_train
-from launch.config import flag_help, flag_table, plan_flags, sensitivity_flags
+from launch.config import (
+    flag_help,
+    flag_table,
+    plan_flags,
+    sensitivity_flags,
+    simulate_flags,
+)
 from launch.config.flag import new_flags
 
 PROGRAMS = {
     "plan": (plan_flags.HEAD, plan_flags.GROUPS),
     "train": (flag_help.HEAD, flag_table.GROUPS),
     "evaluate": (evaluate.HEAD, evaluate.GROUPS),
+    "simulate": (simulate_flags.HEAD, simulate_flags.GROUPS),
     "sensitivity": (sensitivity_flags.HEAD, sensitivity_flags.GROUPS),
 }
 
@@ -37,7 +44,7 @@ def test_the_help_fits_80_columns_and_explains_each_flag_once(program):
 
 @pytest.mark.parametrize("asked", ["-h", "--help", "-help", "--helpshort"])
 def test_each_program_prints_help(asked, capsys):
-    for main in (launch_train.main, evaluate.main):
+    for main in (launch_train.main, evaluate.main, simulate.main):
         assert main(["program.py", asked]) == 0
         said = capsys.readouterr().out
         assert ("python launch/" in said) == (asked != "--helpshort")

@@ -154,7 +154,9 @@ def test_flag_overridden_by_a_later_one_is_named(capsys, tmp_path):
     )
 
 
-@pytest.mark.parametrize("program", ["train.py", "plan.py", "evaluate.py"])
+@pytest.mark.parametrize(
+    "program", ["train.py", "plan.py", "evaluate.py", "simulate.py"]
+)
 def test_closed_pipe_is_no_error(root, program):
     """The reader has closed the pipe, as `--help | head -1` does."""
     reader, writer = os.pipe()

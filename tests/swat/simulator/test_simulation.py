@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import pathlib
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from swat_tf.simulator.operands import operand_lines
 from swat_tf.simulator.products import products_of
 from tests.swat.simulator import oracle
 
+DOCS = pathlib.Path(__file__).resolve().parents[3] / "docs"
 PAD = ((1, 1), (1, 1))
 DENSE = preset("dadiannao")
 WINDOW = preset("tcl")
@@ -344,6 +346,33 @@ def test_random_masks_keep_what_they_are_asked_to():
     assert kept / sum(sizes.values()) == pytest.approx(0.2, abs=0.001)
     sparse, dense = (masks(s)[0]["plain"] for s in (0.9, 0.5))
     assert not (sparse & ~dense).any()
+
+
+def test_the_page_has_the_parameters_of_the_presets():
+    page = (DOCS / "simulator.md").read_text(encoding="utf-8")
+    names = ("dadiannao", "tcl", "tensordash")
+    machines = [preset(name) for name in names]
+    values = {
+        "`tiles`, `rows`, `columns`, `lanes`": lambda m: (
+            f"{m.tiles}, {m.rows}, {m.columns}, {m.lanes}"
+        ),
+        "`interconnect`": lambda m: m.interconnect,
+        "`clock`": lambda m: m.clock,
+        "`value_bits`, `metadata`": lambda m: f"{m.value_bits}, {m.metadata}",
+        "buffers": lambda m: ", ".join(
+            f"{size / 2**20:g}"
+            for size in (m.memory.activations, m.memory.weights, m.memory.outputs)
+        ),
+        "`bandwidth`": lambda m: m.memory.bandwidth,
+    }
+    for name, value in values.items():
+        [line] = [each for each in page.splitlines() if each.startswith(f"| {name} |")]
+        for shown, machine in zip(line.split("|")[3:6], machines, strict=True):
+            expected = value(machine)
+            assert type(expected)(shown.strip()) == expected, (name, shown)
+    for machine in machines[1:]:
+        assert (machine.look_ahead, machine.look_aside, machine.shape) == (2, 5, "T")
+        assert machine.synchronised and not machine.skips_padding
 
 
 PLAIN = Layer.dense("a", 4, 2)
