@@ -16,7 +16,7 @@ from launch.config import flag_help
 from launch.config import flags as launch_flags
 from launch.config.resolve import resolved, without_effect
 from launch.distribute import devices
-from launch.storage import report, run_folder
+from launch.storage import environment, report, run_folder
 from launch.support import interrupts, terminal
 from launch.support.errors import (
     BAD_INPUT,
@@ -140,6 +140,8 @@ def _train(
     ):
         task.load()
         run_folder.check_data(run_dir, task.data_digest, first=worker.is_chief)
+        if worker.is_chief:
+            environment.record(run_dir)
         results = []
         for method in methods:
             result = run_folder.finished(run_dir, method, metrics_of(settings).metrics)

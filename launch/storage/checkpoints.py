@@ -23,6 +23,7 @@ from typing import Any
 
 import keras
 
+import swat_tf  # noqa: F401  registers its methods, which a checkpoint may be of
 from launch.storage.snapshots import Snapshot, snapshot
 from launch.support import files
 from launch.support.errors import UserError

@@ -2,6 +2,7 @@
 
     RUN_DIR/flags.cfg       the resolved flags; --flagfile=RUN_DIR/flags.cfg resumes
             data.digest     a digest of the data, which must not change
+            environment.json  versions and machine of each start
             results.csv     one line for each finished method
             METHOD/         metrics.csv, events, checkpoints, model.keras
 
