@@ -50,7 +50,9 @@ if __name__ == "__main__":
 from absl import flags
 
 from benchmarks import common
-from launch.plots.panels import panels, save
+from launch.plots import curves as plots
+from launch.plots.colours import NEUTRAL, SERIES, Style
+from launch.plots.panels import png
 from launch.support.quiet import quiet_start
 
 with quiet_start():
@@ -379,22 +381,23 @@ def table_rows(name: str, rows: Sequence[dict[str, str]]) -> list[Sequence[str]]
 
 def draw(studies: dict[str, Sequence[dict[str, str]]], path: str) -> None:
     """Draws loss over time, one picture a study, one line a seed."""
-    figure, all_axes = panels(len(studies), (5, 3.6))
-    for axes, (name, rows) in zip(all_axes, studies.items(), strict=True):
-        for color, network in zip(("C7", "C0", "C1"), NETWORKS, strict=True):
-            for number, curve in enumerate(curves(rows, network)):
-                axes.plot(
-                    [float(row["cpu_seconds"]) / 60 for row in curve],
-                    [float(row["loss"]) for row in curve],
-                    color=color,
-                    linewidth=1,
-                    label=network if not number else None,
-                )
-        axes.set_title(name)
-        axes.set_xlabel("minutes of training, one thread")
-        axes.set_ylabel(f"validation, {STUDIES[name].unit}")
-        axes.legend()
-    save(figure, path)
+    colours = dict(zip(NETWORKS, (NEUTRAL, *SERIES), strict=False))
+    lines = {
+        name: [
+            plots.single(
+                network,
+                Style(colours[network]),
+                [float(row["cpu_seconds"]) / 60 for row in curve],
+                [float(row["loss"]) for row in curve],
+            )
+            for network in NETWORKS
+            for curve in curves(rows, network)
+        ]
+        for name, rows in studies.items()
+    }
+    units = [f"validation, {STUDIES[name].unit}" for name in studies]
+    figure = plots.beside(lines, "minutes of training, one thread", units)
+    pathlib.Path(path).write_bytes(png(figure))
 
 
 def main(argv: Sequence[str]) -> None:

@@ -14,7 +14,9 @@ if __name__ == "__main__":
     # Run as a file, Python looks for modules in launch/ and not in the project.
     sys.path[0] = str(pathlib.Path(__file__).resolve().parent.parent)
 
-from launch.plots.panels import panels, save
+from launch.plots import curves
+from launch.plots.colours import style_of
+from launch.plots.panels import png
 
 LABELS = {
     "test_accuracy": ("test accuracy (%)", 100),
@@ -33,25 +35,19 @@ def main(out: str, column: str, *runs: str) -> None:
       *runs: a name and a table, or a number, of each line.
     """
     label, factor = LABELS.get(column, (column, 1))
-    figure, [axes] = panels()
+    lines, across = [], {}
     for run in runs:
         name, given = run.split("=", 1)
         if given.replace(".", "", 1).isdigit():
-            axes.axhline(float(given), color="gray", linestyle="--", linewidth=1)
-            place = (1, float(given))
-            axes.annotate(
-                f" {name}", place, xycoords=("axes fraction", "data"), va="center"
-            )
+            across[name] = float(given)
             continue
         with open(given, newline="") as file:
             rows = list(csv.DictReader(file))
         steps = [int(row["step"]) for row in rows]
         values = [factor * float(row[column]) for row in rows]
-        axes.plot(steps, values, marker="o", markersize=3, label=name)
-    axes.set_xlabel("optimizer step")
-    axes.set_ylabel(label)
-    axes.legend()
-    save(figure, out)
+        lines.append(curves.single(name, style_of(len(lines)), steps, values))
+    figure = curves.draw(lines, "optimizer step", label, across=across)
+    pathlib.Path(out).write_bytes(png(figure))
 
 
 if __name__ == "__main__":

@@ -9,9 +9,11 @@ import keras
 import tensorflow as tf
 
 import topkast_tf
-from launch.callbacks.mask_image import LEGEND, mask_image, with_legend
 from launch.callbacks.recorder import Recorder
+from launch.plots.sets import LEGEND, mask_image, with_legend
 from launch.storage import event_files
+from topkast_tf.analysis.flops import FlopReport
+from topkast_tf.core.sets import BACKWARD_ONLY, FORWARD, RESERVOIR
 
 EVENTS_FOLDER = "events"
 DYNAMICS_FOLDER = "dynamics"
@@ -34,15 +36,15 @@ class Events(keras.callbacks.Callback):
 
     The scalars are the recorder's rows. When a run resumes, events of steps after its
     checkpoint are removed, and rows without events are written, so that TensorBoard
-    shows each row once. The pictures show the first few sparse weights, with a legend
-    (see `mask_image`).
+    shows each row once. The pictures show the sets of the first few sparse weights, with
+    a legend (see `mask_image`), and histograms the values of each of their sets.
 
     Args:
       folder: folder of the method; events/ is written in it.
       recorder: the source of the rows; must precede this callback.
       flags: the resolved flags as text.
       step: steps that the run has taken. No other events may be written before.
-      images: number of weights in pictures.
+      images: number of weights in pictures and histograms.
     """
 
     def __init__(
@@ -70,7 +72,7 @@ class Events(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         row = self._recorder.rows[-1]
         self._write_scalars(row)
-        self._write_images(row["step"])
+        self._write_weights(row["step"])
         self._writer.flush()
 
     def on_train_end(self, logs=None):
@@ -92,11 +94,44 @@ class Events(keras.callbacks.Callback):
                 if name not in _NO_SCALARS:
                     tf.summary.scalar(_tag(name), value)
 
-    def _write_images(self, step: int) -> None:
+    def write_counts(self, step: int, counts: FlopReport) -> None:
+        """Writes the counted FLOPs of a trained model, of one example, each once.
+
+        Args:
+          step: its last step.
+          counts: of the whole model and of its weights.
+        """
+        if self._writer is None:  # no step was left, only the end of the run
+            self._begin()
+        scalars = {
+            "flops/inference": counts.sparse.forward,
+            "flops/inference_over_dense": counts.inference_ratio,
+            "flops/training": counts.run.training,
+            "flops/training_over_dense": counts.run_ratio,
+        }
+        for row in counts.rows:
+            tag = f"flops/training/{row.path}"
+            scalars[tag] = scalars.get(tag, 0.0) + row.run.training
+        with self._writer.as_default(step):
+            for tag, value in scalars.items():
+                if (tag, step) not in self._there:
+                    tf.summary.scalar(tag, value)
+        self._writer.flush()
+
+    def _write_weights(self, step: int) -> None:
         weights = topkast_tf.sparse_weights(self.model)[: self._images]
         with self._writer.as_default(step):
             for weight in weights:
-                picture = with_legend(mask_image(weight.codes()))
+                codes, theta = weight.codes(), weight.dense()
+                for name, members in (
+                    ("kept", codes == FORWARD),
+                    ("explored", codes == BACKWARD_ONLY),
+                    ("reservoir", codes == RESERVOIR),
+                ):
+                    if members.any():
+                        values = theta[members].astype("float32")
+                        tf.summary.histogram(f"weights/{name}/{weight.path}", values)
+                picture = with_legend(mask_image(codes))
                 tf.summary.image(
                     f"sets/{weight.path}", picture[None], description=LEGEND
                 )

@@ -4,8 +4,10 @@ import math
 import pathlib
 import statistics
 from collections.abc import Sequence
+from typing import Any
 
-from launch.plots.panels import band, panels, save
+from launch.plots.colours import NEUTRAL, Style, style_of
+from launch.plots.panels import HEIGHT, WIDTH, band, panels, powers, save
 from launch.sweeps.cells import RATIO, Cell, mean_of
 
 COSTS = (
@@ -14,7 +16,6 @@ COSTS = (
     ("processor_seconds", "measured processor seconds of training"),
 )
 """Column of a cost -> what stands beside its axis."""
-_COLORS = 20
 
 
 def draw(found: Sequence[Cell], metric: str, path: pathlib.Path) -> None:
@@ -26,41 +27,65 @@ def draw(found: Sequence[Cell], metric: str, path: pathlib.Path) -> None:
       path: of the file.
     """
     figure, all_axes = panels(len(COSTS), (4.3, 4.2), same_y=True)
-    variants = list(dict.fromkeys(cell.variant for cell in found))
-    factor = 100 if metric.endswith("accuracy") else 1
     for axes, (cost, label) in zip(all_axes, COSTS, strict=True):
-        for number, variant in enumerate(variants):
-            points = sorted(
-                (mean_of(each, cost), [factor * v for v in each.values.values()])
-                for each in found
-                if each.variant == variant and each.values
-            )
-            points = [point for point in points if math.isfinite(point[0])]
-            if not points:
-                continue
-            x = [at for at, _ in points]
-            means = [statistics.fmean(values) for _, values in points]
-            [line] = axes.plot(
-                x,
-                means,
-                marker="o" if number < _COLORS else "s",
-                ms=4,
-                lw=1.2,
-                color=_color(number),
-                label=variant,
-            )
-            low, high = ([f(values) for _, values in points] for f in (min, max))
-            band(axes, x, low, high, line.get_color())
+        _fill(axes, found, metric, cost)
         axes.set_xlabel(label)
-        axes.set_xscale("log")
-    unit = " (%)" if factor == 100 else ""
-    all_axes[0].set_ylabel(f"{metric.replace('_', ' ')}{unit}")
+    all_axes[0].set_ylabel(_label(metric))
     handles, labels = all_axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right upper", fontsize=8)
     save(figure, path)
 
 
-def _color(number: int) -> tuple:
-    from matplotlib import colormaps
+def panel(found: Sequence[Cell], metric: str, cost: str) -> Any | None:
+    """The metric over one cost, as one figure for a page; arguments as for `draw`.
 
-    return colormaps["tab20"](number % _COLORS)
+    Args:
+      found: the cells.
+      metric: its column.
+      cost: a column of `COSTS`.
+
+    Returns:
+      The figure; None if no run has this cost, as in tables of earlier versions.
+    """
+    if not any(math.isfinite(mean_of(cell, cost)) for cell in found):
+        return None
+    figure, [axes] = panels(1, (WIDTH, HEIGHT + 0.3))
+    _fill(axes, found, metric, cost)
+    axes.set_xlabel(dict(COSTS)[cost])
+    axes.set_ylabel(_label(metric))
+    return figure
+
+
+def _fill(axes: Any, found: Sequence[Cell], metric: str, cost: str) -> None:
+    factor = _factor(metric)
+    variants = list(dict.fromkeys(cell.variant for cell in found))
+    others = [variant for variant in variants if variant != "dense"]
+    places: list[float] = []
+    for variant in variants:
+        points = sorted(
+            (mean_of(each, cost), [factor * v for v in each.values.values()])
+            for each in found
+            if each.variant == variant and each.values
+        )
+        points = [point for point in points if math.isfinite(point[0])]
+        if not points:
+            continue
+        x = [at for at, _ in points]
+        means = [statistics.fmean(values) for _, values in points]
+        is_dense = variant == "dense"
+        style = Style(NEUTRAL) if is_dense else style_of(others.index(variant))
+        places += x
+        low, high = ([f(values) for _, values in points] for f in (min, max))
+        band(axes, x, low, high, style.colour)
+        axes.plot(x, means, label=variant, **style.of_lines)
+    if places:
+        powers(axes, "x", places)
+
+
+def _factor(metric: str) -> int:
+    return 100 if metric.endswith("accuracy") else 1
+
+
+def _label(metric: str) -> str:
+    unit = " (%)" if _factor(metric) == 100 else ""
+    return f"{metric.replace('_', ' ')}{unit}"

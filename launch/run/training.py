@@ -99,7 +99,8 @@ def _train(
     except failures.Diverged as error:
         recorder.settle()
         raise _stopped(run, stop.step, str(error)) from error
-    return _finish(run)
+    [events] = [each for each in called_back if isinstance(each, callbacks.Events)]
+    return _finish(run, events)
 
 
 def _start(
@@ -224,11 +225,12 @@ def _stopped(run: _Run, step: int, cause: str) -> RunDiverged:
     )
 
 
-def _finish(run: _Run) -> dict[str, Any]:
-    """Writes the trained model and the result of a method."""
+def _finish(run: _Run, events: callbacks.Events) -> dict[str, Any]:
+    """Writes the trained model, its counted FLOPs and the result of a method."""
     task, model = run.task, run.model
     last = run.recorder.rows[-1]
     cost = task.flops(model)
+    events.write_counts(last["step"], cost)
     counts = sparsity.counted(model, cost)
     before = METHODS[run.method].dense_steps(task.settings) * cost.dense.training
     training = counts["training_flops"] * last["step"] + before

@@ -1,11 +1,13 @@
 """TensorBoard events, read back from their files."""
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
+import topkast_tf
 from launch.callbacks import Events, events
-from launch.callbacks.mask_image import LEGEND, mask_image, with_legend
+from launch.plots.sets import LEGEND, mask_image, with_legend
 from launch.storage import event_files
 from launch.tasks.metrics import METRICS
 
@@ -162,3 +164,48 @@ def test_resumed_run_writes_every_row_once(tmp_path):
     assert {s for tag, s in found if tag == "loss/objective"} == {5, 10, 11, 15}
     assert found["accuracy/test", 11] == 0.5 and found["loss/objective", 15] == 30.0
     assert found["flags", 0].item() == b"```\n--fwd=0.9\n```"
+
+
+def test_counted_flops_are_written_once(tmp_path):
+    model = small()
+    [weight] = topkast_tf.sparse_weights(model)
+    cost = topkast_tf.count_flops(model)
+    for step in (
+        0,
+        7,
+    ):  # of a run that ends, and of one that had ended but for its result
+        one = Events(tmp_path, Recorded([]), "", step=step, images=0)
+        one.write_counts(7, cost)
+        one.on_train_end()
+    found = read(tmp_path / "events")
+    assert found["flops/training_over_dense", 7] == pytest.approx(cost.run_ratio)
+    assert found[f"flops/training/{weight.path}", 7] == cost.run.training
+    assert found["flops/inference", 7] == cost.sparse.forward
+
+
+def test_values_of_each_set_are_histograms_beside_the_picture(tmp_path):
+    model = small()
+    one = Events(tmp_path, Recorded([]), "", step=0)
+    one.set_model(model)
+    one.on_train_begin()
+    one._recorder.rows.append(row(5))
+    one.on_epoch_end(0)
+    one.on_train_end()
+    found = read(tmp_path / "events")
+    [weight] = topkast_tf.sparse_weights(model)
+    kept, updated = weight.forward_mask(), weight.backward_mask()
+    members = {"kept": kept, "explored": updated & ~kept, "reservoir": ~updated}
+    for name, mask in members.items():
+        bins = found[f"weights/{name}/{weight.path}", 5]  # rows of left, right, count
+        assert bins[:, 2].sum() == mask.sum() > 0
+        values = np.abs(weight.dense()[mask])
+        assert np.abs(bins[:, :2]).max() == pytest.approx(values.max(), rel=1e-5)
+    assert (f"sets/{weight.path}", 5) in found
+
+
+def small():
+    with topkast_tf.topkast_scope(fwd=0.8, bwd=0.5):
+        layer = keras.layers.Dense(4)
+    model = keras.Sequential([keras.Input((8,)), layer])
+    model(np.zeros((1, 8)))
+    return model

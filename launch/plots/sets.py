@@ -1,8 +1,10 @@
 """A picture of the sets of a weight, and its legend. Pure functions."""
 
+import io
+
 import numpy as np
 
-from topkast_tf.core.sets import FORWARD, RESERVOIR
+from topkast_tf.core.sets import BACKWARD_ONLY, FORWARD
 
 SIDE = 256
 _OUTSIDE, _BACKWARD, _FORWARD = (236, 236, 236), (255, 176, 0), (0, 90, 181)
@@ -12,6 +14,8 @@ LEGEND = (
     "updated. In weights above 256 x 256, a pixel is the mean colour of its entries."
 )
 """The meaning of the colours, in Markdown."""
+COLOURS = (_FORWARD, _BACKWARD, _OUTSIDE)
+"""Of A, B \\ A and C: red, green and blue, up to 255."""
 _WHITE, _INK = 255, 70
 _LINE, _SWATCH, _GAP, _DOT = 22, 14, 4, 2
 # Letters of 5 x 7 dots, one number per row.
@@ -40,22 +44,50 @@ def mask_image(codes: np.ndarray, side: int = SIDE) -> np.ndarray:
     >>> mask_image(np.array([[2, 0], [1, 2]]))[0].tolist()
     [[0, 90, 181], [236, 236, 236]]
     """
+    forward, backward = _shares(codes, side)
+    outside = 1 - forward - backward
+    picture = sum(
+        share[..., None] * np.array(colour)
+        for share, colour in zip((forward, backward, outside), COLOURS, strict=True)
+    )
+    return np.rint(picture).astype("uint8")
+
+
+def clear_image(codes: np.ndarray, side: int = SIDE) -> np.ndarray:
+    """As `mask_image`, but transparent where that is grey, for white and black pages.
+
+    Args:
+      codes: as there.
+      side: as there.
+
+    Returns:
+      uint8 [rows, columns, 4]: red, green, blue and opacity.
+
+    >>> clear_image(np.array([[2, 0]]))[0].tolist()
+    [[0, 90, 181, 255], [0, 0, 0, 0]]
+    """
+    forward, backward = _shares(codes, side)
+    opacity = forward + backward
+    colour = forward[..., None] * np.array(_FORWARD) + backward[..., None] * np.array(
+        _BACKWARD
+    )
+    colour /= np.maximum(opacity, 1e-9)[..., None]
+    return np.rint(np.dstack([colour, 255 * opacity])).astype("uint8")
+
+
+def _shares(codes: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray]:
+    """The shares of A and of B \\ A among the entries of each pixel."""
     codes = np.asarray(codes)
     codes = codes.reshape(-1, codes.shape[-1]) if codes.ndim else codes.reshape(1, 1)
     rows, columns = (_edges(length, side) for length in codes.shape)
     sizes = np.outer(
         np.diff(rows, append=codes.shape[0]), np.diff(columns, append=codes.shape[1])
     )
-    picture = np.zeros((*sizes.shape, 3))
-    backward = (codes != RESERVOIR) & (codes != FORWARD)
-    for members, colour in (
-        (codes == FORWARD, _FORWARD),
-        (backward, _BACKWARD),
-        (codes == RESERVOIR, _OUTSIDE),
-    ):
-        share = _sums(_sums(members, rows, 0), columns, 1) / sizes
-        picture += share[..., None] * np.array(colour)
-    return np.rint(picture).astype("uint8")
+    forward, backward = (
+        _sums(_sums(members, rows, 0), columns, 1) / sizes
+        for members in (codes == FORWARD, codes == BACKWARD_ONLY)
+    )
+    return forward, backward
 
 
 def with_legend(picture: np.ndarray, side: int = SIDE) -> np.ndarray:
@@ -73,11 +105,34 @@ def with_legend(picture: np.ndarray, side: int = SIDE) -> np.ndarray:
     >>> with_legend(mask_image(np.array([[2, 0], [1, 2]]))).shape
     (278, 256, 3)
     """
-    times = max(1, side // max(picture.shape[:2]))
-    picture = picture.repeat(times, axis=0).repeat(times, axis=1)
+    picture = enlarged(picture, side)
     line = _legend()
     columns = max(picture.shape[1], line.shape[1])
     return np.concatenate([_widened(part, columns) for part in (picture, line)])
+
+
+def enlarged(picture: np.ndarray, side: int = SIDE) -> np.ndarray:
+    """A small picture enlarged by an integer factor, so that its entries are visible.
+
+    Args:
+      picture: uint8 [rows, columns, 3].
+      side: maximum number of rows and columns after enlarging.
+    """
+    times = max(1, side // max(picture.shape[:2]))
+    return picture.repeat(times, axis=0).repeat(times, axis=1)
+
+
+def png(picture: np.ndarray) -> bytes:
+    """A picture as a PNG file.
+
+    >>> png(mask_image(np.array([[2, 0], [1, 2]])))[:4]
+    b'\\x89PNG'
+    """
+    from matplotlib.image import imsave
+
+    out = io.BytesIO()
+    imsave(out, picture, format="png")
+    return out.getvalue()
 
 
 def _widened(picture: np.ndarray, columns: int) -> np.ndarray:
