@@ -29,7 +29,7 @@ def flops_text(count: float) -> str:
     >>> flops_text(3.2e18), flops_text(5e9)
     ('3.20 EFLOP', '5.00 GFLOP')
     """
-    for power, unit in ((18, "E"), (15, "P"), (12, "T"), (9, "G"), (6, "M")):
+    for power, unit in ((18, "E"), (15, "P"), (12, "T"), (9, "G"), (6, "M"), (3, "k")):
         if count >= 10**power:
             return f"{_digits(count / 10**power)} {unit}FLOP"
     return f"{count:.0f} FLOP"

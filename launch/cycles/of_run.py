@@ -18,7 +18,8 @@ from launch.tasks.base import Task
 from swat_tf import simulator
 from topkast_tf import sparse_weights
 
-_EXAMPLES = 8
+EXAMPLES = 8
+"""Those whose activations stand for a batch, at most, unless asked otherwise."""
 _ALL = 0.9995
 
 
@@ -37,7 +38,7 @@ def of_run(run_dir: pathlib.Path, values: flags.FlagValues) -> Iterator[Subject]
     settings.data_dir = values.data_dir or settings.data_dir
     batch = values.batch_size or settings.batch_size
     most = min(batch, settings.batch_size)
-    given = values.examples or min(_EXAMPLES, most)
+    given = values.examples or min(EXAMPLES, most)
     check_examples(given, most)
     task = task_of(settings)
     task.load()
@@ -55,7 +56,7 @@ def of_run(run_dir: pathlib.Path, values: flags.FlagValues) -> Iterator[Subject]
             f"activations of {given} training examples.",
             *found,
             batch=batch,
-            notes=tuple(_notes(task, model, found.layers)),
+            notes=tuple(left_out(task, model, found.layers)),
         )
     if is_empty:
         of = f" of --method={values.method}" if values.method else ""
@@ -87,10 +88,16 @@ def inputs_of(task: Task, model: keras.Model, examples: int) -> tf.Tensor:
     return last[0][:examples]
 
 
-def _notes(
+def left_out(
     task: Task, model: keras.Model, layers: list[simulator.Layer]
 ) -> Iterator[str]:
-    """What is left out of the simulation."""
+    """Sentences on what is left out of the simulation.
+
+    Args:
+      task: that of the model, with its data loaded.
+      model: the model.
+      layers: those that are simulated.
+    """
     units = task.units_a_step / task.settings.batch_size
     counted = task.flops(model).dense.forward / 2 * units
     share = sum(layer.macs for layer in layers) / counted

@@ -19,7 +19,7 @@ from launch.tasks.metrics import TaskMetrics
 
 RESULTS_FILE = "results.csv"
 _FILES = ("metrics.csv", "checkpoints", "events", "model.keras")
-_EVALUATE = pathlib.Path(__file__).resolve().parents[1] / "evaluate.py"
+_LAUNCH = pathlib.Path(__file__).resolve().parents[1]
 
 _NOTE = """\
 Only layers with native kernels are faster for being sparse (--kernels,
@@ -114,7 +114,8 @@ def text(
         f"model.keras loads with {task_metrics.loads}.",
         "",
         "What next:",
-        f"  python {quoted(shortest(_EVALUATE))} {quoted(here)}",
+        f"  python {quoted(shortest(_LAUNCH / 'report.py'))} {quoted(here)}",
+        f"  python {quoted(shortest(_LAUNCH / 'evaluate.py'))} {quoted(here)}",
         f"  tensorboard --logdir {quoted(here)}",
     ]
     return "\n".join(lines)

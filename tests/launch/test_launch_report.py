@@ -33,8 +33,10 @@ def test_report_names_files_and_commands_that_can_be_pasted(
     named = [shlex.split(x)[0] for x in files.splitlines() if x.startswith("  ")]
     assert "runs/my run/topkast/model.keras" in named
     assert named[:2] == ["runs/my run/results.csv", "runs/my run/flags.cfg"]
-    (_, script, folder), board = map(shlex.split, commands.splitlines())
-    assert pathlib.Path(script).is_file() and folder == "runs/my run"
+    *scripts, board = map(shlex.split, commands.splitlines())
+    for _, script, folder in scripts:
+        assert pathlib.Path(script).is_file() and folder == "runs/my run"
+    assert [pathlib.Path(s).name for _, s, _ in scripts] == ["report.py", "evaluate.py"]
     assert board == ["tensorboard", "--logdir", "runs/my run"]
     absolute = report.text(tmp_path / run, results, METRICS["image"], io.StringIO())
     assert absolute == said

@@ -1,0 +1,160 @@
+"""The table of costs: what is counted and what was measured, dense and sparse."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Literal
+
+from launch.cost_model.report import flops_text, seconds_text
+from launch.plots.panels import magnitude
+from launch.reports.groups import Group
+from launch.reports.weights import Weights
+
+Kind = Literal["counted", "simulated", "measured"]
+
+
+@dataclasses.dataclass(frozen=True)
+class CostRow:
+    """A row of the table.
+
+    Attributes:
+      kind: where the numbers come from.
+      name: what they are, with their unit.
+      dense: of the dense network; None if it is unknown.
+      sparse: of the sparse one.
+      shown: formats a number as text.
+    """
+
+    kind: Kind
+    name: str
+    dense: float | None
+    sparse: float | None
+    shown: Callable[[float], str]
+
+    @property
+    def ratio(self) -> float | None:
+        """Sparse over dense; None if one of them is unknown.
+
+        >>> CostRow("measured", "seconds", 4.0, 1.0, str).ratio
+        0.25
+        """
+        if self.dense and self.sparse is not None:
+            return self.sparse / self.dense
+        return None
+
+
+@dataclasses.dataclass(frozen=True)
+class Costed:
+    """What the costs of a group are taken from.
+
+    Attributes:
+      group: the runs.
+      dense: dense runs with the same flags, or None.
+      weights: of the last checkpoint of the group, or None.
+      unit: what FLOPs are counted for, such as `image`.
+    """
+
+    group: Group
+    dense: Group | None
+    weights: Weights | None
+    unit: str
+
+
+def cost_rows(costed: Costed) -> list[CostRow]:
+    """All rows of a group, those of `SOURCES` one after another.
+
+    Args:
+      costed: the group.
+    """
+    return [row for source in SOURCES for row in source(costed)]
+
+
+def counted(costed: Costed) -> list[CostRow]:
+    """Parameters and FLOPs, of dense and sparse products of the same network."""
+    weights = costed.weights
+    rows = []
+    if weights is not None:
+        rows.append(
+            CostRow(
+                *("counted", "parameters in a forward pass"),
+                *(weights.parameters, weights.kept_parameters),
+                _whole,
+            )
+        )
+    if weights is None or weights.flops is None:
+        return rows
+    flops = weights.flops
+    for name, dense, sparse in (
+        (f"inference, each {costed.unit}", flops.dense.forward, flops.sparse.forward),
+        (f"training, each {costed.unit}", flops.dense.training, flops.run.training),
+    ):
+        rows.append(CostRow("counted", name, dense, sparse, flops_text))
+    steps = costed.group.longest.step
+    units = (weights.units_a_step or 0) * steps
+    if units:
+        rows.append(
+            CostRow(
+                *("counted", f"training, {steps:,} steps"),
+                *(flops.dense.training * units, flops.run.training * units),
+                flops_text,
+            )
+        )
+        selection = flops.selection
+        operations = selection.weights * steps + selection.activations * units
+        rows.append(
+            CostRow(
+                *("counted", "operations of selections"),
+                *(0.0, operations),
+                magnitude,
+            )
+        )
+    return rows
+
+
+def simulated(costed: Costed) -> list[CostRow]:
+    """Cycles of a training step on an accelerator that skips zeros."""
+    cycles = costed.weights.cycles if costed.weights else None
+    if cycles is None:
+        return []
+    return [
+        CostRow("simulated", "a step, cycles", cycles.dense, cycles.sparse, _whole),
+        CostRow(
+            *("simulated", "a step, cycles with memory"),
+            *(cycles.dense_with_memory, cycles.sparse_with_memory),
+            _whole,
+        ),
+    ]
+
+
+def measured(costed: Costed) -> list[CostRow]:
+    """Times of the runs, means over their seeds; columns that no run has are left out."""
+    rows = []
+    for name, column, scale in (
+        ("a step, by the clock", "step_ms", 1e-3),
+        ("the run, by the clock", "seconds", 1.0),
+        ("the run, of all processors", "processor_seconds", 1.0),
+    ):
+        sparse = costed.group.mean(column)
+        dense = costed.dense.mean(column) if costed.dense else None
+        if sparse is not None or dense is not None:
+            rows.append(
+                CostRow(
+                    "measured",
+                    name,
+                    None if dense is None else scale * dense,
+                    None if sparse is None else scale * sparse,
+                    seconds_text,
+                )
+            )
+    return rows
+
+
+def _whole(number: float) -> str:
+    return f"{number:,.0f}"
+
+
+SOURCES: tuple[Callable[[Costed], list[CostRow]], ...] = (
+    counted,
+    simulated,
+    measured,
+)
+"""What fills the table, in the order of its rows; another source is one more entry."""

@@ -1,0 +1,472 @@
+"""Reports: what is read, what is compared, what the page holds, what is refused."""
+
+import csv
+import json
+import math
+import re
+import shutil
+from html.parser import HTMLParser
+
+import matplotlib.pyplot
+import numpy as np
+import pytest
+
+from launch import report, simulate, train
+from launch.config import report_flags, simulate_flags
+from launch.reports import making
+from launch.reports.costs import Costed, CostRow, cost_rows
+from launch.reports.groups import dense_of, differing, groups_of
+from launch.reports.inputs import inputs_of
+from launch.reports.pictures import Pictures
+from launch.reports.records import records_of
+from launch.support.errors import UserError
+from tests.launch import browser, plain_model
+from tests.launch.runs import IMAGES
+
+SWEEP = "docs/results/sweep_cifar10/sweep.csv"
+FLAGS = (*IMAGES, "--fwd=0.8", "--bwd=0.6", "--refresh_every=2", "--compare_dense")
+
+
+class Parsed(HTMLParser):
+    """The tables of a page by the ids of their sections, and all that it refers to."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.tables, self.links, self.ids, self._section = {}, [], [], None
+        self.feed(html)
+
+    def handle_starttag(self, tag, attributes):
+        given = dict(attributes)
+        self.ids += [given["id"]] if "id" in given else []
+        self.links += [v for n, v in attributes if n.split(":")[-1] in ("href", "src")]
+        if tag == "section":
+            self._section = given["id"]
+        elif tag == "table":
+            self.tables.setdefault(self._section, []).append([])
+        elif tag == "tr":
+            self.tables[self._section][-1].append([])
+        elif tag in ("td", "th"):
+            self.tables[self._section][-1][-1].append("")
+
+    def handle_data(self, data):
+        rows = self.tables.get(self._section, [[]])[-1]
+        if rows and rows[-1] and self.lasttag in ("td", "th"):
+            rows[-1][-1] += data
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """A run of a small network, dense and sparse, and one with another seed."""
+    plain_model.register()
+    folder = tmp_path_factory.mktemp("runs")
+    assert train.main(["train.py", *FLAGS, f"--run_dir={folder / 'first'}"]) == 0
+    shutil.copytree(folder / "first", folder / "second")
+    flags = folder / "second" / "flags.cfg"
+    flags.write_text(flags.read_text().replace("--seed=0", "--seed=1"))
+    for method in ("dense", "topkast"):
+        change(folder / "second" / method / "metrics.csv", "test_accuracy", 0.25)
+        result = folder / "second" / method / "result.json"
+        values = json.loads(result.read_text())
+        result.write_text(json.dumps({**values, "test_accuracy": 0.25}))
+    return folder
+
+
+def change(path, column, value):
+    """Sets a column of a table."""
+    with open(path, newline="") as file:
+        rows = list(csv.DictReader(file))
+    with open(path, "w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows({**row, column: value} for row in rows)
+
+
+@pytest.fixture
+def copy(runs, tmp_path):
+    """A run that a test may damage."""
+    return shutil.copytree(runs / "first", tmp_path / "run")
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Figures have their names, but are not drawn, which takes most of the time."""
+
+    def named(self, figure, name, alt, caption=""):
+        matplotlib.pyplot.close(figure)
+        self.files[f"{name}.png"] = b""
+        return f"<figure>{alt}</figure>"
+
+    monkeypatch.setattr(Pictures, "drawn", named)
+
+
+@pytest.fixture(scope="module")
+def page(runs):
+    return making.made(inputs_of([str(runs / "first"), str(runs / "second")]))
+
+
+# --- What is read --------------------------------------------------------------------
+
+
+def test_runs_that_differ_in_the_seed_alone_are_a_group(runs):
+    records = records_of(runs / "first") + records_of(runs / "second")
+    dense, sparse = groups_of(records)
+    assert (dense.label, sparse.label) == ("dense", "topkast")
+    assert sparse.seeds == "0, 1" and dense_of(sparse, [sparse, dense]) is dense
+    line = sparse.line("test_accuracy", lambda row: row["step"], 100)
+    ours = [100 * row["test_accuracy"] for row in records[1].rows]
+    assert line.x == [4, 7] and line.has_band
+    for place, value in enumerate(ours):
+        assert line.mean[place] == pytest.approx((value + 25) / 2)
+        assert line.low[place] == pytest.approx(min(value, 25))
+        assert line.high[place] == pytest.approx(max(value, 25))
+
+
+def test_labels_and_flags_name_what_differs(copy, runs):
+    flags = copy / "flags.cfg"
+    flags.write_text(flags.read_text().replace("--fwd=0.8", "--fwd=0.9"))
+    groups = groups_of(records_of(runs / "first") + records_of(copy))
+    labels = [group.label for group in groups]
+    assert labels == ["dense", "topkast fwd=0.8", "topkast fwd=0.9"]
+    assert len(groups[0].records) == 2  # the dense runs do not have the flag
+    # Flags that a dense run does not have do not make it differ.
+    assert differing(groups) == ["method", "fwd"]
+
+
+def test_dense_runs_with_other_training_are_not_compared(copy, runs):
+    flags = copy / "flags.cfg"
+    flags.write_text(flags.read_text().replace("--steps=7", "--steps=8"))
+    _, sparse = groups_of(records_of(runs / "first"))
+    dense, _ = groups_of(records_of(copy))
+    assert dense_of(sparse, [dense, sparse]) is None
+
+
+# --- The page ------------------------------------------------------------------------
+
+
+def test_the_page_has_every_part_and_its_tables(page):
+    parsed = Parsed(page.html)
+    sections = ("results", "training", "costs", "masks", "layers", "values")
+    for name in (*sections, "flags", "environment"):
+        assert parsed.tables[name], name
+    head, dense, sparse = parsed.tables["results"][0]
+    assert [dense[0], sparse[0]] == ["dense", "topkast"] and "±" in dense[3]
+    names = [name.removesuffix(".png") for name in page.files]
+    for name in (
+        *(f"test-accuracy-over-{x}" for x in ("step", "flops", "seconds")),
+        *("masks-0-churn", "masks-0-forward-sparsity", "values-0-0", "sets-0-0"),
+        *("layers-0-sparsity", "layers-0-flops", "layers-0-weights"),
+    ):
+        assert name in names
+    assert all(content.startswith(b"\x89PNG") for content in page.files.values())
+
+
+def test_the_page_refers_to_nothing_outside_and_its_ids_are_unique(page):
+    parsed = Parsed(page.html)
+    outside = [x for x in parsed.links if not x.startswith(("#", "data:"))]
+    assert not outside and not re.search(r"https?://|@import|<script", page.html)
+    assert len(parsed.ids) == len(set(parsed.ids))
+    assert {x[1:] for x in parsed.links if x[:1] == "#"} <= set(parsed.ids)
+    # References within the charts, too.
+    assert set(re.findall(r"url\(#([^)]*)\)", page.html)) <= set(parsed.ids)
+
+
+def test_the_page_names_no_folder_of_the_machine(page, runs):
+    assert str(runs) not in page.html
+
+
+@pytest.mark.slow
+def test_a_report_made_again_is_equal(page, runs, tmp_path):
+    again = making.made(inputs_of([str(runs / "first"), str(runs / "second")]))
+    assert again == page
+    making.write(page, tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    making.write(again, tmp_path)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_pictures_that_a_page_no_longer_has_are_removed(page, tmp_path):
+    making.write(page, tmp_path)
+    (tmp_path / "mine.png").write_bytes(b"")
+    smaller = making.made(inputs_of([SWEEP]))
+    making.write(smaller, tmp_path)
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"index.html", "mine.png", *smaller.files}
+
+
+def test_costs_are_those_of_the_results(page, runs):
+    results = {
+        method: json.loads((runs / "first" / method / "result.json").read_text())
+        for method in ("dense", "topkast")
+    }
+    rows = {row[0]: row for row in Parsed(page.html).tables["costs"][0]}
+    sparse = results["topkast"]
+    name, kind, dense, kept, ratio = rows["parameters in a forward pass"]
+    assert kind == "counted" and kept == f"{sparse['kept_parameters']:,}"
+    assert rows["training, 7 steps"][4] == f"{sparse['training_flops_ratio']:.3f}"
+    seconds = [results[method]["processor_seconds"] for method in results]
+    assert rows["the run, of all processors"][1] == "measured"
+    ratio = float(rows["the run, of all processors"][4])
+    assert ratio == pytest.approx(seconds[1] / seconds[0], abs=1e-3)
+    assert float(rows["operations of selections"][2]) == 0
+
+
+def test_simulated_cycles_are_those_of_the_command(page, runs):
+    said = simulate.run(
+        *simulate_flags.parse(
+            ["simulate.py", str(runs / "first"), "--method=topkast", "--json"]
+        )
+    )
+    [found] = json.loads(said)
+    total = next(iter(found["machines"].values()))["parts"]["total"]
+    rows = {row[0]: row for row in Parsed(page.html).tables["costs"][0]}
+    _, kind, dense, sparse, _ = rows["a step, cycles"]
+    assert kind == "simulated"
+    assert [dense, sparse] == [
+        f"{total[name]:,}" for name in ("dense_cycles", "compute_cycles")
+    ]
+    assert rows["a step, cycles with memory"][3] == f"{total['cycles']:,}"
+
+
+def test_cycles_are_left_out_where_the_data_is_not_at_hand(copy, undrawn):
+    (copy / "data.digest").write_text("of other data\n")
+    html = making.made(inputs_of([str(copy)])).html
+    assert "Cycles could not be simulated" in html
+    assert "a step, cycles" not in html and str(copy) not in html
+
+
+def test_costs_without_a_checkpoint_are_the_measured_ones(runs):
+    dense, sparse = groups_of(records_of(runs / "first"))
+    rows = cost_rows(Costed(sparse, dense, None, "image"))
+    assert {row.kind for row in rows} == {"measured"}
+    alone = cost_rows(Costed(sparse, None, None, "image"))
+    assert [row.dense for row in alone] == [None] * len(rows)
+    assert CostRow("measured", "x", 0.0, 1.0, str).ratio is None
+
+
+def test_text_of_a_run_cannot_be_markup(copy, undrawn):
+    flags = copy / "flags.cfg"
+    flags.write_text(flags.read_text() + "--exempt=<script>alert(1)</script>\n")
+    assert "<script" not in making.made(inputs_of([str(copy)])).html
+
+
+def test_another_metric_and_number_of_layers(runs, undrawn):
+    inputs = inputs_of([str(runs / "first")])
+    made = making.made(inputs, "train_loss", 0)
+    assert "train-loss-over-flops.png" in made.files
+    assert not any(name.startswith(("values", "sets")) for name in made.files)
+    with pytest.raises(UserError, match="--metric to be one of step, .*'accuracy'"):
+        making.made(inputs, "accuracy")
+
+
+# --- A sweep -------------------------------------------------------------------------
+
+
+def test_the_page_of_a_sweep_has_its_table_and_charts():
+    made = making.made(inputs_of([SWEEP]))
+    head, first, *_ = Parsed(made.html).tables["results"][0]
+    assert head[4] == "to dense" and first[:2] == ["dense", ""]
+    rows = {tuple(row[:2]): row for row in Parsed(made.html).tables["results"][0]}
+    # Over the dense network, not over itself.
+    assert float(rows["small_dense", "0.9"][5]) == pytest.approx(0.113)
+    assert [name.startswith("pareto") for name in made.files] == [True] * 3
+
+
+def test_the_baseline_of_a_sweep_can_be_chosen(undrawn):
+    made = making.made(inputs_of([SWEEP]), baseline="static")
+    assert Parsed(made.html).tables["results"][0][0][4] == "to static"
+    with pytest.raises(UserError, match="--baseline to be one of .* 'none'"):
+        making.made(inputs_of([SWEEP]), baseline="none")
+
+
+# --- Runs that have not ended --------------------------------------------------------
+
+
+def test_a_run_that_goes_on_has_a_report_so_far(copy, undrawn):
+    (copy / "topkast" / "result.json").unlink()
+    made = making.made(inputs_of([str(copy)]))
+    assert made.notices == (
+        "Not all runs have ended; this is a report so far.",
+        "run, topkast: step 7 of 7 so far.",
+    )
+    assert made.notices[1] in made.html and "sets-0-0.png" in made.files
+
+
+def test_a_run_that_has_just_begun_has_a_report(copy, undrawn):
+    for method in ("dense", "topkast"):
+        shutil.rmtree(copy / method)
+    made = making.made(inputs_of([str(copy)]))
+    assert "run, topkast: not evaluated yet." in made.notices
+    assert "There is no checkpoint." in made.html and not made.files
+
+
+def test_half_a_line_of_a_run_that_is_training_is_no_fault(copy, undrawn):
+    dynamics = copy / "topkast" / "mask_dynamics.csv"
+    dynamics.write_text(dynamics.read_text() + "6,0.")
+    metrics = copy / "topkast" / "metrics.csv"
+    metrics.write_text(metrics.read_text() + "8")
+    assert "masks-0-churn.png" in making.made(inputs_of([str(copy)])).files
+
+
+def test_losses_that_are_not_finite_leave_a_gap(copy, undrawn):
+    change(copy / "topkast" / "metrics.csv", "test_loss", "nan")
+    made = making.made(inputs_of([str(copy)]))
+    assert "test-loss-over-step.png" in made.files  # of the dense run
+    assert "nan" not in re.findall(r"\w+", made.html.lower())
+
+
+def test_damaged_checkpoints_are_named_and_the_rest_is_shown(copy, undrawn):
+    for path in (copy / "topkast" / "checkpoints").glob("*.keras"):
+        path.write_bytes(path.read_bytes()[:100])
+    made = making.made(inputs_of([str(copy)]))
+    assert "test-accuracy-over-step.png" in made.files
+    assert "layers-0-flops.png" not in made.files
+    layers = made.html.split('<section id="layers">')[1].split("</section>")[0]
+    assert "checkpoint" in layers
+    assert str(copy) not in made.html
+
+
+# --- What is refused -----------------------------------------------------------------
+
+
+def said(capsys, *arguments):
+    """What the program says of a mistake: one line."""
+    assert report.main(["report.py", *map(str, arguments)]) == 2
+    out, err = capsys.readouterr()
+    assert not out and err.count("\n") == 1 and "Expected" in err
+    return err
+
+
+def test_folders_and_files_of_others_are_one_sentence(tmp_path, capsys, runs):
+    assert "flags.cfg" in said(capsys, tmp_path)
+    assert "flags.cfg" in said(capsys, tmp_path / "none")
+    assert "or one CSV of a sweep" in said(capsys)
+    assert "or one CSV of a sweep" in said(capsys, SWEEP, runs / "first")
+    other = tmp_path / "other.csv"
+    other.write_text("a,b\n1,2\n")
+    assert str(other) in said(capsys, other)
+    other.write_bytes(b"\xff\xfe\x00")
+    assert str(other) in said(capsys, other)
+    assert str(tmp_path / "no.csv") in said(capsys, tmp_path / "no.csv")
+
+
+def test_damaged_tables_are_one_sentence(copy, capsys):
+    metrics = copy / "topkast" / "metrics.csv"
+    metrics.write_text("epoch,loss\n1,2\n")
+    assert "to have the columns step, seconds" in said(capsys, copy)
+    metrics.write_bytes(b"step,seconds\n\xff\xff\n")
+    assert "a damaged file" in said(capsys, copy)
+
+
+def test_damaged_flags_are_one_sentence(copy, capsys):
+    (copy / "flags.cfg").write_text("--no_such_flag=1\n")
+    assert report.main(["report.py", str(copy)]) == 2
+    assert "no_such_flag" in capsys.readouterr().err
+
+
+def test_runs_on_other_data_are_not_compared(copy, runs, capsys):
+    flags = copy / "flags.cfg"
+    flags.write_text(flags.read_text().replace("dataset=digits", "dataset=cifar10"))
+    assert "runs on the same data" in said(capsys, runs / "first", copy)
+
+
+def test_a_page_of_another_program_is_left_alone(runs, tmp_path, capsys):
+    (tmp_path / "index.html").write_text("<p>mine</p>")
+    assert "another --out" in said(capsys, runs / "first", f"--out={tmp_path}")
+    assert (tmp_path / "index.html").read_text() == "<p>mine</p>"
+    assert len(list(tmp_path.iterdir())) == 1
+    file = tmp_path / "index.html"
+    assert "the file" in said(capsys, runs / "first", f"--out={file}")
+
+
+def test_help_names_each_flag(capsys):
+    assert report.main(["report.py", "--help"]) == 0
+    out = capsys.readouterr().out
+    for _, group in report_flags.GROUPS:
+        for flag in group:
+            assert f"--{flag.name}" in out or f"--[no]{flag.name}" in out
+
+
+# --- In a browser --------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def shown(page, tmp_path_factory):
+    """A browser, and the page as a file."""
+    if not browser.found():
+        pytest.skip(f"no browser is installed, of {', '.join(browser.NAMES)}")
+    path = making.write(page, tmp_path_factory.mktemp("page"))
+    opened = browser.Browser(tmp_path_factory.mktemp("profile"))
+    yield opened, path
+    opened.close()
+
+
+@pytest.mark.parametrize("width", [390, 1400])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_browser_shows_the_page(shown, width, scheme):
+    opened, path = shown
+    opened.open(path, width, scheme)
+    assert opened.errors() == [] and opened.requests() == []
+    # No part is wider than the page; a wide table scrolls in its own frame.
+    assert opened.value("document.documentElement.scrollWidth") <= width
+    count = "document.querySelectorAll('section table').length"
+    assert opened.value(count) == sum(
+        map(len, Parsed(path.read_text()).tables.values())
+    )
+    assert opened.value("[...document.images].every(i => i.naturalWidth > 0)")
+    pixels = browser.pixels(opened.screenshot())
+    background = np.bincount(pixels.mean(2).astype(int).ravel()).argmax()
+    assert background > 240 if scheme == "light" else background < 60
+    # Something is drawn in each part from top to bottom, but for the last margin.
+    for part in np.array_split(pixels[:-200], 10):
+        assert (np.abs(part.mean(2) - background) > 60).mean() > 0.004
+
+
+def test_charts_follow_the_colours_of_the_page(shown):
+    opened, path = shown
+    ink = "getComputedStyle(document.querySelector('figure svg text')).fill"
+    opened.open(path, 1000, "light")
+    light = opened.value(ink)
+    opened.open(path, 1000, "dark")
+    dark = opened.value(ink)
+
+    def brightness(colour):
+        return sum(map(int, re.findall(r"\d+", colour)[:3])) / 3
+
+    assert brightness(light) < 80 and brightness(dark) > 180
+
+
+def test_the_page_prints_on_white_with_its_folded_tables(shown):
+    opened, path = shown
+    opened.open(path, 1000, "dark")
+    printed = opened.pdf()
+    assert printed.startswith(b"%PDF")
+    pages = len(re.findall(rb"/Type\s*/Page\b", printed))
+    assert 2 <= pages <= 8
+    opened.call("Emulation.setEmulatedMedia", media="print")
+    body = opened.value("getComputedStyle(document.body).backgroundColor")
+    assert body in ("rgb(255, 255, 255)", "rgba(0, 0, 0, 0)")
+    height = "document.querySelector('details table').getBoundingClientRect().height"
+    assert opened.value(height) > 20
+
+
+def test_distances_of_contrast():
+    """Lines can be told from the page, on white and on black."""
+    from launch.plots.colours import GRID, ON_BLACK
+
+    def luminance(colour):
+        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        linear = [
+            p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts
+        ]
+        return math.fsum(
+            w * p for w, p in zip((0.2126, 0.7152, 0.0722), linear, strict=True)
+        )
+
+    def contrast(one, other):
+        low, high = sorted((luminance(one), luminance(other)))
+        return (high + 0.05) / (low + 0.05)
+
+    for white, black in ON_BLACK.items():
+        if white != GRID:
+            assert contrast(white, "#ffffff") >= 3, white
+            assert contrast(black, "#14171a") >= 4.5, black
