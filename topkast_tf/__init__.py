@@ -13,6 +13,7 @@ import keras as _keras
 
 from topkast_tf.analysis.flops import count_flops
 from topkast_tf.analysis.mask_dynamics import MaskDynamics
+from topkast_tf.analysis.memory import count_memory
 from topkast_tf.analysis.summary import summary
 from topkast_tf.compacting import compact
 from topkast_tf.explaining import explain
@@ -36,6 +37,7 @@ __all__ = [
     "SparsityScope",
     "compact",
     "count_flops",
+    "count_memory",
     "dense_reads",
     "explain",
     "export_litert",

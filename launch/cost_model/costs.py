@@ -2,10 +2,11 @@
 
 import dataclasses
 
-from launch.cost_model.memory import FLOAT32, FORMS, Memory, positions
+from launch.cost_model.memory import FORMS, Memory
 from launch.cost_model.network import Network
 from launch.cost_model.parameters import Parameter
 from topkast_tf.analysis.flops import FlopReport, FlopRow
+from topkast_tf.analysis.storage import FLOAT32, positions
 
 
 @dataclasses.dataclass(frozen=True)

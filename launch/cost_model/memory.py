@@ -23,8 +23,8 @@ from launch.cost_model.forward_pass import RELU, Kept
 from launch.cost_model.network import Network
 from launch.cost_model.packed_memory import is_native, plan_bytes
 from launch.cost_model.parameters import EMBEDDINGS, VECTORS, Parameter, kept_of
+from topkast_tf.analysis.storage import FLOAT32, positions
 
-FLOAT32 = 4
 FORMS = ("dense", "here", "sparse")
 GRAPH = "graph of the step"
 WORKING_TENSORS = 3
@@ -222,17 +222,6 @@ def _position_bytes(parameter: Parameter) -> int:
     if not _leaves_theta(parameter):
         return -(-parameter.size // 8)
     return positions(parameter.size, parameter.backward) + -(-parameter.backward // 8)
-
-
-def positions(size: int, kept: int) -> int:
-    """Bytes of the positions of the kept entries of a weight; 0 if all are kept.
-
-    >>> positions(1000, 10), positions(1000, 500), positions(1000, 1000)
-    (40, 125, 0)
-    """
-    if kept == size:
-        return 0
-    return min(-(-size // 8), kept * (FLOAT32 if size < 2**31 else 2 * FLOAT32))
 
 
 def _copies(

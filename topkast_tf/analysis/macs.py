@@ -104,8 +104,8 @@ class Trace:
     """The graph of a model's inference call, and the variables it may read."""
 
     def __init__(self, model: Any, input_spec: Any):
-        spec = _input_spec(model) if input_spec is None else input_spec
-        spec, self.batch = _with_batch(spec)
+        spec = input_spec_of(model) if input_spec is None else input_spec
+        spec, self.batch = with_batch(spec)
         is_layer = isinstance(model, keras.layers.Layer)
         parameters = inspect.signature(model.call if is_layer else model).parameters
         keywords = {"training": False} if "training" in parameters else {}
@@ -154,7 +154,7 @@ class Trace:
         return frame
 
 
-def _input_spec(model: Any) -> Any:
+def input_spec_of(model: Any) -> Any:
     """The input that a built Keras model was built with."""
     try:
         # A Sequential model holds its inputs only as a flat list.
@@ -179,7 +179,7 @@ def _is_shape(spec: Any) -> bool:
     )
 
 
-def _with_batch(spec: Any) -> tuple[Any, int]:
+def with_batch(spec: Any) -> tuple[Any, int]:
     """The structure of `tf.TensorSpec` with the batch filled in, and the batch."""
     leaves: list[tuple[list[int | None], str]] = []
 

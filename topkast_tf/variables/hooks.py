@@ -146,6 +146,9 @@ class Update:
 around_update: list[Callable[[Update], contextlib.AbstractContextManager]] = []
 """Contexts that are entered around each call of an optimizer."""
 
+around_call: list[Callable[[Any], contextlib.AbstractContextManager]] = []
+"""Contexts that are entered around each call of a Keras layer, which they receive."""
+
 after_outermost_call: list[Callable[[Any], None]] = []
 """Callbacks that receive a Keras layer after an outermost call of it returns."""
 
@@ -214,7 +217,9 @@ def _wrap_layer(layer_class: type) -> None:
 
     @functools.wraps(original)
     def call(self, *args, **kwargs):
-        with _deeper("forward"):
+        with _deeper("forward"), contextlib.ExitStack() as stack:
+            for context in around_call:
+                stack.enter_context(context(self))
             # A returned variable would be read after the pass, as theta.
             outputs = _read_variables(original(self, *args, **kwargs))
         if not _depths.forward:
