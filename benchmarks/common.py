@@ -2,9 +2,12 @@
 
 import csv
 import io
+import json
+import os
 import pathlib
 import random
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -55,6 +58,30 @@ def fail(message: str) -> None:
     """Exits with one sentence on stderr."""
     print(f"error: {message}", file=sys.stderr)
     raise SystemExit(BAD_INPUT)
+
+
+def json_of_process(
+    command: Sequence[str], environment: Mapping[str, str] | None = None
+) -> Any:
+    """Runs a program, and reads the JSON of the last line that it prints.
+
+    Args:
+      command: the program and its arguments.
+      environment: variables that it gets beside those of this process.
+
+    Raises:
+      SystemExit: if it fails, with the end of what it wrote to stderr.
+    """
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **(environment or {})},
+    )
+    if done.returncode:
+        fail(f"the process {' '.join(command[1:])} failed: {done.stderr[-2000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 class Results:

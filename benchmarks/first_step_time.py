@@ -27,7 +27,6 @@ Example: python benchmarks/first_step_time.py --cases=chain --depth=200 --rounds
 import contextlib
 import json
 import pathlib
-import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -133,10 +132,7 @@ def measure_elsewhere(
         f"--cases={case}",
         *(f"--{name}={getattr(values, name)}" for name in COLUMNS[1:4]),
     ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        common.fail(f"the {variant} process failed: {done.stderr[-2000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
+    return common.json_of_process(command)
 
 
 def run_case(

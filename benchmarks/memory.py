@@ -23,7 +23,6 @@ Example: python benchmarks/memory.py --side=4096 --rounds=3
 
 import json
 import pathlib
-import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -114,10 +113,7 @@ def measure_elsewhere(variant: str, values: flags.FlagValues) -> dict[str, int]:
         f"--steps={values.steps}",
         f"--jit_compile={values.jit_compile}",
     ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        common.fail(f"the {variant} process failed: {done.stderr[-2000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
+    return common.json_of_process(command)
 
 
 def figures_of(row: Mapping[str, str]) -> dict[str, int]:

@@ -20,7 +20,6 @@ import json
 import pathlib
 import random
 import statistics
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -156,10 +155,7 @@ def measure_elsewhere(variant: str, values: flags.FlagValues) -> dict[str, float
         f"--measure={variant}",
         *(f"--{name}={values[name].value}" for name in names),
     ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        common.fail(f"the {variant} process failed: {done.stderr[-2000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
+    return common.json_of_process(command)
 
 
 _SETTINGS = ("model", "batch", "sparsity", "refresh_every", "kernels", "threads")

@@ -20,7 +20,6 @@ Example: python benchmarks/plan_memory.py --runs=text_topkast --rounds=3
 import functools
 import json
 import pathlib
-import subprocess
 import sys
 from collections.abc import Sequence
 
@@ -121,10 +120,7 @@ def measure_elsewhere(arguments: Sequence[str], steps: int) -> dict[str, int]:
     """`measure` in a process of its own."""
     asked = ",".join(argument.removeprefix("--") for argument in arguments)
     command = [sys.executable, __file__, f"--measure={asked}", f"--steps={steps}"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        common.fail(f"the process failed: {done.stderr[-2000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
+    return common.json_of_process(command)
 
 
 def table_row(run: str, rows: Sequence[dict[str, str]]) -> Sequence[str]:

@@ -23,7 +23,6 @@ Example: python benchmarks/swat_memory.py --batch=256 --rounds=3
 import contextlib
 import json
 import pathlib
-import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -150,10 +149,7 @@ def measure_elsewhere(
         f"--measure={net}:{variant}",
         *(f"--{name}={values[name].value}" for name in names),
     ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        common.fail(f"the {variant} process failed: {done.stderr[-2000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
+    return common.json_of_process(command)
 
 
 def figures_of(row: Mapping[str, str]) -> dict[str, float]:

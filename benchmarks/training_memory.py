@@ -30,7 +30,6 @@ Example: python benchmarks/training_memory.py --width=1024 --layers=4 --theta_di
 
 import json
 import pathlib
-import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -160,10 +159,7 @@ def measure_elsewhere(
         f"--measure={variant},{sparsities.replace('/', ',')}",
         *(f"--{name}={getattr(values, name)}" for name in (*SIZES, "threads")),
     ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        common.fail(f"the {variant} process failed: {done.stderr[-2000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
+    return common.json_of_process(command)
 
 
 def table_of(rows: Sequence[Mapping[str, str]]) -> str:

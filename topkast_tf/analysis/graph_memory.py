@@ -1,15 +1,16 @@
 """The most memory that the tensors of a graph take at once, as TensorFlow runs it on a CPU.
 
-TensorFlow's executor is followed with one thread: an operation is ready when its inputs
-are there; of those that become ready together the last one goes on, and the others are
-put on a stack. So a gradient that nobody waits for, such as that of a bias, is computed
-late, and what it reads is kept until then. A tensor is freed after its last reader.
-Operations that TensorFlow computes in place take no memory of their own.
+TensorFlow's executor is followed with one thread. An operation is ready when its inputs are
+there. Of those that become ready together the one that was made first goes on, and the
+others are put on a stack. So a gradient that nobody waits for, such as that of a bias, is
+computed late, and what it reads is kept until then. A tensor is freed after its last
+reader. Operations that TensorFlow computes in place take no memory of their own.
 """
 
 from __future__ import annotations
 
 import math
+import random
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -35,8 +36,11 @@ _IN_PLACE = frozenset(
 )
 """Operations that write over an input that nobody else reads, if it has their size."""
 
-_OF_OTHERS = frozenset("Const Placeholder VarHandleOp ReadVariableOp".split())
-"""Operations whose output is held elsewhere: by the graph, the caller or a variable."""
+_UPDATES = frozenset("AssignSubVariableOp AssignAddVariableOp TopkastStep".split())
+"""Operations that write to a variable, or to a copy of it while a read is in use."""
+
+_OF_OTHERS = frozenset("Const Placeholder VarHandleOp".split())
+"""Operations whose output is held elsewhere: by the graph or the caller."""
 
 _CHEAP = _SAME_BUFFER | frozenset(
     "Const Placeholder VarHandleOp Shape ShapeN Size Rank NoOp".split()
@@ -99,6 +103,8 @@ def run_of(
     data: set[str],
     sizes: Mapping[str, int] | None = None,
     density_of: Callable[[tf.Operation], float] = lambda op: 1.0,
+    seed: int = 0,
+    selects: bool = False,
 ) -> Run:
     """Follows one run of a graph.
 
@@ -107,8 +113,12 @@ def run_of(
       data: names of its inputs that depend on the batch.
       sizes: name of an input of unknown shape -> its entries.
       density_of: the share of true entries in the masks that an operation packs by.
+      seed: of the order of the operations without inputs, such as reads of variables.
+      selects: whether conditions take the branch with most memory, as in a step that
+        selects sets; otherwise the one with least.
     """
-    return _Executor(frame, data, dict(sizes or {}), density_of).run()
+    executor = _Executor(frame, data, dict(sizes or {}), density_of, seed, selects)
+    return executor.run()
 
 
 class _Executor:
@@ -118,19 +128,26 @@ class _Executor:
         data: set[str],
         sizes: dict[str, int],
         density_of: Callable[[tf.Operation], float],
+        seed: int,
+        selects: bool,
     ):
         self._frame, self._data, self._density_of = frame, set(data), density_of
+        self._seed, self._selects = seed, selects
         self._entries = sizes
         self._ops = list(graph_macs.live(frame.graph))
         self._made = Run()
         self._live: dict[int, Buffer] = {}
         self._total = 0
+        # Reads of each variable: they take no memory until it is updated.
+        self._reads: dict[str, list[Buffer]] = defaultdict(list)
 
     def run(self) -> Run:
         """Runs all operations in the executor's order."""
         for op in self._in_order():
             inside = self._inside(op)
             outputs = self._allocate(op)
+            if op.type in _UPDATES:
+                self._copy_if_read(op)
             now = self._total + inside
             if now > self._made.peak:
                 self._made.peak, self._made.inside = now, inside
@@ -159,13 +176,15 @@ class _Executor:
             waits[op.name] = len(needs)
             for need in needs:
                 next_of[need].append(op)
-        stack = deque(op for op in self._ops if not waits[op.name])
+        first = [op for op in self._ops if not waits[op.name]]
+        random.Random(self._seed).shuffle(first)
+        stack = deque(first)
         at_once: deque[tf.Operation] = deque()
         while stack or at_once:
             op = at_once.popleft() if at_once else stack.popleft()
             yield op
             last = None
-            for ready in next_of[op.name]:
+            for ready in reversed(next_of[op.name]):
                 waits[ready.name] -= 1
                 if waits[ready.name]:
                     continue
@@ -204,6 +223,11 @@ class _Executor:
                 self._made.uncounted.add(op.type)
             return None
         inputs = _read(op)
+        if op.type == "ReadVariableOp":
+            read = Buffer(0, entries, op, False)
+            self._live[id(read)] = read
+            self._reads[inputs[0].name].append(read)
+            return read
         if op.type in _SAME_BUFFER:
             return self._made.of_tensor.get(inputs[0].name)
         size = entries * tensor.dtype.size
@@ -235,6 +259,18 @@ class _Executor:
         for buffer in outputs:
             self._free_unused(buffer)
 
+    def _copy_if_read(self, op: tf.Operation) -> None:
+        """The old value of a variable stays while somebody reads it."""
+        reads = [
+            read
+            for read in self._reads[_read(op)[0].name]
+            if id(read) in self._live and not read.size
+        ]
+        for read in reads[-1:]:
+            dtype = read.op.outputs[0].dtype
+            read.size = read.entries * dtype.size
+            self._total += read.size
+
     def _free_unused(self, buffer: Buffer) -> None:
         if buffer.uses == 0 and self._live.pop(id(buffer), None) is not None:
             self._total -= buffer.size
@@ -261,7 +297,8 @@ class _Executor:
             for t in op.outputs
             if t.dtype not in _HIDDEN
         )
-        return max(0, max(run.peak for run in runs) - returned)
+        most = max if self._selects else min
+        return max(0, most(run.peak for run in runs) - returned)
 
     def _called(
         self, op: tf.Operation, function: Any, args: Sequence[tf.Tensor]
@@ -273,7 +310,7 @@ class _Executor:
             if _source(arg).name in self._data:
                 data.add(placeholder.name)
         density = self._density_of(op)
-        run = run_of(inner, data, sizes, lambda _: density)
+        run = run_of(inner, data, sizes, lambda _: density, selects=self._selects)
         self._made.uncounted |= run.uncounted
         return run
 

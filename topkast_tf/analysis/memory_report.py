@@ -75,6 +75,7 @@ class MemoryReport:
     Args:
       rows: one `MemoryRow` a layer with weights or saved tensors.
       step: bytes of all tensors of a step at the moment when they are most; see `peak`.
+      selecting_step: the same of a step that selects sets.
       step_parts: what they are then: ``"activations"``, ``"copies"``, ``"gradients"``,
         and ``"working"`` for tensors that are soon freed.
       uncounted: operations whose memory is not known, so that totals are lower bounds.
@@ -82,6 +83,7 @@ class MemoryReport:
 
     rows: tuple[MemoryRow, ...]
     step: int = 0
+    selecting_step: int = 0
     step_parts: Mapping[str, int] = field(default_factory=dict)
     uncounted: tuple[str, ...] = ()
 
@@ -114,6 +116,11 @@ class MemoryReport:
         """
         return self.as_run.held + self.step
 
+    @property
+    def selecting_peak(self) -> int:
+        """The most memory of a step that selects sets, as run."""
+        return self.as_run.held + self.selecting_step
+
     def __str__(self) -> str:
         names = [each.name for each in dataclasses.fields(Bytes)]
         table: list[tuple[str, ...]] = [
@@ -140,6 +147,8 @@ class MemoryReport:
         parts = [f"{scaled(n)} {name}" for name, n in self.step_parts.items() if n]
         if parts:
             lines.append(f"tensors at that moment: {', '.join(parts)}")
+        if self.selecting_step > self.step:
+            lines.append(f"peak of a step that selects: {scaled(self.selecting_peak)}")
         if self.in_files:
             lines.append(f"in files, beside that: {scaled(self.in_files)}")
         if self.uncounted:
