@@ -62,14 +62,14 @@ class Buffer:
     Attributes:
       size: bytes.
       entries: of the tensor.
-      op: the operation that makes it.
+      ops: the operation that makes it, and those that write over it in place.
       of_data: whether it depends on the batch, or on random numbers.
       readers: the operations that read it.
     """
 
     size: int
     entries: int
-    op: tf.Operation
+    ops: list[tf.Operation]
     of_data: bool
     readers: list[tf.Operation] = field(default_factory=list)
     uses: int = 0
@@ -204,6 +204,8 @@ class _Executor:
         of_data = "Random" in op.type or any(t.name in self._data for t in _read(op))
         if of_data:
             self._data.update(t.name for t in op.outputs)
+        if op.type in ("Size", "Shape") and op.inputs[0].shape.rank == 1:
+            self._note_size(op)
         made = []
         for tensor in op.outputs:
             entries = self._entries.setdefault(tensor.name, self._size_of(op, tensor))
@@ -224,7 +226,7 @@ class _Executor:
             return None
         inputs = _read(op)
         if op.type == "ReadVariableOp":
-            read = Buffer(0, entries, op, False)
+            read = Buffer(0, entries, [op], False)
             self._live[id(read)] = read
             self._reads[inputs[0].name].append(read)
             return read
@@ -241,8 +243,9 @@ class _Executor:
                     and each.dtype == tensor.dtype
                 ):
                     found.of_data |= of_data
+                    found.ops.append(op)
                     return found
-        buffer = Buffer(size, entries, op, of_data)
+        buffer = Buffer(size, entries, [op], of_data)
         self._made.buffers.append(buffer)
         self._live[id(buffer)] = buffer
         self._total += size
@@ -267,7 +270,7 @@ class _Executor:
             if id(read) in self._live and not read.size
         ]
         for read in reads[-1:]:
-            dtype = read.op.outputs[0].dtype
+            dtype = read.ops[0].outputs[0].dtype
             read.size = read.entries * dtype.size
             self._total += read.size
 
@@ -331,8 +334,6 @@ class _Executor:
         if tensor.name in self._entries:
             return self._entries[tensor.name]
         inputs = [t for t in _read(op) if t.dtype not in _HIDDEN]
-        if op.type in ("Size", "Shape") and inputs[0].shape.rank in (0, 1):
-            self._note_size(op, tensor, inputs[0])
         if op.type == "Where":
             return math.ceil(self._density_of(op) * self.entries_of(inputs[0])) * (
                 tensor.shape[-1] or 1
@@ -376,8 +377,11 @@ class _Executor:
         value = self._frame.constant(tensor)
         return None if value is None else int(np.ravel(value)[0])
 
-    def _note_size(self, op: tf.Operation, tensor: tf.Tensor, of: tf.Tensor) -> None:
-        value = np.asarray(self.entries_of(of), tensor.dtype.as_numpy_dtype)
+    def _note_size(self, op: tf.Operation) -> None:
+        """Notes the length of a vector as a constant, of which bounds are computed."""
+        tensor = op.outputs[0]
+        length = self.entries_of(_source(op.inputs[0]))
+        value = np.asarray(length, tensor.dtype.as_numpy_dtype)
         self._frame.constants[tensor.name] = value if op.type == "Size" else value[None]
 
 

@@ -101,8 +101,8 @@ def count_memory(
     >>> report.on_sparse_device.parameters, report.on_host.parameters  # 8 and 4; 16
     (48, 64)
 
-    Source: Top-KAST, section 2 (implementation), for theta on the host; SWAT, section 3,
-    for activations.
+    Source: theta on the host is what Top-KAST's notes on implementation propose;
+    activations as values and bits are `swat_tf.packing`.
     """
     if positions not in POSITIONS:
         raise ValueError(
@@ -240,8 +240,8 @@ def _followed(
 
     def density_of(op: tf.Operation) -> float:
         weight = of_path.get(_path_of_layer(step.layer_of(step.place(op))))
-        saved = None if weight is None or weight.rule is None else _saves(weight)
-        return 1.0 if saved is None else 1 - saved
+        sparsity = None if weight is None else _saves(weight)
+        return 1.0 if sparsity is None else 1 - sparsity
 
     runs = [
         graph_memory.run_of(
@@ -256,46 +256,47 @@ def _followed(
     return sorted(runs, key=lambda run: run.peak)[_ORDERS // 2]
 
 
-def _saved(step: TrainingStep, run: graph_memory.Run) -> list[Buffer]:
-    """Buffers of the forward pass that the backward pass reads."""
-    return [
-        buffer
-        for buffer in run.buffers
-        if step.place(buffer.op) < step.forward_end
-        and any(
-            step.forward_end <= step.place(op) < step.backward_end
-            for op in buffer.readers
-        )
-    ]
+def _saved(step: TrainingStep, run: graph_memory.Run) -> list[tuple[Buffer, str]]:
+    """Buffers of the forward pass that the backward pass reads, with their layers.
+
+    A buffer that several layers write to, in place, is of the last one.
+    """
+    found = []
+    for buffer in run.buffers:
+        writers = [step.place(op) for op in buffer.ops]
+        writers = [place for place in writers if place < step.forward_end]
+        if writers and _backward_readers(step, buffer):
+            found.append((buffer, _path_of_layer(step.layer_of(writers[-1]))))
+    return found
+
+
+def _backward_readers(step: TrainingStep, buffer: Buffer) -> set[str]:
+    """The types of the operations of the backward pass that read a buffer."""
+    return {
+        op.type
+        for op in buffer.readers
+        if step.forward_end <= step.place(op) < step.backward_end
+    }
 
 
 def _count_saved(
     rows: _Rows,
     step: TrainingStep,
-    saved: Iterable[Buffer],
+    saved: Iterable[tuple[Buffer, str]],
     of_path: dict[str, SparseWeight],
 ) -> None:
-    has_rules = any(
-        weight.rule is not None and _saves(weight) is not None
-        for weight in of_path.values()
-    )
-    for buffer in saved:
-        path = _path_of_layer(step.layer_of(step.place(buffer.op)))
+    sparsities = {path: _saves(weight) for path, weight in of_path.items()}
+    saves_sparse = any(each is not None for each in sparsities.values())
+    for buffer, path in saved:
         if not buffer.of_data:
             rows.add(path, Bytes(copies=buffer.size), Bytes())
             continue
-        weight = of_path.get(path)
-        sparse = buffer.size
-        saves = None if weight is None or weight.rule is None else _saves(weight)
-        readers = {
-            op.type for op in buffer.readers if step.place(op) >= step.forward_end
-        }
-        if saves is not None and weight is not None:
-            sparse = _saved_sparse(buffer, saves, weight.rule)
-        elif has_rules and readers <= {"ReluGrad", "Relu6Grad"}:
+        sparse, sparsity = buffer.size, sparsities.get(path)
+        if sparsity is not None:
+            sparse = _saved_sparse(buffer, sparsity, of_path[path].rule)
+        elif saves_sparse and _backward_readers(step, buffer) <= {"ReluGrad"}:
             sparse = -(-buffer.entries // 8)
-        made = Bytes(activations=buffer.size)
-        rows.add(path, made, Bytes(activations=sparse))
+        rows.add(path, Bytes(activations=buffer.size), Bytes(activations=sparse))
 
 
 def _saved_sparse(buffer: Buffer, sparsity: float, rule: Any) -> int:
@@ -309,10 +310,12 @@ def _saved_sparse(buffer: Buffer, sparsity: float, rule: Any) -> int:
 
 
 def _parts(
-    step: TrainingStep, run: graph_memory.Run, saved: Iterable[Buffer]
+    step: TrainingStep,
+    run: graph_memory.Run,
+    saved: Iterable[tuple[Buffer, str]],
 ) -> dict[str, int]:
     """What the tensors of a step are at the moment when they are most."""
-    kinds = {id(each): "activations" if each.of_data else "copies" for each in saved}
+    kinds = {id(each): "activations" if each.of_data else "copies" for each, _ in saved}
     for tensor in step.gradients:
         buffer = run.of_tensor.get(tensor.name)
         if buffer is not None:
@@ -327,7 +330,10 @@ def _parts(
 
 
 def _saves(weight: SparseWeight) -> float | None:
-    return None if weight.exempt else weight.rule.saved_sparsity(weight)
+    """The sparsity of the input that a layer saves; None if it saves it as it is."""
+    if weight.exempt or weight.rule is None:
+        return None
+    return weight.rule.saved_sparsity(weight)
 
 
 def _slots(optimizer: Any, model: Any, variable: Any) -> list[Any]:

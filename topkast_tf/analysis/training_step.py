@@ -52,8 +52,8 @@ class TrainingStep:
         self.graph = self._concrete.graph
         count = len(self.graph.inputs) - len(self._concrete.captured_inputs)
         self.inputs = {tensor.name for tensor in self.graph.inputs[:count]}
-        # The innermost layer that an operation was made in: of nested calls, those that
-        # begin later come later.
+        # Of nested calls the inner one comes later: it has ended, and was noted, first.
+        self._spans.reverse()
         self._spans.sort(key=lambda span: (span[0], -span[1]))
         self._begins = [begin for begin, _, _ in self._spans]
         self._places = {op.name: i for i, op in enumerate(self.graph.get_operations())}
