@@ -1,6 +1,6 @@
 """Counted memory of training (`topkast_tf.count_memory`) beside measured memory.
 
-Twelve configurations: dense, Top-KAST masked, native and packed, RigL, gradual pruning,
+Thirteen configurations: dense, Top-KAST masked, native and packed, RigL, gradual pruning,
 SWAT with dense and packed activations; SGD with momentum and Adam; dense layers, 3x3
 convolutions with batch normalisation, and a Transformer-XL. Each takes --steps training
 steps by Keras (`train_on_batch`, no XLA) in a process of its own, with one thread.
@@ -17,7 +17,7 @@ Target: counted over measured between 0.9 and 1.1 in each.
 
 The C library is told to return memory of 128 KiB and more when it is freed
 (MALLOC_MMAP_THRESHOLD_), so that what is measured is what is in use. Without
-(--noreturn_memory) it keeps some of it for later, and the process has up to a third more.
+(--noreturn_memory) it keeps some of it for later, and the process has more.
 
 What the figures do not say: memory of an accelerator; of steps with several threads, which
 run in another order; or compiled by XLA.
