@@ -1,6 +1,6 @@
 """Counted memory of training (`topkast_tf.count_memory`) beside measured memory.
 
-Thirteen configurations: dense, Top-KAST masked, native and packed, RigL, gradual pruning,
+Fifteen configurations: dense, Top-KAST masked, native and packed, static masks, RigL, gradual pruning,
 SWAT with dense and packed activations; SGD with momentum and Adam; dense layers, 3x3
 convolutions with batch normalisation, and a Transformer-XL. Each takes --steps training
 steps by Keras (`train_on_batch`, no XLA) in a process of its own, with one thread.
@@ -72,6 +72,8 @@ CONFIGURATIONS: dict[str, Configuration] = {
     "mlp_masked": Configuration("mlp", "masked", "adam", 2048, 1024),
     "mlp_native": Configuration("mlp", "native", "adam", 2048, 1024),
     "mlp_packed": Configuration("mlp", "packed", "adam", 2048, 1024),
+    "mlp_dense_sgd": Configuration("mlp", "dense", "sgd", 512, 1024),
+    "mlp_static": Configuration("mlp", "static", "sgd", 512, 1024),
     "mlp_rigl": Configuration("mlp", "rigl", "sgd", 512, 1024),
     "mlp_pruning": Configuration("mlp", "pruning", "adam", 512, 1024),
     "resnet_dense": Configuration("resnet", "dense", "sgd", 64, 64),
@@ -160,7 +162,8 @@ def _scope(name: str) -> contextlib.AbstractContextManager:
         return swat_scope(0.9, exempt="first", storage=storage, kernels="masked")
     if name == "dense":
         return contextlib.nullcontext()
-    return sparse_scope(name, sparsity=0.9, kernels="masked", total_steps=10_000)
+    length = {} if name == "static" else {"total_steps": 10_000}
+    return sparse_scope(name, sparsity=0.9, kernels="masked", **length)
 
 
 SCOPES = (
@@ -168,6 +171,7 @@ SCOPES = (
     "masked",
     "native",
     "packed",
+    "static",
     "rigl",
     "pruning",
     "swat",
