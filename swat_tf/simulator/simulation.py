@@ -260,7 +260,8 @@ class _Pass:
             layer=self.layer.name,
             of_pass=self.of_pass,
             skipped=self.side or "",
-            zeros=1 - kept / macs,
+            # An input gradient that no position takes part in has no product.
+            zeros=1 - kept / macs if macs else 0.0,
             macs=macs,
             counted_macs=round(macs * (1 - self.counted_zeros)),
             dense_cycles=sum(dense),

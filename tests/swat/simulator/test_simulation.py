@@ -378,6 +378,22 @@ def test_the_page_has_the_parameters_of_the_presets():
 PLAIN = Layer.dense("a", 4, 2)
 
 
+@pytest.mark.parametrize("interconnect", ["none", "ideal"])
+def test_a_machine_without_a_window_may_have_few_lanes(interconnect):
+    machine = dataclasses.replace(WINDOW, interconnect=interconnect, lanes=2)
+    [forward, _] = simulate([PLAIN], machine).rows
+    assert forward.compute_cycles == 2  # two lines of two lanes
+
+
+def test_a_pass_without_any_product_takes_no_cycles():
+    # The only position of the input is not read by any window.
+    unread = Layer("unread", (1, 4, 4), (1,), (2,), padding=((1, 1),))
+    mask = np.ones(unread.kernel, bool)
+    report = simulate([PLAIN, unread], IDEAL, {"unread": mask})
+    row = next(r for r in report.rows if r.of_pass == "input gradient")
+    assert (row.macs, row.dense_cycles, row.compute_cycles, row.zeros) == (0, 0, 0, 0.0)
+
+
 @pytest.mark.parametrize(
     ("call", "expected"),
     [
