@@ -18,6 +18,7 @@ from swat_tf.simulator.layers import Layer
 from swat_tf.simulator.report import SimulationReport
 from swat_tf.simulator.simulation import SAMPLE, simulate
 from swat_tf.simulator.systolic import SystolicArray
+from topkast_tf.compat import function_of, layers_within, nodes_of
 from topkast_tf.variables.lookup import sparse_weights
 
 
@@ -147,6 +148,7 @@ def layers_of(model: Any) -> list[Layer]:
     >>> layer.name, layer.outputs, layer.padding
     ('net/conv/kernel', (4, 4), ((0, 1), (0, 1)))
     """
+    _check_called_once(model)
     found = [layer_on(each, _input_shape(each), None) for each in multiplying(model)]
     _check_any(found, model)
     return found
@@ -225,6 +227,22 @@ class _Watching:
             return call(inputs, *args, **kwargs)
 
         return watched
+
+
+def _check_called_once(model: Any) -> None:
+    """Raises for a layer that a graph has twice: Keras tells the first input alone."""
+    times: Counter[int] = Counter()
+    inner = layers_within(model)
+    functions = {id(found): found for each in inner if (found := function_of(each))}
+    for function in functions.values():
+        times.update(id(node.operation) for node in nodes_of(function))
+    for each in inner:
+        if times[id(each)] > 1 and any(True for _ in multiplying(each)):
+            raise ValueError(
+                "Expected a model that calls each of its layers once, or a batch of "
+                f"inputs. Received: {type(each).__name__} {each.name!r}, which is called "
+                f"{times[id(each)]} times"
+            )
 
 
 def _input_shape(layer: Any) -> tuple[int | None, ...]:

@@ -255,3 +255,18 @@ def test_errors_are_one_sentence(model, expected):
         layers_of(model())
     said = str(caught.value)
     assert said.startswith("Expected") and "\n" not in said
+
+
+def test_a_layer_that_is_called_twice_needs_inputs():
+    layer, image = keras.layers.Dense(4, name="twice"), keras.Input((4,))
+    model = keras.Model(image, layer(layer(image)))
+    with pytest.raises(ValueError, match="Dense 'twice', which is called 2 times"):
+        layers_of(model)
+    inner = keras.Sequential([keras.Input((4,)), keras.layers.Dense(4)], name="inner")
+    model = keras.Model(image, inner(inner(image)))
+    with pytest.raises(ValueError, match="Sequential 'inner', which is called 2 times"):
+        layers_of(model)
+    assert [layer.macs for layer in operands_of(model, np.ones((2, 4))).layers] == [
+        16,
+        16,
+    ]
