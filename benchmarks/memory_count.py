@@ -1,9 +1,9 @@
 """Counted memory of training (`topkast_tf.count_memory`) beside measured memory.
 
-Fifteen configurations: dense, Top-KAST masked, native and packed, static masks, RigL, gradual pruning,
-SWAT with dense and packed activations; SGD with momentum and Adam; dense layers, 3x3
-convolutions with batch normalisation, and a Transformer-XL. Each takes --steps training
-steps by Keras (`train_on_batch`, no XLA) in a process of its own, with one thread.
+Fifteen configurations: dense, Top-KAST masked, native and packed, static masks, RigL,
+gradual pruning, SWAT with dense and packed activations; SGD with momentum and Adam; dense
+layers, 3x3 convolutions with batch normalisation, and a Transformer-XL. Each takes --steps
+training steps by Keras (`train_on_batch`, no XLA) in a process of its own, with one thread.
 
   measured  the most memory that was ever resident in the process, less what was resident
             before the model was built; less the same of a twin: the same layers and
