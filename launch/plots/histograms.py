@@ -50,7 +50,7 @@ def draw(values: dict[str, np.ndarray], title: str) -> Any:
     axes.set_yscale("log")
     axes.yaxis.set_minor_locator(NullLocator())
     axes.set_ylim(bottom=0.7)
-    axes.set_title(title, fontsize=10)
+    axes.set_title(title, fontsize=10, parse_math=False)
     axes.set_xlabel("value of theta")
     axes.set_ylabel("entries")
     return figure

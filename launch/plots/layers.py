@@ -148,7 +148,7 @@ def _rows_of(names: Sequence[str]) -> tuple[Any, Any]:
     height = min(_TALLEST, max(2.2, _FRAME + _ROW * len(names)))
     figure, [axes] = panels(1, (WIDTH, height))
     size = min(9.0, 72 * (height - _FRAME) / max(1, len(names)) * 0.85)
-    axes.set_yticks(range(len(names)), names, fontsize=size)
+    axes.set_yticks(range(len(names)), names, fontsize=size, parse_math=False)
     axes.set_ylim(len(names) - 0.4, -0.6)  # the first layer on top
     axes.grid(False, axis="y")
     return figure, axes

@@ -177,7 +177,7 @@ def _add_legend(figure: Any) -> None:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             found.setdefault(label, handle)
     if found:
-        figure.legend(
+        made = figure.legend(
             found.values(),
             found.keys(),
             loc="outside lower center",
@@ -185,6 +185,13 @@ def _add_legend(figure: Any) -> None:
             fontsize=8,
             frameon=False,
         )
+        plain(made)
+
+
+def plain(legend: Any) -> None:
+    """Shows the labels of a legend as they are: flags and names may have a `$`."""
+    for text in legend.get_texts():
+        text.set_parse_math(False)
 
 
 def svg(figure: Any, name: str) -> str:

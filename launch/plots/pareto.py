@@ -7,7 +7,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from launch.plots.colours import NEUTRAL, Style, style_of
-from launch.plots.panels import HEIGHT, WIDTH, band, panels, powers, save
+from launch.plots.panels import (
+    HEIGHT,
+    WIDTH,
+    band,
+    panels,
+    plain,
+    powers,
+    save,
+)
 from launch.sweeps.cells import RATIO, Cell, mean_of
 
 COSTS = (
@@ -32,7 +40,7 @@ def draw(found: Sequence[Cell], metric: str, path: pathlib.Path) -> None:
         axes.set_xlabel(label)
     all_axes[0].set_ylabel(_label(metric))
     handles, labels = all_axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right upper", fontsize=8)
+    plain(figure.legend(handles, labels, loc="outside right upper", fontsize=8))
     save(figure, path)
 
 

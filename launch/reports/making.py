@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from launch.reports import of_layers, of_masks, of_runs, of_setting, of_sweep
 from launch.reports.groups import Group, groups_of
 from launch.reports.inputs import Inputs
+from launch.reports.markup import runs_text
 from launch.reports.page import PAGE_FILE, earlier_files, page
 from launch.reports.pictures import Pictures
 from launch.reports.records import Record, records_of
@@ -59,7 +60,7 @@ def made(
     if inputs.sweep is not None:
         title = f"Sweep: {inputs.sweep.resolve().parent.name}"
         variants = dict.fromkeys(row["variant"] for row in inputs.rows)
-        subtitle = f"{len(inputs.rows)} runs of {', '.join(variants)}"
+        subtitle = f"{runs_text(len(inputs.rows))} of {', '.join(variants)}"
         sections = of_sweep.sections(inputs, metric, baseline, pictures)
         html = page(title, subtitle, (), sections, list(pictures.files))
         return Made(html, pictures.files, ())
@@ -92,8 +93,7 @@ def _of_runs(
     models = dict.fromkeys(str(record.settings.model) for record in records)
     title = f"{settings.dataset}, {', '.join(models)}"
     labels = ", ".join(group.label for group in groups)
-    count = len(inputs.runs)
-    subtitle = f"{labels}; {count} {'run' if count == 1 else 'runs'}"
+    subtitle = f"{labels}; {runs_text(len(inputs.runs))}"
     flops = {
         group.label: _flops_a_step(group, weights[group.label]) for group in groups
     }
@@ -117,7 +117,7 @@ def _of_runs(
 def _flops_a_step(group: Group, weights: Weights | str) -> float | None:
     """Counted FLOPs of a training step: of a result, else of the last checkpoint."""
     for record in group.records:
-        if record.result is not None:
+        if record.result is not None and record.result["step"]:
             return record.result["training_flops_total"] / record.result["step"]
     if isinstance(weights, str) or weights.flops is None or not weights.units_a_step:
         return None

@@ -17,6 +17,15 @@ def text(value: object) -> str:
     return html.escape(str(value))
 
 
+def runs_text(count: int) -> str:
+    """So many runs.
+
+    >>> runs_text(1), runs_text(1200)
+    ('1 run', '1,200 runs')
+    """
+    return f"{count:,} {'run' if count == 1 else 'runs'}"
+
+
 def paragraph(sentence: str, kind: str = "") -> str:
     """A paragraph, of a class if it has one.
 

@@ -82,10 +82,12 @@ def training(
     if not names:
         sentence = "No run has been evaluated yet, so there are no curves."
         return markup.section("training", "Training", [markup.paragraph(sentence)])
-    column = asked or metrics.metrics[0].column
+    usual = [metric.column for metric in metrics.metrics]
+    # A table of another version may not have the first one.
+    column = asked or next((name for name in usual if name in names), usual[0])
     if column not in names:
         raise UserError(
-            f"Expected --metric to be one of {', '.join(names)}. Received: {asked!r}"
+            f"Expected --metric to be one of {', '.join(names)}. Received: {column!r}"
         )
     made = _Curves(groups, metrics, pictures)
     parts = [made.figure(column, "step", "optimizer step", lambda row, _: row["step"])]

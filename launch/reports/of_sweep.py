@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from launch.plots import pareto
 from launch.reports import markup, of_setting
 from launch.reports.inputs import Inputs
+from launch.reports.markup import runs_text
 from launch.reports.pictures import Pictures
 from launch.reports.records import number
 from launch.storage import environment
 from launch.support.errors import UserError
 from launch.sweeps import report
 from launch.sweeps.cells import cells, over_dense
-from launch.sweeps.results import Row
+from launch.sweeps.results import KEY, Row
 from launch.sweeps.running import metric_of
 
 
@@ -34,7 +35,9 @@ def sections(
       UserError: for a column or a variant that the CSV does not have.
     """
     rows = over_dense(inputs.rows)
-    names = list(dict.fromkeys(name for row in rows for name in row))
+    text = (*KEY, "method", "arguments")
+    columns = dict.fromkeys(name for row in rows for name in row)
+    names = [name for name in columns if name not in text]
     metric = asked or metric_of(rows[0])
     if metric is None or metric not in names:
         raise UserError(
@@ -63,7 +66,7 @@ def _results(rows: Sequence[Row], metric: str, baseline: str | None) -> str:
     lines = report.table_rows(ordered, metric, base)
     seeds = {row["seed"] for row in rows}
     spread = ": mean ± standard deviation over seeds" if len(seeds) > 1 else ""
-    caption = f"{len(rows)} runs{spread}"
+    caption = f"{runs_text(len(rows))}{spread}"
     return markup.section(
         "results", "Results", [markup.table(lines, caption, left=(0, 1))]
     )
@@ -71,17 +74,16 @@ def _results(rows: Sequence[Row], metric: str, baseline: str | None) -> str:
 
 def _tradeoffs(rows: Sequence[Row], metric: str, pictures: Pictures) -> str:
     found = cells(rows, metric)
+    means = [
+        (statistics.fmean(cell.values.values()), cell) for cell in found if cell.values
+    ]
     figures = []
-    for cost, label in pareto.COSTS:
+    # Runs that have all diverged leave nothing to draw.
+    for cost, label in pareto.COSTS if means else ():
         figure = pareto.panel(found, metric, cost)
         if figure is None:
             continue
         best = max if metric.endswith("accuracy") else min
-        means = [
-            (statistics.fmean(cell.values.values()), cell)
-            for cell in found
-            if cell.values
-        ]
         value, cell = best(means, key=lambda pair: pair[0])
         alt = (
             f"{metric} over {label} of {len(found)} variants and sparsities; best "

@@ -161,7 +161,7 @@ def _table(path: pathlib.Path, needed: Sequence[str]) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     try:
-        with open(path, newline="", encoding="utf-8") as file:
+        with open(path, newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
             rows = list(reader)
             columns = reader.fieldnames or ()

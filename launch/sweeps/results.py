@@ -24,12 +24,12 @@ def read(path: pathlib.Path) -> list[Row]:
     """
     if not path.exists():
         return []
-    with open(path, newline="", encoding="utf-8") as file:
+    with open(path, newline="", encoding="utf-8-sig") as file:
         rows = list(csv.DictReader(file))
     if rows and not {*KEY, *OWN} <= set(rows[0]):
         raise UserError(
             f"Expected {path} to be the CSV of a sweep, with the columns "
-            f"{', '.join(KEY)}. Received: {', '.join(rows[0])}"
+            f"{', '.join((*KEY, *OWN))}. Received: {', '.join(rows[0])}"
         )
     return rows
 

@@ -13,6 +13,7 @@ import pytest
 
 from launch import report, simulate, train
 from launch.config import report_flags, simulate_flags
+from launch.plots import pareto
 from launch.reports import making
 from launch.reports.costs import Costed, CostRow, cost_rows
 from launch.reports.groups import dense_of, differing, groups_of
@@ -88,6 +89,14 @@ def copy(runs, tmp_path):
 
 
 @pytest.fixture
+def bare(copy):
+    """A copy without checkpoints, for what is not read from them."""
+    for method in ("dense", "topkast"):
+        shutil.rmtree(copy / method / "checkpoints")
+    return copy
+
+
+@pytest.fixture
 def undrawn(monkeypatch):
     """Figures have their names, but are not drawn, which takes most of the time."""
 
@@ -101,7 +110,30 @@ def undrawn(monkeypatch):
 
 @pytest.fixture(scope="module")
 def page(runs):
-    return making.made(inputs_of([str(runs / "first"), str(runs / "second")]))
+    return made_of(runs)
+
+
+def made_of(runs):
+    """The page on both runs; few layers, as each takes a while to draw."""
+    return making.made(inputs_of([str(runs / "first"), str(runs / "second")]), layers=1)
+
+
+@pytest.fixture(scope="module")
+def sweep_page():
+    return making.made(inputs_of([SWEEP]))
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    """Writes a sweep whose rows differ from those of the real one."""
+
+    def write(**columns):
+        path = shutil.copy(SWEEP, tmp_path / "sweep.csv")
+        for column, value in columns.items():
+            change(path, column, value)
+        return inputs_of([str(path)])
+
+    return write
 
 
 # --- What is read --------------------------------------------------------------------
@@ -176,7 +208,7 @@ def test_the_page_names_no_folder_of_the_machine(page, runs):
 
 @pytest.mark.slow
 def test_a_report_made_again_is_equal(page, runs, tmp_path):
-    again = making.made(inputs_of([str(runs / "first"), str(runs / "second")]))
+    again = made_of(runs)
     assert again == page
     making.write(page, tmp_path)
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
@@ -184,13 +216,12 @@ def test_a_report_made_again_is_equal(page, runs, tmp_path):
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
-def test_pictures_that_a_page_no_longer_has_are_removed(page, tmp_path):
+def test_pictures_that_a_page_no_longer_has_are_removed(page, sweep_page, tmp_path):
     making.write(page, tmp_path)
     (tmp_path / "mine.png").write_bytes(b"")
-    smaller = making.made(inputs_of([SWEEP]))
-    making.write(smaller, tmp_path)
+    making.write(sweep_page, tmp_path)
     left = {path.name for path in tmp_path.iterdir()}
-    assert left == {"index.html", "mine.png", *smaller.files}
+    assert left == {"index.html", "mine.png", *sweep_page.files}
 
 
 def test_costs_are_those_of_the_results(page, runs):
@@ -243,15 +274,25 @@ def test_costs_without_a_checkpoint_are_the_measured_ones(runs):
     assert CostRow("measured", "x", 0.0, 1.0, str).ratio is None
 
 
-def test_text_of_a_run_cannot_be_markup(copy, undrawn):
-    flags = copy / "flags.cfg"
+def test_text_of_a_run_cannot_be_markup(bare, undrawn):
+    flags = bare / "flags.cfg"
     flags.write_text(flags.read_text() + "--exempt=<script>alert(1)</script>\n")
-    assert "<script" not in making.made(inputs_of([str(copy)])).html
+    assert "<script" not in making.made(inputs_of([str(bare)])).html
 
 
-def test_another_metric_and_number_of_layers(runs, undrawn):
-    inputs = inputs_of([str(runs / "first")])
-    made = making.made(inputs, "train_loss", 0)
+def test_a_table_without_the_first_metric_shows_the_next(bare, undrawn):
+    for method in ("dense", "topkast"):
+        metrics = bare / method / "metrics.csv"
+        text = metrics.read_text().replace("test_accuracy", "old", 1)
+        metrics.write_text(text, encoding="utf-8-sig")  # as spreadsheets save it
+    assert "test-top5-over-step.png" in making.made(inputs_of([str(bare)])).files
+
+
+def test_another_metric_and_number_of_layers(copy, undrawn):
+    inputs = inputs_of([str(copy)])
+    made = making.made(inputs, "train_loss", 0, simulate=False)
+    for method in ("dense", "topkast"):
+        shutil.rmtree(copy / method / "checkpoints")
     assert "train-loss-over-flops.png" in made.files
     assert not any(name.startswith(("values", "sets")) for name in made.files)
     with pytest.raises(UserError, match="--metric to be one of step, .*'accuracy'"):
@@ -261,8 +302,8 @@ def test_another_metric_and_number_of_layers(runs, undrawn):
 # --- A sweep -------------------------------------------------------------------------
 
 
-def test_the_page_of_a_sweep_has_its_table_and_charts():
-    made = making.made(inputs_of([SWEEP]))
+def test_the_page_of_a_sweep_has_its_table_and_charts(sweep_page):
+    made = sweep_page
     head, first, *_ = Parsed(made.html).tables["results"][0]
     assert head[4] == "to dense" and first[:2] == ["dense", ""]
     rows = {tuple(row[:2]): row for row in Parsed(made.html).tables["results"][0]}
@@ -278,12 +319,42 @@ def test_the_baseline_of_a_sweep_can_be_chosen(undrawn):
         making.made(inputs_of([SWEEP]), baseline="none")
 
 
+@pytest.mark.parametrize("metric", ["variant", "arguments", "none"])
+def test_columns_of_a_sweep_that_are_no_numbers_are_no_metrics(metric, undrawn):
+    with pytest.raises(UserError, match=f"--metric to be one of .* {metric}"):
+        making.made(inputs_of([SWEEP]), metric)
+
+
+def test_a_sweep_of_runs_that_have_all_diverged_has_its_table(sweep):
+    made = making.made(sweep(test_accuracy="nan"))
+    assert "No run of this table has a finite metric" in made.html
+    assert {row[3] for row in Parsed(made.html).tables["results"][0][1:]} == {
+        "diverged"
+    }
+    assert not made.files
+
+
+def test_text_of_a_sweep_cannot_be_markup(sweep, monkeypatch):
+    monkeypatch.setattr(pareto, "COSTS", pareto.COSTS[:1])  # one figure is enough
+    # In the PNG, a label is no mathematics, which this would be a mistake in.
+    made = making.made(sweep(variant="<b>$\\bad{$&", arguments="--x='<b>"))
+    assert "<b>" not in made.html
+    assert "<span>&lt;b&gt;$\\bad{$&amp;</span>" in made.html
+
+
+def test_a_sweep_without_a_column_of_its_own_is_one_sentence(tmp_path):
+    path = tmp_path / "sweep.csv"
+    path.write_text("variant,sparsity,seed\na,0.9,0\n")
+    with pytest.raises(UserError, match="seed, wall_seconds, .*arguments. Received"):
+        inputs_of([str(path)])
+
+
 # --- Runs that have not ended --------------------------------------------------------
 
 
 def test_a_run_that_goes_on_has_a_report_so_far(copy, undrawn):
     (copy / "topkast" / "result.json").unlink()
-    made = making.made(inputs_of([str(copy)]))
+    made = making.made(inputs_of([str(copy)]), simulate=False)
     assert made.notices == (
         "Not all runs have ended; this is a report so far.",
         "run, topkast: step 7 of 7 so far.",
@@ -299,17 +370,17 @@ def test_a_run_that_has_just_begun_has_a_report(copy, undrawn):
     assert "There is no checkpoint." in made.html and not made.files
 
 
-def test_half_a_line_of_a_run_that_is_training_is_no_fault(copy, undrawn):
-    dynamics = copy / "topkast" / "mask_dynamics.csv"
+def test_half_a_line_of_a_run_that_is_training_is_no_fault(bare, undrawn):
+    dynamics = bare / "topkast" / "mask_dynamics.csv"
     dynamics.write_text(dynamics.read_text() + "6,0.")
-    metrics = copy / "topkast" / "metrics.csv"
+    metrics = bare / "topkast" / "metrics.csv"
     metrics.write_text(metrics.read_text() + "8")
-    assert "masks-0-churn.png" in making.made(inputs_of([str(copy)])).files
+    assert "masks-0-churn.png" in making.made(inputs_of([str(bare)])).files
 
 
-def test_losses_that_are_not_finite_leave_a_gap(copy, undrawn):
-    change(copy / "topkast" / "metrics.csv", "test_loss", "nan")
-    made = making.made(inputs_of([str(copy)]))
+def test_losses_that_are_not_finite_leave_a_gap(bare, undrawn):
+    change(bare / "topkast" / "metrics.csv", "test_loss", "nan")
+    made = making.made(inputs_of([str(bare)]))
     assert "test-loss-over-step.png" in made.files  # of the dense run
     assert "nan" not in re.findall(r"\w+", made.html.lower())
 
@@ -400,8 +471,15 @@ def shown(page, tmp_path_factory):
     opened.close()
 
 
-@pytest.mark.parametrize("width", [390, 1400])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(
+    ("scheme", "width"),
+    [
+        ("light", 390),
+        ("dark", 1400),
+        pytest.param("light", 1400, marks=pytest.mark.slow),
+        pytest.param("dark", 390, marks=pytest.mark.slow),
+    ],
+)
 def test_a_browser_shows_the_page(shown, width, scheme):
     opened, path = shown
     opened.open(path, width, scheme)
@@ -419,20 +497,12 @@ def test_a_browser_shows_the_page(shown, width, scheme):
     # Something is drawn in each part from top to bottom, but for the last margin.
     for part in np.array_split(pixels[:-200], 10):
         assert (np.abs(part.mean(2) - background) > 60).mean() > 0.004
-
-
-def test_charts_follow_the_colours_of_the_page(shown):
-    opened, path = shown
-    ink = "getComputedStyle(document.querySelector('figure svg text')).fill"
-    opened.open(path, 1000, "light")
-    light = opened.value(ink)
-    opened.open(path, 1000, "dark")
-    dark = opened.value(ink)
-
-    def brightness(colour):
-        return sum(map(int, re.findall(r"\d+", colour)[:3])) / 3
-
-    assert brightness(light) < 80 and brightness(dark) > 180
+    # Charts follow the colours of the page.
+    ink = opened.value(
+        "getComputedStyle(document.querySelector('figure svg text')).fill"
+    )
+    brightness = sum(map(int, re.findall(r"\d+", ink)[:3])) / 3
+    assert brightness < 80 if scheme == "light" else brightness > 180
 
 
 def test_the_page_prints_on_white_with_its_folded_tables(shown):
