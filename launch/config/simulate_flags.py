@@ -88,7 +88,8 @@ _STEP: tuple[Flag, ...] = (
         "integer",
         "examples",
         None,
-        "those whose activations stand for the batch; default 1, of a run at most 8",
+        "those whose activations stand for the batch; default of a run at most 32, of "
+        "random masks as many for each layer as have 3,136 positions",
         AT_LEAST_1,
     ),
     Flag(

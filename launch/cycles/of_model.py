@@ -20,8 +20,8 @@ def of_model(values: flags.FlagValues) -> Subject:
       UserError: for an unknown model, or one that cannot be simulated, and a sparsity that
         is out of reach.
     """
-    given, batch = values.examples or 1, values.batch_size or _BATCH
-    check_examples(given, batch)
+    batch = values.batch_size or _BATCH
+    check_examples(values.examples or 1, batch)
     model = _network(values)
     try:
         layers = simulator.layers_of(model)
@@ -30,6 +30,7 @@ def of_model(values: flags.FlagValues) -> Subject:
         )
     except ValueError as error:
         raise UserError(f"{error} (--model={values.model})") from error
+    given = values.examples or simulator.enough_examples(layers, batch)
     of_activations, asked = (
         of_weights,
         f"{values.sparsity:.4g} of weights and activations",

@@ -18,7 +18,7 @@ from launch.tasks.base import Task
 from swat_tf import simulator
 from topkast_tf import sparse_weights
 
-EXAMPLES = 8
+EXAMPLES = 32
 """Those whose activations stand for a batch, at most, unless asked otherwise."""
 _ALL = 0.9995
 

@@ -31,6 +31,7 @@ from swat_tf.simulator.memory import Memory
 from swat_tf.simulator.presets import PRESETS, preset
 from swat_tf.simulator.published import PUBLISHED, SETTINGS
 from swat_tf.simulator.random_masks import (
+    enough_examples,
     layer_sparsities,
     random_activations,
     random_weights,
@@ -50,6 +51,7 @@ __all__ = [
     "PassCycles",
     "SimulationReport",
     "SystolicArray",
+    "enough_examples",
     "layer_sparsities",
     "layers_of",
     "operands_of",

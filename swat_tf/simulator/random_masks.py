@@ -14,6 +14,8 @@ from topkast_tf.core import distributions
 from topkast_tf.core.sparsities import kept
 
 DISTRIBUTIONS = ("uniform", "er", "erk")
+POSITIONS = 56 * 56
+"""Of 196 lines of 16 lanes."""
 
 
 def layer_sparsities(
@@ -83,7 +85,7 @@ def random_weights(
 def random_activations(
     layers: Sequence[Layer],
     sparsities: Mapping[str, float],
-    examples: int = 1,
+    examples: int | Mapping[str, int] = 1,
     seed: int = 0,
 ) -> dict[str, np.ndarray]:
     """Masks with ``kept(n, s)`` entries at random places of the inputs of each layer.
@@ -93,7 +95,7 @@ def random_activations(
     Args:
       layers: the layers.
       sparsities: layer name -> sparsity in [0, 1).
-      examples: at least 1.
+      examples: at least 1, of all layers or of each, such as `enough_examples`.
       seed: as of `random_weights`.
 
     >>> layer = Layer.dense("a", 10, 10)
@@ -101,14 +103,38 @@ def random_activations(
     (2, 1, 10)
     """
     check_counts(seed=seed)
-    check_sizes(examples=examples)
+    if isinstance(examples, int):
+        examples = {layer.name: examples for layer in layers}
+    check_sizes(examples=min(examples.values(), default=1))
     return {
         layer.name: _mask(
-            (examples, *layer.inputs, layer.channels),
+            (examples[layer.name], *layer.inputs, layer.channels),
             sparsities.get(layer.name, 0.0),
             (seed, 1, place),
         )
         for place, layer in enumerate(layers)
+    }
+
+
+def enough_examples(layers: Sequence[Layer], batch: int) -> dict[str, int]:
+    """Layer name -> examples that may stand for a batch.
+
+    A weight gradient sums over positions. As many examples as have `POSITIONS` of them, or
+    the whole batch: of fewer, the last line of each sum, which is part empty, weighs more
+    than it does in the batch.
+
+    Args:
+      layers: the layers.
+      batch: at least 1.
+
+    >>> conv = Layer("conv", (1, 1, 8, 8), (56, 56))
+    >>> enough_examples([conv, Layer.dense("logits", 8, 10)], batch=32)
+    {'conv': 1, 'logits': 32}
+    """
+    check_sizes(batch=batch)
+    return {
+        layer.name: min(batch, math.ceil(POSITIONS / layer.positions))
+        for layer in layers
     }
 
 

@@ -111,7 +111,8 @@ class SimulationReport:
     Args:
       rows: a `PassCycles` for each layer and pass.
       batch: examples of the step.
-      sampled_examples: those whose activations were given; they stand for the batch.
+      sampled_examples: the fewest whose activations a layer was given; they stand for
+        the batch.
       clock: cycles per second.
     """
 
@@ -245,7 +246,8 @@ class SimulationReport:
         if self.sampled_examples < self.batch:
             known = _examples(self.sampled_examples)
             found.append(
-                f"The activations of {known} stand for those of all {self.batch}."
+                f"Of each layer, the activations of at least {known} stand for those of "
+                f"all {self.batch}."
             )
         if self.error():
             found.append(

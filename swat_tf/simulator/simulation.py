@@ -70,9 +70,10 @@ def simulate(
       weights: layer name -> mask of the kernel's shape, true where not zero; layers
         without one are dense.
       activations: layer name -> mask of the input of the layer, (examples, spatial
-        sizes..., channels); without one they are dense. All have the same number of
-        examples.
-      batch: examples of the step, at least those given; default those given, else 1.
+        sizes..., channels); without one they are dense. The examples of a layer stand
+        for the batch: a weight gradient is as deep as they have positions, and of few of
+        them much of its vectors only fills up lines.
+      batch: examples of the step, at least those given; default the most given, else 1.
         Cycles of products on activations grow with it as those of dense products do.
       sample: lines of rows that are scheduled for each product, at least 1.
       seed: of the samples.
@@ -99,18 +100,20 @@ def simulate(
     counted.
     """
     weights, activations = dict(weights or {}), dict(activations or {})
-    examples = _check(layers, weights, activations, sample, seed)
-    given = examples or 1
-    batch = given if batch is None else batch
+    _check(layers, weights, activations, sample, seed)
+    examples = {name: len(mask) for name, mask in activations.items()}
+    most = max(examples.values(), default=1)
+    batch = most if batch is None else batch
     check_sizes(batch=batch)
-    if batch < given:
+    if batch < most:
         raise ValueError(
             "Expected a `batch` of at least the examples of the activations. "
-            f"Received: batch={batch}, {given} examples"
+            f"Received: batch={batch}, {most} examples"
         )
     random = np.random.default_rng(seed)
     passes = []
     for place, layer in enumerate(layers):
+        given = examples.get(layer.name, 1)
         for of_pass in PASSES:
             if of_pass == INPUT_GRADIENT and place == 0:
                 continue
@@ -131,19 +134,20 @@ def simulate(
                 ]
             sparse = activations if of_pass == WEIGHT_GRADIENT else weights
             zeros = _zeros(sparse.get(layer.name))
-            passes.append(_Pass(layer, of_pass, side, mask, jobs, zeros))
+            passes.append(_Pass(layer, of_pass, side, mask, jobs, zeros, given))
     if isinstance(machine, Accelerator):
         schedule(
             [jobs for each in passes for jobs in each.jobs or ()], machine, advanced
         )
-    rows = tuple(each.cycles(machine, batch, given, random) for each in passes)
-    return SimulationReport(rows, batch, given, machine.clock)
+    rows = tuple(each.cycles(machine, batch, random) for each in passes)
+    least = min(examples.values(), default=1)
+    return SimulationReport(rows, batch, least, machine.clock)
 
 
 def _check(
     layers: Sequence[Layer], weights: Masks, activations: Masks, sample: int, seed: int
-) -> int | None:
-    """Checks the arguments; returns the examples of the activations, if there are any."""
+) -> None:
+    """Checks the arguments."""
     check_sizes(sample=sample)
     check_counts(seed=seed)
     names = [layer.name for layer in layers]
@@ -171,13 +175,6 @@ def _check(
                 f"Expected a mask of the activations of {layer.name!r} with the shape "
                 f"(examples, {', '.join(map(str, shape))}). Received: {mask.shape}"
             )
-    counts = {len(mask) for mask in activations.values()}
-    if len(counts) > 1:
-        raise ValueError(
-            "Expected the activations of the same examples for all layers. Received: "
-            f"{', '.join(map(str, sorted(counts)))} examples"
-        )
-    return counts.pop() if counts else None
 
 
 def _side(
@@ -223,6 +220,7 @@ class _Pass:
       mask: of that side; None: it has no zeros.
       jobs: of each product; None: nothing is skipped.
       counted_zeros: share of zeros of the operand that SWAT makes sparse in this pass.
+      given: examples whose activations are known.
     """
 
     layer: Layer
@@ -231,15 +229,15 @@ class _Pass:
     mask: np.ndarray | None
     jobs: list[Jobs] | None
     counted_zeros: float
+    given: int
 
     def cycles(
         self,
         machine: Accelerator | SystolicArray,
         batch: int,
-        given: int,
         random: np.random.Generator,
     ) -> PassCycles:
-        """The row of the report, for a batch of which `given` examples are known."""
+        """The row of the report, for a batch."""
         products = products_of(self.layer, self.of_pass, batch, self.side)
         dense = [dense_cycles(product, machine) for product in products]
         macs = sum(product.macs for product in products)
@@ -254,7 +252,7 @@ class _Pass:
                 product.macs * (1 - each.zeros)
                 for product, each in zip(products, self.jobs, strict=True)
             )
-        dense_bytes, own_bytes = self._bytes(machine, batch, given)
+        dense_bytes, own_bytes = self._bytes(machine, batch)
         per_byte = machine.clock / machine.memory.bandwidth
         return PassCycles(
             layer=self.layer.name,
@@ -275,7 +273,7 @@ class _Pass:
         )
 
     def _bytes(
-        self, machine: Accelerator | SystolicArray, batch: int, given: int
+        self, machine: Accelerator | SystolicArray, batch: int
     ) -> tuple[int, int]:
         """Traffic without and with the zeros of the skipped side left out."""
         layer, memory = self.layer, machine.memory
@@ -294,7 +292,7 @@ class _Pass:
             and self.mask is not None
             and isinstance(machine, Accelerator)  # the only one that skips
         ):
-            scale = batch / given if self.side == "activations" else 1
+            scale = batch / self.given if self.side == "activations" else 1
             actual[self.side] = stored_bytes(
                 entries[self.side],
                 round(np.count_nonzero(self.mask) * scale),

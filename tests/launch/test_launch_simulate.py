@@ -188,10 +188,10 @@ def test_a_run_with_its_masks_and_activations(capsys, tmp_path):
     folder, path = tmp_path / "run", tmp_path / "layers.csv"
     task, model = run_folder_with("swat", folder, *IMAGES, *METHODS["swat"])
     out = said(capsys, str(folder), f"--csv={path}", "--batch_size=512")
-    assert out.count("swat in ") == 1 and "activations of 8 training" in out
+    assert out.count("swat in ") == 1 and "activations of 32 training" in out
     [(images, _)] = task.training_batches(0, 1)
     expected = simulate_model(
-        model, swat_tf.simulator.preset("tcl"), images[:8], batch=512
+        model, swat_tf.simulator.preset("tcl"), images[:32], batch=512
     )
     assert [int(row["compute_cycles"]) for row in rows(path)] == [
         row.compute_cycles for row in expected.rows

@@ -10,6 +10,7 @@ import pytest
 from swat_tf.simulator import (
     Layer,
     Memory,
+    enough_examples,
     layer_sparsities,
     preset,
     random_activations,
@@ -272,7 +273,34 @@ def test_a_larger_batch_is_that_of_the_examples():
     )
     assert many.sampled_examples == 1 and many.batch == 64
     assert many.speed_up() == pytest.approx(one.speed_up(), rel=0.15)
-    assert "of one example stand for those of all 64" in " ".join(str(many).split())
+    assert "of at least one example stand for those of all 64" in " ".join(
+        str(many).split()
+    )
+
+
+def test_enough_examples_stand_for_the_batch():
+    """Sums over the 49 positions of one example end in a line with 15 empty lanes."""
+    small = Layer("small", (1, 1, 64, 64), (7, 7))
+    large = Layer("large", (1, 1, 64, 64), (56, 56))
+    layers, found = [large, small], {}
+    sparsities = {"large": 0.9, "small": 0.9}
+    for name, examples in (
+        ("one", 1),
+        ("enough", enough_examples(layers, 256)),
+        ("all", 128),
+    ):
+        activations = random_activations(layers, sparsities, examples)
+        report = simulate(layers, IDEAL, {}, activations, batch=256)
+        found[name] = {
+            row.layer: row.dense_cycles / row.compute_cycles
+            for row in report.rows
+            if row.of_pass == "weight gradient"
+        }
+    assert enough_examples(layers, 256) == {"large": 1, "small": 64}
+    # The longest of 16 sums is further from their mean, the shorter they are.
+    for layer in sparsities:
+        assert found["enough"][layer] == pytest.approx(found["all"][layer], rel=0.12)
+    assert found["one"]["small"] < 0.5 * found["all"]["small"]
 
 
 def test_a_sample_is_near_the_whole_and_says_so():
