@@ -48,7 +48,7 @@ MEASURED_SHARES = (
 NOMINAL = "Published is the nominal density, as if the first layer were sparse, too."
 OWN_SHARES = (
     "Training finds the shares of the layers (here they are planned as they begin), so the "
-    "figure needs the trained model: `count_flops(model)`, or results.csv of a run."
+    "figure needs the trained model: `count_flops(model).training_ratio`."
 )
 QUESTIONED = (
     "A column of baselines that SWAT's reviewers questioned. RigL's own formula, which is "
