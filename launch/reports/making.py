@@ -14,6 +14,7 @@ from launch.reports.pictures import Pictures
 from launch.reports.records import Record, records_of
 from launch.reports.weights import Weights, weights_of
 from launch.support import files
+from launch.support.errors import UserError
 
 LARGE = 3.0
 """MiB above which a page is slow to open and to send."""
@@ -137,9 +138,20 @@ def write(page_made: Made, folder: pathlib.Path) -> pathlib.Path:
       The path of the page.
 
     Raises:
-      UserError: for a folder that holds a page of another program.
+      UserError: for a folder that holds a page of another program, or pictures that no
+        page of this one names.
     """
     before = earlier_files(folder)
+    of_others = sorted(
+        name
+        for name in page_made.files
+        if name not in before and (folder / name).exists()
+    )
+    if of_others:
+        raise UserError(
+            f"Expected a folder without {', '.join(of_others)}, or with a page that names "
+            f"them. Received: {folder}; choose another --out, or remove them"
+        )
     path = folder / PAGE_FILE
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in page_made.files.items():

@@ -192,8 +192,8 @@ def finished(
         _check_result(result, method, [metric.column for metric in metrics])
     except ValueError as error:
         raise UserError(
-            f"{path} is damaged ({error}): remove it, and the same command writes it again "
-            "from the last checkpoint."
+            f"{path} is damaged ({error}): remove it, and launch/train.py with the same "
+            "flags writes it again from the last checkpoint."
         ) from None
     return result
 

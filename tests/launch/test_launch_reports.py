@@ -449,6 +449,18 @@ def test_a_page_of_another_program_is_left_alone(runs, tmp_path, capsys):
     assert "the file" in said(capsys, runs / "first", f"--out={file}")
 
 
+def test_a_picture_of_somebody_else_is_left_alone(sweep_page, tmp_path):
+    name = next(iter(sweep_page.files))
+    (tmp_path / name).write_bytes(b"mine")
+    with pytest.raises(UserError, match=f"Expected a folder without {name}"):
+        making.write(sweep_page, tmp_path)
+    assert [each.name for each in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_bytes() == b"mine"
+    (tmp_path / name).unlink()
+    making.write(sweep_page, tmp_path)
+    making.write(sweep_page, tmp_path)  # over its own
+
+
 def test_help_names_each_flag(capsys):
     assert report.main(["report.py", "--help"]) == 0
     out = capsys.readouterr().out
