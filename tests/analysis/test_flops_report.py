@@ -31,6 +31,7 @@ def sparsify(monkeypatch):
                 forward_sparsity=sparsities[variable.path][0],
                 backward_sparsity=sparsities[variable.path][1],
                 rule=None,
+                trained={},
                 exempt=False,
                 view=MatrixView(tuple(variable.shape)),
                 method=TopKAST(0.9, 0.8, refresh_every=10),
