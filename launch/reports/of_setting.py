@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from launch.cycles.of_run import EXAMPLES
 from launch.reports import markup
 from launch.reports.costs import Costed, CostRow, cost_rows
 from launch.reports.cycles import MACHINE
@@ -17,8 +18,8 @@ _COUNTED = (
 )
 _SIMULATED = (
     f"Simulated: cycles of the {MACHINE} preset of swat_tf.simulator, with the masks of "
-    "the last checkpoint and activations of at most 8 training examples; dense: zeros are "
-    "multiplied, too (docs/simulator.md)."
+    f"the last checkpoint and activations of at most {EXAMPLES} training examples; dense: "
+    "zeros are multiplied, too (docs/simulator.md)."
 )
 _MEASURED = (
     "Measured: means over the seeds of the runs given here, on the machines below; the "
