@@ -8,6 +8,7 @@ Each figure is planned by `launch/plan.py` with the flags of its row, which need
 import csv
 import dataclasses
 import functools
+import json
 import pathlib
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -17,9 +18,8 @@ if __name__ == "__main__":
     # Run as a file, Python looks for modules in docs/ and not in the project.
     sys.path[0] = str(ROOT)
 
+from launch import plan  # noqa: E402
 from launch.config import plan_flags  # noqa: E402
-from launch.cost_model.plan import plan_of  # noqa: E402
-from launch.run.sparsity import scope  # noqa: E402
 
 TABLE, PAGE = ROOT / "docs/published_flops.csv", ROOT / "docs/published_flops.md"
 WITHIN = {"reduction, %": 0.3, "x dense": 0.01}
@@ -182,13 +182,11 @@ def figures() -> Iterator[Figure]:
 
 def planned(flags: tuple[str, ...], part: str) -> float:
     """The planned FLOPs of a part of a run over those of the dense network."""
-    settings = plan_flags.parse(["plan.py", *flags])
-    opened = functools.partial(scope, settings.method, settings)
-    found = plan_of(settings, settings.method, opened)
+    settings = plan_flags.parse(["plan.py", *flags, "--json"])
+    found = json.loads(plan.run(settings))["flops"]
     if part == "inference":
-        return found.flops.inference_ratio
-    dense, sparse = found.flops_in_all
-    return sparse / dense
+        return found["inference_ratio"]
+    return found["all_sparse"] / found["all_dense"]
 
 
 def row(figure: Figure, ratio: float) -> dict[str, str]:

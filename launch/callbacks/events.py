@@ -10,10 +10,10 @@ import tensorflow as tf
 
 import topkast_tf
 from launch.callbacks.recorder import Recorder
+from launch.plots.histograms import by_set
 from launch.plots.sets import LEGEND, mask_image, with_legend
 from launch.storage import event_files
 from topkast_tf.analysis.flops import FlopReport
-from topkast_tf.core.sets import BACKWARD_ONLY, FORWARD, RESERVOIR
 
 EVENTS_FOLDER = "events"
 DYNAMICS_FOLDER = "dynamics"
@@ -122,15 +122,11 @@ class Events(keras.callbacks.Callback):
         weights = topkast_tf.sparse_weights(self.model)[: self._images]
         with self._writer.as_default(step):
             for weight in weights:
-                codes, theta = weight.codes(), weight.dense()
-                for name, members in (
-                    ("kept", codes == FORWARD),
-                    ("explored", codes == BACKWARD_ONLY),
-                    ("reservoir", codes == RESERVOIR),
-                ):
-                    if members.any():
-                        values = theta[members].astype("float32")
-                        tf.summary.histogram(f"weights/{name}/{weight.path}", values)
+                codes = weight.codes()
+                for name, values in by_set(weight.dense(), codes).items():
+                    if values.size:
+                        tag = f"weights/{name}/{weight.path}"
+                        tf.summary.histogram(tag, values.astype("float32"))
                 picture = with_legend(mask_image(codes))
                 tf.summary.image(
                     f"sets/{weight.path}", picture[None], description=LEGEND

@@ -40,9 +40,7 @@ def of_run(run_dir: pathlib.Path, values: flags.FlagValues) -> Iterator[Subject]
     most = min(batch, settings.batch_size)
     given = values.examples or min(EXAMPLES, most)
     check_examples(given, most)
-    task = task_of(settings)
-    task.load()
-    run_folder.check_data(run_dir, task.data_digest, first=False)
+    task = task_with_data(run_dir, settings)
     is_empty = True
     for method, model in trained_models(run_dir, values.checkpoint, values.method):
         is_empty = False
@@ -63,6 +61,22 @@ def of_run(run_dir: pathlib.Path, values: flags.FlagValues) -> Iterator[Subject]
         raise UserError(
             f"Expected a run with a saved model{of}. Received: {run_dir}, which has none"
         )
+
+
+def task_with_data(run_dir: pathlib.Path, settings: flags.FlagValues) -> Task:
+    """The task of a run, with the data that it was trained on loaded.
+
+    Args:
+      run_dir: the folder of the run.
+      settings: its flags.
+
+    Raises:
+      UserError: for other data, and data that is not at hand.
+    """
+    task = task_of(settings)
+    task.load()
+    run_folder.check_data(run_dir, task.data_digest, first=False)
+    return task
 
 
 def inputs_of(task: Task, model: keras.Model, examples: int) -> tf.Tensor:

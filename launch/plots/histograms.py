@@ -6,6 +6,7 @@ import numpy as np
 
 from launch.plots.colours import BACKWARD, FORWARD, RESERVOIR
 from launch.plots.panels import panels
+from topkast_tf.core import sets
 
 _BINS = 48
 SETS = (
@@ -14,6 +15,24 @@ SETS = (
     ("reservoir", "C, the reservoir", RESERVOIR),
 )
 """Set -> its name in the legend, and its colour."""
+
+
+def by_set(theta: np.ndarray, codes: np.ndarray) -> dict[str, np.ndarray]:
+    """The values of a weight, set by set, by the keys of `SETS`.
+
+    Args:
+      theta: its entries.
+      codes: its sets, of the same shape: 0 for C, 1 for B \\ A, 2 for A.
+
+    >>> by_set(np.array([3.0, 5.0]), np.array([2, 0]))["kept"]
+    array([3.])
+    """
+    of_set = {
+        "kept": sets.FORWARD,
+        "explored": sets.BACKWARD_ONLY,
+        "reservoir": sets.RESERVOIR,
+    }
+    return {name: theta[codes == code] for name, code in of_set.items()}
 
 
 def draw(values: dict[str, np.ndarray], title: str) -> Any:

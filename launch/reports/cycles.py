@@ -4,11 +4,9 @@ import dataclasses
 
 import keras
 
-from launch.cycles.of_run import EXAMPLES, inputs_of, left_out
+from launch.cycles.of_run import EXAMPLES, inputs_of, left_out, task_with_data
 from launch.reports.records import Record
-from launch.storage import run_folder
 from launch.support.errors import UserError
-from launch.tasks import task_of
 from swat_tf import simulator
 
 MACHINE = "tcl"
@@ -46,9 +44,7 @@ def cycles_of(record: Record, model: keras.Model) -> Cycles | str:
     """
     settings = record.settings
     try:
-        task = task_of(settings)
-        task.load()
-        run_folder.check_data(record.run_dir, task.data_digest, first=False)
+        task = task_with_data(record.run_dir, settings)
         inputs = inputs_of(task, model, min(EXAMPLES, settings.batch_size))
         found = simulator.operands_of(model, inputs)
         report = simulator.simulate(

@@ -17,6 +17,7 @@ from launch.sweeps import report
 from launch.sweeps.cells import cells, over_dense
 from launch.sweeps.results import KEY, Row
 from launch.sweeps.running import metric_of
+from launch.sweeps.runs import name_of
 
 
 def sections(
@@ -141,8 +142,7 @@ def _split(arguments: str) -> list[str]:
 
 
 def _environments(rows: Sequence[Row], folder: pathlib.Path) -> str:
-    found = []
-    for row in rows:
-        name = "-".join(p for p in (row["variant"], row["sparsity"], row["seed"]) if p)
-        found.append((name, environment.recorded(folder / name)))
-    return of_setting.environments(found)
+    names = [name_of(row[part] for part in KEY) for row in rows]
+    return of_setting.environments(
+        (name, environment.recorded(folder / name)) for name in names
+    )

@@ -8,6 +8,7 @@ import numpy as np
 
 import topkast_tf
 from launch.callbacks import steps_taken
+from launch.plots import histograms
 from launch.reports.cycles import Cycles, cycles_of
 from launch.reports.records import Record
 from launch.storage import checkpoints
@@ -59,12 +60,7 @@ class Layer:
             raise ValueError(
                 f"Expected a layer whose values were read. Received: {self.path}"
             )
-        kept, outside = self.codes == FORWARD, self.codes == RESERVOIR
-        return {
-            "kept": self.theta[kept],
-            "explored": self.theta[~kept & ~outside],
-            "reservoir": self.theta[outside],
-        }
+        return histograms.by_set(self.theta, self.codes)
 
 
 @dataclasses.dataclass(frozen=True)

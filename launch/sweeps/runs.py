@@ -3,7 +3,7 @@
 import dataclasses
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from decimal import Decimal, InvalidOperation
 
 from absl import flags
@@ -59,7 +59,16 @@ class Run:
     @property
     def name(self) -> str:
         """Its name, and that of its folder."""
-        return "-".join(part for part in self.key if part)
+        return name_of(self.key)
+
+
+def name_of(key: Iterable[str]) -> str:
+    """The name of a run, and of its folder, from its key in the CSV.
+
+    >>> name_of(("dense", "", "0")), name_of(("set", "0.9", "1"))
+    ('dense-0', 'set-0.9-1')
+    """
+    return "-".join(part for part in key if part)
 
 
 def runs_of(values: flags.FlagValues) -> list[Run]:

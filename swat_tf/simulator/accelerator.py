@@ -11,7 +11,7 @@ from swat_tf.simulator.checks import (
     check_rates,
     check_sizes,
 )
-from swat_tf.simulator.memory import METADATA, Memory
+from swat_tf.simulator.memory import METADATA, Memory, check_memory
 from swat_tf.simulator.scheduler import MOST_LANES
 from swat_tf.simulator.search_space import SHAPES, search_space
 
@@ -105,10 +105,7 @@ class Accelerator:
                 f"Expected `lanes` of at most {MOST_LANES}, the bits of an integer. "
                 f"Received: lanes={self.lanes}"
             )
-        if not isinstance(self.memory, Memory):
-            raise ValueError(
-                f"Expected `memory` to be a Memory. Received: memory={self.memory!r}"
-            )
+        check_memory(self.memory)
         for name in ("synchronised", "skips_padding"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(

@@ -37,6 +37,14 @@ class Memory:
         check_rates(bandwidth=self.bandwidth)
 
 
+def check_memory(memory: object) -> None:
+    """Raises a ValueError for what is no `Memory`."""
+    if not isinstance(memory, Memory):
+        raise ValueError(
+            f"Expected `memory` to be a Memory. Received: memory={memory!r}"
+        )
+
+
 def stored_bytes(entries: int, kept: int, value_bits: int, metadata_bits: int) -> int:
     """Bytes of a tensor whose zeros are left out; dense where that takes less.
 

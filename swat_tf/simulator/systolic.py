@@ -6,7 +6,7 @@ import dataclasses
 import math
 
 from swat_tf.simulator.checks import check_choice, check_rates, check_sizes
-from swat_tf.simulator.memory import Memory
+from swat_tf.simulator.memory import Memory, check_memory
 
 STATIONARY = ("output", "weight", "input")
 
@@ -40,10 +40,7 @@ class SystolicArray:
         check_sizes(rows=self.rows, columns=self.columns, value_bits=self.value_bits)
         check_choice("stationary", self.stationary, STATIONARY)
         check_rates(clock=self.clock)
-        if not isinstance(self.memory, Memory):
-            raise ValueError(
-                f"Expected `memory` to be a Memory. Received: memory={self.memory!r}"
-            )
+        check_memory(self.memory)
 
     @property
     def multipliers(self) -> int:
