@@ -33,11 +33,14 @@ def check_counts(**values: Any) -> None:
 
 
 def check_rates(**values: Any) -> None:
-    """Raises a ValueError for the first value that is not a finite number above 0."""
+    """Raises a ValueError for the first value that is no number a second from 1 to 1e18.
+
+    A machine of other rates has no meaning, and its cycles may exceed every number.
+    """
     for name, value in values.items():
-        if not is_number(value) or not 0 < value < float("inf"):
+        if not is_number(value) or not 1 <= value <= 1e18:
             raise ValueError(
-                f"Expected `{name}` to be a finite number above 0. "
+                f"Expected `{name}` to be a number from 1 to 1e18, per second. "
                 f"Received: {name}={value!r}"
             )
 

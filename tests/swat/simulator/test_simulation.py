@@ -413,6 +413,13 @@ def test_a_machine_without_a_window_may_have_few_lanes(interconnect):
     assert forward.compute_cycles == 2  # two lines of two lanes
 
 
+def test_masks_may_be_lists_of_numbers():
+    given = [[[0.5, 0.0], [0.0, 0.0], [0.0, 2.0], [0.0, 0.0]]]
+    masks = [{"a": given}, {"a": np.array(given) != 0}]
+    lists, arrays = (simulate([PLAIN], IDEAL, each).rows for each in masks)
+    assert lists == arrays
+
+
 def test_a_pass_without_any_product_takes_no_cycles():
     # The only position of the input is not read by any window.
     unread = Layer("unread", (1, 4, 4), (1,), (2,), padding=((1, 1),))
@@ -439,6 +446,10 @@ def test_a_pass_without_any_product_takes_no_cycles():
         (lambda: dataclasses.replace(WINDOW, tiles=10**6), "a buffer of sums"),
         (lambda: Memory(0, 1, 1, 1.0), "Received: activations=0"),
         (lambda: Memory(1, 1, 1, float("inf")), "Received: bandwidth=inf"),
+        (lambda: dataclasses.replace(WINDOW, clock=1e300), "Received: clock=1e+300"),
+        (lambda: Memory(1, 1, 1, 1e-300), "Received: bandwidth=1e-300"),
+        (lambda: simulate([PLAIN], "tcl"), "preset(\"tcl\"). Received: machine='tcl'"),
+        (lambda: simulate([PLAIN], WINDOW, {"a": [1, 0]}), "Received: (2,)"),
         (lambda: preset("eyeriss"), "Received: name='eyeriss'"),
         (lambda: Layer("a", (3, 3, 1), (4, 4)), "Expected a kernel of (window..."),
         (lambda: Layer("a", (3, 1, 1), (2,)), "at least the size of the window"),
