@@ -53,6 +53,11 @@ def run(asked: flags.FlagValues, paths: Sequence[str]) -> str:
       UserError: for other paths, damaged files, or a folder that cannot take the page.
     """
     inputs = inputs_of(paths)
+    if asked.baseline and inputs.sweep is None:
+        raise UserError(
+            "Expected --baseline with the CSV of a sweep, whose table compares with it. "
+            f"Received: --baseline={asked.baseline} with runs"
+        )
     folder = pathlib.Path(asked.out) if asked.out else inputs.folder
     earlier_files(folder)  # a mistake is reported before the work
     with quiet_start(asked.verbose):

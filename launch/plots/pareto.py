@@ -85,7 +85,7 @@ def _fill(axes: Any, found: Sequence[Cell], metric: str, cost: str) -> None:
         places += x
         low, high = ([f(values) for _, values in points] for f in (min, max))
         band(axes, x, low, high, style.colour)
-        axes.plot(x, means, label=variant, **style.of_lines)
+        axes.plot(x, means, label=_shown(variant), **style.of_lines)
     if places:
         powers(axes, "x", places)
 
@@ -97,3 +97,8 @@ def _factor(metric: str) -> int:
 def _label(metric: str) -> str:
     unit = " (%)" if _factor(metric) == 100 else ""
     return f"{metric.replace('_', ' ')}{unit}"
+
+
+def _shown(variant: str) -> str:
+    """A label that Matplotlib does not leave out: it hides those that begin with `_`."""
+    return f" {variant}" if variant.startswith("_") else variant

@@ -8,6 +8,7 @@ from launch.cost_model.report import flops_text, seconds_text
 from launch.plots.panels import magnitude
 from launch.reports.groups import Group
 from launch.reports.weights import Weights
+from topkast_tf.analysis.memory_report import scaled
 
 Kind = Literal["counted", "simulated", "measured"]
 
@@ -110,6 +111,25 @@ def counted(costed: Costed) -> list[CostRow]:
     return rows
 
 
+def remembered(costed: Costed) -> list[CostRow]:
+    """Memory of training, of dense and sparse weights of the same network."""
+    memory = costed.weights.memory if costed.weights else None
+    if memory is None:
+        return []
+    return [
+        CostRow(
+            *("counted", "memory of a step as run, at most"),
+            *(memory.dense_peak, memory.sparse_peak),
+            scaled,
+        ),
+        CostRow(
+            *("counted", "memory on a device without zeros"),
+            *(memory.dense_device, memory.sparse_device),
+            scaled,
+        ),
+    ]
+
+
 def simulated(costed: Costed) -> list[CostRow]:
     """Cycles of a training step on an accelerator that skips zeros."""
     cycles = costed.weights.cycles if costed.weights else None
@@ -154,6 +174,7 @@ def _whole(number: float) -> str:
 
 SOURCES: tuple[Callable[[Costed], list[CostRow]], ...] = (
     counted,
+    remembered,
     simulated,
     measured,
 )

@@ -15,6 +15,7 @@ from launch.reports.records import Record, records_of
 from launch.reports.weights import Weights, weights_of
 from launch.support import files
 from launch.support.errors import UserError
+from launch.tasks.metrics import TaskMetrics
 
 LARGE = 3.0
 """MiB above which a page is slow to open and to send."""
@@ -69,38 +70,40 @@ def made(
     for record in records:
         record.settings.data_dir = data_dir or record.settings.data_dir
     groups = groups_of(records)
+    if inputs.metrics is None:
+        raise ValueError("Expected inputs of runs. Received: inputs without metrics")
+    # A mistake is reported before the models are read.
+    column = of_runs.column_of(groups, inputs.metrics, metric)
     weights = {
         group.label: weights_of(group.longest, layers, simulate=simulate)
         for group in groups
     }
-    return _of_runs(inputs, records, groups, weights, metric, layers, pictures)
+    return _of_runs(inputs.metrics, records, groups, weights, column, layers, pictures)
 
 
 def _of_runs(
-    inputs: Inputs,
+    metrics: TaskMetrics,
     records: Sequence[Record],
     groups: Sequence[Group],
     weights: dict[str, Weights | str],
-    metric: str | None,
+    column: str | None,
     layers: int,
     pictures: Pictures,
 ) -> Made:
-    metrics = inputs.metrics
-    if metrics is None:
-        raise ValueError("Expected inputs of runs. Received: inputs without metrics")
     read = [(group, weights[group.label]) for group in groups]
     notices = [record.progress for record in records if record.progress]
     settings = records[0].settings
     models = dict.fromkeys(str(record.settings.model) for record in records)
     title = f"{settings.dataset}, {', '.join(models)}"
     labels = ", ".join(group.label for group in groups)
-    subtitle = f"{labels}; {runs_text(len(inputs.runs))}"
+    runs = {record.run_dir for record in records}
+    subtitle = f"{labels}; {runs_text(len(runs))}"
     flops = {
         group.label: _flops_a_step(group, weights[group.label]) for group in groups
     }
     sections = [
         of_runs.results(groups, metrics),
-        of_runs.training(groups, metrics, flops, pictures, metric),
+        of_runs.training(groups, metrics, flops, pictures, column),
         of_setting.costs(groups, weights, metrics.unit),
         of_masks.over_time(groups, pictures),
         of_layers.by_layer(read, metrics.unit, pictures),

@@ -56,12 +56,39 @@ def results(groups: Sequence[Group], metrics: TaskMetrics) -> str:
     )
 
 
+def column_of(
+    groups: Sequence[Group], metrics: TaskMetrics, asked: str | None = None
+) -> str | None:
+    """The column of metrics.csv that is compared; None before the first evaluation.
+
+    Args:
+      groups: the groups.
+      metrics: of their data.
+      asked: another column than the first metric.
+
+    Raises:
+      UserError: for a column that no run has.
+    """
+    rows = [rec.rows[0] for group in groups for rec in group.records if rec.rows]
+    names = dict.fromkeys(name for row in rows for name in row)
+    if not names:
+        return None
+    usual = [metric.column for metric in metrics.metrics]
+    # A table of another version may not have the first one.
+    column = asked or next((name for name in usual if name in names), usual[0])
+    if column not in names:
+        raise UserError(
+            f"Expected --metric to be one of {', '.join(names)}. Received: {column!r}"
+        )
+    return column
+
+
 def training(
     groups: Sequence[Group],
     metrics: TaskMetrics,
     flops_a_step: dict[str, float | None],
     pictures: Pictures,
-    asked: str | None = None,
+    column: str | None,
 ) -> str:
     """The curves: the metric over steps and costs, and the losses over steps.
 
@@ -70,25 +97,12 @@ def training(
       metrics: of their data.
       flops_a_step: label of a group -> its counted FLOPs of a step, if they are known.
       pictures: takes the figures.
-      asked: a column of metrics.csv, in the place of the first metric.
-
-    Raises:
-      UserError: for a column that no run has.
+      column: of `column_of`.
     """
-    columns = [
-        name for group in groups for rec in group.records for name in rec.rows[:1]
-    ]
-    names = list(dict.fromkeys(name for row in columns for name in row))
-    if not names:
+    if column is None:
         sentence = "No run has been evaluated yet, so there are no curves."
         return markup.section("training", "Training", [markup.paragraph(sentence)])
-    usual = [metric.column for metric in metrics.metrics]
-    # A table of another version may not have the first one.
-    column = asked or next((name for name in usual if name in names), usual[0])
-    if column not in names:
-        raise UserError(
-            f"Expected --metric to be one of {', '.join(names)}. Received: {column!r}"
-        )
+    evaluated = [rec for group in groups for rec in group.records if rec.rows]
     made = _Curves(groups, metrics, pictures)
     parts = [made.figure(column, "step", "optimizer step", lambda row, _: row["step"])]
     if any(flops_a_step.values()):
@@ -104,7 +118,7 @@ def training(
             column, "seconds", "seconds by the clock", lambda r, _: r["seconds"]
         )
     )
-    if "processor_seconds" in names:
+    if any("processor_seconds" in rec.rows[0] for rec in evaluated):
         parts.append(
             made.figure(
                 *(column, "processor-seconds", "processor seconds"),

@@ -14,7 +14,9 @@ from launch.storage.environment import Environment
 
 _COUNTED = (
     "Counted: a multiply and an add are two FLOPs, only products count, at the achieved "
-    "sparsities; selecting the sets takes integer operations beside that, over all steps."
+    "sparsities; selecting the sets takes integer operations beside that, over all steps. "
+    "Memory is that of topkast_tf.count_memory, with the whole batch on one device: as "
+    "this library runs it, and on a device that stores no zeros (docs/memory.md)."
 )
 _SIMULATED = (
     f"Simulated: cycles of the {MACHINE} preset of swat_tf.simulator, with the masks of "
@@ -56,6 +58,8 @@ def costs(groups: Sequence[Group], weights: dict[str, Weights | str], unit: str)
         rows = cost_rows(Costed(group, dense, read, unit))
         table = _table if sparse else _dense_table
         notes = [] if dense else [_NO_DENSE]
+        if read is not None and read.memory is not None:
+            notes += [f"Memory: {note}" for note in read.memory.notes]
         if read is not None and read.cycles is not None:
             notes += [f"Simulation: {note}" for note in read.cycles.notes]
             any_simulated = True

@@ -1,6 +1,7 @@
 """The document: its head, its style, its sections. It loads nothing and runs nothing."""
 
 import importlib.resources
+import os
 import pathlib
 import re
 from collections.abc import Sequence
@@ -8,6 +9,7 @@ from collections.abc import Sequence
 from launch.plots.panels import variables
 from launch.reports.markup import text
 from launch.support.errors import UserError
+from launch.support.files import existing_parent
 
 PAGE_FILE = "index.html"
 MARK = "launch.reports"
@@ -97,6 +99,13 @@ def earlier_files(folder: pathlib.Path) -> list[str]:
     """
     if folder.exists() and not folder.is_dir():
         raise UserError(f"Expected --out to be a folder. Received: the file {folder}")
+    parent = existing_parent(folder)
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        why = "this user may not write to" if parent.is_dir() else "is no folder:"
+        raise UserError(
+            f"Expected --out to be a folder that can be written to. Received: {folder}; "
+            f"{why} {parent}"
+        )
     path = folder / PAGE_FILE
     if not path.exists():
         return []

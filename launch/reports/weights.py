@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import TypeVar
 
 import keras
 import numpy as np
@@ -10,6 +11,7 @@ import topkast_tf
 from launch.callbacks import steps_taken
 from launch.plots import histograms
 from launch.reports.cycles import Cycles, cycles_of
+from launch.reports.memory import Memory, memory_of
 from launch.reports.records import Record
 from launch.storage import checkpoints
 from launch.support.errors import UserError
@@ -17,6 +19,8 @@ from launch.tasks import task_of
 from launch.tasks.base import Task
 from topkast_tf.analysis.flops import FlopCount, FlopReport
 from topkast_tf.core.sets import FORWARD, RESERVOIR
+
+_Found = TypeVar("_Found", Memory, Cycles)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +79,7 @@ class Weights:
       kept_parameters: those that a forward pass uses.
       flops: counted, of one unit of the data; None if they cannot be counted.
       units_a_step: units that a step trains on; None likewise.
+      memory: counted, of a step; None if it cannot be counted, or the model is dense.
       cycles: of a simulated step; None if they were not asked for, or not found.
       faults: sentences on what could not be read or counted.
     """
@@ -86,6 +91,7 @@ class Weights:
     kept_parameters: int
     flops: FlopReport | None
     units_a_step: int | None
+    memory: Memory | None
     cycles: Cycles | None
     faults: tuple[str, ...]
 
@@ -122,13 +128,11 @@ def weights_of(
     model, _, damaged = restored
     summary = topkast_tf.summary(model)
     flops, units, faults = _counted(record, model)
-    cycles = None
+    memory = cycles = None
+    if summary.rows:
+        memory = _or_fault(memory_of(record, model), faults)
     if simulate and summary.rows:
-        found = cycles_of(record, model)
-        if isinstance(found, Cycles):
-            cycles = found
-        else:
-            faults.append(found)
+        cycles = _or_fault(cycles_of(record, model), faults)
     return Weights(
         steps_taken(model),
         tuple(_layers(model, examined)),
@@ -137,9 +141,18 @@ def weights_of(
         summary.kept_parameters,
         flops,
         units,
+        memory,
         cycles,
         tuple(_without_folder(record, fault) for fault in (*damaged, *faults)),
     )
+
+
+def _or_fault(found: _Found | str, faults: list[str]) -> _Found | None:
+    """What was found, or None, with the sentence on why among the faults."""
+    if isinstance(found, str):
+        faults.append(found)
+        return None
+    return found
 
 
 def _without_folder(record: Record, sentence: str) -> str:

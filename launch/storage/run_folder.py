@@ -70,9 +70,7 @@ def check(
       groups: the known flags.
     """
     _check_length(run_dir)
-    parent = run_dir
-    while not os.path.lexists(parent):
-        parent = parent.parent
+    parent = files.existing_parent(run_dir)
     if not parent.is_dir():
         raise UserError(
             f"--run_dir={run_dir} cannot be created, because {parent} is not a folder: "

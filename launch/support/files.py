@@ -51,6 +51,13 @@ def _sync_names(folder: pathlib.Path) -> None:
             os.close(opened)
 
 
+def existing_parent(path: pathlib.Path) -> pathlib.Path:
+    """The path, or what there is of the way to it: the nearest parent that exists."""
+    while not os.path.lexists(path):
+        path = path.parent
+    return path
+
+
 def write_text(path: pathlib.Path, text: str) -> None:
     """Writes or replaces a text file atomically."""
     with replacing(path) as part:

@@ -1,5 +1,6 @@
 """The CSV of a sweep: one row a run."""
 
+import collections
 import csv
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -7,7 +8,7 @@ from typing import Any
 
 from launch.support import files
 from launch.support.errors import UserError
-from launch.sweeps.runs import Run
+from launch.sweeps.runs import Run, name_of
 
 KEY = ("variant", "sparsity", "seed")
 OWN = ("wall_seconds", "peak_memory_mb", "arguments")
@@ -20,7 +21,7 @@ def read(path: pathlib.Path) -> list[Row]:
     """The rows so far; none without a file.
 
     Raises:
-      UserError: for a file that is not the CSV of a sweep.
+      UserError: for a file that is not the CSV of a sweep, or has a run twice.
     """
     if not path.exists():
         return []
@@ -30,6 +31,13 @@ def read(path: pathlib.Path) -> list[Row]:
         raise UserError(
             f"Expected {path} to be the CSV of a sweep, with the columns "
             f"{', '.join((*KEY, *OWN))}. Received: {', '.join(rows[0])}"
+        )
+    runs = collections.Counter(tuple(row[name] for name in KEY) for row in rows)
+    twice = [name_of(key) for key, count in runs.items() if count > 1]
+    if twice:
+        raise UserError(
+            f"Expected {path} to have one row a run. Received: several of "
+            f"{', '.join(twice)}"
         )
     return rows
 

@@ -90,6 +90,11 @@ class Task(abc.ABC):
           shard: (index of a worker, number of workers); only its rows are returned.
         """
 
+    @property
+    @abc.abstractmethod
+    def batch_spec(self) -> tuple[tf.TensorSpec, tf.TensorSpec]:
+        """Inputs and targets of a batch, as the model is given them."""
+
     def flops(self, model: keras.Model) -> FlopReport:
         """The counted FLOPs of one unit, dense and at the model's sparsities."""
         return count_flops(model)

@@ -89,3 +89,12 @@ class ImageTask(Task):
 
     def evaluation_batches(self, shard: tuple[int, int] = (0, 1)) -> tf.data.Dataset:
         return pipeline.evaluation_batches(self._images, shard=shard)
+
+    @property
+    def batch_spec(self) -> tuple[tf.TensorSpec, tf.TensorSpec]:
+        batch = self.settings.batch_size
+        source = data.find(self.settings.dataset)
+        return (
+            tf.TensorSpec((batch, *source.image_shape), tf.float32),
+            tf.TensorSpec((batch, source.classes), tf.float32),
+        )

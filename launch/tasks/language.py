@@ -130,6 +130,11 @@ class LanguageTask(Task):
             self.config.evaluation_segment_length,
         ).map(lambda *batch: share(batch, shard))
 
+    @property
+    def batch_spec(self) -> tuple[tf.TensorSpec, tf.TensorSpec]:
+        shape = (self.settings.batch_size, self.config.segment_length)
+        return tf.TensorSpec(shape, tf.int32), tf.TensorSpec(shape, tf.int32)
+
     def flops(self, model: keras.Model) -> FlopReport:
         counts = [
             int(((start <= self.text.train) & (self.text.train < end)).sum())

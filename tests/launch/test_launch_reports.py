@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import pathlib
 import re
 import shutil
 from html.parser import HTMLParser
@@ -21,9 +22,14 @@ from launch.reports.groups import dense_of, differing, groups_of
 from launch.reports.inputs import inputs_of
 from launch.reports.pictures import Pictures
 from launch.reports.records import records_of
+from launch.storage import checkpoints
 from launch.support.errors import UserError
+from launch.sweeps.cells import cells
+from launch.tasks import task_of
 from tests.launch import browser, plain_model
-from tests.launch.runs import IMAGES
+from tests.launch.runs import IMAGES, settings
+from topkast_tf import count_memory
+from topkast_tf.analysis.memory_report import scaled
 
 SWEEP = "docs/results/sweep_cifar10/sweep.csv"
 FLAGS = (*IMAGES, "--fwd=0.8", "--bwd=0.6", "--refresh_every=2", "--compare_dense")
@@ -134,6 +140,9 @@ def sweep(tmp_path):
 
     def write(**columns):
         path = shutil.copy(SWEEP, tmp_path / "sweep.csv")
+        if "variant" in columns:
+            head = pathlib.Path(path).read_text().splitlines()[:2]
+            pathlib.Path(path).write_text("\n".join(head) + "\n")
         for column, value in columns.items():
             change(path, column, value)
         return inputs_of([str(path)])
@@ -263,6 +272,31 @@ def test_simulated_cycles_are_those_of_the_command(page, runs):
     assert rows["a step, cycles with memory"][3] == f"{total['cycles']:,}"
 
 
+def test_memory_is_counted_beside_that_of_the_dense_network(page, runs):
+    model, *_ = checkpoints.restore(runs / "first" / "topkast" / "checkpoints")
+    dense, *_ = checkpoints.restore(runs / "first" / "dense" / "checkpoints")
+    [record, _] = records_of(runs / "first")
+    specs = task_of(record.settings).batch_spec
+    rows = {row[0]: row for row in Parsed(page.html).tables["costs"][0]}
+    _, kind, before, after, _ = rows["memory of a step as run, at most"]
+    assert kind == "counted"
+    assert before == scaled(count_memory(dense, *specs).peak)
+    assert after == scaled(count_memory(model, *specs).peak)
+    _, _, before, after, _ = rows["memory on a device without zeros"]
+    assert before == scaled(count_memory(dense, *specs).as_run.total)
+    assert after == scaled(count_memory(model, *specs).on_sparse_device.total)
+
+
+@pytest.mark.parametrize("dataset", ["digits", "python"])
+def test_the_spec_of_a_batch_is_that_of_its_batches(dataset):
+    model = "txl_tiny" if dataset == "python" else "resnet8"
+    task = task_of(settings(f"--dataset={dataset}", f"--model={model}"))
+    task.load()
+    [(inputs, targets, *_)] = task.training_batches(0, 1)
+    for tensor, spec in zip((inputs, targets), task.batch_spec, strict=True):
+        assert spec.is_compatible_with(tensor)
+
+
 def test_cycles_are_left_out_where_the_data_is_not_at_hand(copy, undrawn):
     (copy / "data.digest").write_text("of other data\n")
     html = making.made(inputs_of([str(copy)])).html
@@ -342,7 +376,8 @@ def test_a_sweep_of_runs_that_have_all_diverged_has_its_table(sweep):
 def test_text_of_a_sweep_cannot_be_markup(sweep, monkeypatch):
     monkeypatch.setattr(pareto, "COSTS", pareto.COSTS[:1])  # one figure is enough
     # In the PNG, a label is no mathematics, which this would be a mistake in.
-    made = making.made(sweep(variant="<b>$\\bad{$&", arguments="--x='<b>"))
+    given = sweep(variant="<b>$\\bad{$&", sparsity="", arguments="--x='<b>")
+    made = making.made(given)
     assert "<b>" not in made.html
     assert "<span>&lt;b&gt;$\\bad{$&amp;</span>" in made.html
 
@@ -452,6 +487,36 @@ def test_a_page_of_another_program_is_left_alone(runs, tmp_path, capsys):
     assert len(list(tmp_path.iterdir())) == 1
     file = tmp_path / "index.html"
     assert "the file" in said(capsys, runs / "first", f"--out={file}")
+    below = file / "page"
+    assert f"is no folder: {file}" in said(capsys, runs / "first", f"--out={below}")
+
+
+def test_mistakes_are_reported_before_models_are_read(runs, capsys, monkeypatch):
+    monkeypatch.setattr(making, "weights_of", None)
+    assert "--metric to be one of" in said(capsys, runs / "first", "--metric=nothing")
+    of_runs = said(capsys, runs / "first", "--baseline=static")
+    assert "Received: --baseline=static with runs" in of_runs
+
+
+def test_a_run_that_a_csv_has_twice_is_named(tmp_path, capsys):
+    path = tmp_path / "twice.csv"
+    lines = pathlib.Path(SWEEP).read_text().splitlines()
+    path.write_text("\n".join([*lines, lines[1]]) + "\n")
+    assert "one row a run. Received: several of" in said(capsys, path)
+
+
+def test_a_variant_with_a_leading_underscore_is_in_the_legend():
+    rows = [
+        {"variant": "_a", "sparsity": "0.9", "seed": "0", "test_accuracy": "0.5"},
+        {"variant": "_a", "sparsity": "0.8", "seed": "0", "test_accuracy": "0.6"},
+    ]
+    rows = [{**row, pareto.COSTS[0][0]: "1"} for row in rows]
+    figure = pareto.panel(
+        cells(rows, "test_accuracy"), "test_accuracy", pareto.COSTS[0][0]
+    )
+    [axes] = figure.axes
+    assert axes.get_legend_handles_labels()[1] == [" _a"]
+    matplotlib.pyplot.close(figure)
 
 
 def test_a_picture_of_somebody_else_is_left_alone(sweep_page, tmp_path):
