@@ -1,4 +1,4 @@
-"""A job of several worker processes on this host, restarted when a worker dies."""
+"""The workers of a job on this host, restarted when one of them dies."""
 
 import contextlib
 import ctypes
@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from launch.distribute.devices import CLUSTER, cluster
@@ -19,6 +19,7 @@ _PAUSE = 0.1  # seconds between two polls of the workers
 _PATIENCE = 60.0  # seconds for the others to end after the chief has ended
 _LAST_WORDS = 20.0  # seconds for the others to end after one has refused its input
 _SETTLE = 3.0  # seconds in which others fail because the first one failed
+_BETWEEN = 5.0  # seconds before a worker is restarted, for those of other hosts to end
 _FORWARDED = (signal.SIGINT, signal.SIGTERM)
 
 # Linux can signal a process when its parent dies.
@@ -27,7 +28,7 @@ _PDEATHSIG = 1  # of <linux/prctl.h>
 
 
 def run(command: Sequence[str], count: int, restarts: int) -> int:
-    """Runs a job to its end, and restarts it when a worker dies.
+    """Runs a job on this host to its end, and restarts it when a worker dies.
 
     A worker that exits with code 2 has reported a mistake in its input; the job is not
     restarted then.
@@ -40,9 +41,35 @@ def run(command: Sequence[str], count: int, restarts: int) -> int:
     Returns:
       The exit code of the chief.
     """
+    return _supervised(lambda: Job(command, _loopback(count), range(count)), restarts)
+
+
+def run_on(
+    command: Sequence[str], addresses: Sequence[str], index: int, restarts: int
+) -> int:
+    """Runs one worker of a job of several hosts, and restarts it when the job has failed.
+
+    The same is called on each host. When a host is lost, the workers of the others end,
+    and wait for it after their restart.
+
+    Args:
+      command: the command of the worker.
+      addresses: HOST:PORT of each worker, the chief first.
+      index: of the worker of this host.
+      restarts: how often it may be restarted.
+
+    Returns:
+      The exit code of the worker.
+    """
+    return _supervised(
+        lambda: Job(command, addresses, [index]), restarts, pause=_BETWEEN
+    )
+
+
+def _supervised(begin: Callable[[], "Job"], restarts: int, pause: float = 0.0) -> int:
     with _signals() as received:
         while True:
-            job = Job(command, count)
+            job = begin()
             received.pass_on_to(job)
             try:
                 worker, code = job.wait()
@@ -63,6 +90,8 @@ def run(command: Sequence[str], count: int, restarts: int) -> int:
             if not restarts:
                 return _exit_code(code)
             restarts -= 1
+            if received.waits(pause):
+                return _exit_code(-(received.number or 0))
 
 
 class Job:
@@ -70,21 +99,28 @@ class Job:
 
     Args:
       command: the command of each worker, which reads its index from TF_CONFIG.
-      count: number of workers.
+      addresses: HOST:PORT of each worker of the job, the chief first.
+      indices: of the workers on this host. The output of the first one is shown.
     """
 
-    def __init__(self, command: Sequence[str], count: int):
-        addresses = [f"127.0.0.1:{port}" for port in free_ports(count)]
+    def __init__(
+        self, command: Sequence[str], addresses: Sequence[str], indices: Sequence[int]
+    ):
         self._relays: list[threading.Thread] = []
-        self._workers = [self._started(command, addresses, i) for i in range(count)]
+        self._indices = indices
+        self._workers = [self._started(command, addresses, i) for i in indices]
         pids = ", ".join(str(worker.pid) for worker in self._workers)
-        print(f"job: {count} workers, processes {pids}", file=sys.stderr, flush=True)
+        said = f"{len(indices)} workers, processes {pids}"
+        if len(indices) < len(addresses):
+            said = f"worker {indices[0]} of {len(addresses)}, process {pids}"
+        print(f"job: {said}", file=sys.stderr, flush=True)
 
     def _started(
         self, command: Sequence[str], addresses: Sequence[str], index: int
     ) -> subprocess.Popen:
         quiet: dict[str, Any] = {}
-        if index:
+        is_shown = index == self._indices[0]
+        if not is_shown:
             quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
         worker = subprocess.Popen(
             command,
@@ -97,7 +133,7 @@ class Job:
             errors="replace",
             **quiet,
         )
-        if index:
+        if not is_shown:
             relay = threading.Thread(target=_relay, args=(worker.stderr, index))
             relay.start()
             self._relays.append(relay)
@@ -107,8 +143,8 @@ class Job:
         """Waits until the job has ended or one of its workers has died.
 
         Returns:
-          The index and the exit code of the worker that failed first, or of the chief if
-          none has. A negative code is the signal that killed the worker.
+          The index and the exit code of the worker that failed first, or of the first one
+          if none has. A negative code is the signal that killed the worker.
         """
         patience = float("inf")
         while True:
@@ -116,7 +152,7 @@ class Job:
             if any(codes):
                 return self._cause()
             if None not in codes or time.monotonic() > patience:
-                return 0, 0
+                return self._indices[0], 0
             if codes[0] == 0 and patience == float("inf"):
                 patience = time.monotonic() + _PATIENCE
             time.sleep(_PAUSE)
@@ -136,7 +172,8 @@ class Job:
             if time.monotonic() - start > (_LAST_WORDS if is_refused else _SETTLE):
                 break
             time.sleep(_PAUSE)
-        failed = [(i, code) for i, code in enumerate(self._codes()) if code]
+        codes = zip(self._indices, self._codes(), strict=True)
+        failed = [(i, code) for i, code in codes if code]
         # TensorFlow aborts the processes of a job that has lost a worker.
         consequences = (LOST_WORKER, -signal.SIGABRT)
         return min(
@@ -165,6 +202,10 @@ class Job:
             relay.join()
 
 
+def _loopback(count: int) -> list[str]:
+    return [f"127.0.0.1:{port}" for port in free_ports(count)]
+
+
 def free_ports(count: int) -> list[int]:
     """Free ports of the loopback interface."""
     with contextlib.ExitStack() as stack:
@@ -190,6 +231,13 @@ class _Received:
     def __init__(self) -> None:
         self.number: int | None = None
         self._job: Job | None = None
+
+    def waits(self, seconds: float) -> bool:
+        """Waits, or until a signal comes; returns whether one has."""
+        end = time.monotonic() + seconds
+        while self.number is None and time.monotonic() < end:
+            time.sleep(_PAUSE)
+        return self.number is not None
 
     def pass_on_to(self, job: Job) -> None:
         self._job = job

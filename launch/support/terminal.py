@@ -12,6 +12,7 @@ DRAW_SECONDS = 0.25
 LINE_SECONDS = 10.0
 _CODES = {"bold": 1, "dim": 2, "red": 31, "yellow": 33}
 _close: Callable[[], None] | None = None
+_spelled: Callable[[str], str] = str
 
 
 def moves(out: TextIO) -> bool:
@@ -140,6 +141,12 @@ def before_messages(close: Callable[[], None] | None) -> None:
     _close = close
 
 
+def spell(how: Callable[[str], str]) -> None:
+    """Sets how messages and output are spelled: with the names of scripts, or of files."""
+    global _spelled
+    _spelled = how
+
+
 def error(sentence: object) -> None:
     """Prints to stderr an error that ends the program."""
     _message(f"{styled('error:', 'red', sys.stderr)} {sentence}")
@@ -158,7 +165,7 @@ def note(sentence: object) -> None:
 def show(text: str) -> None:
     """Prints the output of the program; a reader that closes the pipe is not an error."""
     try:
-        print(text, flush=True)
+        print(_spelled(text), flush=True)
     except BrokenPipeError:
         stop_writing()
 
@@ -172,7 +179,7 @@ def stop_writing() -> None:
 def _message(text: str) -> None:
     if _close is not None:
         _close()
-    print(text, file=sys.stderr)
+    print(_spelled(text), file=sys.stderr)
 
 
 def duration(seconds: float) -> str:
