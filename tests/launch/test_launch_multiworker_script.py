@@ -8,6 +8,7 @@ import time
 import pytest
 
 from launch import multiworker
+from launch.distribute import job as jobs
 
 
 def run(code, count=2, restarts=0):
@@ -60,6 +61,29 @@ def test_restarts_are_counted(capfd):
     assert run("import os; os.kill(os.getpid(), 9)", restarts=2) == 128 + 9
     said = capfd.readouterr().err
     assert said.count("starting again") == 2 and said.count("giving up") == 1
+
+
+def test_a_host_runs_its_own_worker_and_restarts_it(capfd, tmp_path, monkeypatch):
+    monkeypatch.setattr(jobs, "_BETWEEN", 0.1)
+    code = INDEX + (
+        f"first = {str(tmp_path / 'first')!r}\n"
+        "if not os.path.exists(first):\n"
+        "    open(first, 'w').close()\n"
+        "    sys.exit(3)\n"  # it has lost a worker
+        "print('worker', i, os.environ['TF_CONFIG'])\n"
+    )
+    command = [sys.executable, "-c", code]
+    assert jobs.run_on(command, ["a:1", "b:1", "[::1]:1"], 1, restarts=1) == 0
+    said = capfd.readouterr()
+    assert said.out.startswith("worker 1 ") and '["a:1", "b:1", "[::1]:1"]' in said.out
+    assert said.err.count("job: worker 1 of 3, process ") == 2
+    assert "worker 1 was ended with code 3; starting again" in said.err
+
+
+def test_a_host_does_not_restart_a_worker_with_bad_input(capfd):
+    command = [sys.executable, "-c", "import sys; sys.exit(2)"]
+    assert jobs.run_on(command, ["a:1", "b:1"], 1, restarts=5) == 2
+    assert "starting again" not in capfd.readouterr().err
 
 
 def job_of(root, worker):
@@ -121,7 +145,15 @@ def test_workers_end_when_the_script_is_killed(root):
 
 @pytest.mark.parametrize(
     "arguments",
-    [[], ["--workers=2"], ["--steps=3", "--", "--x"], ["--workers=0", "--", "-"]],
+    [
+        *([], ["--workers=2"], ["--steps=3", "--", "--x"], ["--workers=0", "--", "-"]),
+        ["--hosts=a:1,b:1", "--", "--steps=3"],
+        ["--index=0", "--", "--steps=3"],
+        ["--hosts=a:1,b:1", "--index=0", "--workers=2", "--", "--steps=3"],
+        ["--hosts=a:1,b:1", "--index=2", "--", "--steps=3"],
+        ["--hosts=a:1,a:1", "--index=0", "--", "--steps=3"],
+        ["--hosts=a,b", "--index=0", "--", "--steps=3"],
+    ],
 )
 def test_invalid_arguments_are_refused(capsys, arguments):
     assert multiworker.main(["multiworker.py", *arguments]) == 2
