@@ -109,7 +109,7 @@ def run(settings: flags.FlagValues) -> None:
     if not all(results):
         results = _train(settings, run_dir, methods)
     if worker.is_chief:
-        print(report.text(run_dir, results, metrics_of(settings)))
+        terminal.show(report.text(run_dir, results, metrics_of(settings)))
 
 
 def _train(

@@ -56,7 +56,9 @@ def trained(scope):
     with scope:
         model = models.find("resnet8")((32, 32, 3), 10)
     steps = 150
-    rate = keras.optimizers.schedules.CosineDecay(0.0, steps, 0.0, 0.1, 20)
+    rate = keras.optimizers.schedules.CosineDecay(
+        0.0, steps, warmup_target=0.1, warmup_steps=20
+    )
     model.compile(
         keras.optimizers.SGD(rate, momentum=0.9, nesterov=True),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
