@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import random
+import re
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ import tensorflow as tf
 
 from topkast_tf.analysis import graph_macs
 from topkast_tf.analysis.graph_macs import Frame
+from topkast_tf.variables.refresh import SELECTION
 
 _SAME_BUFFER = frozenset(
     "Identity Reshape Squeeze ExpandDims StopGradient PreventGradient Snapshot "
@@ -38,6 +40,9 @@ _IN_PLACE = frozenset(
 
 _UPDATES = frozenset("AssignSubVariableOp AssignAddVariableOp TopkastStep".split())
 """Operations that write to a variable, or to a copy of it while a read is in use."""
+
+_WRITES = re.compile("^Assign|^ResourceApply|^ResourceScatter|^TopkastStep")
+"""Operations that write to variables."""
 
 _OF_OTHERS = frozenset("Const Placeholder VarHandleOp".split())
 """Operations whose output is held elsewhere: by the graph or the caller."""
@@ -63,14 +68,12 @@ class Buffer:
       size: bytes.
       entries: of the tensor.
       ops: the operation that makes it, and those that write over it in place.
-      of_data: whether it depends on the batch, or on random numbers.
       readers: the operations that read it.
     """
 
     size: int
     entries: int
     ops: list[tf.Operation]
-    of_data: bool
     readers: list[tf.Operation] = field(default_factory=list)
     uses: int = 0
 
@@ -85,7 +88,9 @@ class Run:
       inside: bytes within the operation of that moment, such as a branch.
       buffers: all that there were.
       of_tensor: name of a tensor -> its buffer.
+      data: names of the tensors that depend on the batch, or on random numbers.
       outputs: entries of the outputs of the graph.
+      writes: whether it assigns to variables.
       uncounted: operations whose memory is not known.
     """
 
@@ -94,7 +99,9 @@ class Run:
     inside: int = 0
     buffers: list[Buffer] = field(default_factory=list)
     of_tensor: dict[str, Buffer] = field(default_factory=dict)
+    data: set[str] = field(default_factory=set)
     outputs: list[int] = field(default_factory=list)
+    writes: bool = False
     uncounted: set[str] = field(default_factory=set)
 
 
@@ -114,8 +121,9 @@ def run_of(
       sizes: name of an input of unknown shape -> its entries.
       density_of: the share of true entries in the masks that an operation packs by.
       seed: of the order of the operations without inputs, such as reads of variables.
-      selects: whether conditions take the branch with most memory, as in a step that
-        selects sets; otherwise the one with least.
+      selects: whether it is a step that selects sets, whose conditions take the branch
+        with most memory. Otherwise they take the one with least; but those that write
+        variables, such as an optimizer's step that may be left out, take that with most.
     """
     executor = _Executor(frame, data, dict(sizes or {}), density_of, seed, selects)
     return executor.run()
@@ -131,11 +139,11 @@ class _Executor:
         seed: int,
         selects: bool,
     ):
-        self._frame, self._data, self._density_of = frame, set(data), density_of
+        self._frame, self._density_of = frame, density_of
         self._seed, self._selects = seed, selects
         self._entries = sizes
         self._ops = list(graph_macs.live(frame.graph))
-        self._made = Run()
+        self._made = Run(data=set(data))
         self._live: dict[int, Buffer] = {}
         self._total = 0
         # Reads of each variable: they take no memory until it is updated.
@@ -144,6 +152,7 @@ class _Executor:
     def run(self) -> Run:
         """Runs all operations in the executor's order."""
         for op in self._in_order():
+            self._made.writes |= bool(_WRITES.search(op.type))
             inside = self._inside(op)
             outputs = self._allocate(op)
             if op.type in _UPDATES:
@@ -201,9 +210,10 @@ class _Executor:
                     at_once.append(last)
 
     def _allocate(self, op: tf.Operation) -> list[Buffer]:
-        of_data = "Random" in op.type or any(t.name in self._data for t in _read(op))
+        data = self._made.data
+        of_data = "Random" in op.type or any(t.name in data for t in _read(op))
         if of_data:
-            self._data.update(t.name for t in op.outputs)
+            data.update(t.name for t in op.outputs)
         if op.type in ("Size", "Shape") and op.inputs[0].shape.rank == 1:
             self._note_size(op)
         made = []
@@ -226,7 +236,7 @@ class _Executor:
             return None
         inputs = _read(op)
         if op.type == "ReadVariableOp":
-            read = Buffer(0, entries, [op], False)
+            read = Buffer(0, entries, [op])
             self._live[id(read)] = read
             self._reads[inputs[0].name].append(read)
             return read
@@ -242,10 +252,9 @@ class _Executor:
                     and found.size == size
                     and each.dtype == tensor.dtype
                 ):
-                    found.of_data |= of_data
                     found.ops.append(op)
                     return found
-        buffer = Buffer(size, entries, [op], of_data)
+        buffer = Buffer(size, entries, [op])
         self._made.buffers.append(buffer)
         self._live[id(buffer)] = buffer
         self._total += size
@@ -300,7 +309,9 @@ class _Executor:
             for t in op.outputs
             if t.dtype not in _HIDDEN
         )
-        most = max if self._selects else min
+        is_selection = SELECTION in op.name.rpartition("/")[2]
+        is_step = not is_selection and any(run.writes for run in runs)
+        most = max if self._selects or is_step else min
         return max(0, most(run.peak for run in runs) - returned)
 
     def _called(
@@ -310,11 +321,12 @@ class _Executor:
         sizes, data = {}, set()
         for placeholder, arg in zip(inner.graph.inputs, args, strict=False):
             sizes[placeholder.name] = self.entries_of(_source(arg))
-            if _source(arg).name in self._data:
+            if _source(arg).name in self._made.data:
                 data.add(placeholder.name)
         density = self._density_of(op)
         run = run_of(inner, data, sizes, lambda _: density, selects=self._selects)
         self._made.uncounted |= run.uncounted
+        self._made.writes |= run.writes
         return run
 
     def entries_of(self, tensor: tf.Tensor) -> int:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
@@ -256,17 +256,29 @@ def _followed(
     return sorted(runs, key=lambda run: run.peak)[_ORDERS // 2]
 
 
-def _saved(step: TrainingStep, run: graph_memory.Run) -> list[tuple[Buffer, str]]:
-    """Buffers of the forward pass that the backward pass reads, with their layers.
+class _Saved(NamedTuple):
+    """A buffer of the forward pass that the backward pass reads.
 
-    A buffer that several layers write to, in place, is of the last one.
+    Attributes:
+      buffer: it.
+      path: of its layer: of several that write to it, in place, the last one.
+      of_data: whether it depends on the batch when it is saved. What the backward pass
+        writes over it later does not count.
     """
+
+    buffer: Buffer
+    path: str
+    of_data: bool
+
+
+def _saved(step: TrainingStep, run: graph_memory.Run) -> list[_Saved]:
     found = []
     for buffer in run.buffers:
-        writers = [step.place(op) for op in buffer.ops]
-        writers = [place for place in writers if place < step.forward_end]
+        writers = [op for op in buffer.ops if step.place(op) < step.forward_end]
         if writers and _backward_readers(step, buffer):
-            found.append((buffer, _path_of_layer(step.layer_of(writers[-1]))))
+            path = _path_of_layer(step.layer_of(step.place(writers[-1])))
+            names = {tensor.name for op in writers for tensor in op.outputs}
+            found.append(_Saved(buffer, path, not names.isdisjoint(run.data)))
     return found
 
 
@@ -282,13 +294,13 @@ def _backward_readers(step: TrainingStep, buffer: Buffer) -> set[str]:
 def _count_saved(
     rows: _Rows,
     step: TrainingStep,
-    saved: Iterable[tuple[Buffer, str]],
+    saved: Iterable[_Saved],
     of_path: dict[str, SparseWeight],
 ) -> None:
     sparsities = {path: _saves(weight) for path, weight in of_path.items()}
     saves_sparse = any(each is not None for each in sparsities.values())
-    for buffer, path in saved:
-        if not buffer.of_data:
+    for buffer, path, of_data in saved:
+        if not of_data:
             rows.add(path, Bytes(copies=buffer.size), Bytes())
             continue
         sparse, sparsity = buffer.size, sparsities.get(path)
@@ -312,10 +324,12 @@ def _saved_sparse(buffer: Buffer, sparsity: float, rule: Any) -> int:
 def _parts(
     step: TrainingStep,
     run: graph_memory.Run,
-    saved: Iterable[tuple[Buffer, str]],
+    saved: Iterable[_Saved],
 ) -> dict[str, int]:
     """What the tensors of a step are at the moment when they are most."""
-    kinds = {id(each): "activations" if each.of_data else "copies" for each, _ in saved}
+    kinds = {
+        id(each.buffer): "activations" if each.of_data else "copies" for each in saved
+    }
     for tensor in step.gradients:
         buffer = run.of_tensor.get(tensor.name)
         if buffer is not None:

@@ -23,6 +23,9 @@ from topkast_tf.variables.select_sets import (
 )
 from topkast_tf.variables.views import on_backward
 
+SELECTION = "select_sets"
+"""The name of the condition in a step's graph within which sets are selected."""
+
 
 def count_steps(
     groups: Sequence[Sequence[WeightReplica]],
@@ -209,7 +212,7 @@ def _updated(
             _move_between(members, counters, moves)
         return counters, tf.constant(True, shape=[len(groups)])
 
-    return tf.cond(tf.reduce_any(due), update_due, update_none)
+    return tf.cond(tf.reduce_any(due), update_due, update_none, name=SELECTION)
 
 
 def _have_slots_follow(
