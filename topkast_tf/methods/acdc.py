@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from topkast_tf.core import selection
 from topkast_tf.core.sets import FORWARD
-from topkast_tf.methods.base import Products, Reset, Selection, Sets
+from topkast_tf.methods.base import ZERO, Products, Reset, Selection, Sets
 from topkast_tf.methods.one_mask import OneMask
 from topkast_tf.methods.registry import register
 
@@ -165,10 +165,7 @@ class ACDC(OneMask):
         found, finite = selection.nested_sets_by_magnitude(thetas, kept, kept)
         compresses = self.schedule.compresses(step)
         codes = [tf.where(compresses, code, FORWARD) for code in found]
-        resets = [
-            Reset(tf.not_equal(code, FORWARD), tf.zeros_like(theta), None)
-            for code, theta in zip(codes, thetas, strict=True)
-        ]
+        resets = [Reset(tf.not_equal(code, FORWARD), ZERO, None) for code in codes]
         return Sets(codes, finite, resets=resets)
 
     def initial(self, weights: Sequence[Selection]) -> Sets:

@@ -79,19 +79,24 @@ class TrainedVariable(NamedTuple):
     dtype: str | None = None
 
 
+ZERO = 0
+"""The value zero of all entries that a `Reset` names, without a tensor of zeros."""
+
+
 class Reset(NamedTuple):
     """Entries of a weight that are reinitialized, such as grown ones.
 
     Attributes:
       entries: boolean, in the weight's shape.
-      theta: their new value in theta, in the weight's shape.
+      theta: their new value in theta, in the weight's shape; or `ZERO`.
       slots: their new value in each optimizer slot of the weight's shape (momentum,
-        second moments, ...), in the weight's shape; None leaves the slots as they are.
+        second moments, ...), in the weight's shape; or `ZERO`; None leaves the slots as
+        they are.
     """
 
     entries: tf.Tensor
-    theta: tf.Tensor
-    slots: tf.Tensor | None
+    theta: tf.Tensor | int
+    slots: tf.Tensor | int | None
 
 
 class Products(NamedTuple):

@@ -12,7 +12,14 @@ from topkast_tf.core.keys import has_nan, magnitude_keys
 from topkast_tf.core.schedules import UpdateSchedule
 from topkast_tf.core.sets import BACKWARD_ONLY, FORWARD, masked
 from topkast_tf.core.sparsities import is_number
-from topkast_tf.methods.base import Products, Reset, Selection, Sets, TrainedVariable
+from topkast_tf.methods.base import (
+    ZERO,
+    Products,
+    Reset,
+    Selection,
+    Sets,
+    TrainedVariable,
+)
 from topkast_tf.methods.learned import FindsSparsity
 from topkast_tf.methods.registry import register
 
@@ -179,7 +186,7 @@ class ContinuousSparsification(FindsSparsity):
                 new[EARLY] = tf.where(tf.equal(step, self.rewind_step), now, early)
                 entries = tf.fill(tf.shape(theta), is_ticket)
                 rewound = tf.cast(early, theta.dtype)
-                resets.append(Reset(entries, rewound, tf.zeros_like(theta)))
+                resets.append(Reset(entries, rewound, ZERO))
             trained.append(new)
             # What `reselect` takes while the temperature is 0, from the ticket on.
             hard = _code(gate > 0)

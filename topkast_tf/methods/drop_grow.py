@@ -11,7 +11,14 @@ from topkast_tf.core import selection
 from topkast_tf.core.keys import has_nan, magnitude_keys, random_keys
 from topkast_tf.core.schedules import DropFraction, UpdateSchedule, resolved_end
 from topkast_tf.core.sets import FORWARD, masked
-from topkast_tf.methods.base import GRADIENT, Products, Reset, Selection, Sets
+from topkast_tf.methods.base import (
+    GRADIENT,
+    ZERO,
+    Products,
+    Reset,
+    Selection,
+    Sets,
+)
 from topkast_tf.methods.fixed_sparsity import FixedSparsity, codes_of
 
 NOISE, GROWN, VALUES = range(1, 4)
@@ -151,7 +158,7 @@ class DropGrow(FixedSparsity):
         shape = tf.shape(weight.theta)
         reset = Reset(
             tf.reshape(grown & ~active, shape),
-            tf.cast(self.new_values(weight, step), weight.theta.dtype),
+            self.new_values(weight, step),
             self.new_slots(weight),
         )
         return codes_of(kept | grown, weight), self.is_finite(weight), reset
@@ -180,7 +187,7 @@ class DropGrow(FixedSparsity):
             tf.shape(scores), stream(weight, step, NOISE), 0.0, self.noise, alg="philox"
         )
         # NaN stays NaN, which is detected and reported.
-        return tf.where(scores + noise < 0, tf.zeros_like(scores), scores + noise)
+        return tf.nn.relu(scores + noise)
 
     def grow_keys(self, weight: Selection, step: tf.Tensor) -> tf.Tensor:
         """Flat keys of all entries; the largest among those not kept are grown."""
@@ -193,8 +200,8 @@ class DropGrow(FixedSparsity):
         finite = [~has_nan(magnitude_keys(x)) for x in given if x is not None]
         return tf.reduce_all(tf.stack(finite))
 
-    def new_values(self, weight: Selection, step: tf.Tensor) -> tf.Tensor:
-        """The values of new entries, in theta's shape."""
+    def new_values(self, weight: Selection, step: tf.Tensor) -> tf.Tensor | int:
+        """The values of new entries: `Reset.theta`."""
         theta = tf.cast(weight.theta, tf.float32)
         kind, divisor = grow_kind(self.grow_init), grow_divisor(self.grow_init)
         seed = stream(weight, step, VALUES)
@@ -208,11 +215,11 @@ class DropGrow(FixedSparsity):
             return most * tf.random.stateless_uniform(
                 tf.shape(theta), seed, -1.0, 1.0, alg="philox"
             )
-        return tf.zeros_like(theta)
+        return ZERO
 
-    def new_slots(self, weight: Selection) -> tf.Tensor | None:
-        """The slots of new entries, in theta's shape; None leaves them."""
-        return tf.zeros_like(weight.theta)
+    def new_slots(self, weight: Selection) -> tf.Tensor | int | None:
+        """The slots of new entries: `Reset.slots`."""
+        return ZERO
 
 
 def active_of(weight: Selection) -> tf.Tensor:

@@ -79,7 +79,7 @@ class RigL(SET):
     def grow_keys(self, weight: Selection, step: tf.Tensor) -> tf.Tensor:
         return magnitude_keys(gradient_of(weight))
 
-    def new_values(self, weight: Selection, step: tf.Tensor) -> tf.Tensor:
+    def new_values(self, weight: Selection, step: tf.Tensor) -> tf.Tensor | int:
         kind, divisor = grow_kind(self.grow_init), grow_divisor(self.grow_init)
         if kind == "grad_scale":
             return gradient_of(weight) / divisor
@@ -87,5 +87,7 @@ class RigL(SET):
             return tf.sign(gradient_of(weight)) / divisor
         return super().new_values(weight, step)
 
-    def new_slots(self, weight: Selection) -> tf.Tensor:
+    def new_slots(self, weight: Selection) -> tf.Tensor | int | None:
+        if not self.slot_scale:
+            return super().new_slots(weight)
         return gradient_of(weight) * self.slot_scale

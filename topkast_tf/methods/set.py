@@ -84,10 +84,9 @@ class SET(DropGrow):
             [kept] = selection.largest([ranked(active, keys)], left)
             return kept, dropped
         positive = tf.reshape(weight.theta, [-1]) > 0
-        kept, dropped = tf.zeros_like(active), tf.constant(0)
+        kept, dropped = [], []
         for of_sign in (active & positive, active & ~positive):
             count = tf.reduce_sum(tf.cast(of_sign, tf.int32))
-            gone = share_of(count, fraction)
-            kept |= selection.largest([ranked(of_sign, keys)], count - gone)[0]
-            dropped += gone
-        return kept, dropped
+            dropped.append(share_of(count, fraction))
+            kept += selection.largest([ranked(of_sign, keys)], count - dropped[-1])
+        return kept[0] | kept[1], tf.add_n(dropped)

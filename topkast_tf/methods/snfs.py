@@ -113,7 +113,7 @@ class SNFS(Reallocating):
             return tf.ones([weight.theta.shape.num_elements()], tf.int32)
         return magnitude_keys(weight.momentum)
 
-    def new_slots(self, weight: Selection) -> tf.Tensor | None:
+    def new_slots(self, weight: Selection) -> tf.Tensor | int | None:
         return None
 
 

@@ -143,7 +143,7 @@ class SRigL(DropGrow):
         codes = self._codes(mask, weight, view)
         reset = Reset(
             view.from_matrix(mask & ~inside),
-            tf.cast(self.new_values(weight, step), weight.theta.dtype),
+            self.new_values(weight, step),
             self.new_slots(weight),
         )
         return codes, self.is_finite(weight), reset

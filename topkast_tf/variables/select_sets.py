@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from topkast_tf.core.sets import chosen
 from topkast_tf.kernels import training
-from topkast_tf.methods.base import Selection, Sets
+from topkast_tf.methods.base import ZERO, Selection, Sets
 from topkast_tf.methods.checks import checked
 from topkast_tf.variables.counters import Counter
 from topkast_tf.variables.replica import WeightReplica
@@ -159,12 +159,19 @@ def _write(
         if reset is None:
             continue
         entries = reset.entries & meant
-        member.write_theta(chosen(entries, reset.theta, each.theta))
+        member.write_theta(_reset(entries, reset.theta, each.theta))
         if reset.slots is None:
             continue
         for slot in (observed or {}).get(id(member), NOTHING).slots:
-            value = tf.cast(reset.slots, slot.dtype)
-            slot.assign(chosen(entries, value, slot.read_value()))
+            slot.assign(_reset(entries, reset.slots, slot.read_value()))
+
+
+def _reset(entries: tf.Tensor, value: tf.Tensor | int, before: tf.Tensor) -> tf.Tensor:
+    """The new value where an entry is reset, and the one before elsewhere."""
+    if value is ZERO:
+        # Zeros in theta's shape would become a constant, which the graph holds from now on.
+        return tf.where(entries, tf.zeros([], before.dtype), before)
+    return chosen(entries, tf.cast(value, before.dtype), before)
 
 
 def with_found(counters: tf.Tensor, found: Sequence[Sets], due: tf.Tensor) -> tf.Tensor:
