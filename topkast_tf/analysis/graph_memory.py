@@ -44,7 +44,7 @@ _UPDATES = frozenset("AssignSubVariableOp AssignAddVariableOp TopkastStep".split
 _WRITES = re.compile("^Assign|^ResourceApply|^ResourceScatter|^TopkastStep")
 """Operations that write to variables."""
 
-_OF_OTHERS = frozenset("Const Placeholder VarHandleOp".split())
+_OF_OTHERS = frozenset("Const Placeholder VarHandleOp IdentityN".split())
 """Operations whose output is held elsewhere: by the graph or the caller."""
 
 _CHEAP = _SAME_BUFFER | frozenset(
@@ -112,6 +112,7 @@ def run_of(
     density_of: Callable[[tf.Operation], float] = lambda op: 1.0,
     seed: int = 0,
     selects: bool = False,
+    given: Mapping[str, Buffer] | None = None,
 ) -> Run:
     """Follows one run of a graph.
 
@@ -124,9 +125,11 @@ def run_of(
       selects: whether it is a step that selects sets, whose conditions take the branch
         with most memory. Otherwise they take the one with least; but those that write
         variables, such as an optimizer's step that may be left out, take that with most.
+      given: name of an input -> its buffer in the caller, which nobody else reads, so that
+        it is freed, or written over, after its last reader here. They count in the peak.
     """
     executor = _Executor(frame, data, dict(sizes or {}), density_of, seed, selects)
-    return executor.run()
+    return executor.run(given or {})
 
 
 class _Executor:
@@ -148,9 +151,20 @@ class _Executor:
         self._total = 0
         # Reads of each variable: they take no memory until it is updated.
         self._reads: dict[str, list[Buffer]] = defaultdict(list)
+        self._uses = Counter(
+            tensor.name
+            for op in self._ops
+            if op.type not in _SHAPE_ONLY
+            for tensor in _read(op)
+        )
 
-    def run(self) -> Run:
+    def run(self, given: Mapping[str, Buffer]) -> Run:
         """Runs all operations in the executor's order."""
+        for name, buffer in given.items():
+            if self._uses[name]:
+                own = Buffer(buffer.size, buffer.entries, [], uses=self._uses[name])
+                self._made.of_tensor[name] = own
+                self._add(own)
         for op in self._in_order():
             self._made.writes |= bool(_WRITES.search(op.type))
             inside = self._inside(op)
@@ -164,7 +178,7 @@ class _Executor:
             self._release(op, outputs)
         graph = self._frame.graph
         self._made.outputs = [
-            self.entries_of(_source(t)) if isinstance(t, tf.Tensor) else 0
+            self.entries_of(source(t)) if isinstance(t, tf.Tensor) else 0
             for t in graph.outputs
         ]
         return self._made
@@ -174,19 +188,19 @@ class _Executor:
         names = {op.name for op in self._ops}
         waits: dict[str, int] = {}
         next_of: dict[str, list[tf.Operation]] = defaultdict(list)
-        self._uses: Counter[str] = Counter()
         for op in self._ops:
             needs = {c.name for c in op.control_inputs}
             if op.type not in _SHAPE_ONLY:
-                for tensor in _read(op):
-                    needs.add(tensor.op.name)
-                    self._uses[tensor.name] += 1
+                needs |= {tensor.op.name for tensor in _read(op)}
             needs &= names
             waits[op.name] = len(needs)
             for need in needs:
                 next_of[need].append(op)
         first = [op for op in self._ops if not waits[op.name]]
         random.Random(self._seed).shuffle(first)
+        if self._frame.caller is not None:
+            # A branch is inlined: what needs no value from outside is there first.
+            first.sort(key=_is_value)
         stack = deque(first)
         at_once: deque[tf.Operation] = deque()
         while stack or at_once:
@@ -256,9 +270,12 @@ class _Executor:
                     return found
         buffer = Buffer(size, entries, [op])
         self._made.buffers.append(buffer)
-        self._live[id(buffer)] = buffer
-        self._total += size
+        self._add(buffer)
         return buffer
+
+    def _add(self, buffer: Buffer) -> None:
+        self._live[id(buffer)] = buffer
+        self._total += buffer.size
 
     def _release(self, op: tf.Operation, outputs: Sequence[Buffer]) -> None:
         if op.type not in _SHAPE_ONLY:
@@ -318,13 +335,22 @@ class _Executor:
         self, op: tf.Operation, function: Any, args: Sequence[tf.Tensor]
     ) -> Run:
         inner = self._frame.enter(function, args)
-        sizes, data = {}, set()
+        sizes, data, given = {}, set(), {}
+        is_loop = op.type in graph_macs.LOOPS  # which reads them again
         for placeholder, arg in zip(inner.graph.inputs, args, strict=False):
-            sizes[placeholder.name] = self.entries_of(_source(arg))
-            if _source(arg).name in self._made.data:
+            passed = source(arg)
+            sizes[placeholder.name] = self.entries_of(passed)
+            if passed.name in self._made.data:
                 data.add(placeholder.name)
+            buffer = self._made.of_tensor.get(passed.name)
+            if buffer is not None and buffer.uses == 1 and not is_loop:
+                given[placeholder.name] = buffer
         density = self._density_of(op)
-        run = run_of(inner, data, sizes, lambda _: density, selects=self._selects)
+        run = run_of(
+            inner, data, sizes, lambda _: density, self._seed, self._selects, given
+        )
+        # Those are counted here.
+        run.peak -= sum(buffer.size for buffer in given.values())
         self._made.uncounted |= run.uncounted
         self._made.writes |= run.writes
         return run
@@ -383,21 +409,25 @@ class _Executor:
 
     def _number(self, tensor: tf.Tensor) -> int | None:
         """The first number of a small tensor, where it follows from sizes."""
-        tensor = _source(tensor)
+        tensor = source(tensor)
         while tensor.op.type in ("Pack", "Identity", "Cast", "ExpandDims", "Reshape"):
-            tensor = _source(tensor.op.inputs[0])
+            tensor = source(tensor.op.inputs[0])
         value = self._frame.constant(tensor)
         return None if value is None else int(np.ravel(value)[0])
 
     def _note_size(self, op: tf.Operation) -> None:
         """Notes the length of a vector as a constant, of which bounds are computed."""
         tensor = op.outputs[0]
-        length = self.entries_of(_source(op.inputs[0]))
+        length = self.entries_of(source(op.inputs[0]))
         value = np.asarray(length, tensor.dtype.as_numpy_dtype)
         self._frame.constants[tensor.name] = value if op.type == "Size" else value[None]
 
 
-def _source(tensor: tf.Tensor) -> tf.Tensor:
+def _is_value(op: tf.Operation) -> bool:
+    return op.type == "Placeholder" and op.outputs[0].dtype != tf.resource
+
+
+def source(tensor: tf.Tensor) -> tf.Tensor:
     """The tensor itself: an `IdentityN` is one identity for each of its inputs."""
     while tensor.op.type == "IdentityN":
         tensor = tensor.op.inputs[tensor.value_index]
@@ -405,4 +435,4 @@ def _source(tensor: tf.Tensor) -> tf.Tensor:
 
 
 def _read(op: tf.Operation) -> list[tf.Tensor]:
-    return [] if op.type == "IdentityN" else [_source(tensor) for tensor in op.inputs]
+    return [] if op.type == "IdentityN" else [source(tensor) for tensor in op.inputs]

@@ -331,7 +331,7 @@ def _parts(
         id(each.buffer): "activations" if each.of_data else "copies" for each in saved
     }
     for tensor in step.gradients:
-        buffer = run.of_tensor.get(tensor.name)
+        buffer = run.of_tensor.get(graph_memory.source(tensor).name)
         if buffer is not None:
             kinds[id(buffer)] = "gradients"
     found: Counter[str] = Counter()
