@@ -148,6 +148,13 @@ def build_optimizer(optimizer: Any, variables: Sequence[Any]) -> None:
         optimizer.build(list(variables))
 
 
+def innermost_optimizer(optimizer: Any) -> Any:
+    """The optimizer that others wrap, such as one that scales the loss; or it itself."""
+    while inner := getattr(optimizer, "inner_optimizer", None):
+        optimizer = inner
+    return optimizer
+
+
 def index_of(optimizer: Any, variable: Any) -> int:
     """The index of a variable in the slot lists of a built optimizer."""
     if hasattr(optimizer, "_get_variable_index"):

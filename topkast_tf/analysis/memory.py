@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from topkast_tf import compat
 from topkast_tf.analysis import graph_memory
 from topkast_tf.analysis.graph_macs import Frame
 from topkast_tf.analysis.graph_memory import Buffer
@@ -74,8 +75,8 @@ def count_memory(
     bit of each entry count; a ReLU beside it takes a bit for each entry.
 
     Args:
-      model: a built Keras model or layer, in a scope or not. Slots are those of its
-        optimizer, if it was compiled; the optimizer is built if it is not.
+      model: a Keras model or layer, in a scope or not. Slots are those of its optimizer,
+        if it was compiled. What is not built yet is built.
       input_spec: as in `count_flops`; its first dimension is the batch that is counted
         (1 if it is None).
       target_spec: of the targets, likewise, to count the loss that the model was compiled
@@ -183,6 +184,7 @@ def _count_weight(
     packed = weight.packed
     trained = weight.variable if packed is None else packed.entries
     slots = _slots(optimizer, model, trained)
+    is_trained = _trained(model, trained) is not None
     per_entry = sum(map(_bytes, slots)) / max(1, math.prod(trained.shape))
     theta, sets = n * item, sum(map(_bytes, weight.state_variables().values()))
     in_files = 0
@@ -193,13 +195,15 @@ def _count_weight(
         sets=sets + (0 if packed is None else _bytes(packed.members)),
         slots=sum(map(_bytes, slots)),
         plans=_plans(weight, a, b),
-        gradients=_bytes(trained),
+        gradients=_bytes(trained) if is_trained else 0,
     )
     if in_files:
         run = run + Bytes(parameters=-theta, sets=-n)
     if weight.exempt or a == n:
         sparse, host = (
-            Bytes(theta, slots=round(n * per_entry), gradients=theta),
+            Bytes(
+                theta, slots=round(n * per_entry), gradients=theta if is_trained else 0
+            ),
             Bytes(),
         )
     else:
@@ -208,7 +212,7 @@ def _count_weight(
             parameters=b * item,
             sets=positions(n, b if b < n else a, form) + bits,
             slots=round(b * per_entry),
-            gradients=b * item,
+            gradients=b * item if is_trained else 0,
         )
         keeps_theta = b < n and not weight.method.one_mask
         host = Bytes(theta) if keeps_theta else Bytes()
@@ -352,12 +356,18 @@ def _saves(weight: SparseWeight) -> float | None:
 
 def _slots(optimizer: Any, model: Any, variable: Any) -> list[Any]:
     """The optimizer's slots of a variable; none if nothing trains it."""
-    if optimizer is None:
+    trained = _trained(model, variable)
+    if optimizer is None or trained is None:
         return []
+    return slots_of(compat.innermost_optimizer(optimizer), trained)
+
+
+def _trained(model: Any, variable: Any) -> Any:
+    """The trainable variable of a model that a variable is, or None."""
     for trained in model.trainable_variables:
         if raw_variable(trained) is raw_variable(variable):
-            return slots_of(optimizer, trained)
-    return []
+            return trained
+    return None
 
 
 def _unique(variables: Iterable[Any], seen: set[int]) -> list[Any]:

@@ -19,8 +19,8 @@ class TrainingStep:
     """The graph of a step: forward pass, gradients, and the optimizer's update.
 
     The loss is the one that the model was compiled with, if `target_spec` is given;
-    otherwise the mean of the squares of its outputs. An optimizer that is not built yet is
-    built, as the first step would do.
+    otherwise the mean of the squares of its outputs. A model and an optimizer that are not
+    built yet are built, as the first step would do.
 
     Attributes:
       graph: of the step.
@@ -40,9 +40,6 @@ class TrainingStep:
         if target_spec is not None:
             specs.append(with_batch(target_spec)[0])
         hooks.install()
-        optimizer = getattr(model, "optimizer", None)
-        if optimizer is not None:
-            compat.build_optimizer(optimizer, model.trainable_variables)
         traced = tf.function(self._step, autograph=False)
         hooks.around_call.append(self._within)
         try:
@@ -73,15 +70,19 @@ class TrainingStep:
     def _step(self, x: Any, *targets: Any) -> tf.Tensor:
         model, graph = self._model, tf.compat.v1.get_default_graph()
         self._tracing = graph
-        variables = [
-            v for v in model.trainable_variables if raw_variable(v) is not None
-        ]
         optimizer: Any = getattr(model, "optimizer", None)
         with tf.GradientTape() as tape:
             try:
                 outputs = model(x, training=True)
             except TypeError:  # a layer without such an argument
                 outputs = model(x)
+            # After the call, which builds a model that is not built yet.
+            variables = [
+                v for v in model.trainable_variables if raw_variable(v) is not None
+            ]
+            if optimizer is not None:
+                with tf.init_scope():
+                    compat.build_optimizer(optimizer, model.trainable_variables)
             loss = self._loss(x, outputs, *targets)
             if hasattr(optimizer, "scale_loss"):
                 loss = optimizer.scale_loss(loss)

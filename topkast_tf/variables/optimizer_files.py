@@ -89,8 +89,7 @@ class _OfEntries:
 def _of_entries(optimizer: Any) -> Iterator[tuple[str, _OfEntries]]:
     """The variables of an optimizer that belong to packed entries, by key of its file."""
     key_of = {id(variable): str(i) for i, variable in enumerate(optimizer.variables)}
-    while inner := getattr(optimizer, "inner_optimizer", None):
-        optimizer = inner
+    optimizer = compat.innermost_optimizer(optimizer)
     variables = compat.trainable_variables(optimizer)
     lists = [
         (name, kept)
