@@ -69,6 +69,57 @@ def test_alpha_is_kept_for_the_input_gradient():
     assert report.on_sparse_device.copies == 0
 
 
+def test_what_a_penalty_saves_is_a_copy_though_the_backward_pass_writes_over_it():
+    def counted(**options):
+        with topkast_scope(0.75, 0.5, kernels="masked", **options):
+            model = dense_model(8, 2)
+        return count_memory(model, (5, 4))
+
+    without, explores = counted(exploration=0), counted(exploration=0.1)
+    assert explores.as_run.activations == without.as_run.activations
+    assert explores.as_run.copies > without.as_run.copies
+    assert explores.on_sparse_device == without.on_sparse_device
+
+
+def test_a_weight_that_is_not_trained_has_no_gradient_and_no_slots():
+    with topkast_scope(0.75, 0.5, kernels="masked"):
+        model = dense_model(8, 2)
+    model.layers[0].trainable = False
+    row = row_of(count_memory(model, (5, 4)), "net/d0")
+    for made in (row.as_run, row.on_sparse_device):
+        assert (made.gradients, made.slots) == (0, 0)
+
+
+def test_slots_behind_a_scaled_loss_belong_to_their_layer():
+    def row_with(optimizer):
+        with topkast_scope(0.75, 0.5, kernels="masked"):
+            model = dense_model(8, 2, optimizer=optimizer)
+        return row_of(count_memory(model, (5, 4)), "net/d1")
+
+    plain, scaled = (
+        row_with(keras.optimizers.Adam()),
+        row_with(keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam())),
+    )
+    assert scaled.as_run.slots == plain.as_run.slots > 0
+    assert scaled.on_sparse_device.slots == plain.on_sparse_device.slots
+
+
+def test_a_model_that_is_not_built_is_built_and_counted():
+    class Late(keras.Model):
+        def __init__(self):
+            super().__init__(name="late")
+            self.head = keras.layers.Dense(3, name="head")
+
+        def call(self, x):
+            return self.head(x)
+
+    model = Late()
+    model.compile("adam", "mse", jit_compile=False)
+    row = row_of(count_memory(model, (5, 4)), "late/head")
+    assert (row.as_run.parameters, row.as_run.slots) == (4 * 15, 2 * 4 * 15)
+    model.train_on_batch(np.ones((5, 4)), np.ones((5, 3)))
+
+
 @pytest.mark.parametrize("optimizer, slots", [("adam", 2), ("sgd", 0), ("adagrad", 1)])
 def test_a_dense_model_takes_one_and_its_slots(optimizer, slots):
     model = dense_model(8, 2, optimizer=optimizer)

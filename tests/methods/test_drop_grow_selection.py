@@ -7,6 +7,13 @@ import tensorflow as tf
 
 import topkast_tf as tk
 from tests import zoo
+from topkast_tf.analysis.graph_macs import (
+    BRANCHES,
+    FUNCTION_CALLS,
+    Frame,
+    branches_of,
+)
+from topkast_tf.analysis.training_step import TrainingStep
 from topkast_tf.core.sets import FORWARD
 from topkast_tf.methods import SET, RigL, Selection, Static
 
@@ -163,3 +170,39 @@ def test_static_mask_by_magnitude_of_a_dense_model():
     [weight] = tk.sparse_weights(tk.sparsify(dense, scope))
     kernel = np.abs(dense.layers[0].kernel.numpy())
     assert kernel[weight.forward_mask()].min() > kernel[~weight.forward_mask()].max()
+
+
+@pytest.mark.parametrize("name", ["set", "rigl", "acdc"])
+def test_an_update_holds_no_tensors_of_zeros(name):
+    """TensorFlow would fold them to constants, which the graph holds between steps."""
+    length = {"total_steps": 100}
+    with tk.sparse_scope(name, sparsity=0.5, **length):
+        model = keras.Sequential([keras.Input((16,)), keras.layers.Dense(12)])
+    model.compile(keras.optimizers.SGD(0.1, momentum=0.9), "mse", jit_compile=False)
+    graph = TrainingStep(model, (2, 16)).graph
+    made = [
+        op.type
+        for each in [graph, *function_graphs(graph)]
+        for op in each.get_operations()
+        if op.type in ("ZerosLike", "OnesLike", "Fill", "Const")
+        and op.outputs[0].shape.num_elements() == 16 * 12
+        and op.outputs[0].consumers()
+    ]
+    assert made == []
+
+
+def function_graphs(graph):
+    """The graphs that a graph calls, at any depth."""
+    frames, found = [Frame(graph)], []
+    while frames:
+        frame = frames.pop()
+        for op in frame.graph.get_operations():
+            if op.type in BRANCHES:
+                called = branches_of(op)
+            elif op.type in FUNCTION_CALLS:
+                called = [op.get_attr("f")]
+            else:
+                continue
+            frames += [frame.enter(each) for each in called]
+        found.append(frame.graph)
+    return found[1:]
