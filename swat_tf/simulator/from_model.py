@@ -104,8 +104,8 @@ def operands_of(model: Any, inputs: Any = None) -> Operands:
         have no masks, and the model is one of `layers_of`.
 
     Raises:
-      ValueError: for a layer that multiplies in another way, has channels first or an
-        input of unknown size, and as `layers_of`.
+      ValueError: for a layer that multiplies in another way, has channels first, quantized
+        kernels or an input of unknown size, and as `layers_of`.
 
     >>> model = keras.Sequential(
     ...     [keras.Input((4,)), keras.layers.ReLU(), keras.layers.Dense(2)], name="net"
@@ -175,7 +175,7 @@ def _watched(model: Any, inputs: Any) -> list[tuple[Layer, np.ndarray]]:
     examples = len(keras.tree.flatten(inputs)[0])
     weights = {weight.path: weight for weight in sparse_weights(model)}
     times: Counter[str] = Counter()
-    found: list[tuple[Layer, np.ndarray]] = []
+    seen: list[tuple[Any, str, np.ndarray]] = []
 
     def keep(layer: Any, values: Any) -> None:
         path = path_of(layer)
@@ -187,14 +187,17 @@ def _watched(model: Any, inputs: Any) -> list[tuple[Layer, np.ndarray]]:
             if "activations" in rule.backward:
                 sparsity, per = rule.sparsity_of(weight), rule.activations_per
                 mask = mask & np.asarray(topk.mask_of(values, sparsity, per))
-        own = layer_on(layer, tuple(values.shape), examples)
-        if times[path] > 1:
-            own = dataclasses.replace(own, name=f"{path}#{times[path]}")
-        found.append((own, mask.reshape(examples, *own.inputs, own.channels)))
+        name = path if times[path] == 1 else f"{path}#{times[path]}"
+        seen.append((layer, name, mask))
 
     with _Watching(list(multiplying(model)), keep):
         model(inputs, training=False)
-    _check_any(found, model)
+    _check_any(seen, model)
+    # Not within the call: Keras wraps what is raised there in a text of several lines.
+    found = []
+    for called, name, mask in seen:
+        layer = dataclasses.replace(layer_on(called, mask.shape, examples), name=name)
+        found.append((layer, mask.reshape(examples, *layer.inputs, layer.channels)))
     return found
 
 

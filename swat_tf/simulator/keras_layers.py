@@ -35,17 +35,33 @@ def multiplying(model: Any) -> Iterator[Any]:
     """The layers of a model that are simulated: dense ones and convolutions.
 
     Raises:
-      ValueError: for a layer with a kernel that multiplies in another way.
+      ValueError: for a layer with a kernel that multiplies in another way, has channels
+        first or is quantized.
     """
     for layer in layers_within(model):
         is_known = isinstance(layer, _KNOWN) and not isinstance(layer, _OTHERS)
         if is_known and (not isinstance(layer, _MATRICES) or _matrix(layer)):
+            _check_settings(layer)
             yield layer
         elif any(getattr(layer, name, None) is not None for name in _MULTIPLIES):
             raise ValueError(
                 "Expected a model of dense and convolution layers, plain, with groups or "
                 f"depthwise. Received: {type(layer).__name__} {layer.name!r}"
             )
+
+
+def _check_settings(layer: Any) -> None:
+    """Raises for settings of a layer that change what it multiplies."""
+    named = f"{type(layer).__name__} {layer.name!r}"
+    order = getattr(layer, "data_format", "channels_last")
+    if order != "channels_last":
+        raise ValueError(f"Expected channels last. Received: {order} of {named}")
+    mode = getattr(layer, "quantization_mode", None)
+    if mode is not None:
+        raise ValueError(
+            "Expected a model that can be trained, without quantized kernels. "
+            f"Received: {named} in {mode}"
+        )
 
 
 def path_of(layer: Any) -> str:
@@ -75,8 +91,8 @@ def layer_on(layer: Any, shape: tuple[int | None, ...], examples: int | None) ->
         where its input has no axis for the batch; None: the first axis is the batch.
 
     Raises:
-      ValueError: for an input of unknown size or with channels first, and for one whose
-        rows are not those of whole examples.
+      ValueError: for an input of unknown size, and for one whose rows are not those of
+        whole examples.
     """
     name, kernel = path_of(layer), kernel_shape(layer)
     if any(size is None for size in shape[1:]):
@@ -92,10 +108,6 @@ def layer_on(layer: Any, shape: tuple[int | None, ...], examples: int | None) ->
             rows //= examples
         return Layer.dense(name, kernel[1], kernel[2], rows)
     _check_batch(examples in (None, shape[0]), shape, name)
-    if layer.data_format != "channels_last":
-        raise ValueError(
-            f"Expected channels last. Received: {layer.data_format} of {name!r}"
-        )
     axes = len(kernel) - 2
     strides, dilation = (
         (given,) * axes if isinstance(given, int) else tuple(given)

@@ -44,6 +44,20 @@ def many_kinds():
     )
 
 
+def quantized():
+    """Keras quantizes the layer alone, and calls it in another way."""
+    dense = keras.layers.Dense(3, name="small")
+    model = keras.Sequential([keras.Input((4,)), dense, keras.layers.Dense(2)])
+    dense.quantize("int8")
+    return model
+
+
+def examples_in_one_row():
+    image = keras.Input((8,))
+    row = keras.ops.reshape(image, (1, -1, 4))
+    return keras.Model(image, keras.layers.Conv1D(3, 1)(row))
+
+
 BUILDERS = {
     "sequential": zoo.sequential,
     "functional": zoo.functional,
@@ -248,11 +262,36 @@ def test_it_is_the_simulation_of_its_masks():
             ),
             "Received: EinsumDense",
         ),
+        (quantized, "Received: Dense 'small' in int8"),
     ],
 )
 def test_errors_are_one_sentence(model, expected):
     with pytest.raises(ValueError, match=expected) as caught:
         layers_of(model())
+    said = str(caught.value)
+    assert said.startswith("Expected") and "\n" not in said
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        (
+            lambda: keras.Sequential(
+                [
+                    keras.Input((3, 8, 8)),
+                    keras.layers.Conv2D(4, 3, data_format="channels_first"),
+                ]
+            ),
+            "Expected channels last",
+        ),
+        (quantized, "Received: Dense 'small' in int8"),
+        (examples_in_one_row, r"an input of the shape \(1, 4, 4\) of"),
+    ],
+)
+def test_errors_with_inputs_are_one_sentence(model, expected):
+    model = model()
+    with pytest.raises(ValueError, match=expected) as caught:
+        operands_of(model, images(model))
     said = str(caught.value)
     assert said.startswith("Expected") and "\n" not in said
 
