@@ -247,8 +247,9 @@ def _finish(run: _Run, events: callbacks.Events) -> dict[str, Any]:
         result["replicas"] = replicas.count_of(model)
         result["gradient_bytes_packed"] = sizes.packed
         result["gradient_bytes_dense"] = sizes.dense
+    needs_layers = METHODS[run.method].selects_outputs
     with files.replacing(run.folder / MODEL_FILE) as part:
-        sparsity.plain(model).save(part)
+        (model if needs_layers else sparsity.plain(model)).save(part)
     # Last, because its presence means that all other files exist.
     run_folder.write_result(run.folder, result)
     return result

@@ -111,7 +111,7 @@ def text(
     for result in results:
         lines += [f"  {quoted(here / result['method'] / name)}" for name in _FILES]
     lines += [
-        f"model.keras loads with {task_metrics.loads}.",
+        _loading(results, task_metrics),
         "",
         "What next:",
         f"  python {quoted(shortest(_LAUNCH / 'report.py'))} {quoted(here)}",
@@ -119,6 +119,17 @@ def text(
         f"  tensorboard --logdir {quoted(here)}",
     ]
     return "\n".join(lines)
+
+
+def _loading(results: Sequence[dict[str, Any]], task_metrics: TaskMetrics) -> str:
+    """What the saved models need."""
+    selecting = [
+        result["method"]
+        for result in results
+        if methods.METHODS[result["method"]].selects_outputs
+    ]
+    of = f", that of {', '.join(selecting)} with swat_tf imported" if selecting else ""
+    return f"model.keras loads with {task_metrics.loads}{of}."
 
 
 def shortest(path: pathlib.Path) -> pathlib.Path:

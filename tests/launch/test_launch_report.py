@@ -42,3 +42,15 @@ def test_report_names_files_and_commands_that_can_be_pasted(
     assert absolute == said
     coloured = report.text(run, results, METRICS["image"], screen.out)
     assert coloured.count(ESCAPE) == 2
+
+
+def test_report_says_what_a_saved_model_needs(tmp_path, plain_terminal):
+    def loading(*methods):
+        results = [result(method) for method in methods]
+        said = report.text(tmp_path, results, METRICS["image"], io.StringIO())
+        return next(x for x in said.splitlines() if x.startswith("model.keras"))
+
+    assert loading("dense", "topkast") == "model.keras loads with Keras alone."
+    assert loading("dense", "dsg") == (
+        "model.keras loads with Keras alone, that of dsg with swat_tf imported."
+    )

@@ -18,6 +18,7 @@ from launch import train as launch_train
 from launch.config import flags as launch_flags
 from launch.run import failures, sparsity, training
 from launch.run.stretches import stretches
+from launch.run.trained import trained_models
 from launch.support.errors import UserError
 from launch.tasks import task_of
 from tests.launch import plain_model
@@ -74,6 +75,23 @@ def test_evaluation_within_an_epoch_changes_no_weight(tmp_path):
     # Without deterministic ops, sums may be taken in another order.
     for ours, theirs in zip(weights, expected, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_a_network_that_selects_outputs_is_saved_as_it_is(tmp_path):
+    plain_model.register()
+    asked = settings(
+        *("--method=dsg", "--model=plain", "--batch_size=256", "--steps=1"),
+        f"--run_dir={tmp_path}",
+    )
+    task = task_of(asked)
+    task.load()
+    training.train(task, "dsg")
+    saved = keras.models.load_model(tmp_path / "dsg" / training.MODEL_FILE)
+    [(_, trained)] = trained_models(tmp_path)
+    images = next(iter(task.evaluation_batches()))[0][:4]
+    found = keras.Model(saved.inputs, saved.layers[1].output)(images).numpy()
+    assert (found == 0).mean() > 0.8  # a dense layer has half of them
+    np.testing.assert_array_equal(saved(images), trained(images))
 
 
 @pytest.mark.slow

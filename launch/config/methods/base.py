@@ -46,6 +46,8 @@ class RunMethod:
       dense_steps: maps the flags to what pruning before training costs: in dense training
         steps, whose FLOPs it takes.
       stores_weights: whether --storage is that of its weights, and not of activations.
+      selects_outputs: whether its layers select outputs for each input, so that no model
+        without them has its outputs.
     """
 
     about: str
@@ -60,6 +62,7 @@ class RunMethod:
     is_resized: bool = False
     dense_steps: Callable[[flags.FlagValues], float] = lambda values: 0.0
     stores_weights: bool = False
+    selects_outputs: bool = False
 
     def storage_of_weights(self, settings: flags.FlagValues) -> str:
         """What the optimizer trains: `dense`, theta, or `packed`, the entries of B."""

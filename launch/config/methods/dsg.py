@@ -62,4 +62,5 @@ METHOD = RunMethod(
     groups=(GROUP,),
     distributions=("uniform",),
     check=_check,
+    selects_outputs=True,
 )
