@@ -70,7 +70,10 @@ def cost_rows(costed: Costed) -> list[CostRow]:
 
 
 def counted(costed: Costed) -> list[CostRow]:
-    """Parameters and FLOPs, of dense and sparse products of the same network."""
+    """Parameters and FLOPs of the dense network and of the sparse one.
+
+    Pruning before training is part of all steps, as in results.csv.
+    """
     weights = costed.weights
     rows = []
     if weights is not None:
@@ -81,21 +84,23 @@ def counted(costed: Costed) -> list[CostRow]:
                 _whole,
             )
         )
-    if weights is None or weights.flops is None:
+    if weights is None or weights.flops is None or weights.dense_flops is None:
         return rows
-    flops = weights.flops
+    flops, full = weights.flops, weights.dense_flops
     for name, dense, sparse in (
-        (f"inference, each {costed.unit}", flops.dense.forward, flops.sparse.forward),
-        (f"training, each {costed.unit}", flops.dense.training, flops.run.training),
+        (f"inference, each {costed.unit}", full.forward, flops.sparse.forward),
+        (f"training, each {costed.unit}", full.training, flops.run.training),
     ):
         rows.append(CostRow("counted", name, dense, sparse, flops_text))
-    steps = costed.group.longest.step
+    longest = costed.group.longest
+    steps = longest.step
     units = (weights.units_a_step or 0) * steps
     if units:
+        before = longest.dense_steps * full.training * (weights.units_a_step or 0)
         rows.append(
             CostRow(
                 *("counted", f"training, {steps:,} steps"),
-                *(flops.dense.training * units, flops.run.training * units),
+                *(full.training * units, flops.run.training * units + before),
                 flops_text,
             )
         )

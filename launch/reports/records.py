@@ -79,6 +79,11 @@ class Record:
         return int(self.rows[-1]["step"]) if self.rows else 0
 
     @property
+    def dense_steps(self) -> float:
+        """What pruning before training costs, in steps of dense training."""
+        return METHODS[self.method].dense_steps(self.settings)
+
+    @property
     def total_steps(self) -> int | None:
         """Steps of the whole run; None if that depends on a text, which is not read."""
         settings = self.settings

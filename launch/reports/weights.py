@@ -9,10 +9,12 @@ import numpy as np
 
 import topkast_tf
 from launch.callbacks import steps_taken
+from launch.config.methods import METHODS
 from launch.plots import histograms
 from launch.reports.cycles import Cycles, cycles_of
 from launch.reports.memory import Memory, memory_of
 from launch.reports.records import Record
+from launch.run.building import build
 from launch.storage import checkpoints
 from launch.support.errors import UserError
 from launch.tasks import task_of
@@ -75,11 +77,13 @@ class Weights:
       step: of the checkpoint.
       layers: its sparse weights, in the order of the network.
       sizes: path of a trainable weight, sparse or not -> number of its entries.
-      parameters: all trainable ones.
+      parameters: trainable ones of the dense network of the same flags, which are those
+        of the model itself, unless its method has other widths.
       kept_parameters: those that a forward pass uses.
       flops: counted, of one unit of the data; None if they cannot be counted.
+      dense_flops: those of the dense network; None likewise.
       units_a_step: units that a step trains on; None likewise.
-      memory: counted, of a step; None if it cannot be counted, or the model is dense.
+      memory: counted, of a step; None if it cannot be counted, or the run is dense.
       cycles: of a simulated step; None if they were not asked for, or not found.
       faults: sentences on what could not be read or counted.
     """
@@ -90,6 +94,7 @@ class Weights:
     parameters: int
     kept_parameters: int
     flops: FlopReport | None
+    dense_flops: FlopCount | None
     units_a_step: int | None
     memory: Memory | None
     cycles: Cycles | None
@@ -128,8 +133,14 @@ def weights_of(
     model, _, damaged = restored
     summary = topkast_tf.summary(model)
     flops, units, faults = _counted(record, model)
+    parameters, dense_flops = summary.dense_parameters, flops.dense if flops else None
+    is_resized = METHODS[record.method].is_resized
+    if is_resized and flops:
+        dense = build(task_of(record.settings), "dense")
+        parameters = topkast_tf.summary(dense).dense_parameters
+        dense_flops = task_of(record.settings).flops(dense).dense
     memory = cycles = None
-    if summary.rows:
+    if summary.rows or is_resized:
         memory = _or_fault(memory_of(record, model), faults)
     if simulate and summary.rows:
         cycles = _or_fault(cycles_of(record, model), faults)
@@ -137,9 +148,10 @@ def weights_of(
         steps_taken(model),
         tuple(_layers(model, examined)),
         {v.path: math.prod(v.shape) for v in model.trainable_variables},
-        summary.dense_parameters,
+        parameters,
         summary.kept_parameters,
         flops,
+        dense_flops,
         units,
         memory,
         cycles,

@@ -8,12 +8,13 @@ import re
 import shutil
 from html.parser import HTMLParser
 
+import keras
 import matplotlib.pyplot
 import numpy as np
 import pytest
 from tensorflow.python.framework import config
 
-from launch import report, simulate, train
+from launch import models, report, simulate, train
 from launch.config import report_flags, simulate_flags
 from launch.plots import pareto
 from launch.reports import making
@@ -21,7 +22,9 @@ from launch.reports.costs import Costed, CostRow, cost_rows
 from launch.reports.groups import dense_of, differing, groups_of
 from launch.reports.inputs import inputs_of
 from launch.reports.pictures import Pictures
-from launch.reports.records import records_of
+from launch.reports.records import Record, records_of
+from launch.reports.weights import weights_of
+from launch.run.building import build
 from launch.storage import checkpoints
 from launch.support.errors import UserError
 from launch.sweeps.cells import cells
@@ -311,6 +314,55 @@ def test_costs_without_a_checkpoint_are_the_measured_ones(runs):
     alone = cost_rows(Costed(sparse, None, None, "image"))
     assert [row.dense for row in alone] == [None] * len(rows)
     assert CostRow("measured", "x", 0.0, 1.0, str).ratio is None
+
+
+def costs_of(model, monkeypatch, *arguments):
+    """The table of costs of a run of four steps, of which there is no folder."""
+    asked = settings("--dataset=digits", "--steps=4", *arguments)
+    task = task_of(asked)
+    task.width_factor = 0.5
+    model = model(task)
+    monkeypatch.setattr(checkpoints, "restore", lambda folder: (model, None, ()))
+    rows = ({"step": 4.0, "seconds": 1.0},)
+    record = Record(pathlib.Path("run"), asked.method, asked, rows, (), None)
+    [group] = groups_of([record])
+    read = weights_of(record, 0, simulate=False)
+    return task, {row.name: row for row in cost_rows(Costed(group, None, read, "image"))}
+
+
+def test_a_smaller_network_costs_less_than_the_dense_one(monkeypatch):
+    def network(image_shape, classes, width=1.0):
+        layers = [keras.layers.Flatten(), keras.layers.Dense(round(32 * width))]
+        return keras.Sequential(
+            [keras.Input(image_shape), *layers, keras.layers.Dense(classes)]
+        )
+
+    def small(task):
+        model = task.build()
+        task.compile(model, "sgd")
+        return model
+
+    monkeypatch.setitem(models.MODELS, "wide", network)
+    asked = ("--model=wide", "--method=small_dense", "--sparsity=0.8")
+    task, rows = costs_of(small, monkeypatch, *asked)
+    parameters = rows["parameters in a forward pass"]
+    assert (parameters.dense, parameters.sparse) == (65 * 32 + 330, 65 * 16 + 170)
+    training = rows["training, 4 steps"]
+    assert training.dense == 4 * task.units_a_step * 6 * (64 * 32 + 320)
+    assert training.ratio == 0.5
+    memory = rows["memory on a device without zeros"]
+    dense = build(task, "dense")
+    assert memory.dense == count_memory(dense, *task.batch_spec).as_run.total
+    assert memory.ratio < 0.8
+
+
+def test_pruning_before_training_is_part_of_its_costs(monkeypatch):
+    plain_model.register()
+    asked = ("--model=plain", "--method=grasp", "--sparsity=0.75", "--prune_batches=2")
+    _, rows = costs_of(lambda task: build(task, "grasp"), monkeypatch, *asked)
+    # Three dense steps for each of two batches, beside four of training.
+    steps = rows["training, each image"].ratio + 6 / 4
+    assert rows["training, 4 steps"].ratio == pytest.approx(steps)
 
 
 def test_text_of_a_run_cannot_be_markup(bare, undrawn):
