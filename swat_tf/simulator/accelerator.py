@@ -18,6 +18,7 @@ from swat_tf.simulator.search_space import SHAPES, search_space
 INTERCONNECTS = ("none", "window", "ideal")
 SKIPS = ("swat", "sparser")
 _SUM_BYTES = 4
+_MOST_AHEAD = 2**16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,8 +42,8 @@ class Accelerator:
         ``"window"``: look-ahead and look-aside, `look_ahead`, `look_aside` and `shape`
         as in `search_space`, which no other kind reads; ``"ideal"``: a row packs its
         values without gaps.
-      look_ahead: h, lines ahead from which a value may come; a tile is at most h + 1
-        times as fast as a dense one.
+      look_ahead: h, lines ahead from which a value may come, at most 65,536; a tile is at
+        most h + 1 times as fast as a dense one.
       look_aside: d, places in other lanes.
       shape: ``"T"`` or ``"L"``.
       synchronised: whether the rows of a tile advance together. Free rows take lines of
@@ -122,13 +123,22 @@ class Accelerator:
             self._check_places()
 
     def _check_places(self) -> None:
+        if self.look_ahead > _MOST_AHEAD:
+            raise ValueError(
+                f"Expected `look_ahead` of at most {_MOST_AHEAD} lines. "
+                f"Received: look_ahead={self.look_ahead}"
+            )
         if self.look_aside and not self.look_ahead:
             raise ValueError(
                 "Expected `look_aside` to be 0 without look-ahead: values come from lines "
                 f"ahead. Received: look_ahead=0, look_aside={self.look_aside}"
             )
-        wrapped = {(time, lane % self.lanes) for time, lane in self._places()}
-        if len(wrapped) < self.look_ahead + self.look_aside:
+        # So many that they cannot be are not listed.
+        are_apart = self.look_aside < self.look_ahead * self.lanes or not self.look_ahead
+        if are_apart:
+            wrapped = {(time, lane % self.lanes) for time, lane in self._places()}
+            are_apart = len(wrapped) == self.look_ahead + self.look_aside
+        if not are_apart:
             raise ValueError(
                 "Expected a look-aside whose places are in different lanes. Received: "
                 f"look_ahead={self.look_ahead}, look_aside={self.look_aside}, "

@@ -22,7 +22,7 @@ def layer_sparsities(
     layers: Sequence[Layer],
     sparsity: float,
     distribution: str = "uniform",
-    exempt: Sequence[str] = (),
+    exempt: str | Sequence[str] = (),
 ) -> dict[str, float]:
     """The sparsity of each layer's weights.
 
@@ -30,14 +30,15 @@ def layer_sparsities(
       layers: the layers.
       sparsity: fraction of zeros over all of them that are not exempt, in [0, 1).
       distribution: ``"uniform"``, ``"er"`` or ``"erk"``.
-      exempt: regexes on names of layers that stay dense; also ``"first"`` and ``"last"``.
+      exempt: one or several regexes on names of layers that stay dense; also ``"first"``
+        and ``"last"``.
 
     Returns:
       Layer name -> sparsity; 0 of exempt layers.
 
     Raises:
       ValueError: for an unknown distribution, a sparsity that is out of reach, or a regex
-        that matches no layer.
+        that is none or matches no layer.
 
     >>> layers = [Layer.dense("a", 10, 10), Layer.dense("b", 10, 10)]
     >>> layer_sparsities(layers, 0.5, exempt=["first"])
@@ -46,10 +47,11 @@ def layer_sparsities(
     check_choice("distribution", distribution, DISTRIBUTIONS)
     names = [layer.name for layer in layers]
     dense = set()
-    for pattern in exempt:
-        matching = {"first": names[:1], "last": names[-1:]}.get(
-            pattern, [name for name in names if re.search(pattern, name)]
-        )
+    for pattern in (exempt,) if isinstance(exempt, str) else exempt:
+        if pattern in ("first", "last"):
+            matching = names[:1] if pattern == "first" else names[-1:]
+        else:
+            matching = _matching(pattern, names)
         if not matching:
             raise ValueError(
                 f"Expected each regex of `exempt` to match a layer. Received: {pattern!r}"
@@ -58,6 +60,16 @@ def layer_sparsities(
     shapes = {layer.name: layer.kernel for layer in layers if layer.name not in dense}
     found = distributions.NAMED[distribution](shapes, sparsity) if shapes else {}
     return {name: found.get(name, 0.0) for name in names}
+
+
+def _matching(pattern: str, names: Sequence[str]) -> list[str]:
+    """The names in which a regex is found."""
+    try:
+        return [name for name in names if re.search(pattern, name)]
+    except (re.error, TypeError) as error:
+        raise ValueError(
+            f"Expected regexes in `exempt` ({error}). Received: {pattern!r}"
+        ) from error
 
 
 def random_weights(

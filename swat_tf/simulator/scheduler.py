@@ -91,14 +91,16 @@ def window_cycles(
     number of cycles: there the lines that are left out at the end of a vector can be
     more than the buffer takes in.
     """
-    depth = max((time for time, _ in places), default=0)
     lengths = np.concatenate(
         [np.full(len(each), each.shape[-1]) for each in products]
     ).astype(np.int64)
+    # Nothing is further ahead than the longest set is long.
+    most = int(lengths.max(initial=0))
+    places = [(time, lane) for time, lane in places if time < most]
+    depth = max((time for time, _ in places), default=0)
     buffer, place_of = _buffer(products, lengths, depth)
     cycles = np.zeros(len(lengths), np.int64)
     skipped = np.zeros(len(lengths), np.int64)
-    most = int(lengths.max(initial=0))
     running = np.sort(lengths)
     for now in range(most):
         # The longest sets come first, so those that still run are at the front.

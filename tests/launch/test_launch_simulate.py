@@ -275,6 +275,7 @@ def test_choices_are_those_of_the_simulator():
         ((*SMALL, "--sparsity=0.9", "--look_ahead=0"), "Received: look_ahead=0"),
         ((*SMALL, "--sparsity=0.9", "--examples=3"), "--examples of at most 2"),
         ((*SMALL, "--sparsity=0.9", "--exempt=zzz"), "Received: 'zzz'"),
+        ((*SMALL, "--sparsity=0.9", "--exempt=("), "Received: '('"),
         (("--model=resnet9", "--sparsity=0.9"), "did you mean resnet"),
         (("no/such/run",), "Expected the folder of a run, which holds flags.cfg"),
         (

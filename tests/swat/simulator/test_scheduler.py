@@ -126,3 +126,9 @@ def test_the_lane_with_the_most_candidates_goes_first():
     lines = packed_lines(values)
     [found] = window_cycles([lines], 2, places)
     assert found.tolist() == [oracle.cycles(values[0].tolist(), 2, places)] == [2]
+
+
+def test_a_window_of_any_depth_is_one_of_all_lines():
+    values = drawn(0.9, 4, lines=12)
+    [expected] = scheduled(values, 11, 0)
+    assert scheduled(values, 12, 0)[0] == scheduled(values, 2**16, 0)[0] == expected

@@ -438,7 +438,9 @@ def test_a_pass_without_any_product_takes_no_cycles():
         (lambda: dataclasses.replace(WINDOW, shape="X"), "Received: shape='X'"),
         (lambda: dataclasses.replace(WINDOW, look_ahead=-1), "Received: look_ahead=-1"),
         (lambda: dataclasses.replace(WINDOW, look_ahead=0), "Received: look_ahead=0"),
+        (lambda: dataclasses.replace(WINDOW, look_ahead=2**31), "at most 65536 lines"),
         (lambda: dataclasses.replace(WINDOW, lanes=4, look_aside=9), "different lanes"),
+        (lambda: dataclasses.replace(WINDOW, look_aside=2**31), "different lanes"),
         (lambda: dataclasses.replace(WINDOW, skips="all"), "Received: skips='all'"),
         (lambda: dataclasses.replace(WINDOW, metadata="csr"), "metadata='csr'"),
         (lambda: dataclasses.replace(WINDOW, memory=None), "memory=None"),
@@ -474,6 +476,8 @@ def test_a_pass_without_any_product_takes_no_cycles():
         (lambda: layer_sparsities([PLAIN], 0.5, "global"), "distribution='global'"),
         (lambda: layer_sparsities([PLAIN], 1.0), "Received"),
         (lambda: layer_sparsities([PLAIN], 0.5, exempt=["z"]), "Received: 'z'"),
+        (lambda: layer_sparsities([PLAIN], 0.5, exempt="zz"), "Received: 'zz'"),
+        (lambda: layer_sparsities([PLAIN], 0.5, exempt=["("]), "Received: '('"),
         (lambda: simulate([PLAIN], DENSE).part("all"), "Received: name='all'"),
     ],
 )
