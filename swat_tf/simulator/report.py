@@ -235,19 +235,19 @@ class SimulationReport:
     def notes(self) -> list[str]:
         """Sentences on the step, and on what stands for it."""
         times = [
-            self.cycles(dense=dense, memory=True) / self.clock * 1e3
+            _milliseconds(self.cycles(dense=dense, memory=True) / self.clock)
             for dense in (False, True)
         ]
         found = [
-            f"A step of {_examples(self.batch)} takes {times[0]:.3g} ms at "
-            f"{self.clock / 1e9:g} GHz, {times[1]:.3g} ms if zeros are multiplied; with "
+            f"A step of {_examples(self.batch)} takes {times[0]} at "
+            f"{self.clock / 1e9:g} GHz, {times[1]} if zeros are multiplied; with "
             f"memory: {', '.join(map(self._with_memory, PARTS))}."
         ]
         if self.sampled_examples < self.batch:
             known = _examples(self.sampled_examples)
             found.append(
                 f"Of each layer, the activations of at least {known} stand for those of "
-                f"all {self.batch}."
+                f"all {self.batch:,}."
             )
         if self.error():
             found.append(
@@ -263,8 +263,13 @@ class SimulationReport:
         return f"{part} {self.speed_up(part, memory=True):.2f}x"
 
 
+def _milliseconds(seconds: float) -> str:
+    found = 1e3 * seconds
+    return f"{found:.3g} ms" if found < 999.5 else f"{found:,.0f} ms"
+
+
 def _examples(count: int) -> str:
-    return "one example" if count == 1 else f"{count} examples"
+    return "one example" if count == 1 else f"{count:,} examples"
 
 
 def _short(layer: str) -> str:

@@ -362,6 +362,13 @@ def test_report_adds_up():
     assert sum(line.startswith("all 7 layers") for line in few) == 3
 
 
+def test_long_steps_are_whole_milliseconds():
+    slow = dataclasses.replace(DENSE, clock=1000)
+    layer = Layer.dense("a", 16, 16, 1600)
+    assert "takes 200 ms" in simulate([layer], slow).notes()[0]
+    assert "takes 20,000 ms" in simulate([layer], slow, batch=100).notes()[0]
+
+
 def test_random_masks_keep_what_they_are_asked_to():
     sparsities = layer_sparsities(LAYERS, 0.8, "erk", ["first", "dense"])
     assert sparsities["first"] == sparsities["dense"] == 0
