@@ -134,7 +134,9 @@ class Accelerator:
                 f"ahead. Received: look_ahead=0, look_aside={self.look_aside}"
             )
         # So many that they cannot be are not listed.
-        are_apart = self.look_aside < self.look_ahead * self.lanes or not self.look_ahead
+        are_apart = (
+            self.look_aside < self.look_ahead * self.lanes or not self.look_ahead
+        )
         if are_apart:
             wrapped = {(time, lane % self.lanes) for time, lane in self._places()}
             are_apart = len(wrapped) == self.look_ahead + self.look_aside

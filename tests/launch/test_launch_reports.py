@@ -327,7 +327,9 @@ def costs_of(model, monkeypatch, *arguments):
     record = Record(pathlib.Path("run"), asked.method, asked, rows, (), None)
     [group] = groups_of([record])
     read = weights_of(record, 0, simulate=False)
-    return task, {row.name: row for row in cost_rows(Costed(group, None, read, "image"))}
+    return task, {
+        row.name: row for row in cost_rows(Costed(group, None, read, "image"))
+    }
 
 
 def test_a_smaller_network_costs_less_than_the_dense_one(monkeypatch):
