@@ -11,8 +11,7 @@ from topkast_tf.core.trace_once import trace_once
 from topkast_tf.variables.hooks import loaded_keras_libraries
 
 
-@tf.custom_gradient
-def masked_relu(x: tf.Tensor):
+def masked_relu(x: tf.Tensor) -> tf.Tensor:
     """``max(x, 0)``; saves ``x > 0`` for the gradient, eight entries per byte.
 
     TensorFlow's own ReLU saves its output, which would stay in memory in addition to
@@ -27,6 +26,11 @@ def masked_relu(x: tf.Tensor):
     >>> masked_relu(tf.constant([-1.0, 2.0])).numpy()
     array([0., 2.], dtype=float32)
     """
+    return _masked_relu(x)
+
+
+@tf.custom_gradient
+def _masked_relu(x: tf.Tensor) -> tuple[tf.Tensor, Callable[..., tf.Tensor]]:
     shape = tf.shape(x)
     [bits] = _positive(tf.reshape(x, [-1]))
     with tf.control_dependencies([bits]):  # so that x is freed

@@ -5,7 +5,7 @@ import inspect
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, ParamSpec
 
 from topkast_tf.kernels import choice
 from topkast_tf.layers import sparse_layer
@@ -97,14 +97,19 @@ SCOPES: dict[str, Callable[..., ReusableScope]] = {}
 """Name of a method -> its scope, if that needs more than the method and a placement."""
 
 
-def register_scope(name: str) -> Callable[[Callable], Callable]:
+_P = ParamSpec("_P")
+
+
+def register_scope(
+    name: str,
+) -> Callable[[Callable[_P, ReusableScope]], Callable[_P, ReusableScope]]:
     """Decorator: `sparse_scope` opens this scope for a method.
 
     Args:
       name: the method's name.
     """
 
-    def registered(scope: Callable[..., ReusableScope]) -> Callable[..., ReusableScope]:
+    def registered(scope: Callable[_P, ReusableScope]) -> Callable[_P, ReusableScope]:
         SCOPES[name] = scope
         return scope
 
