@@ -24,6 +24,7 @@ import tensorflow as tf
 
 from topkast_tf import export_litert, strip, topkast_scope
 
+tf.get_logger().setLevel("ERROR")  # each export logs where it has written
 WIDTH = 2048
 keras.utils.set_random_seed(0)
 with topkast_scope(0.9, 0.8, exempt=("last",)):
