@@ -77,7 +77,10 @@ def conv2d(
       activation: ``[batch, height, width, channels]`` (or as `data_format` says).
       weight: ``[height, width, in, out]``.
       sparsity: of the weight, a fraction of zeros in [0, 1).
-      strides, padding, data_format, dilations: as for `tf.nn.conv2d`.
+      strides: as for `tf.nn.conv2d`.
+      padding: as for `tf.nn.conv2d`.
+      data_format: as for `tf.nn.conv2d`.
+      dilations: as for `tf.nn.conv2d`.
       activations: sparsity of the activation; by default that of the weight.
       **recipe: as for `matmul`.
 

@@ -20,8 +20,7 @@ def masked_relu(x: tf.Tensor) -> tf.Tensor:
     Args:
       x: floating tensor.
 
-    Returns:
-      A tensor like x.
+    It returns a tensor like x.
 
     >>> masked_relu(tf.constant([-1.0, 2.0])).numpy()
     array([0., 2.], dtype=float32)
