@@ -9,7 +9,7 @@ from docs.tools.method_steps import EXAMPLES, INPUTS, OUTPUTS, Step
 IN_A, OUTSIDE_A, OPERAND, EMPTY = "#005ab5", "#e0a23c", "#5a6068", "#e8eaee"
 INK, PAPER = "#1f2328", "#ffffff"
 PRODUCTS = ("forward", "input gradient", "weight gradient", "update")
-_CELL, _GAP, _BETWEEN, _MARGIN, _LABEL, _HEAD = 9, 4, 30, 12, 60, 38
+_CELL, _GAP, _BETWEEN, _MARGIN, _LABEL, _HEAD = 9, 4, 30, 12, 74, 38
 _WIDE = _CELL + _GAP + OUTPUTS * _CELL
 _HIGH = INPUTS * _CELL + _GAP + _CELL
 _LEGEND = (

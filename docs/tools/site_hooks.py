@@ -2,8 +2,9 @@
 
 A page of docs/ may link any file of the repository, as it does on a code host. The site
 has no file outside docs/: such a link becomes a link to the code host, if `repo_url` is
-set in mkdocs.yml, and its text alone otherwise. A link to nothing is a warning, and with
-`--strict` an error; so is a script, style sheet, font or picture of another host.
+set in mkdocs.yml, and its text alone otherwise. A link whose text is the name of a page's
+file has the page's title in its place. A link to nothing is a warning, and with `--strict`
+an error; so is a script, style sheet, font or picture of another host.
 """
 
 import logging
@@ -17,6 +18,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 PAGES = {"CHANGELOG.md": "changelog.md"}
 """Files of the repository outside docs/ that are pages, and their names on the site."""
 LINK = re.compile(r"(?P<image>!?)\[(?P<text>[^\]\[]*)\]\((?P<target>[^)\s]+)\)")
+FILE_NAME = re.compile(r"[\w./]+\.md")
 CODE = re.compile(r"^(?P<fence>```+).*?^(?P=fence)|`[^`\n]+`", re.M | re.S)
 OTHER_HOST = re.compile(
     r"<(?:script|img|iframe|source)[^>]*\ssrc=[\"']?(?:https?:)?//"
@@ -72,10 +74,19 @@ def site_links(markdown: str, source: str, page: str, repo_url: str | None) -> s
         if path in PAGES or path.startswith("docs/"):
             relative = posixpath.relpath(on_site, posixpath.dirname(page) or ".")
             anchor = f"#{anchor}" if anchor else ""
-            return f"{link['image']}[{link['text']}]({relative}{anchor})"
+            text = link["text"]
+            if FILE_NAME.fullmatch(text):
+                text = title_of(ROOT / path)
+            return f"{link['image']}[{text}]({relative}{anchor})"
         if repo_url:
             address = f"{repo_url.rstrip('/')}/blob/main/{path}"
             return f"{link['image']}[{link['text']}]({address})"
         return link["text"]
 
     return LINK.sub(replaced, markdown)
+
+
+def title_of(page: pathlib.Path) -> str:
+    """The first heading of a page, or the name of its file."""
+    found = re.search(r"^# (.+)$", page.read_text(encoding="utf-8"), re.M)
+    return found[1] if found else page.name

@@ -1,6 +1,6 @@
 """New methods fit the contract without a change of the library.
 
-They are registered here alone: that of docs/methods.md, gradual pruning, and SNIP.
+They are registered here alone: that of docs/extending.md, gradual pruning, and SNIP.
 """
 
 import dataclasses
@@ -39,7 +39,7 @@ def largest_gradients():
     @register
     @dataclasses.dataclass(frozen=True, kw_only=True)
     class LargestGradients(FixedSparsity):
-        """That of docs/methods.md, every two steps."""
+        """That of docs/extending.md, every two steps."""
 
         name = "largest_gradients"
         inputs = (GRADIENT,)
