@@ -174,7 +174,10 @@ def _replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """As `files.replacing`, in a separate folder, which `clear_unfinished` removes."""
     # For a large file, Keras puts its own temporary file in the same folder.
     parts = path.parent / files.TEMPORARY
-    parts.mkdir(parents=True, exist_ok=True)
+    # No more than these: a folder of the run that has gone, such as that of a file system
+    # that is no longer mounted, is not made again somewhere else.
+    path.parent.mkdir(exist_ok=True)
+    parts.mkdir(exist_ok=True)
     try:
         with files.replacing(path, within=parts) as part:
             yield part

@@ -112,19 +112,27 @@ class Network:
         ip("link", "set", f"port{host}", "up", within=self._hub)
 
     def slow(self, host, rate, delay):
-        """Limits what a host sends, and delays it.
+        """Limits what a host sends, and delays it where the kernel has netem.
 
         Args:
           host: which one.
           rate: such as ``"10mbit"``.
           delay: such as ``"20ms"``.
+
+        Returns:
+          What limits it: ``"netem"``, or ``"tbf"``, which delays nothing else.
         """
-        subprocess.run(
-            [
-                *("tc", "-n", self._names[host], "qdisc", "replace", "dev", "eth0"),
-                *("root", "netem", "rate", rate, "delay", delay),
-            ],
-            check=True,
+        ways = {
+            "netem": ("rate", rate, "delay", delay),
+            "tbf": ("rate", rate, "burst", "32kbit", "latency", "1s"),
+        }
+        replace = ("tc", "-n", self._names[host], "qdisc", "replace", "dev", "eth0")
+        for name, how in ways.items():
+            command = [*replace, "root", name, *how]
+            if not subprocess.run(command, capture_output=True).returncode:
+                return name
+        raise OSError(
+            "Expected a kernel with the qdisc netem or tbf. Received: neither"
         )
 
     def sent(self, host):

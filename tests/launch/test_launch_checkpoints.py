@@ -393,3 +393,10 @@ def test_full_disk_keeps_earlier_checkpoints(tmp_path, model, full_disk, share):
     full_disk(1 << 30)
     assert [path.name for path in tmp_path.iterdir()] == [first.name]
     assert first.read_bytes() == content
+
+
+def test_a_folder_of_a_run_that_has_gone_is_not_made_again(tmp_path, model):
+    folder = tmp_path / "run" / "topkast" / "checkpoints"
+    with pytest.raises(FileNotFoundError):
+        checkpoints.write(folder, snapshot(model), 1, {})
+    assert not list(tmp_path.iterdir())

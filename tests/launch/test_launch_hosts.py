@@ -125,9 +125,11 @@ def test_a_step_sends_what_is_said(root, tmp_path):
     a_step = {how: (sent[how, 300] - sent[how, 100]) / 200 for how in said}
     print(f"bytes a step and host, on the link and said: {a_step}, {said}")
     for how in said:
-        # Two hosts: each sends its whole vector once, with headers of packets and calls.
-        assert said[how] <= a_step[how] <= said[how] + 2500
-    assert a_step["packed"] < a_step["dense"]
+        # Each of two hosts sends its vector once; metrics, calls and packets' headers take
+        # some three thousand bytes besides, whatever the vector.
+        assert said[how] <= a_step[how] <= said[how] + 5000
+    saved = said["dense"] - said["packed"]
+    assert abs(a_step["dense"] - a_step["packed"] - saved) < 0.1 * saved
 
 
 @pytest.mark.parametrize("host", [1, 0])
@@ -174,10 +176,11 @@ def test_a_link_that_is_cut_for_good(root, tmp_path, undisturbed):
 def test_a_slow_link(root, tmp_path, undisturbed):
     with hosts.Network(2) as network:
         for host in range(2):
-            network.slow(host, "2mbit", "10ms")
+            limit = network.slow(host, "500kbit", "10ms")
         job = Job(network, root, tmp_path / "run", LONG)
         job.assert_ended()
         assert "starting again" not in job.said(0) + job.said(1)
+        print(f"{network.sent(1) * 8 / 500e3:.0f} s on the link at least, by {limit}")
     assert_same_end(tmp_path / "run", undisturbed)
 
 
