@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from benchmarks import common, memory_count
 from swat_tf import swat_scope
@@ -313,3 +314,30 @@ def test_counted_memory_is_within_a_tenth_of_measured(name):
     ]
     [(measured, counted)] = memory_count.ratios(rows)
     assert counted == pytest.approx(measured, rel=0.1)
+
+
+class Module(tf.Module):
+    def __init__(self):
+        super().__init__()
+        self.w = tf.Variable(tf.random.normal([16, 8]), name="w")
+
+    def __call__(self, x):
+        return x @ self.w
+
+
+def test_modules_are_counted_with_their_exploration_loss():
+    dense = count_memory(Module(), (3, 16))
+    assert dense.as_run.parameters == dense.as_run.gradients == 4 * 16 * 8
+    with topkast_scope(0.75, 0.5):
+        module = Module()
+    report = count_memory(module, (3, 16))
+    assert report.on_sparse_device.parameters == 4 * 64
+    assert report.on_host.parameters == 4 * 128
+    # Its gradient is that of the product and of the exploration loss.
+    assert report.step > dense.step
+
+
+@pytest.mark.parametrize("model", ["x", tf.Module(), None])
+def test_what_is_no_model_is_one_sentence(model):
+    with pytest.raises(ValueError, match=r"a tf\.Module that can be called\. Received"):
+        count_memory(model, (3, 16))

@@ -75,8 +75,8 @@ def count_memory(
     bit of each entry count; a ReLU beside it takes a bit for each entry.
 
     Args:
-      model: a Keras model or layer, in a scope or not. Slots are those of its optimizer,
-        if it was compiled. What is not built yet is built.
+      model: a Keras model or layer, or a `tf.Module`, in a scope or not. Slots are those
+        of its optimizer, if it was compiled. What is not built yet is built.
       input_spec: as in `count_flops`; its first dimension is the batch that is counted
         (1 if it is None).
       target_spec: of the targets, likewise, to count the loss that the model was compiled
@@ -108,6 +108,11 @@ def count_memory(
     if positions not in POSITIONS:
         raise ValueError(
             f"Expected positions in {POSITIONS}. Received: positions={positions!r}"
+        )
+    if not callable(model) or not hasattr(model, "trainable_variables"):
+        raise ValueError(
+            "Expected a Keras model or layer, or a tf.Module that can be called. "
+            f"Received: {model!r:.80}"
         )
     optimizer = getattr(model, "optimizer", None)
     if target_spec is not None and optimizer is None:

@@ -13,6 +13,7 @@ from topkast_tf import compat
 from topkast_tf.analysis.macs import input_spec_of, with_batch
 from topkast_tf.compat import raw_variable
 from topkast_tf.variables import hooks
+from topkast_tf.variables.lookup import planned_weights
 
 
 class TrainingStep:
@@ -107,8 +108,15 @@ class TrainingStep:
             tf.reduce_mean(tf.square(tf.cast(each, tf.float32)))
             for each in tf.nest.flatten(outputs)
         ]
-        parts += [tf.cast(each, tf.float32) for each in self._model.losses]
+        parts += [tf.cast(each, tf.float32) for each in self._penalties()]
         return tf.add_n(parts)
+
+    def _penalties(self) -> list[tf.Tensor]:
+        """Those of the layers of a model; of a `tf.Module`, what its caller adds."""
+        if hasattr(self._model, "losses"):
+            return list(self._model.losses)
+        weights = planned_weights(self._model)
+        return [w.penalty() for w in weights if w.method.has_penalty]
 
     @contextlib.contextmanager
     def _within(self, layer: Any) -> Iterator[None]:
