@@ -180,6 +180,7 @@ def run_folder_with(method, folder, *arguments):
     model = build(task, method)
     with run_folder.claim(folder, asked):
         run_folder.check_data(folder, task.data_digest, first=True)
+        (folder / method).mkdir()
         checkpoints.save(folder / method / "checkpoints", model, 1, {})
     return task, model
 
