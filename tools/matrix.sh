@@ -46,7 +46,7 @@ python_of() { # the path of pythonX.Y, or nothing
 
 try() { # PYTHON TENSORFLOW [KERAS [NUMPY]]
   local python tmp passed failed skipped quickstart=passes begun=$SECONDS
-  if grep -q "^$1,$2," "$csv" 2>/dev/null; then
+  if grep -q "^$1,$2[ ,]" "$csv" 2>/dev/null; then
     echo "--- Python $1, TensorFlow $2: in $csv already"
     return
   fi
