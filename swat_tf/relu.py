@@ -20,7 +20,8 @@ def masked_relu(x: tf.Tensor) -> tf.Tensor:
     Args:
       x: floating tensor.
 
-    It returns a tensor like x.
+    Returns:
+      A tensor like x.
 
     >>> masked_relu(tf.constant([-1.0, 2.0])).numpy()
     array([0., 2.], dtype=float32)

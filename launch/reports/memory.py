@@ -42,8 +42,8 @@ def memory_of(record: Record, model: keras.Model) -> Memory | str:
     """
     try:
         # A text that is not at hand: its vocabulary decides the sizes of the network.
-        dense = build(task_of(record.settings), "dense")
-        specs = task_of(record.settings).batch_spec
+        task = task_of(record.settings)
+        dense, specs = build(task, "dense"), task.batch_spec
         counts = [count_memory(each, *specs) for each in (dense, model)]
     except (UserError, OSError, ValueError) as error:
         return f"Memory could not be counted: {error}"

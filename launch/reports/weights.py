@@ -136,9 +136,10 @@ def weights_of(
     parameters, dense_flops = summary.dense_parameters, flops.dense if flops else None
     is_resized = METHODS[record.method].is_resized
     if is_resized and flops:
-        dense = build(task_of(record.settings), "dense")
+        task = task_of(record.settings)
+        dense = build(task, "dense")
         parameters = topkast_tf.summary(dense).dense_parameters
-        dense_flops = task_of(record.settings).flops(dense).dense
+        dense_flops = task.flops(dense).dense
     memory = cycles = None
     if summary.rows or is_resized:
         memory = _or_fault(memory_of(record, model), faults)
