@@ -51,6 +51,17 @@ def test_built_library_is_found_again(folder):
     assert build.built() == found
 
 
+def test_an_environment_with_the_same_sources_shares_the_library(
+    folder, tmp_path, monkeypatch
+):
+    first = build.built()
+    monkeypatch.setattr(
+        build, "SOURCES", shutil.copytree(build.SOURCES, tmp_path / "other" / "src")
+    )
+    monkeypatch.setattr(build, "_build", lambda *_: pytest.fail("built once more"))
+    assert build.built() == first
+
+
 def test_changed_library_is_not_loaded(folder):
     path = build.built()
     path.write_bytes(path.read_bytes() + b"0")

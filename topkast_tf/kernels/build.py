@@ -2,7 +2,7 @@
 
 The library is kept in the user's cache folder (`cache_folder`), under a name that is a
 digest of all it depends on: the sources, the commands, the compiler, TensorFlow and the
-kind of machine. Several processes may build at once: one does, the others wait.
+kind of machine, but not where they are installed. Several processes may build at once: one does, the others wait.
 """
 
 import contextlib
@@ -181,10 +181,19 @@ def _digest(compiler: str, commands: Sequence[Command]) -> str:
     ):
         found.update(f"{part}\n".encode())
     for command in commands:
-        found.update("\n".join(command.arguments).encode())
+        found.update(_without_folders("\n".join(command.arguments)).encode())
     for path in sorted(SOURCES.iterdir()):
         found.update(path.name.encode() + path.read_bytes())
     return found.hexdigest()[:32]
+
+
+def _without_folders(text: str) -> str:
+    """A command without where things are installed, so that environments share a build."""
+    import tensorflow as tf
+
+    for folder in (str(SOURCES), tf.sysconfig.get_include(), tf.sysconfig.get_lib()):
+        text = text.replace(folder, "")
+    return text
 
 
 def _build(commands: Sequence[Command], path: pathlib.Path) -> None:
