@@ -83,7 +83,7 @@ def sweep(values: flags.FlagValues) -> int:
 
 def _report(values: flags.FlagValues, folder: pathlib.Path, csv: pathlib.Path) -> int:
     print(report.write(results.read(csv), folder, values.metric, values.baseline))
-    print(f"{folder}/pareto.png, table.md, table.tex")
+    print(f"{folder}/pareto.png, variants.png, table.md, table.tex")
     return 0
 
 

@@ -30,7 +30,7 @@ from topkast_tf.variables.lookup import sparse_weights
 from topkast_tf.variables.scope_state import SparsityScope
 from topkast_tf.variables.weight import SparseWeight
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "MaskDynamics",
     "SparseWeight",

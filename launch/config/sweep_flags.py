@@ -75,8 +75,9 @@ folder of its own, and compares them.
 A run that is in the CSV is skipped, one that was interrupted goes on from its
 last checkpoint, one that failed is begun again and then passed over. The folder
 gets a log of each run, the CSV with a row for each, pareto.png (the metric over
-counted training FLOPs, kept parameters and processor seconds), and table.md and
-table.tex with means, deviations and paired differences to a baseline.
+counted training FLOPs, kept parameters and processor seconds), variants.png (the
+metric of each variant, with its range over seeds), and table.md and table.tex with
+means, deviations and paired differences to a baseline.
 """
 
 

@@ -17,6 +17,7 @@ from launch.plots.panels import (
     save,
 )
 from launch.sweeps.cells import RATIO, Cell, mean_of
+from launch.sweeps.metrics import factor_of, label_of
 
 COSTS = (
     (RATIO, "counted training FLOPs over dense"),
@@ -38,7 +39,7 @@ def draw(found: Sequence[Cell], metric: str, path: pathlib.Path) -> None:
     for axes, (cost, label) in zip(all_axes, COSTS, strict=True):
         _fill(axes, found, metric, cost)
         axes.set_xlabel(label)
-    all_axes[0].set_ylabel(_label(metric))
+    all_axes[0].set_ylabel(label_of(metric))
     handles, labels = all_axes[0].get_legend_handles_labels()
     plain(figure.legend(handles, labels, loc="outside right upper", fontsize=8))
     save(figure, path)
@@ -60,12 +61,12 @@ def panel(found: Sequence[Cell], metric: str, cost: str) -> Any | None:
     figure, [axes] = panels(1, (WIDTH, HEIGHT + 0.3))
     _fill(axes, found, metric, cost)
     axes.set_xlabel(dict(COSTS)[cost])
-    axes.set_ylabel(_label(metric))
+    axes.set_ylabel(label_of(metric))
     return figure
 
 
 def _fill(axes: Any, found: Sequence[Cell], metric: str, cost: str) -> None:
-    factor = _factor(metric)
+    factor = factor_of(metric)
     variants = list(dict.fromkeys(cell.variant for cell in found))
     others = [variant for variant in variants if variant != "dense"]
     places: list[float] = []
@@ -88,15 +89,6 @@ def _fill(axes: Any, found: Sequence[Cell], metric: str, cost: str) -> None:
         axes.plot(x, means, label=_shown(variant), **style.of_lines)
     if places:
         powers(axes, "x", places)
-
-
-def _factor(metric: str) -> int:
-    return 100 if metric.endswith("accuracy") else 1
-
-
-def _label(metric: str) -> str:
-    unit = " (%)" if _factor(metric) == 100 else ""
-    return f"{metric.replace('_', ' ')}{unit}"
 
 
 def _shown(variant: str) -> str:

@@ -15,8 +15,8 @@ from launch.storage import environment
 from launch.support.errors import UserError
 from launch.sweeps import report
 from launch.sweeps.cells import cells, over_dense
+from launch.sweeps.metrics import metric_of
 from launch.sweeps.results import KEY, Row
-from launch.sweeps.running import metric_of
 from launch.sweeps.runs import name_of
 
 

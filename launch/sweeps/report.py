@@ -5,11 +5,11 @@ import pathlib
 import statistics
 from collections.abc import Sequence
 
-from launch.plots import pareto
+from launch.plots import pareto, variants
 from launch.support.errors import UserError
 from launch.sweeps.cells import RATIO, Cell, cells, mean_of, over_dense, paired
+from launch.sweeps.metrics import factor_of, metric_of
 from launch.sweeps.results import Row
-from launch.sweeps.running import metric_of
 
 
 def table_rows(
@@ -27,7 +27,7 @@ def table_rows(
         raise UserError(
             f"Expected --baseline to be one of {names}. Received: {baseline!r}"
         )
-    factor, unit = (100, " (%)") if metric.endswith("accuracy") else (1, "")
+    factor, unit = factor_of(metric), " (%)" if factor_of(metric) == 100 else ""
     head = (
         *("variant", "sparsity", "seeds", f"{metric}{unit}"),
         *(f"to {baseline}", "training FLOPs", "kept", "processor seconds"),
@@ -37,13 +37,13 @@ def table_rows(
         base = bases.get(cell.sparsity, bases.get(""))
         difference = ""
         if base is not None and base is not cell:
-            difference = _spread(paired(cell, base), factor, signed=True)
+            difference = spread(paired(cell, base), factor, signed=True)
         lines.append(
             (
                 cell.variant,
                 cell.sparsity,
                 f"{len(cell.values)}" + (f" ({cell.lost} lost)" if cell.lost else ""),
-                _spread(list(cell.values.values()), factor),
+                spread(list(cell.values.values()), factor),
                 difference,
                 _shown_mean(cell, RATIO, "{:.3f}"),
                 _shown_mean(cell, "kept_parameters", "{:,.0f}"),
@@ -51,6 +51,22 @@ def table_rows(
             )
         )
     return tuple(lines)
+
+
+def spread(values: Sequence[float], factor: float, signed: bool = False) -> str:
+    """The mean and the standard deviation; of one value alone, the value.
+
+    >>> spread([0.5, 0.7], 100), spread([0.5], 1, signed=True), spread([], 1)
+    ('60.00 ± 14.14', '+0.5000', 'diverged')
+    """
+    if not values:
+        return "diverged"
+    sign = "+" if signed else ""
+    digits = 2 if factor == 100 else 4
+    mean = format(factor * statistics.fmean(values), f"{sign}.{digits}f")
+    if len(values) == 1:
+        return mean
+    return f"{mean} ± {factor * statistics.stdev(values):.{digits}f}"
 
 
 def markdown(lines: Sequence[Sequence[str]]) -> str:
@@ -97,7 +113,9 @@ def write(
     metric: str | None = None,
     baseline: str | None = None,
 ) -> str:
-    """Writes pareto.png, table.md and table.tex; returns the table in Markdown.
+    """Writes the plots and tables of a sweep; returns the table in Markdown.
+
+    The files are pareto.png, variants.png, table.md and table.tex.
 
     Args:
       rows: of the CSV.
@@ -122,18 +140,8 @@ def write(
     (folder / "table.md").write_text(text + "\n", "utf-8")
     (folder / "table.tex").write_text(latex(lines) + "\n", "utf-8")
     pareto.draw(cells(rows, metric), metric, folder / "pareto.png")
+    variants.draw(cells(rows, metric), metric, folder / "variants.png")
     return text
-
-
-def _spread(values: Sequence[float], factor: float, signed: bool = False) -> str:
-    if not values:
-        return "diverged"
-    sign = "+" if signed else ""
-    digits = 2 if factor == 100 else 4
-    mean = format(factor * statistics.fmean(values), f"{sign}.{digits}f")
-    if len(values) == 1:
-        return mean
-    return f"{mean} ± {factor * statistics.stdev(values):.{digits}f}"
 
 
 def _shown_mean(cell: Cell, column: str, form: str) -> str:

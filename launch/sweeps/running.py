@@ -18,6 +18,7 @@ from typing import Any, TextIO
 from launch.support import terminal
 from launch.support.errors import DIVERGED, UserError
 from launch.sweeps import results
+from launch.sweeps.metrics import metric_of
 from launch.sweeps.runs import Run
 
 TRAIN = pathlib.Path(__file__).resolve().parent.parent / "train.py"
@@ -273,12 +274,6 @@ def _ended_by_signals() -> Iterator[None]:
     finally:
         for kind, handler in before.items():
             signal.signal(kind, handler)
-
-
-def metric_of(columns: Any) -> str | None:
-    """The column of the metric: accuracy, or of text bits a byte or perplexity."""
-    known = ("test_accuracy", "valid_bpc", "valid_perplexity", "test_loss")
-    return next((name for name in known if name in columns), None)
 
 
 def seconds_left(

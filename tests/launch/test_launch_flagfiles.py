@@ -19,7 +19,8 @@ from launch.tasks import task_of
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "launch" / "flagfiles"
 NAMES = sorted(str(path.relative_to(FOLDER)) for path in FOLDER.rglob("*.cfg"))
-RUNS = [name for name in NAMES if not re.match("sensitivity|sweep", name)]
+RUNS = [name for name in NAMES if not re.match("sensitivity|sweep|claims", name)]
+CLAIMS = [name for name in NAMES if re.match("claims/(?!.*base)", name)]
 SETTINGS = [name for name in RUNS if not name.endswith("base.cfg")]
 
 
@@ -49,6 +50,14 @@ def test_the_runs_of_a_sweep_are_accepted(monkeypatch):
     monkeypatch.chdir(ROOT)
     path = "--flagfile=launch/flagfiles/sweep_digits.cfg"
     assert len(runs_of(sweep_flags.parse(["sweep.py", path]))) == 57
+
+
+@pytest.mark.parametrize("name", CLAIMS)
+def test_the_runs_of_a_claim_are_as_many_as_it_says(name, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    path = f"--flagfile=launch/flagfiles/{name}"
+    said = re.search(r"# Takes: (\d+) runs", (FOLDER / name).read_text())
+    assert len(runs_of(sweep_flags.parse(["sweep.py", path]))) == int(said[1])
 
 
 def test_structured_flagfiles_state_their_departures(monkeypatch):
