@@ -57,10 +57,11 @@ def sweep(values: flags.FlagValues) -> int:
     """
     folder = pathlib.Path(values.sweep_dir)
     csv = pathlib.Path(values.csv) if values.csv else folder / "sweep.csv"
-    if values.report_only:
-        return _report(values, folder, csv)
-    runs = runs_of(values)
     rows = results.read(csv)
+    if values.report_only:
+        given = values.methods or values.variant
+        return _report(values, folder, rows, runs_of(values) if given else [])
+    runs = runs_of(values)
     left = results.missing(runs, rows)
     if values.dry_run:
         print(_costs(runs, left))
@@ -73,7 +74,8 @@ def sweep(values: flags.FlagValues) -> int:
     found = Sweep(left, place, values.parallel, values.retries)
     found.run()
     values.baseline = values.baseline or runs[0].variant
-    code = _report(values, folder, csv) if results.read(csv) else 0
+    rows = results.read(csv)
+    code = _report(values, folder, rows, runs) if rows else 0
     if found.failed:
         names = ", ".join(run.name for run in found.failed)
         terminal.warning(f"{len(found.failed)} runs failed: {names}")
@@ -81,8 +83,14 @@ def sweep(values: flags.FlagValues) -> int:
     return code
 
 
-def _report(values: flags.FlagValues, folder: pathlib.Path, csv: pathlib.Path) -> int:
-    print(report.write(results.read(csv), folder, values.metric, values.baseline))
+def _report(
+    values: flags.FlagValues,
+    folder: pathlib.Path,
+    rows: Sequence[results.Row],
+    runs: Sequence[Run],
+) -> int:
+    rows = results.ordered(rows, runs)
+    print(report.write(rows, folder, values.metric, values.baseline))
     print(f"{folder}/pareto.png, variants.png, table.md, table.tex")
     return 0
 

@@ -60,6 +60,15 @@ def missing(runs: Sequence[Run], rows: Sequence[Row]) -> list[Run]:
     return [run for run in runs if run.key not in known]
 
 
+def ordered(rows: Sequence[Row], runs: Sequence[Run]) -> list[Row]:
+    """The rows in the order of their runs, not of their ends; rows of no run come last."""
+    place = {run.key: number for number, run in enumerate(runs)}
+    return sorted(
+        rows,
+        key=lambda row: place.get((row[KEY[0]], row[KEY[1]], row[KEY[2]]), len(runs)),
+    )
+
+
 def append(
     path: pathlib.Path, run: Run, result: Mapping[str, Any], own: Sequence[str]
 ) -> None:

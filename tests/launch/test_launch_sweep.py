@@ -325,6 +325,13 @@ def test_runs_that_diverged_are_counted_and_left_out(tmp_path):
     assert "| rigl | 0.9 | 0 (2 lost) | diverged | diverged |" in text
 
 
+def test_tables_have_the_order_of_the_runs_and_not_of_their_ends(tmp_path):
+    given = runs("--methods=dense,static,set", "--sparsities=0.9", "--seeds=0,1")
+    rows = rows_of(set=[0.7, 0.7], other=[0.1], static=[0.7, 0.7], dense=[0.8, 0.8])
+    names = [row["variant"] for row in results.ordered(rows[::-1], given)]
+    assert names == ["dense", "static", "set"] * 2 + ["other"]
+
+
 def test_what_a_report_refuses(tmp_path):
     rows = rows_of(dense=[0.7])
     for arguments, match in (
