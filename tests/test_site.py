@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from docs import faster, rooms
+from docs import faster, rooms, studies
 from docs.tools import marked
 from docs.tools.method_steps import NAMES
 from tests.launch import browser
@@ -47,7 +47,7 @@ def test_every_page_is_in_the_navigation():
     assert sorted(listed) == sorted(pages | {"changelog.md"})
 
 
-@pytest.mark.parametrize("script", [faster, rooms])
+@pytest.mark.parametrize("script", [faster, rooms, studies])
 def test_tables_are_what_their_script_writes(script):
     page = script.PAGE.read_text(encoding="utf-8")
     assert page == marked.filled(page, script.TABLES)

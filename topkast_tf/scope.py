@@ -264,6 +264,8 @@ def topkast_scope(
       fwd: forward sparsity, the fraction of zeros in alpha, in [0, 1).
       bwd: backward sparsity, the fraction of entries not updated, in [0, fwd].
       refresh_every: N, in optimizer steps: the sets are selected at steps 0, N, 2N, ...
+        A training whose number of steps is a multiple of N > 1 ends with sets that were
+        selected after its last step and never trained: take one step less, or another N.
       distribution: ``"uniform"`` (each weight the same), ``"er"`` or ``"erk"``
         (Erdos-Renyi, -Kernel), ``"global"`` (one threshold for all weights), a mapping
         from regexes on paths to a sparsity or a pair (fwd, bwd), or a function from
