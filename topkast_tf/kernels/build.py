@@ -2,7 +2,8 @@
 
 The library is kept in the user's cache folder (`cache_folder`), under a name that is a
 digest of all it depends on: the sources, the commands, the compiler, TensorFlow and the
-kind of machine, but not where they are installed. Several processes may build at once: one does, the others wait.
+kind of machine, but not where they are installed. Several processes may build at once:
+one does, the others wait.
 """
 
 import contextlib
