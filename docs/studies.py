@@ -41,21 +41,17 @@ BASELINES = {
 """A study, which is a CSV in `FOLDER` and a flagfile -> what others are compared with."""
 
 
-def of_study(name: str) -> list[Cell]:
-    """The cells of a study by its metric."""
+def of_study(name: str) -> tuple[list[Cell], str]:
+    """The cells of a study, and its metric."""
     found = results.read(FOLDER / f"{name}.csv")
-    return cells(found, metric(name))
-
-
-def metric(name: str) -> str:
-    """The metric of a study."""
-    return metric_of(results.read(FOLDER / f"{name}.csv")[0]) or "test_loss"
+    metric = metric_of(found[0]) or "test_loss"
+    return cells(found, metric), metric
 
 
 def by_sparsity(name: str) -> str:
     """A row a variant and a column a sparsity: mean, deviation, difference to another."""
-    found = of_study(name)
-    factor, baseline = factor_of(metric(name)), BASELINES[name]
+    found, metric = of_study(name)
+    factor, baseline = factor_of(metric), BASELINES[name]
     sparsities = sorted({each.sparsity for each in found if each.sparsity}, key=float)
     at = {(each.variant, each.sparsity): each for each in found}
 
@@ -75,7 +71,7 @@ def by_sparsity(name: str) -> str:
         for variant in dict.fromkeys(each.variant for each in found):
             yield variant, *(shown(variant, each) for each in sparsities or [""])
 
-    heads = [f"{100 * float(each):g} %" for each in sparsities] or [metric(name)]
+    heads = [f"{100 * float(each):g} %" for each in sparsities] or [metric]
     return table(("", *heads), body())
 
 
@@ -166,7 +162,7 @@ def main(arguments: Sequence[str]) -> None:
         collect_masks(pathlib.Path(folder))
     PAGE.write_text(filled(PAGE.read_text(encoding="utf-8"), TABLES), encoding="utf-8")
     for name in BASELINES:
-        variants.draw(of_study(name), metric(name), FOLDER / f"{name}.png")
+        variants.draw(*of_study(name), FOLDER / f"{name}.png")
 
 
 if __name__ == "__main__":

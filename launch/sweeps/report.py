@@ -27,7 +27,8 @@ def table_rows(
         raise UserError(
             f"Expected --baseline to be one of {names}. Received: {baseline!r}"
         )
-    factor, unit = factor_of(metric), " (%)" if factor_of(metric) == 100 else ""
+    factor = factor_of(metric)
+    unit = " (%)" if factor == 100 else ""
     head = (
         *("variant", "sparsity", "seeds", f"{metric}{unit}"),
         *(f"to {baseline}", "training FLOPs", "kept", "processor seconds"),
@@ -139,8 +140,9 @@ def write(
     text = markdown(lines)
     (folder / "table.md").write_text(text + "\n", "utf-8")
     (folder / "table.tex").write_text(latex(lines) + "\n", "utf-8")
-    pareto.draw(cells(rows, metric), metric, folder / "pareto.png")
-    variants.draw(cells(rows, metric), metric, folder / "variants.png")
+    found = cells(rows, metric)
+    pareto.draw(found, metric, folder / "pareto.png")
+    variants.draw(found, metric, folder / "variants.png")
     return text
 
 
