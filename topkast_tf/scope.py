@@ -219,6 +219,7 @@ def topkast_scope(
     bwd: float,
     *,
     refresh_every: int = 1,
+    refresh_until: int | None = None,
     distribution: str | Mapping | Callable = "uniform",
     exploration: float = 1e-4,
     exploration_norm: str = "l2",
@@ -264,8 +265,11 @@ def topkast_scope(
       fwd: forward sparsity, the fraction of zeros in alpha, in [0, 1).
       bwd: backward sparsity, the fraction of entries not updated, in [0, fwd].
       refresh_every: N, in optimizer steps: the sets are selected at steps 0, N, 2N, ...
-        A training whose number of steps is a multiple of N > 1 ends with sets that were
-        selected after its last step and never trained: take one step less, or another N.
+      refresh_until: the last step at which they are selected, or None for no end. Give
+        the last step of the training (its number of steps less one) with N > 1: where N
+        divides the number of steps, the sets are otherwise selected once more after the
+        last step, and evaluated and saved untrained. Between two epochs of a multiple of
+        N steps, `val_loss` is that of new sets, too.
       distribution: ``"uniform"`` (each weight the same), ``"er"`` or ``"erk"``
         (Erdos-Renyi, -Kernel), ``"global"`` (one threshold for all weights), a mapping
         from regexes on paths to a sparsity or a pair (fwd, bwd), or a function from
@@ -335,6 +339,7 @@ def topkast_scope(
             fwd=fwd,
             bwd=bwd,
             refresh_every=refresh_every,
+            refresh_until=refresh_until,
             exploration=exploration,
             exploration_norm=exploration_norm,
             backward=backward,

@@ -169,7 +169,8 @@ def test_nan_leaves_the_sets_and_is_an_error(cpu, size):
 # Counting.
 
 
-def test_steps_are_counted_and_sets_follow_the_schedule():
+@pytest.mark.parametrize("until", [None, 0, 5])
+def test_steps_are_counted_and_sets_follow_the_schedule(until):
     rng = np.random.default_rng(2)
     theta = rng.normal(size=100)
     weight = Weight(theta, 10, 20)
@@ -177,9 +178,9 @@ def test_steps_are_counted_and_sets_follow_the_schedule():
         weight.theta.assign(theta := rng.normal(size=100).astype(np.float32))
         before = weight.sets.numpy()
         weight.counters.assign(tf.tensor_scatter_nd_update(weight.counters, [[1]], [1]))
-        refresh(weight, every=3, stop=5)
+        refresh(weight, every=3, stop=5, until=until)
         assert (weight.counter("STEP"), weight.counter("PENDING")) == (step, 0)
-        if step in (3, 5, 6):
+        if step in (3, 5, 6) and step <= (6 if until is None else until):
             before = by_definition(theta, 10, 20 if step < 5 else 10)
         np.testing.assert_array_equal(weight.sets, before)
 

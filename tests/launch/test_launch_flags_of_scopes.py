@@ -35,6 +35,7 @@ def test_scope_arguments_have_the_types_of_the_scope():
         "fwd": 0.9,
         "bwd": 0.8,
         "refresh_every": 1,
+        "refresh_until": None,
         "exploration": 1e-4,
         "exploration_norm": "l2",
         "backward": "topk",
@@ -90,6 +91,29 @@ def test_rigl_gets_the_length_of_the_run():
     assert found.method.schedule.last is None
     with pytest.raises(UserError, match="Expected --steps, as --update_until=0.75"):
         opened("--method=rigl")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], (None, None)),
+        (["--refresh_every=50"], (199, None)),
+        (["--refresh_every=50", "--refresh_until=100"], (100, None)),
+        (["--refresh_every=50", "--stop_exploring_at=90"], (199, 90)),
+        (["--refresh_every=50", "--stop_exploring_at=200"], (199, None)),
+        (["--stop_exploring_at=200"], (None, 200)),
+    ],
+)
+def test_the_last_selection_of_a_run_is_trained(arguments, expected):
+    found, _ = opened(*arguments, total_steps=200)
+    schedule = found.method.schedule
+    assert (schedule.until, schedule.stop_exploring_at) == expected
+    found, _ = opened("--refresh_every=50")  # of unknown length
+    assert found.method.schedule.until is None
+    with pytest.raises(
+        UserError, match="Expected --refresh_until to be at least --stop"
+    ):
+        opened("--refresh_until=5", "--stop_exploring_at=6")
 
 
 @pytest.mark.parametrize("name", ["static", "set", "rigl"])

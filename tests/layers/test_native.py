@@ -31,7 +31,9 @@ CASES = [
         (2, 3, 4, 5),
         {"equation": "abcd,cde->abe", "output_shape": (3, 6), "bias_axes": "e"},
     ),
-    ("EinsumDense", (2, 3, 6), {"equation": "...x,xy->...y", "output_shape": 7}),
+    # Even sizes: with AMX TensorFlow's own bfloat16 product is wrong here for odd ones
+    # below 32 (docs/limits.md).
+    ("EinsumDense", (2, 3, 6), {"equation": "...x,xy->...y", "output_shape": 8}),
     ("Conv1D", (3, 9, 6), {"filters": 8, "kernel_size": 1, "padding": "causal"}),
     ("Conv2D", IMAGES, {"filters": 8, "kernel_size": 1}),
     ("Conv2D", IMAGES, {"filters": 8, "kernel_size": 1, "strides": (2, 3)}),

@@ -81,6 +81,17 @@ def test_exploration_stops_at_the_step_even_between_refreshes(digits):
             assert weight.forward_mask().sum() == weight.kept_forward
 
 
+@pytest.mark.parametrize("until", [None, 5])
+def test_the_last_sets_are_trained_if_the_last_step_is_known(until, digits):
+    model = small_model(refresh_every=3, refresh_until=until)
+    train(model, digits, 5)
+    trained = [weight.codes() for weight in tk.sparse_weights(model)]
+    train(model, digits, 1)
+    after = [weight.codes() for weight in tk.sparse_weights(model)]
+    same = [np.array_equal(a, b) for a, b in zip(trained, after, strict=True)]
+    assert all(same) if until else not all(same)
+
+
 def test_random_backward_sets_are_resampled_and_reproducible(digits):
     def run(seed):
         keras.utils.clear_session(free_memory=False)

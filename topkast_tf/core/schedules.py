@@ -15,17 +15,19 @@ _LATE = 2**62
 
 @dataclasses.dataclass(frozen=True)
 class RefreshSchedule:
-    """Re-select at steps 0, N, 2N, ...; explore until a given step.
+    """Re-select at steps 0, N, 2N, ... up to and including L; explore until a given step.
 
-    ``due(t) = (t mod N == 0) or (t == stop)``, ``explores(t) = t < stop``. The step may
-    be a Python integer or an integer tensor.
+    ``due(t) = t <= L and (t mod N == 0 or t == stop)``, ``explores(t) = t < stop``. The
+    step may be a Python integer or an integer tensor.
 
     Attributes:
       every: N, in steps, at least 1.
       stop_exploring_at: the first step without exploration, at least 0, or None.
+      until: L, the last step that may be due, at least 0, or None for no end.
 
     Raises:
-      ValueError: for a period or a step out of range.
+      ValueError: for a period or a step out of range, or exploration that would go on
+        because L comes before its end.
 
     >>> schedule = RefreshSchedule(every=100, stop_exploring_at=250)
     >>> [t for t in range(301) if schedule.due(t)]
@@ -36,6 +38,7 @@ class RefreshSchedule:
 
     every: int = 1
     stop_exploring_at: int | None = None
+    until: int | None = None
 
     def __post_init__(self) -> None:
         if not _is_integer(self.every) or self.every < 1:
@@ -43,21 +46,28 @@ class RefreshSchedule:
                 "`refresh_every` must be a number of steps, an integer of at least 1. "
                 f"Received: refresh_every={self.every!r}"
             )
-        stop = self.stop_exploring_at
-        if stop is not None and (not _is_integer(stop) or stop < 0):
+        stop, until = self.stop_exploring_at, self.until
+        for name, value in (("stop_exploring_at", stop), ("refresh_until", until)):
+            if value is not None and (not _is_integer(value) or value < 0):
+                raise ValueError(
+                    f"`{name}` must be None or a step, an integer of at least 0. "
+                    f"Received: {name}={value!r}"
+                )
+        if stop is not None and until is not None and until < stop:
             raise ValueError(
-                "`stop_exploring_at` must be None or a step, an integer of at least 0. "
-                f"Received: stop_exploring_at={stop!r}"
+                "Expected `refresh_until` to be at least `stop_exploring_at`, at which the "
+                "sets are selected for the last time with B = A. "
+                f"Received: refresh_until={until}, stop_exploring_at={stop}"
             )
 
     def due(self, step: Any) -> Any:
         """Whether the sets are reselected at this step."""
         # Inequalities only: in a TensorFlow 1 graph `==` compares objects.
         due = step % self.every < 1
-        if self.stop_exploring_at is None:
-            return due
         stop = self.stop_exploring_at
-        return due | ((step >= stop) & (step <= stop))
+        if stop is not None:
+            due |= (step >= stop) & (step <= stop)
+        return due if self.until is None else due & (step <= self.until)
 
     def explores(self, step: Any) -> Any:
         """Whether B is larger than A at this step."""
@@ -146,13 +156,16 @@ def updates_a_step(schedule: Any, total_steps: int | None = None) -> float:
     Args:
       schedule: one of this module, or one with `due` and a period `every`.
       total_steps: the length of training; None for one without an end, in which updates
-        that end at some step have no part.
+        that end at some step have no part. A `RefreshSchedule` with an end is taken to
+        last as long as training.
 
     >>> updates_a_step(RefreshSchedule(every=100)), updates_a_step(Never())
     (0.01, 0.0)
     >>> updates_a_step(UpdateSchedule(every=10, first=10, last=30), total_steps=60)
     0.05
     """
+    if total_steps is None and getattr(schedule, "until", None) is not None:
+        total_steps = schedule.until + 1
     # Of a training without an end: of one period, long after the last update.
     steps = np.arange(total_steps) if total_steps else _LATE + np.arange(schedule.every)
     return float(np.mean(schedule.due(steps)))

@@ -5,7 +5,9 @@ from topkast_tf.methods.topkast import TopKAST
 
 
 @register_setting
-def dnw(*, sparsity: float, refresh_every: int = 1) -> TopKAST:
+def dnw(
+    *, sparsity: float, refresh_every: int = 1, refresh_until: int | None = None
+) -> TopKAST:
     """Discovering neural wirings (Wortsman et al. 2019): Top-KAST without its two limits.
 
     ``A = top_s(|theta|)`` in each step, and the gradient of alpha updates every entry::
@@ -15,6 +17,7 @@ def dnw(*, sparsity: float, refresh_every: int = 1) -> TopKAST:
     Args:
       sparsity: of A, in [0, 1).
       refresh_every: steps between two selections; 1 in the source.
+      refresh_until: the last step with a selection, or None for no end.
 
     >>> dnw(sparsity=0.9).bwd
     0.0
@@ -22,4 +25,10 @@ def dnw(*, sparsity: float, refresh_every: int = 1) -> TopKAST:
     Source: `conv_type.py` of STR's authors' code (`DNWConv`), with ordinary weight decay
     and momentum on all entries.
     """
-    return TopKAST(fwd=sparsity, bwd=0.0, exploration=0.0, refresh_every=refresh_every)
+    return TopKAST(
+        fwd=sparsity,
+        bwd=0.0,
+        exploration=0.0,
+        refresh_every=refresh_every,
+        refresh_until=refresh_until,
+    )

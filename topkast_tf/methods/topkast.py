@@ -34,6 +34,7 @@ class TopKAST(Method):
     fwd: float
     bwd: float
     refresh_every: int = 1
+    refresh_until: int | None = None
     exploration: float = 1e-4
     exploration_norm: str = "l2"
     backward: str = "topk"
@@ -76,7 +77,9 @@ class TopKAST(Method):
 
     @property
     def schedule(self) -> RefreshSchedule:
-        return RefreshSchedule(self.refresh_every, self.stop_exploring_at)
+        return RefreshSchedule(
+            self.refresh_every, self.stop_exploring_at, self.refresh_until
+        )
 
     def blocks(self, view: MatrixView) -> Blocks | None:
         if self.block is None:

@@ -10,7 +10,7 @@ def _scopes(settings: flags.FlagValues, total_steps: int | None) -> list[Scope]:
     from swat_tf import swat_scope
 
     activations = swat_scope(**swat.products(settings), seed=settings.seed)
-    return [topkast.scope(settings), activations]
+    return [topkast.scope(settings, total_steps), activations]
 
 
 METHOD = RunMethod(
