@@ -69,7 +69,8 @@ def swat_scope(
         entries.
       topk_period: P, in optimizer steps: thresholds of weights and of activations are
         computed at steps 0, P, 2P, ... In between, entries that reach the last
-        threshold are kept.
+        threshold are kept. After a multiple of P steps thresholds are new: to end with
+        those of the training, give its number of steps as `freeze_at`.
       topk_period_of: what the period applies to. ``"all"``, the default: the weights and
         activations of every layer. ``"convolutions"``, as in the authors' code and in
         the flagfiles of the published runs: the single weights and the activations of
