@@ -2,10 +2,11 @@
 
 import html.parser
 
+import keras
 import numpy as np
 
 import topkast_tf as tk
-from tests.small_models import scope, three_layers
+from tests.small_models import dense_layer, scope, three_layers
 from topkast_tf.analysis.summary import Summary, WeightRow
 
 
@@ -33,6 +34,26 @@ def test_summary_counts_what_the_forward_pass_uses():
     np.testing.assert_allclose(table.forward_sparsity, 0.9)
     np.testing.assert_allclose(table.backward_sparsity, 0.8)
     assert "140" in str(table) and "1,400" in str(table)
+
+
+def test_outputs_without_an_entry_are_counted():
+    # Of three columns one has no entry among the two largest of six.
+    model, _ = dense_layer([[4.0, 0.1, 3.0], [0.2, 0.3, 0.4]], fwd=0.6, bwd=0.0)
+    [row] = tk.summary(model).rows
+    assert (row.outputs, row.empty_outputs) == (3, 1)
+    text = str(tk.summary(model))
+    assert "outputs without an entry in A (`compact` removes what it can):" in text
+    assert f"  {row.path}: 1 of 3" in text.splitlines()
+    assert "1 of 3" in tk.summary(model)._repr_html_()
+
+
+def test_einsums_have_their_outputs_where_their_equation_says():
+    with tk.topkast_scope(0.6, 0.0):
+        layer = keras.layers.EinsumDense("ab,cb->ac", output_shape=3)
+        model = keras.Sequential([keras.Input((2,)), layer])
+    layer.kernel.assign([[4.0, 0.2], [0.1, 0.3], [3.0, 0.4]])
+    [row] = tk.summary(model).rows
+    assert (row.outputs, row.empty_outputs) == (3, 1)
 
 
 def test_summary_explains_reads_of_theta_and_alpha():
@@ -75,11 +96,16 @@ class _Tables(html.parser.HTMLParser):
 
 
 def test_summary_is_a_table_in_a_notebook():
+    keras.utils.set_random_seed(0)  # with an empty output
     with scope(exempt="d20"):
         model = three_layers()
     table = tk.summary(model)
     page = _Tables(table._repr_html_())
-    sparse, dense = page.tables
+    sparse, empty, dense = page.tables
+    assert [cells[0] for cells in empty[1:]] == [
+        row.path for row in table.rows if row.empty_outputs
+    ]
+    assert empty[1][1].endswith(" of 30")
     header, *rows, total = sparse
     assert header[2:] == ["fwd", "achieved", "bwd", "achieved", "kept", "dense"]
     assert [row[0] for row in rows] == [row.path for row in table.rows]

@@ -230,8 +230,9 @@ def test_quickstart_prints_lines_and_a_table_and_no_noise(reduced):
     assert heads
     for row in ("test accuracy", "sparsified layers: forward", "parameters kept"):
         assert row in ended.stdout
-    assert "elsewhere sparsity is simulated by masks" in ended.stdout
-    assert "FLOPs are counted, not measured" in ended.stdout
+    text = " ".join(ended.stdout.split())  # its lines may break anywhere
+    assert "elsewhere sparsity is simulated by masks" in text
+    assert "FLOPs are counted, not measured" in text
 
 
 @pytest.mark.slow

@@ -6,10 +6,12 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from topkast_tf.analysis.columns import aligned
 from topkast_tf.compat import raw_variable
+from topkast_tf.core.blocks import MatrixView
 from topkast_tf.layers.sparse_layer import scopes_of
 from topkast_tf.variables.lookup import planned_weights, variables_of
 from topkast_tf.variables.scope_state import SCOPE
@@ -27,6 +29,8 @@ class WeightRow:
       size: the number of entries in theta.
       kernels: what computed its layer's last product, and why, such as ``"native: about
         2.1 times as fast"``; None before the first call, or if no choice was made.
+      outputs: the number of outputs (units, filters) of the weight.
+      empty_outputs: those without an entry in A: constants, from which nothing is learned.
     """
 
     path: str
@@ -38,6 +42,8 @@ class WeightRow:
     kept: int
     size: int
     kernels: str | None = None
+    outputs: int = 0
+    empty_outputs: int = 0
 
 
 _HEADER = ("weight", "shape", "fwd", "achieved", "bwd", "achieved", "kept", "dense")
@@ -45,6 +51,7 @@ _WHERE_THE_ZEROS_ARE = (
     "`get_weights` and `kernel.numpy()` show theta;",
     "`sparse_weights(model)[i].effective()` and `strip` show alpha, with the zeros",
 )
+_EMPTY = "outputs without an entry in A (`compact` removes what it can)"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +95,10 @@ class Summary:
         if chosen:
             lines.append("kernels (docs/kernels.md):")
             lines += [f"  {row.path}: {row.kernels}" for row in chosen]
+        empty = self._empty()
+        if empty:
+            lines.append(f"{_EMPTY}:")
+            lines += [f"  {path}: {count}" for path, count in empty]
         if self.left_dense:
             lines.append("left dense:")
             lines += [
@@ -109,6 +120,8 @@ class Summary:
         chosen = [(row.path, row.kernels) for row in self.rows if row.kernels]
         if chosen:
             parts += _html_list(("weight", "kernels"), chosen)
+        if self._empty():
+            parts += _html_list(("weight", _EMPTY), self._empty())
         if self.left_dense:
             dense = [(path, _by_x(shape), why) for path, shape, why in self.left_dense]
             parts += _html_list(("left dense", "shape", "why"), dense)
@@ -141,6 +154,13 @@ class Summary:
         )
         return [*body, total]
 
+    def _empty(self) -> list[tuple[str, str]]:
+        return [
+            (row.path, f"{row.empty_outputs:,} of {row.outputs:,}")
+            for row in self.rows
+            if row.empty_outputs
+        ]
+
     def _totals(self) -> str:
         return (
             f"whole model: {self.kept_parameters:,} of {self.dense_parameters:,} "
@@ -167,7 +187,8 @@ def summary(model: Any) -> Summary:
     rows, sparse, state_bytes = [], set(), 0
     for weight in planned_weights(model):
         size = math.prod(weight.shape)
-        kept = int(weight.forward_mask().sum())
+        forward = weight.forward_mask()
+        kept = int(forward.sum())
         beside = [*weight.state_variables().values(), *(weight.packed or ())]
         state_bytes += sum(
             math.prod(made.shape) * tf.as_dtype(made.dtype).size for made in beside
@@ -186,6 +207,8 @@ def summary(model: Any) -> Summary:
                 kept,
                 size,
                 weight.kernels and f"{weight.kernels.kernels}: {weight.kernels.why}",
+                outputs=weight.view.cols,
+                empty_outputs=_empty_outputs(forward, weight.view),
             )
         )
     reasons = _reasons(model)
@@ -216,6 +239,12 @@ def _reasons(model: Any) -> dict[int, str]:
         for scope in scopes.values()
         for variable, why in scope.reasons_left_dense()
     }
+
+
+def _empty_outputs(mask: np.ndarray, view: MatrixView) -> int:
+    outputs = {axis % mask.ndim for axis in view.output_axes}
+    inputs = tuple(axis for axis in range(mask.ndim) if axis not in outputs)
+    return view.cols - int(mask.any(axis=inputs).sum())
 
 
 def _by_x(shape: tuple[int, ...]) -> str:
