@@ -52,6 +52,8 @@ SHARED = (
     *("kernels", "storage", "theta_dir", "power"),
 )
 """Arguments of every scope."""
+ANY_LENGTH = ("dnw", "nm", "swat", "topkast")
+"""Methods that do without the length of training."""
 RUN = 10_000
 """Steps of the runs whose densities and schedules the pages have."""
 
@@ -72,8 +74,7 @@ def page(name: str) -> str:
         table(("", ""), facts(name)),
         "## Arguments",
         table(("argument", "default", ""), arguments(name)),
-        "`distribution`, `exempt`, `include`, `seed`, `kernels`, `storage`, `theta_dir` "
-        "and `power` are those of [every scope](../api/topkast_tf.md).",
+        common_arguments(name),
         "## Results",
         *results(name),
     ]
@@ -108,7 +109,7 @@ def needed(name: str) -> dict[str, Any]:
         given["bwd"] = 0.8
     if name == "nm":
         given["sparsity"] = 0.5
-    if "total_steps" in fields(name):
+    if "total_steps" in fields(name) and name not in ANY_LENGTH:
         given["total_steps"] = RUN
     return given
 
@@ -127,7 +128,24 @@ def fields(name: str) -> dict[str, Any]:
         empty = inspect.Parameter.empty
         return {key: empty if key in given else found[key] for key in found}
     taken = inspect.signature(documented(name)).parameters
-    return {key: p.default for key, p in taken.items() if key not in SHARED}
+    return {key: p.default for key, p in taken.items() if key not in shared(name)}
+
+
+def shared(name: str) -> list[str]:
+    """The arguments of a method's scope that mean the same in every scope."""
+    taken = inspect.signature(SCOPES.get(name, tk.sparse_scope)).parameters
+    # With SWAT's products it is activations that are stored.
+    is_own = ("storage",) if name in ("swat", "meprop", "dsg") else ()
+    return [key for key in SHARED if key in taken and key not in is_own]
+
+
+def common_arguments(name: str) -> str:
+    """A sentence on the arguments that the table leaves out."""
+    *most, last = [f"`{key}`" for key in shared(name)]
+    text = f"{', '.join(most)} and {last} are those of [every scope](../api/topkast_tf.md)."
+    if name == "topkast":
+        text += " In `sparse_scope` `fwd` is called `sparsity`."
+    return text
 
 
 def arguments(name: str) -> Iterator[Sequence[str]]:

@@ -1,8 +1,9 @@
 """The console scripts `topkast-train` and so on: the programs of `launch/` by name.
 
 `topkast-train` is `python launch/train.py`, wherever the package is installed. A
-flagfile of the package is found by its name, `--flagfile=quickstart.cfg`, unless there is
-such a file in the working directory; help and messages name the scripts.
+flagfile of the package is found by its name, `--flagfile=quickstart.cfg`, also where a
+flagfile includes it, unless there is such a file in the working directory; help and
+messages name the scripts.
 """
 
 import functools
@@ -43,15 +44,43 @@ def with_flagfiles(argv: Sequence[str]) -> list[str]:
     ... )
     True
     """
-    found = []
-    for before, argument in zip(["", *argv], argv, strict=False):
-        flag = _FLAG.match(argument)
+    found: list[str] = []
+    words = iter(argv)
+    for word in words:
+        flag = _FLAG.match(word)
         if flag:
-            argument = flag[0] + _packaged(argument[flag.end() :])
-        elif before in ("--flagfile", "-flagfile"):
-            argument = _packaged(argument)
-        found.append(argument)
+            found += _words_of(word[flag.end() :])
+        elif word in ("--flagfile", "-flagfile"):
+            name = next(words, None)
+            found += [word] if name is None else _words_of(name)
+        else:
+            found.append(word)
     return found
+
+
+def _words_of(name: str, within: Sequence[str] = ()) -> list[str]:
+    """What stands for a flagfile: its path, or its lines if it includes one by name."""
+    path = _packaged(name)
+    try:
+        lines = pathlib.Path(path).expanduser().read_text().splitlines()
+    except (OSError, ValueError):  # the program says so
+        return [f"--flagfile={path}"]
+    words = [line.strip() for line in lines]
+    words = [word for word in words if word and not word.startswith(("#", "//"))]
+    flags = [_FLAG.match(word) for word in words]
+    included = [
+        word[flag.end() :].strip()
+        for word, flag in zip(words, flags, strict=True)
+        if flag
+    ]
+    if path in within or all(_packaged(each) == each for each in included):
+        return [f"--flagfile={path}"]
+    inner = [*within, path]
+    return [
+        each
+        for word, flag in zip(words, flags, strict=True)
+        for each in (_words_of(word[flag.end() :].strip(), inner) if flag else [word])
+    ]
 
 
 def with_scripts(text: str) -> str:

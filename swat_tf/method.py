@@ -13,6 +13,7 @@ from swat_tf.structured import KernelSlices, validate_structure
 from topkast_tf.core import kth_largest, selection
 from topkast_tf.core.blocks import MatrixView
 from topkast_tf.core.keys import has_nan, magnitude_keys
+from topkast_tf.core.schedules import check_total_steps
 from topkast_tf.core.sets import BACKWARD_ONLY, FORWARD, RESERVOIR
 from topkast_tf.core.sparsities import kept
 from topkast_tf.methods import MOMENTUM, Method, Selection, Sets, register
@@ -24,9 +25,13 @@ UPDATES = ("dense", "masked")
 class TopKSchedule:
     """New thresholds at steps 0, P, 2P, ...; none from a given step on.
 
+    With P above 1 also none at step T, after the last step of training, which would be
+    evaluated and never trained.
+
     Attributes:
       period: P, in steps, at least 1.
       freeze_at: the step from which the sets are fixed, at least 1, or None.
+      total_steps: T, the length of training, at least 1, or None if it is not known.
 
     >>> [t for t in range(9) if TopKSchedule(2, freeze_at=6).due(t)]
     [0, 2, 4]
@@ -34,8 +39,10 @@ class TopKSchedule:
 
     period: int = 1
     freeze_at: int | None = None
+    total_steps: int | None = None
 
     def __post_init__(self) -> None:
+        check_total_steps(self.total_steps)
         for name, value in (
             ("topk_period", self.period),
             ("freeze_at", self.freeze_at),
@@ -55,7 +62,24 @@ class TopKSchedule:
 
     def due(self, step: Any) -> Any:
         """Whether new thresholds are computed at this step."""
-        return (step % self.period < 1) & self.moves(step)
+        due = (step % self.period < 1) & self.moves(step)
+        end = self.total_steps
+        if end is None or self.period == 1:
+            return due
+        return due & ((step < end) | (step > end))
+
+    def count_before(self, step: int) -> int:
+        """The number of due steps before this one.
+
+        >>> TopKSchedule(2, freeze_at=6).count_before(100)
+        3
+        """
+        last = step if self.freeze_at is None else min(step, self.freeze_at)
+        count = -(-last // self.period)
+        end = self.total_steps
+        if end is not None and self.period > 1 and end < last:
+            count -= end % self.period < 1
+        return count
 
     def moves(self, step: Any) -> Any:
         """Whether the sets may change at this step."""
@@ -85,6 +109,7 @@ class SWAT(Method):
     updates: str = "dense"
     freeze_at: int | None = None
     forward: bool = True
+    total_steps: int | None = None
 
     def __post_init__(self) -> None:
         validate_sparsity("sparsity", self.sparsity)
@@ -141,19 +166,28 @@ class SWAT(Method):
 
     def selection_operations(self, view: MatrixView) -> float:
         # In the steps between two updates, entries are compared with the last threshold.
-        moves = self.freeze_at is None
-        between = moves * (1 - self.updates_a_step(view)) * math.prod(view.shape)
+        updates = self.updates_a_step(view)
+        between = (self._moving_share - updates) * math.prod(view.shape)
         return super().selection_operations(view) + between
 
     @property
+    def _moving_share(self) -> float:
+        """The fraction of training in which the sets may move."""
+        if self.freeze_at is None:
+            return 1.0
+        if self.total_steps is None:  # in the long run, nothing
+            return 0.0
+        return min(self.freeze_at, self.total_steps) / self.total_steps
+
+    @property
     def schedule(self) -> TopKSchedule:  # type: ignore[override]
-        return TopKSchedule(self.topk_period, self.freeze_at)
+        return TopKSchedule(self.topk_period, self.freeze_at, self.total_steps)
 
     def schedule_of(self, view: MatrixView) -> TopKSchedule:  # type: ignore[override]
         periodic = view.spatial_axes and self.structured is None
         if periodic or self.topk_period_of == "all":
             return self.schedule
-        return TopKSchedule(1, self.freeze_at)
+        return TopKSchedule(1, self.freeze_at, self.total_steps)
 
     def blocks(self, view: MatrixView) -> Any:
         if self.structured is None or not view.spatial_axes:

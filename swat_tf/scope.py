@@ -30,6 +30,7 @@ def swat_scope(
     backward: str | Sequence[str] = OPERANDS,
     updates: str = "dense",
     freeze_at: int | None = None,
+    total_steps: int | None = None,
     storage: str = "dense",
     exempt: str | Sequence[str] = (),
     include: str | Sequence[str] | None = None,
@@ -69,8 +70,7 @@ def swat_scope(
         entries.
       topk_period: P, in optimizer steps: thresholds of weights and of activations are
         computed at steps 0, P, 2P, ... In between, entries that reach the last
-        threshold are kept. After a multiple of P steps thresholds are new: to end with
-        those of the training, give its number of steps as `freeze_at`.
+        threshold are kept.
       topk_period_of: what the period applies to. ``"all"``, the default: the weights and
         activations of every layer. ``"convolutions"``, as in the authors' code and in
         the flagfiles of the published runs: the single weights and the activations of
@@ -88,6 +88,10 @@ def swat_scope(
       backward: those that are sparse in the backward pass.
       updates: ``"dense"``, or ``"masked"``: only active weights are updated.
       freeze_at: the step from which the active weights are fixed, or None.
+      total_steps: the length of training, in steps, if it is known. With P > 1 the
+        thresholds of weights are then not computed anew after the last step. Without it,
+        and where P divides the number of steps, they are, and what is evaluated and
+        saved was not trained. Counted costs use it, too.
       storage: ``"dense"``, or ``"packed"``: tensors saved for the backward pass are
         stored as values and one bit per entry, and a ReLU saves one bit per entry; it
         takes more time (docs/benchmarks.md measures the saving). XLA, which needs static
@@ -163,6 +167,7 @@ def swat_scope(
         momentum=uses_momentum,
         updates=updates,
         freeze_at=freeze_at,
+        total_steps=total_steps,
         forward="weights" in rule.forward,
     )
     choice.check(kernels)
@@ -197,7 +202,12 @@ def _opened(
 
 def _is_plain(method: SWAT, placement: Placement) -> bool:
     """Whether the only argument about weights is a sparsity."""
-    plain = SWAT(method.sparsity, method.topk_period, method.topk_period_of)
+    plain = SWAT(
+        method.sparsity,
+        method.topk_period,
+        method.topk_period_of,
+        total_steps=method.total_steps,
+    )
     return method == plain and placement == Placement(seed=placement.seed)
 
 

@@ -20,13 +20,13 @@ def topkast_getter(
     bwd: float,
     *,
     refresh_every: int = 1,
-    refresh_until: int | None = None,
     exploration: float = 1e-4,
     exploration_norm: str = "l2",
     backward: str = "topk",
     stop_exploring_at: int | None = None,
     block: tuple[int, int] | None = None,
     block_reduce: str = "sum",
+    total_steps: int | None = None,
     seed: int = 0,
 ) -> Callable:
     r"""A custom getter that makes `tf.compat.v1.get_variable` return alpha.
@@ -65,7 +65,7 @@ def topkast_getter(
         fwd=fwd,
         bwd=bwd,
         refresh_every=refresh_every,
-        refresh_until=refresh_until,
+        total_steps=total_steps,
         exploration=exploration,
         exploration_norm=exploration_norm,
         backward=backward,

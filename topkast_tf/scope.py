@@ -219,7 +219,6 @@ def topkast_scope(
     bwd: float,
     *,
     refresh_every: int = 1,
-    refresh_until: int | None = None,
     distribution: str | Mapping | Callable = "uniform",
     exploration: float = 1e-4,
     exploration_norm: str = "l2",
@@ -228,6 +227,7 @@ def topkast_scope(
     block: tuple[int, int] | None = None,
     block_reduce: str = "sum",
     slots: str | None = None,
+    total_steps: int | None = None,
     exempt: str | Sequence[str] = (),
     include: str | Sequence[str] | None = None,
     seed: int = 0,
@@ -265,11 +265,7 @@ def topkast_scope(
       fwd: forward sparsity, the fraction of zeros in alpha, in [0, 1).
       bwd: backward sparsity, the fraction of entries not updated, in [0, fwd].
       refresh_every: N, in optimizer steps: the sets are selected at steps 0, N, 2N, ...
-      refresh_until: the last step at which they are selected, or None for no end. Give
-        the last step of the training (its number of steps less one) with N > 1: where N
-        divides the number of steps, the sets are otherwise selected once more after the
-        last step, and evaluated and saved untrained. Between two epochs of a multiple of
-        N steps, `val_loss` is that of new sets, too.
+        Those of step k N are selected at the end of the step before.
       distribution: ``"uniform"`` (each weight the same), ``"er"`` or ``"erk"``
         (Erdos-Renyi, -Kernel), ``"global"`` (one threshold for all weights), a mapping
         from regexes on paths to a sparsity or a pair (fwd, bwd), or a function from
@@ -288,6 +284,11 @@ def topkast_scope(
       slots: what becomes of the optimizer's slots outside B: ``"decay"``, as above, or
         ``"reset"``: they are zero, and an entry that enters B starts from zero. None is
         ``"decay"``, and with packed storage, which has no others, ``"reset"``.
+      total_steps: the length of training, in steps, if it is known. With N > 1 no sets are
+        then selected for the step after the last one. Without it, and where N divides the
+        number of steps, sets are selected after the last step, and are evaluated and
+        saved untrained. (So are those that are evaluated after an epoch of a multiple of N
+        steps; training goes on with them.) Counted costs use it, too.
       exempt: regexes on paths of weights that stay dense; also ``"first"`` and ``"last"``
         of the kernels, in the order of their creation (the untied output projection of
         a `ReversibleEmbedding`: of its first use).
@@ -339,7 +340,7 @@ def topkast_scope(
             fwd=fwd,
             bwd=bwd,
             refresh_every=refresh_every,
-            refresh_until=refresh_until,
+            total_steps=total_steps,
             exploration=exploration,
             exploration_norm=exploration_norm,
             backward=backward,

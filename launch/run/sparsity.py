@@ -116,8 +116,8 @@ def counted(model: keras.Model, cost: flops.FlopReport) -> dict[str, Any]:
     """Parameters, achieved sparsities and counted FLOPs, for the results.
 
     `parameters` are all trainable ones, including biases and norms; the sparsities of
-    the whole network are fractions of these. `empty_outputs` are units and filters that
-    have no weight left. FLOPs are per unit, as in `cost`; those of
+    the whole network are fractions of these. `empty_outputs` are columns of kernels
+    that have no weight left. FLOPs are per unit, as in `cost`; those of
     training are averaged over the run by the schedule of the method.
     """
     summary = topkast_tf.summary(model)

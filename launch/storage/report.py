@@ -51,7 +51,7 @@ def table(results: Sequence[dict[str, Any]], task_metrics: TaskMetrics) -> str:
     add("parameters", lambda r: f"{r['parameters']:,}")
     add("parameters kept", lambda r: f"{r['kept_parameters']:,}")
     if any(r.get("empty_outputs") for r in results):  # not in runs of earlier versions
-        add("units without a weight", lambda r: f"{r.get('empty_outputs', 0):,}")
+        add("outputs without a weight", lambda r: f"{r.get('empty_outputs', 0):,}")
     add(
         f"inference FLOPs per {task_metrics.unit}",
         lambda r: scaled(r["inference_flops"]),

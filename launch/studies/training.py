@@ -41,15 +41,16 @@ def check_scopes(runs: Sequence[Run], settings: flags.FlagValues) -> None:
 def scope_of(
     one: Run, settings: flags.FlagValues, total_steps: int | None = None
 ) -> Any:
-    """The scope in which the network of one run is built, for any length of the run."""
-    del total_steps
+    """The scope in which the network of one run is built, of a run of this length."""
     from swat_tf import swat_scope
 
     asked = one.scope_arguments(settings.topk_period, settings.errors_per)
     if asked is None:
         return contextlib.nullcontext()
     sparsity = asked.pop("sparsity", one.sparsity)
-    return swat_scope(sparsity, exempt=tuple(settings.exempt), **asked)
+    return swat_scope(
+        sparsity, exempt=tuple(settings.exempt), total_steps=total_steps, **asked
+    )
 
 
 def train(
@@ -84,7 +85,7 @@ def train(
     keras.utils.clear_session()
     task = ImageTask(settings, one.seed, images)
     steps = task.total_steps
-    model = building.compiled(task, scope_of(one, settings))
+    model = building.compiled(task, scope_of(one, settings, steps))
     building.add_weight_decay(model, settings.weight_decay, settings.decay)
     progress = keras.callbacks.LambdaCallback(
         on_train_batch_end=lambda batch, logs: show(batch + 1, steps)

@@ -105,6 +105,12 @@ def selection(scope):
         ),
         # In the long run, sets that are frozen take nothing.
         (lambda: swat_tf.swat_scope(0.9, topk_period=4, freeze_at=9), 0, 1.75),
+        # Of 12 steps, 3 find a threshold and 6 compare with it.
+        (
+            lambda: swat_tf.swat_scope(0.9, topk_period=4, freeze_at=9, total_steps=12),
+            3 / 12 * 4 + 6 / 12,
+            1.75,
+        ),
         # Weights are dense; half of the 15 outputs of an example are found.
         (lambda: swat_tf.dsg_scope(0.5, threshold="first"), 0, 0.5),
     ],
@@ -122,7 +128,31 @@ def test_exempt_weights_select_nothing():
     assert selection(scope) == SelectionCost(4 * 50, 4 * 10)
 
 
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        *(
+            RefreshSchedule(n, s, t)
+            for n in (1, 4)
+            for s in (None, 0, 6, 8)
+            for t in (None, 1, 6, 8, 9)
+        ),
+        *(
+            swat_tf.method.TopKSchedule(n, f, t)
+            for n in (1, 4)
+            for f in (None, 1, 8, 9)
+            for t in (None, 1, 6, 8, 9)
+        ),
+    ],
+    ids=str,
+)
+def test_due_steps_are_counted(schedule):
+    for step in range(12):
+        assert schedule.count_before(step) == sum(map(schedule.due, range(step)))
+
+
 def test_updates_a_step():
     assert updates_a_step(RefreshSchedule(4)) == 0.25
     assert updates_a_step(RefreshSchedule(4), total_steps=6) == 2 / 6
+    assert updates_a_step(RefreshSchedule(10), total_steps=10**15) == 0.1
     assert updates_a_step(Never(), total_steps=6) == 0

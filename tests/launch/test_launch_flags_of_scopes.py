@@ -35,7 +35,6 @@ def test_scope_arguments_have_the_types_of_the_scope():
         "fwd": 0.9,
         "bwd": 0.8,
         "refresh_every": 1,
-        "refresh_until": None,
         "exploration": 1e-4,
         "exploration_norm": "l2",
         "backward": "topk",
@@ -43,6 +42,7 @@ def test_scope_arguments_have_the_types_of_the_scope():
         "block": (4, 2),
         "block_reduce": "sum",
         "slots": "decay",
+        "total_steps": None,
     }
     assert dataclasses.asdict(found.placement) == {
         "distribution": {"logits": (0.9, 0.8)},
@@ -66,6 +66,7 @@ def test_swat_arguments_have_the_types_of_the_scope():
         "updates": "dense",
         "freeze_at": 9,
         "forward": False,
+        "total_steps": None,
     }
     assert found.placement.distribution == "erk"
     assert model.layers[0]._topkast_rule.get_config() == {
@@ -93,27 +94,20 @@ def test_rigl_gets_the_length_of_the_run():
         opened("--method=rigl")
 
 
-@pytest.mark.parametrize(
-    ("arguments", "expected"),
-    [
-        ([], (None, None)),
-        (["--refresh_every=50"], (199, None)),
-        (["--refresh_every=50", "--refresh_until=100"], (100, None)),
-        (["--refresh_every=50", "--stop_exploring_at=90"], (199, 90)),
-        (["--refresh_every=50", "--stop_exploring_at=200"], (199, None)),
-        (["--stop_exploring_at=200"], (None, 200)),
-    ],
-)
-def test_the_last_selection_of_a_run_is_trained(arguments, expected):
-    found, _ = opened(*arguments, total_steps=200)
-    schedule = found.method.schedule
-    assert (schedule.until, schedule.stop_exploring_at) == expected
-    found, _ = opened("--refresh_every=50")  # of unknown length
-    assert found.method.schedule.until is None
-    with pytest.raises(
-        UserError, match="Expected --refresh_until to be at least --stop"
-    ):
-        opened("--refresh_until=5", "--stop_exploring_at=6")
+@pytest.mark.parametrize("method", ["topkast", "swat", "topkast_swat"])
+def test_the_last_selection_of_a_run_is_trained(method):
+    import topkast_tf
+
+    arguments = f"--method={method}", "--refresh_every=50", "--topk_period=50"
+    arguments = [
+        each for each in arguments if method != "topkast" or "topk_" not in each
+    ]
+    arguments = [
+        each for each in arguments if method != "swat" or "refresh" not in each
+    ]
+    _, model = opened(*arguments, total_steps=200)
+    schedule = topkast_tf.sparse_weights(model)[0].schedule
+    assert [t for t in range(301) if schedule.due(t)] == [0, 50, 100, 150, 250, 300]
 
 
 @pytest.mark.parametrize("name", ["static", "set", "rigl"])

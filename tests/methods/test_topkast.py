@@ -81,15 +81,34 @@ def test_exploration_stops_at_the_step_even_between_refreshes(digits):
             assert weight.forward_mask().sum() == weight.kept_forward
 
 
-@pytest.mark.parametrize("until", [None, 5])
-def test_the_last_sets_are_trained_if_the_last_step_is_known(until, digits):
-    model = small_model(refresh_every=3, refresh_until=until)
+def codes_of(model):
+    return [weight.codes() for weight in tk.sparse_weights(model)]
+
+
+def same(first, second):
+    return all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+@pytest.mark.parametrize("total_steps", [None, 6])
+def test_the_last_sets_are_trained_if_the_length_is_known(total_steps, digits):
+    model = small_model(refresh_every=3, total_steps=total_steps)
     train(model, digits, 5)
-    trained = [weight.codes() for weight in tk.sparse_weights(model)]
+    trained = codes_of(model)
     train(model, digits, 1)
-    after = [weight.codes() for weight in tk.sparse_weights(model)]
-    same = [np.array_equal(a, b) for a, b in zip(trained, after, strict=True)]
-    assert all(same) if until else not all(same)
+    assert same(trained, codes_of(model)) == (total_steps is not None)
+    # A training that goes on selects as before.
+    train(model, digits, 2)
+    late = codes_of(model)
+    train(model, digits, 1)
+    assert not same(late, codes_of(model))
+
+
+def test_sets_that_are_selected_in_each_step_are_those_of_the_last_weights(digits):
+    model = small_model(total_steps=3)
+    train(model, digits, 2)
+    before = codes_of(model)
+    train(model, digits, 1)
+    assert not same(before, codes_of(model))
 
 
 def test_random_backward_sets_are_resampled_and_reproducible(digits):

@@ -29,8 +29,9 @@ class WeightRow:
       size: the number of entries in theta.
       kernels: what computed its layer's last product, and why, such as ``"native: about
         2.1 times as fast"``; None before the first call, or if no choice was made.
-      outputs: the number of outputs (units, filters) of the weight.
-      empty_outputs: those without an entry in A: constants, from which nothing is learned.
+      outputs: the number of outputs of the weight: units, filters, the columns of gates.
+      empty_outputs: those without an entry in A, so that no input reaches them through
+        this weight.
     """
 
     path: str

@@ -15,19 +15,21 @@ _LATE = 2**62
 
 @dataclasses.dataclass(frozen=True)
 class RefreshSchedule:
-    """Re-select at steps 0, N, 2N, ... up to and including L; explore until a given step.
+    """Re-select at steps 0, N, 2N, ...; explore until a given step.
 
-    ``due(t) = t <= L and (t mod N == 0 or t == stop)``, ``explores(t) = t < stop``. The
-    step may be a Python integer or an integer tensor.
+    ``due(t) = (t mod N == 0 or t == stop) and not (t == T and N > 1)``, ``explores(t) =
+    t < stop``. The step may be a Python integer or an integer tensor.
+
+    Sets of step t are selected at the end of step t - 1. Those of step T would be
+    evaluated and never trained; with N = 1 they differ little from those before.
 
     Attributes:
       every: N, in steps, at least 1.
       stop_exploring_at: the first step without exploration, at least 0, or None.
-      until: L, the last step that may be due, at least 0, or None for no end.
+      total_steps: T, the length of training, at least 1, or None if it is not known.
 
     Raises:
-      ValueError: for a period or a step out of range, or exploration that would go on
-        because L comes before its end.
+      ValueError: for a period or a step out of range.
 
     >>> schedule = RefreshSchedule(every=100, stop_exploring_at=250)
     >>> [t for t in range(301) if schedule.due(t)]
@@ -38,7 +40,7 @@ class RefreshSchedule:
 
     every: int = 1
     stop_exploring_at: int | None = None
-    until: int | None = None
+    total_steps: int | None = None
 
     def __post_init__(self) -> None:
         if not _is_integer(self.every) or self.every < 1:
@@ -46,19 +48,18 @@ class RefreshSchedule:
                 "`refresh_every` must be a number of steps, an integer of at least 1. "
                 f"Received: refresh_every={self.every!r}"
             )
-        stop, until = self.stop_exploring_at, self.until
-        for name, value in (("stop_exploring_at", stop), ("refresh_until", until)):
-            if value is not None and (not _is_integer(value) or value < 0):
-                raise ValueError(
-                    f"`{name}` must be None or a step, an integer of at least 0. "
-                    f"Received: {name}={value!r}"
-                )
-        if stop is not None and until is not None and until < stop:
+        stop = self.stop_exploring_at
+        if stop is not None and (not _is_integer(stop) or stop < 0):
             raise ValueError(
-                "Expected `refresh_until` to be at least `stop_exploring_at`, at which the "
-                "sets are selected for the last time with B = A. "
-                f"Received: refresh_until={until}, stop_exploring_at={stop}"
+                "`stop_exploring_at` must be None or a step, an integer of at least 0. "
+                f"Received: stop_exploring_at={stop!r}"
             )
+        check_total_steps(self.total_steps)
+
+    @property
+    def skipped(self) -> int | None:
+        """The step at which no sets are selected, though N divides it; None without one."""
+        return self.total_steps if self.every > 1 else None
 
     def due(self, step: Any) -> Any:
         """Whether the sets are reselected at this step."""
@@ -67,7 +68,22 @@ class RefreshSchedule:
         stop = self.stop_exploring_at
         if stop is not None:
             due |= (step >= stop) & (step <= stop)
-        return due if self.until is None else due & (step <= self.until)
+        skipped = self.skipped
+        return due if skipped is None else due & ((step < skipped) | (step > skipped))
+
+    def count_before(self, step: int) -> int:
+        """The number of due steps before this one.
+
+        >>> RefreshSchedule(every=100, stop_exploring_at=250).count_before(300)
+        4
+        """
+        count = -(-step // self.every)
+        stop, skipped = self.stop_exploring_at, self.skipped
+        if stop is not None and stop < step:
+            count += stop % self.every > 0
+        if skipped is not None and skipped < step:
+            count -= skipped % self.every < 1 or skipped == stop
+        return count
 
     def explores(self, step: Any) -> Any:
         """Whether B is larger than A at this step."""
@@ -156,19 +172,19 @@ def updates_a_step(schedule: Any, total_steps: int | None = None) -> float:
     Args:
       schedule: one of this module, or one with `due` and a period `every`.
       total_steps: the length of training; None for one without an end, in which updates
-        that end at some step have no part. A `RefreshSchedule` with an end is taken to
-        last as long as training.
+        that end at some step have no part.
 
     >>> updates_a_step(RefreshSchedule(every=100)), updates_a_step(Never())
     (0.01, 0.0)
     >>> updates_a_step(UpdateSchedule(every=10, first=10, last=30), total_steps=60)
     0.05
     """
-    if total_steps is None and getattr(schedule, "until", None) is not None:
-        total_steps = schedule.until + 1
-    # Of a training without an end: of one period, long after the last update.
-    steps = np.arange(total_steps) if total_steps else _LATE + np.arange(schedule.every)
-    return float(np.mean(schedule.due(steps)))
+    if total_steps is None:
+        # Of a training without an end: of one period, long after the last update.
+        return float(np.mean(schedule.due(_LATE + np.arange(schedule.every))))
+    if hasattr(schedule, "count_before"):
+        return float(schedule.count_before(total_steps) / total_steps)
+    return float(np.mean(schedule.due(np.arange(total_steps))))
 
 
 def resolved_end(
@@ -299,6 +315,16 @@ class DropFraction:
             return self.final + (initial - self.final) * 0.5 * wave
         done = (now - self.first) / length
         return initial * tf.pow(1.0 - done, tf.constant(self._power, tf.float32))
+
+
+def check_total_steps(total_steps: Any) -> None:
+    """Raises `ValueError` unless it is a length of training: steps, or None."""
+    if total_steps is None or (_is_integer(total_steps) and total_steps > 0):
+        return
+    raise ValueError(
+        "`total_steps` must be None or a number of steps, an integer of at least 1. "
+        f"Received: total_steps={total_steps!r}"
+    )
 
 
 def _is_integer(value: Any) -> bool:

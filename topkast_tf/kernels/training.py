@@ -33,7 +33,7 @@ def refresh(
     *,
     every: int,
     stop: int | None,
-    until: int | None = None,
+    skipped: int | None = None,
     messages: Sequence[str],
     complete: tf.Tensor | None = None,
     packed: Sequence[PackedVectors] = (),
@@ -43,8 +43,7 @@ def refresh(
     """Counts the pending steps of weights, and selects the sets that are due.
 
     Where a step is pending and `complete` is true, the step t is counted. If then
-    ``t mod every == 0`` or ``t == stop``, t is at most `until`, and the sets are not
-    frozen::
+    ``t mod every == 0`` or ``t == stop``, t is not `skipped`, and the sets are not frozen::
 
         A = the |A| largest entries of |theta|,  B = the |B| largest (|A| from `stop` on)
 
@@ -58,7 +57,7 @@ def refresh(
         step and the sizes |A| and |B|.
       every: the steps between two selections, at least 1.
       stop: the step at which exploration stops, or None.
-      until: the last step with a selection, or None.
+      skipped: a step without a selection, or None.
       messages: for each the message of the error.
       complete: boolean scalar; None is True.
       packed: of packed weights the vectors of each: entries that leave B are written to
@@ -84,7 +83,7 @@ def refresh(
         slots_of=[i for i, each in enumerate(packed) for _ in each.slots],
         every=every,
         stop=-1 if stop is None else stop,
-        until=-1 if until is None else until,
+        skipped=-1 if skipped is None else skipped,
         messages=list(messages),
         folder=folder or "",
         cpu=cpu or native.cpu,

@@ -6,7 +6,7 @@ from topkast_tf.methods.topkast import TopKAST
 
 @register_setting
 def dnw(
-    *, sparsity: float, refresh_every: int = 1, refresh_until: int | None = None
+    *, sparsity: float, refresh_every: int = 1, total_steps: int | None = None
 ) -> TopKAST:
     """Discovering neural wirings (Wortsman et al. 2019): Top-KAST without its two limits.
 
@@ -17,7 +17,7 @@ def dnw(
     Args:
       sparsity: of A, in [0, 1).
       refresh_every: steps between two selections; 1 in the source.
-      refresh_until: the last step with a selection, or None for no end.
+      total_steps: as for `topkast_scope`.
 
     >>> dnw(sparsity=0.9).bwd
     0.0
@@ -30,5 +30,5 @@ def dnw(
         bwd=0.0,
         exploration=0.0,
         refresh_every=refresh_every,
-        refresh_until=refresh_until,
+        total_steps=total_steps,
     )

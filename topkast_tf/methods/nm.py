@@ -41,7 +41,7 @@ class NM(Method):
       m: M, from 2 to 64.
       decay: lambda, at least 0; 0 is the straight-through estimator.
       refresh_every: steps between two selections.
-      refresh_until: the last step with a selection, or None for no end.
+      total_steps: as for `topkast_scope`.
 
     Raises:
       ValueError: for a sparsity that is no multiple of 1 / M, or an argument out of range.
@@ -66,7 +66,7 @@ class NM(Method):
     m: int = 4
     decay: float = 2e-4
     refresh_every: int = 1
-    refresh_until: int | None = None
+    total_steps: int | None = None
 
     def __post_init__(self) -> None:
         validate_sparsities(self.sparsity, 0.0)
@@ -95,7 +95,7 @@ class NM(Method):
 
     @property
     def schedule(self) -> RefreshSchedule:
-        return RefreshSchedule(self.refresh_every, until=self.refresh_until)
+        return RefreshSchedule(self.refresh_every, total_steps=self.total_steps)
 
     def check_plan(self, fwd: float, bwd: float) -> None:
         n = (1 - fwd) * self.m

@@ -34,7 +34,6 @@ class TopKAST(Method):
     fwd: float
     bwd: float
     refresh_every: int = 1
-    refresh_until: int | None = None
     exploration: float = 1e-4
     exploration_norm: str = "l2"
     backward: str = "topk"
@@ -42,6 +41,7 @@ class TopKAST(Method):
     block: tuple[int, int] | None = None
     block_reduce: str = "sum"
     slots: str = "decay"
+    total_steps: int | None = None
 
     def __post_init__(self) -> None:
         validate_sparsities(self.fwd, self.bwd)
@@ -78,7 +78,7 @@ class TopKAST(Method):
     @property
     def schedule(self) -> RefreshSchedule:
         return RefreshSchedule(
-            self.refresh_every, self.stop_exploring_at, self.refresh_until
+            self.refresh_every, self.stop_exploring_at, self.total_steps
         )
 
     def blocks(self, view: MatrixView) -> Blocks | None:

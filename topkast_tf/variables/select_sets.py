@@ -249,7 +249,7 @@ def refresh_natively(
             [member.counters for member in members],
             every=schedule.every,
             stop=schedule.stop_exploring_at,
-            until=schedule.until,
+            skipped=schedule.skipped,
             messages=messages,
             complete=complete,
             packed=packed,

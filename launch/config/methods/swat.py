@@ -104,6 +104,7 @@ def _scopes(settings: flags.FlagValues, total_steps: int | None) -> list[Scope]:
         "structured": settings.structured,
         "updates": settings.updates,
         "freeze_at": settings.freeze_at,
+        "total_steps": total_steps,
         **placement(settings),
     }
     return [swat_scope(**products(settings), **weights, kernels=settings.kernels)]

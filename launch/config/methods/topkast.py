@@ -32,14 +32,6 @@ FLAGS = (
         bounds=AT_LEAST_1,
     ),
     Flag(
-        "integer",
-        "refresh_until",
-        None,
-        "the last step with a selection; default no end, and with --refresh_every above 1 "
-        "the last step of the run, so that what is evaluated was trained",
-        bounds=AT_LEAST_0,
-    ),
-    Flag(
         "float",
         "exploration",
         1e-4,
@@ -82,19 +74,12 @@ GROUP = ("Top-KAST", FLAGS)
 
 
 def check(values: flags.FlagValues) -> None:
-    """Raises `UserError` for flags of Top-KAST that contradict each other."""
+    """Raises `UserError` for a backward sparsity above the forward sparsity."""
     if values.bwd > values.fwd:
         raise UserError(
             "Expected --bwd to be at most --fwd: sparsities are fractions of zeros, and "
             "the backward set contains the forward set. "
             f"Received: --fwd={values.fwd}, --bwd={values.bwd}"
-        )
-    until, stop = values.refresh_until, values.stop_exploring_at
-    if until is not None and stop is not None and until < stop:
-        raise UserError(
-            "Expected --refresh_until to be at least --stop_exploring_at, at which the "
-            "sets are selected for the last time with equal sets. "
-            f"Received: --refresh_until={until}, --stop_exploring_at={stop}"
         )
 
 
@@ -116,13 +101,9 @@ def scope(
 
     arguments: dict[str, Any] = {flag.name: settings[flag.name].value for flag in FLAGS}
     arguments["block"] = whole_numbers(settings, "block") or None
-    if settings.refresh_every > 1 and settings.refresh_until is None and total_steps:
-        last = total_steps - 1
-        stop = settings.stop_exploring_at
-        arguments["refresh_until"] = last
-        arguments["stop_exploring_at"] = None if stop is None or stop > last else stop
     return topkast_scope(
         **arguments,
+        total_steps=total_steps,
         kernels=settings.kernels,
         power=settings.power,
         storage=storage,

@@ -24,7 +24,7 @@ class RefreshOp : public EntrywiseOp {
     OP_REQUIRES_OK(context, context->GetAttr("N", &weights_));
     OP_REQUIRES_OK(context, context->GetAttr("every", &every_));
     OP_REQUIRES_OK(context, context->GetAttr("stop", &stop_));
-    OP_REQUIRES_OK(context, context->GetAttr("until", &until_));
+    OP_REQUIRES_OK(context, context->GetAttr("skipped", &skipped_));
     OP_REQUIRES_OK(context, context->GetAttr("messages", &messages_));
     OP_REQUIRES_OK(context, context->GetAttr("P", &packed_));
     OP_REQUIRES_OK(context, context->GetAttr("slots_of", &slots_of_));
@@ -142,8 +142,7 @@ class RefreshOp : public EntrywiseOp {
     entries[kPending] = 0;
     if (!counts) return tensorflow::Status();
     const int64_t step = ++entries[kStep];
-    const bool ended = until_ >= 0 && step > until_;
-    const bool is_due = !ended && (step % every_ == 0 || step == stop_);
+    const bool is_due = step != skipped_ && (step % every_ == 0 || step == stop_);
     if (!is_due || entries[kFrozen] > 0) return tensorflow::Status();
     const bool explores = stop_ < 0 || step < stop_;
     const int64_t kept_a = entries[kKeptForward];
@@ -279,7 +278,7 @@ class RefreshOp : public EntrywiseOp {
   }
 
   int weights_, packed_;
-  int64_t every_, stop_, until_;
+  int64_t every_, stop_, skipped_;
   std::vector<int64_t> slots_of_;
   std::vector<std::string> messages_;
   std::string folder_;
@@ -302,7 +301,7 @@ REGISTER_OP("TopkastRefresh")
     .Attr("slots_of: list(int) = []")
     .Attr("every: int")
     .Attr("stop: int = -1")
-    .Attr("until: int = -1")
+    .Attr("skipped: int = -1")
     .Attr("messages: list(string)")
     .Attr("folder: string = ''")
     .Attr("cpu: string = ''")
