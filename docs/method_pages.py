@@ -143,6 +143,8 @@ def common_arguments(name: str) -> str:
     """A sentence on the arguments that the table leaves out."""
     *most, last = [f"`{key}`" for key in shared(name)]
     text = f"{', '.join(most)} and {last} are those of [every scope](../api/topkast_tf.md)."
+    if name not in SCOPES:
+        text += " What a method cannot combine with, its scope refuses."
     if name == "topkast":
         text += " In `sparse_scope` `fwd` is called `sparsity`."
     return text

@@ -100,7 +100,7 @@ LENGTH = (
             "float",
             "weight_decay",
             1e-4,
-            "L2 of the kernels that are left dense (gradient weight_decay * w)",
+            "L2 of kernels (gradient weight_decay * w); Top-KAST's have --exploration",
             range=NOT_NEGATIVE,
         ),
         Flag(

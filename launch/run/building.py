@@ -45,7 +45,8 @@ def add_weight_decay(
     The gradient is weight_decay * w, as in He et al. Top-KAST's exploration loss gives
     the same gradient to the forward set of a kernel; it is the decay of such kernels,
     so they get no second one. SWAT's kernels are decayed as a whole, active or not;
-    those of methods that use the gradient (RigL) only in their active weights.
+    those of methods that use the gradient (RigL) only in their active weights. What a
+    method trains beside the weights, such as thresholds, is not decayed.
 
     Args:
       model: a built model; the penalty is not saved with it.
@@ -54,7 +55,7 @@ def add_weight_decay(
     """
     if not weight_decay:
         return
-    decayed = sparsity.decays_itself(model)
+    decayed = sparsity.decays_itself(model) | sparsity.trained_by_methods(model)
     sparse = {weight.path: weight for weight in topkast_tf.sparse_weights(model)}
     for variable in model.trainable_variables:
         of_kind = of == "all" or len(variable.shape) > 1

@@ -71,6 +71,15 @@ def decays_itself(model: keras.Model) -> set[str]:
     }
 
 
+def trained_by_methods(model: keras.Model) -> set[str]:
+    """The paths of what methods train beside the weights: gates and thresholds."""
+    return {
+        weight.auxiliary[name].path
+        for weight in topkast_tf.sparse_weights(model)
+        for name in weight.trained
+    }
+
+
 def _is_dnw(method: topkast_tf.methods.Method) -> bool:
     """Whether all entries are updated without an exploration loss: decayed as usual."""
     return method.exploration == 0 and method.bwd == 0  # type: ignore[attr-defined]

@@ -90,6 +90,9 @@ def test_rigl_gets_the_length_of_the_run():
     assert (found.method.schedule.last, found.method.noise) == (90, 0.0)
     found, _ = opened("--method=set")
     assert found.method.schedule.last is None
+    for one in ("1", "1.0"):
+        found, _ = opened("--method=set", f"--update_until={one}", total_steps=200)
+        assert found.method.last_update == 200
     with pytest.raises(UserError, match="Expected --steps, as --update_until=0.75"):
         opened("--method=rigl")
 
@@ -168,6 +171,8 @@ WITH = {
 def test_scopes_accept_what_the_flags_accept(method, flag):
     base = ["--fwd=0.95"] if flag.name == "bwd" else ["--bwd=0"]
     base += WITH.get(flag.name, ())
+    if method == "granet" and flag.name == "final_drop_fraction":
+        base.append("--prune_until=0.4")
     if method == "nm":
         base.append("--sparsity=0.5")
     values = list(flag.choices)

@@ -152,6 +152,19 @@ def test_sparse_kernels_have_no_second_decay():
     assert sorted(decayed) == sorted([first.path, last.path])
 
 
+@pytest.mark.parametrize("of", ["kernels", "all"])
+@pytest.mark.parametrize(
+    ("method", "arguments"), [("cs", {"total_steps": 100}), ("str", {}), ("dst", {})]
+)
+def test_what_methods_train_beside_the_weights_does_not_decay(method, arguments, of):
+    with tk.sparse_scope(method, **arguments):
+        model = keras.Sequential([keras.Input((20,)), keras.layers.Dense(30)])
+    training.add_weight_decay(model, 0.1, of)
+    decayed = [v.path for v in model.trainable_variables if v.regularizer is not None]
+    expected = ["kernel", "bias"] if of == "all" else ["kernel"]
+    assert [path.split("/")[-1] for path in decayed] == expected
+
+
 def test_swat_kernels_decay_in_full():
     asked = settings("--width=0.25", "--exempt=first", "--method=swat")
     model = training.build(task_of(asked), "swat")

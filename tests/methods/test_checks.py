@@ -82,7 +82,7 @@ def test_one_mask_methods_refuse_two_sparsities_or_masks():
         ({"slot_scale": float("nan")}, "finite number"),
         ({"slot_scale": "x"}, "finite number"),
         ({"update_replaces_step": "no"}, "True or False"),
-        ({"total_steps": -3}, "positive number of steps"),
+        ({"total_steps": -3}, "a number of steps"),
     ],
 )
 def test_invalid_arguments_of_rigl_are_refused(arguments, message):

@@ -17,6 +17,8 @@ import topkast_tf as tk
         ("set", {"grow_init": "grad_scale_2"}, "grow_init"),
         ("set", {"drop_fraction": 1.0}, "drop_fraction"),
         ("set", {"anneal": "linear"}, "anneal"),
+        ("set", {"anneal": None}, "anneal=None"),
+        ("set", {"grow_init": None}, "grow_init=None"),
         ("set", {"update_every": 0}, "update_every"),
         ("set", {"update_from": -1}, "update_from"),
         ("set", {"drop": "least"}, "drop"),

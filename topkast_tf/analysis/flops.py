@@ -23,7 +23,6 @@ from topkast_tf.analysis.flop_report import (
 )
 from topkast_tf.analysis.graph_work import INPUTS, OUTPUTS
 from topkast_tf.analysis.macs import MacCount, Trace, count_macs
-from topkast_tf.methods.base import Method
 from topkast_tf.methods.learned import MEAN_DENSITY
 from topkast_tf.variables.components import components
 from topkast_tf.variables.lookup import sparse_weights
@@ -144,6 +143,6 @@ def mean_products(weight: Any) -> tuple[float, float, float] | None:
     if MEAN_DENSITY in weight.trained and weight.step:
         density = weight.replica().auxiliary_variable(MEAN_DENSITY).numpy()
         return method.mean_products(1.0 - float(density), weight.bwd)
-    if type(method).mean_products is Method.mean_products:
+    if method.has_constant_products:
         return None
     return method.mean_products(weight.fwd, weight.bwd)

@@ -268,7 +268,10 @@ class DropFraction:
                 "`drop_fraction` must be in (0, 1). "
                 f"Received: drop_fraction={self.initial!r}"
             )
-        if self.anneal not in ("constant", "cosine") and self._power is None:
+        is_text = isinstance(self.anneal, str)
+        if not is_text or (
+            self.anneal not in ("constant", "cosine") and self._power is None
+        ):
             raise ValueError(
                 "`anneal` must be 'constant', 'cosine', or 'exponential_k' with a number "
                 f"k. Received: anneal={self.anneal!r}"
@@ -315,6 +318,19 @@ class DropFraction:
             return self.final + (initial - self.final) * 0.5 * wave
         done = (now - self.first) / length
         return initial * tf.pow(1.0 - done, tf.constant(self._power, tf.float32))
+
+
+def within_training(last: int | None, total_steps: int | None) -> int | None:
+    """The last step of a schedule that a step of training follows.
+
+    What is selected for step T, after the last of T steps, would never be trained.
+
+    >>> within_training(1000, 1000), within_training(750, 1000), within_training(None, None)
+    (999, 750, None)
+    """
+    if total_steps is None:
+        return last
+    return total_steps - 1 if last is None else min(last, total_steps - 1)
 
 
 def check_total_steps(total_steps: Any) -> None:

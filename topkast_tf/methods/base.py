@@ -283,6 +283,11 @@ class Method(abc.ABC):
         """
         return self.update(weights, step)
 
+    @property
+    def has_constant_products(self) -> bool:
+        """Whether the products of any step cost what those of the present sets do."""
+        return type(self).mean_products is Method.mean_products
+
     def mean_products(self, fwd: float, bwd: float) -> Products:
         """The sparsities of a weight's products, averaged over training.
 

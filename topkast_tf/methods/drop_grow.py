@@ -9,7 +9,13 @@ import tensorflow as tf
 
 from topkast_tf.core import selection
 from topkast_tf.core.keys import has_nan, magnitude_keys, random_keys
-from topkast_tf.core.schedules import DropFraction, UpdateSchedule, resolved_end
+from topkast_tf.core.schedules import (
+    DropFraction,
+    UpdateSchedule,
+    check_total_steps,
+    resolved_end,
+    within_training,
+)
 from topkast_tf.core.sets import FORWARD, masked
 from topkast_tf.methods.base import (
     GRADIENT,
@@ -44,7 +50,8 @@ class DropGrow(FixedSparsity):
       update_from: the first step at which an update may occur.
       update_until: the last one: a step, a fraction of `total_steps` in (0, 1], or None
         for no end.
-      total_steps: the length of training, in steps; needed for a fraction.
+      total_steps: the length of training, in steps; needed for a fraction. If it is known,
+        no update follows the last step, which would grow entries that are never trained.
       grow_init: values of new entries: ``"zeros"``; ``"random_normal_d"``, with theta's
         standard deviation / d; ``"random_uniform_d"``, up to theta's mean magnitude / d.
       noise: standard deviation of the noise added to the magnitudes to break ties.
@@ -69,7 +76,8 @@ class DropGrow(FixedSparsity):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        kind, divisor = grow_kind(self.grow_init), grow_divisor(self.grow_init)
+        named = str(self.grow_init)
+        kind, divisor = grow_kind(named), grow_divisor(named)
         zeros_divided = kind == "zeros" != self.grow_init
         if kind not in self._grow_inits or zeros_divided or divisor == 0:
             raise ValueError(
@@ -81,11 +89,7 @@ class DropGrow(FixedSparsity):
             raise ValueError(
                 f"`noise` must be a number in [0, 1). Received: noise={self.noise!r}"
             )
-        if self.total_steps is not None and not self.total_steps > 0:
-            raise ValueError(
-                "`total_steps` must be a positive number of steps. "
-                f"Received: total_steps={self.total_steps!r}"
-            )
+        check_total_steps(self.total_steps)
         UpdateSchedule(self.update_every, self.update_from)  # validates
         _ = self.last_update
 
@@ -107,7 +111,7 @@ class DropGrow(FixedSparsity):
         return UpdateSchedule(
             self.update_every,
             first if self.replaces_step else max(first, 1),
-            self.last_update,
+            within_training(self.last_update, self.total_steps),
         )
 
     @property

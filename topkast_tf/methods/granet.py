@@ -9,7 +9,12 @@ import tensorflow as tf
 from topkast_tf.core import selection
 from topkast_tf.core.keys import magnitude_keys
 from topkast_tf.core.ramp import CubicRamp
-from topkast_tf.core.schedules import DropFraction, UpdateSchedule, resolved_end
+from topkast_tf.core.schedules import (
+    DropFraction,
+    UpdateSchedule,
+    resolved_end,
+    within_training,
+)
 from topkast_tf.core.sparsities import kept, validate_sparsities
 from topkast_tf.methods.base import GRADIENT, Products, Selection
 from topkast_tf.methods.drop_grow import gradient_of, ranked, share_of
@@ -80,7 +85,14 @@ class GraNet(Reallocating):
                 "Expected an `initial_sparsity` of at most `sparsity`. Received: "
                 f"initial_sparsity={self.initial_sparsity}, sparsity={self.sparsity}"
             )
-        _ = self._fraction, self._ramp
+        _ = self._fraction
+        ramp, last = self._ramp, self.schedule.last
+        if ramp is not None and last is not None and last < ramp.last:
+            raise ValueError(
+                "Expected updates to go on until the last one that prunes, at step "
+                f"{ramp.last} by `prune_until`: the sparsity is not reached before. "
+                f"Received: update_until={self.update_until!r}, which is step {last}"
+            )
 
     @property
     def fwd(self) -> float:  # type: ignore[override]
@@ -100,6 +112,7 @@ class GraNet(Reallocating):
         if self.initial_sparsity == self.sparsity:
             return None
         last = resolved_end(self.prune_until, self.total_steps, "prune_until")
+        last = within_training(last, self.total_steps)
         first = max(self.update_from, 1)
         return CubicRamp(UpdateSchedule(self.update_every, first, last))
 

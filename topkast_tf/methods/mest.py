@@ -93,6 +93,18 @@ class MEST(DropGrow):
             raise ValueError(
                 f"`surplus` must be True or False. Received: surplus={self.surplus!r}"
             )
+        end = round(self.stages[1] * self.total_steps)
+        last = self.schedule.latest(self.total_steps - 1)
+        if self.schedule.last is not None and last is not None:
+            last = min(last, self.schedule.latest(self.schedule.last) or 0)
+        if self.surplus and (last is None or last < end):
+            raise ValueError(
+                f"Expected an update at or after step {end}, where `stages` end the "
+                "surplus, and before the end of training: without it the surplus stays. "
+                f"Received: the last update at step {last}, by update_every="
+                f"{self.update_every}, update_until={self.update_until!r} and total_steps="
+                f"{self.total_steps}"
+            )
 
     @property
     def inputs(self) -> tuple[str, ...]:  # type: ignore[override]
@@ -106,7 +118,9 @@ class MEST(DropGrow):
         begin, end = self.stages
         mean = fwd
         if self.surplus:
-            mean = max(0.0, fwd - self.mutation * (begin + (end - begin) / 2))
+            most = (1.0 - fwd) / 2  # at most half of A moves
+            first, second = min(self.mutation, most), min(self.mutation / 2, most)
+            mean = max(0.0, fwd - first * begin - second * (end - begin))
         return super().mean_products(mean, mean)
 
     def moved(self, units: int, kept: int, step: int) -> int:

@@ -8,7 +8,12 @@ import tensorflow as tf
 
 from topkast_tf.core import selection
 from topkast_tf.core.ramp import CubicRamp
-from topkast_tf.core.schedules import UpdateSchedule, resolved_end
+from topkast_tf.core.schedules import (
+    UpdateSchedule,
+    check_total_steps,
+    resolved_end,
+    within_training,
+)
 from topkast_tf.core.sparsities import kept, validate_sparsities
 from topkast_tf.methods.base import Products, Selection, Sets
 from topkast_tf.methods.one_mask import OneMask
@@ -75,12 +80,14 @@ class GradualPruning(OneMask):
                 "Expected an `initial_sparsity` of at most `sparsity`. Received: "
                 f"initial_sparsity={self.initial_sparsity}, sparsity={self.sparsity}"
             )
+        check_total_steps(self.total_steps)
         _ = self.ramp  # validates the steps
 
     @property
     def schedule(self) -> UpdateSchedule:  # type: ignore[override]
         first = resolved_end(self.update_from, self.total_steps, "update_from")
         last = resolved_end(self.update_until, self.total_steps)
+        last = within_training(last, self.total_steps)
         return UpdateSchedule(self.update_every, first or 0, last)
 
     @property

@@ -23,7 +23,8 @@ class RigL(SET):
     step: the batch of that call changes no parameter (`update_replaces_step`).
 
     Attributes:
-      update_until: by default 0.75: three quarters of `total_steps`.
+      update_until: the last update: a step, or a fraction of `total_steps`; in the source
+        about 0.75.
       anneal: by default ``"cosine"``.
       grow_init: also ``"grad_scale_d"``, the gradient / d, and ``"grad_sign_d"``, its
         sign / d.

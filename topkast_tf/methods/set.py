@@ -47,11 +47,13 @@ class SET(DropGrow):
     >>> with sparse_scope("set", sparsity=0.9, update_every=100, update_until=25_000):
     ...     model = keras.Sequential([keras.Input((20,)), keras.layers.Dense(5)])
 
-    Source: `SparseSETOptimizerBase` of google-research/rigl, whose defaults these are;
-    the paper (Nature Communications 2018) updates after each epoch. Departs from the code
-    in the random numbers, in that a score made negative by noise counts as zero, and in
-    that an inactive entry is never kept. In the code, one may take the place of an active
-    entry of value 0, and becomes active with its old value.
+    Source: `SparseSETOptimizerBase` of google-research/rigl, whose defaults these are,
+    but for the end: its experiments stop updates after about three quarters of training,
+    and here they go on unless `update_until` says so. The paper (Nature Communications
+    2018) updates after each epoch. Departs from the code also in the random numbers, in
+    that a score made negative by noise counts as zero, and in that an inactive entry is
+    never kept. In the code, one may take the place of an active entry of value 0, and
+    becomes active with its old value.
     """
 
     name: ClassVar[str] = "set"

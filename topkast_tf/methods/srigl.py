@@ -53,6 +53,7 @@ class SRigL(DropGrow):
       drop_fraction: f, in (0, 1).
       anneal: its schedule (`DropFraction`).
       ablation: gamma, in [0, 1].
+      first_mask: ``"random"``, the only one: with a constant fan-in.
 
     Others as in `DropGrow`.
 

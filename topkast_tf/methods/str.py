@@ -26,7 +26,9 @@ class STR(Learned):
     Gradients reach theta on A, and s, through both factors. s begins far below zero, where
     its gradient vanishes, and its decay raises it: how sparse a network becomes follows
     from `initial_threshold`, `decay`, the learning rate and the length of training
-    together. The densest moment of a run is its beginning, with no zeros.
+    together. A `weight_decay` of the optimizer decays s a second time: exclude it
+    (``optimizer.exclude_from_weight_decay(var_names=["threshold"])``), or give ``decay=0``.
+    The densest moment of a run is its beginning, with no zeros.
 
     State: s, and the mean of the density. Slots: of every entry, and of s.
 

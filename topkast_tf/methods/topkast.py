@@ -12,7 +12,7 @@ from topkast_tf.core.exploration import exploration_loss, validate_exploration
 from topkast_tf.core.keys import has_nan, magnitude_keys, random_keys
 from topkast_tf.core.schedules import RefreshSchedule
 from topkast_tf.core.sparsities import validate_sparsities
-from topkast_tf.methods.base import SLOTS, Method, Selection, Sets
+from topkast_tf.methods.base import SLOTS, Method, Products, Selection, Sets
 from topkast_tf.methods.registry import register
 
 BACKWARDS = ("topk", "random")
@@ -109,6 +109,17 @@ class TopKAST(Method):
             for code, weight in zip(codes, weights, strict=True)
         ]
         return Sets(shaped, finite)
+
+    @property
+    def has_constant_products(self) -> bool:
+        return self.stop_exploring_at is None or self.total_steps is None
+
+    def mean_products(self, fwd: float, bwd: float) -> Products:
+        stop, steps = self.stop_exploring_at, self.total_steps
+        if stop is None or steps is None:
+            return super().mean_products(fwd, bwd)
+        explores = min(stop, steps) / steps
+        return Products(fwd, fwd, bwd * explores + fwd * (1 - explores))
 
     def counts(
         self, units: int, kept_forward: int, kept_backward: int, step: int

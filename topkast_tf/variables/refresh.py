@@ -226,7 +226,7 @@ def _have_slots_follow(
         return
     after = member.sets.read_value()
     seen = observed.get(id(member), NOTHING)
-    if seen.average is not None:
+    if seen.average is not None and member.entries is not None:
         # Outside B nothing has moved, so that the average is the weight itself.
         average = seen.average.read_value()
         theta = member.read_theta()

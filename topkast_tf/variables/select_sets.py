@@ -29,11 +29,13 @@ class Observed:
         shape; without it where it is not known.
       slots: the optimizer's variables of theta's shape that belong to the weight, the
         components of this replica.
-      average: the optimizer's average of the weight's packed entries, or None.
+      momentum: which of the slots has the momentum; None if none has.
+      average: the optimizer's average of theta or of its packed entries, or None.
     """
 
     inputs: Mapping[str, tf.Tensor] = dataclasses.field(default_factory=dict)
     slots: Sequence[tf.Variable] = ()
+    momentum: int | None = None
     average: tf.Variable | None = None
 
 
@@ -160,10 +162,17 @@ def _write(
             continue
         entries = reset.entries & meant
         member.write_theta(_reset(entries, reset.theta, each.theta))
+        seen = (observed or {}).get(id(member), NOTHING)
+        if seen.average is not None:
+            average = seen.average.read_value()
+            seen.average.assign(_reset(entries, reset.theta, average))
         if reset.slots is None:
             continue
-        for slot in (observed or {}).get(id(member), NOTHING).slots:
-            slot.assign(_reset(entries, reset.slots, slot.read_value()))
+        for index, slot in enumerate(seen.slots):
+            # Only a momentum may be any number: second moments are never negative.
+            is_number = reset.slots is ZERO or index == seen.momentum
+            value = reset.slots if is_number else ZERO
+            slot.assign(_reset(entries, value, slot.read_value()))
 
 
 def _reset(entries: tf.Tensor, value: tf.Tensor | int, before: tf.Tensor) -> tf.Tensor:

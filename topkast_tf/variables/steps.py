@@ -176,11 +176,15 @@ def _observed(
         return Observed(inputs)
     variable = given[key].variable
     average = None
-    if replica.entries is not None:
+    if replica.entries is not None or replica.weight.method.resets:
         average = compat.moving_average(update.optimizer, variable)
+    slots = slots_of(update.optimizer, variable)
+    kept = momentum_slot(update.optimizer, variable)
+    momentum = None if kept is None else local_component(kept)
     return Observed(
         inputs,
-        slots_of(update.optimizer, variable),
+        slots,
+        next((i for i, slot in enumerate(slots) if slot is momentum), None),
         None if average is None else local_component(average),
     )
 

@@ -11,7 +11,7 @@ GROUP = (
             "float",
             "prune_until",
             0.6875,
-            "the last step that prunes, or below 1 a fraction of the run",
+            "the last step that prunes, or up to 1 a fraction of the run",
             range=ABOVE_0,
         ),
     ),

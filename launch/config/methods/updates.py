@@ -41,8 +41,8 @@ WHEN = (
             "float",
             "update_until",
             None,
-            "the last step with an update, or below 1 a fraction of the run; default "
-            "set, mest: the end, rigl, pruning: 0.75, dsr: 0.95",
+            "the last step with an update, or up to 1 a fraction of the run; default "
+            "set, mest: the end, rigl, srigl, pruning: 0.75, dsr: 0.95, others: 1",
             range=ABOVE_0,
         ),
     ),
@@ -118,7 +118,7 @@ def scopes_of(name: str, groups: Groups) -> Scopes:
     Args:
       name: name of the method.
       groups: its flags, named like its arguments (except those of `_ARGUMENTS`). None
-        selects the default of the method; a step below 1 is a fraction of the run.
+        selects the default of the method; a step below 1, or an end of 1, is a fraction.
     """
     names = [flag.name for flag in flags_in(groups)]
 
@@ -126,7 +126,7 @@ def scopes_of(name: str, groups: Groups) -> Scopes:
         arguments: dict[str, Any] = {}
         for flag in names:
             value = settings[flag].value
-            if flag in _STEPS and value is not None and not 0 < value < 1:
+            if flag in _STEPS and value is not None and not _is_fraction(flag, value):
                 value = int(value)
             arguments[_ARGUMENTS.get(flag, flag)] = value
         _check_length(name, arguments, total_steps)
@@ -134,6 +134,11 @@ def scopes_of(name: str, groups: Groups) -> Scopes:
         return [sparse_scope(name, settings, arguments)]
 
     return scopes
+
+
+def _is_fraction(flag: str, value: float) -> bool:
+    """Whether a step is given as a fraction of the run; 1 is the whole run as an end."""
+    return 0 < value < 1 or (value == 1 and flag != "update_from")
 
 
 def _check_length(
