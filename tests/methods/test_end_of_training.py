@@ -143,6 +143,22 @@ def test_costs_know_when_exploration_stops():
     assert ratio(total_steps=10) == ratio() == pytest.approx((0.1 + 0.1 + 0.8) / 3)
 
 
+def test_costs_of_continuous_sparsification_are_those_of_its_ticket():
+    with tk.sparse_scope("cs", total_steps=40, sparsity=0.9, initial_gate=1.0):
+        layer = keras.layers.Dense(100, use_bias=False)
+        model = keras.Sequential([keras.Input((100,)), layer])
+    assert tk.count_flops(model).run_ratio == pytest.approx(1 - 0.9 / 4)
+    [weight] = tk.sparse_weights(model)
+    # A gate is open or shut; from step 30 on the sets are fixed.
+    [gate] = [v for v in model.trainable_variables if v.path.endswith("kernel_gate")]
+    gate.assign(np.where(np.arange(10_000).reshape(100, 100) % 4, -1.0, 1.0))
+    model.compile(keras.optimizers.SGD(0.0), "mse", jit_compile=False)
+    for _ in range(40):
+        model.train_on_batch(np.ones((1, 100)), np.ones((1, 100)))
+    assert weight.forward_sparsity == pytest.approx(0.75)
+    assert tk.count_flops(model).run_ratio == pytest.approx(1 - 0.75 / 4)
+
+
 @pytest.mark.parametrize("steps", ["a", 0.5, True, 10.5, 0])
 @pytest.mark.parametrize("name", ["set", "mest", "pruning"])
 def test_lengths_that_are_none_are_refused(name, steps):

@@ -192,6 +192,26 @@ def test_variables_of_a_module():
     np.testing.assert_allclose(tape.gradient(loss, weight), [[0.0, 6.0]])
 
 
+@pytest.mark.parametrize("power", [1.0, 2.0])
+def test_snip_does_not_see_a_regularizer(power):
+    def mask(regularizer):
+        keras.utils.set_random_seed(0)
+        with tk.sparse_scope("snip", sparsity=0.8, power=power):
+            layer = keras.layers.Dense(30, kernel_regularizer=regularizer)
+            model = keras.Sequential([keras.Input((20,)), layer])
+        rng = np.random.default_rng(0)
+        model.compile("sgd", "mse", jit_compile=False)
+        x, y = rng.normal(size=(64, 20)), rng.normal(size=(64, 30))
+        loss = model.train_on_batch(x, y)
+        [weight] = tk.sparse_weights(model)
+        return weight.forward_mask(), loss
+
+    expected, without = mask(None)
+    found, loss = mask(keras.regularizers.L2(1.0))
+    np.testing.assert_array_equal(found, expected)
+    assert loss > without
+
+
 def test_snip_scores_the_powers():
     model = layers("snip", sparsity=0.75, power=2.0)
     plain = layers("snip", sparsity=0.75)

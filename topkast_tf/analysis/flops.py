@@ -134,8 +134,8 @@ def selection_cost(
 def mean_products(weight: Any) -> tuple[float, float, float] | None:
     """What training made of a weight's products, on average; None if that is constant.
 
-    By the schedule of its method; by the mean of its density over the steps so far, where
-    training finds the sparsity.
+    By the schedule of its method; where training finds the sparsity, by the mean of its
+    density over the steps so far, or else by the density that it has found.
     """
     method = weight.method
     if weight.exempt or weight.rule is not None:
@@ -145,4 +145,7 @@ def mean_products(weight: Any) -> tuple[float, float, float] | None:
         return method.mean_products(1.0 - float(density), weight.bwd)
     if method.has_constant_products:
         return None
-    return method.mean_products(weight.fwd, weight.bwd)
+    is_found = method.finds_sparsity and weight.step
+    return method.mean_products(
+        weight.forward_sparsity if is_found else weight.fwd, weight.bwd
+    )

@@ -318,8 +318,8 @@ def regularizer_on(regularizer: Any, weight: SparseWeight) -> Any:
     """The form in which a regularizer applies to a sparse weight.
 
     A method that uses the gradient outside B must see the network's gradient alone. So
-    its regularizer is one of alpha: theta on C does not contribute, and the contribution
-    on A is subtracted (`steps`; not from slots that follow the dense gradient, which have
+    its regularizer is one of theta on A: C does not contribute, and the contribution of
+    A is subtracted (`steps`; not from slots that follow the dense gradient, which have
     it on A as the source has). For other methods it is unchanged.
 
     Args:
@@ -338,11 +338,11 @@ def regularizer_on(regularizer: Any, weight: SparseWeight) -> Any:
             if not weight.is_ready:  # Keras is building symbolically
                 return tf.zeros([])
             replica = weight.replica(local_index(weight.variable))
-            weights = weight.powered(replica.read_theta())
-            alpha = sparse_view(weights, replica.sets.read_value())
+            # Of theta, also with a power: `steps` subtracts the same.
+            on_forward = sparse_view(replica.read_theta(), replica.sets.read_value())
             if GRADIENT in method.inputs:
                 replica.decayed_by = regularizer
-            return regularizer(alpha)
+            return regularizer(on_forward)
 
     return OfAlpha()
 
