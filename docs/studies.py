@@ -35,6 +35,7 @@ BASELINES = {
     "topkast_refresh": "1",
     "topkast_blocks": "single",
     "methods_digits": "static",
+    "methods_text": "static",
     "swat_ablations": "swat",
     "swat_structured": "channel_1",
 }
