@@ -26,7 +26,7 @@ class Device:
     memory: float | None = None
 
 
-def flops_a_step(network: Network, batch: int, *, explores: bool = True) -> FlopReport:
+def flops_a_step(network: Network, batch: int) -> FlopReport:
     """FLOPs of a step, in the same rows as `topkast_tf.count_flops`.
 
     There the multiply-adds of a row are for one example, here for the batch.
@@ -34,13 +34,11 @@ def flops_a_step(network: Network, batch: int, *, explores: bool = True) -> Flop
     Args:
       network: the network.
       batch: examples per step.
-      explores: whether B is larger than A; False from `--stop_exploring_at` on.
     """
     forward = network.forward_pass
     by_path = {each.path: each for each in network.parameters}
     rows = [
-        _row(by_path[path], amount.of(batch), explores)
-        for path, amount in forward.macs.items()
+        _row(by_path[path], amount.of(batch)) for path, amount in forward.macs.items()
     ]
     activations = forward.activation_macs.of(batch)
     if activations:
@@ -48,17 +46,14 @@ def flops_a_step(network: Network, batch: int, *, explores: bool = True) -> Flop
     return FlopReport(tuple(rows))
 
 
-def _row(parameter: Parameter, macs: int, explores: bool) -> FlopRow:
+def _row(parameter: Parameter, macs: int) -> FlopRow:
     if not parameter.is_sparse:
         return FlopRow(parameter.path, macs)
-    backward = parameter.backward_sparsity
-    if not explores and parameter.on_host:
-        backward = parameter.forward_sparsity
     return FlopRow(
         parameter.path,
         macs,
         parameter.forward_sparsity,
-        backward,
+        parameter.backward_sparsity,
         parameter.products,
         parameter.mean_products,
     )

@@ -143,7 +143,7 @@ def plan_of(settings: flags.FlagValues, method: str, scope: Scope) -> Plan:
         devices,
         steps,
         flops,
-        _in_all(settings, method, network, flops, steps),
+        _in_all(settings, method, flops, steps),
         memory,
         exchange,
         tuple(step_times(network, of_one, memory, exchange, device)),
@@ -201,16 +201,10 @@ def _has_compiler() -> bool:
 def _in_all(
     settings: flags.FlagValues,
     method: str,
-    network: Network,
     flops: FlopReport,
     steps: int,
 ) -> tuple[float, float]:
-    explores = "stop_exploring_at" in METHODS[method].flag_names
-    stop = settings.stop_exploring_at if explores else None
-    exploring = steps if stop is None else min(steps, max(stop, 0))
-    later = flops_a_step(network, settings.batch_size, explores=False)
-    sparse = exploring * flops.run.training
-    sparse += (steps - exploring) * later.run.training
+    sparse = steps * flops.run.training
     sparse += METHODS[method].dense_steps(settings) * flops.dense.training
     return steps * flops.dense.training, sparse
 

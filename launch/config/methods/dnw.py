@@ -4,7 +4,9 @@ from launch.config.methods.base import LAYERWISE, POWERED, RunMethod, sparse_sco
 
 METHOD = RunMethod(
     "DNW, which is Top-KAST with bwd=0 and exploration=0",
-    lambda settings, total_steps: [sparse_scope("dnw", settings, {})],
+    lambda settings, total_steps: [
+        sparse_scope("dnw", settings, {"total_steps": total_steps})
+    ],
     common=POWERED,
     distributions=(*LAYERWISE, "global"),
 )

@@ -27,7 +27,11 @@ GROUP = (
 
 
 def _scopes(settings: flags.FlagValues, total_steps: int | None) -> list[Scope]:
-    arguments = {"m": settings.m, "decay": settings.sr_ste_decay}
+    arguments = {
+        "m": settings.m,
+        "decay": settings.sr_ste_decay,
+        "total_steps": total_steps,
+    }
     return [sparse_scope("nm", settings, arguments)]
 
 
