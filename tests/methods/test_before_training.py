@@ -251,3 +251,21 @@ def test_two_devices_have_one_mask(batch):
         first, second = (copy.numpy() for copy in weight.sets.values)
         np.testing.assert_array_equal(first, second)
         assert isinstance(weight.variable, tf.Variable) or first.mean() < 2
+
+
+@pytest.mark.parametrize("why", ["underflow", "zero scale"])
+def test_synflow_refuses_a_weight_without_a_flow(why):
+    small = keras.initializers.RandomNormal(stddev=1e-5)
+    with tk.sparse_scope("synflow", sparsity=0.5, distribution="global"):
+        model = keras.Sequential([keras.Input((8,))])
+        for _ in range(20 if why == "underflow" else 1):
+            model.add(
+                keras.layers.Dense(
+                    8, kernel_initializer=small if why == "underflow" else "ones"
+                )
+            )
+        if why == "zero scale":
+            model.add(keras.layers.BatchNormalization(gamma_initializer="zeros"))
+            model.add(keras.layers.Dense(2))
+    with pytest.raises(ValueError, match="Expected a flow through each weight.*8x8"):
+        tk.prune(model)

@@ -32,7 +32,8 @@ class SynFlow(BeforeTraining):
     Others as in `BeforeTraining`.
 
     Raises:
-      ValueError: by `prune`, if the flow overflows float32, as in very deep networks.
+      ValueError: by `prune`, if the flow overflows float32, as in very deep networks, or
+        does not reach a weight, which would lose all entries.
 
     >>> import keras
     >>> from topkast_tf import prune, sparse_scope
@@ -86,5 +87,20 @@ class SynFlow(BeforeTraining):
                 max(target, round(total * (target / total) ** (k / self.rounds)))
                 for target, total in zip(targets, totals, strict=True)
             ]
-            masks = best(scored(masks), budgets, counts)
+            scores = scored(masks)
+            if k == 1:
+                _check_flow(scores)
+            masks = best(scores, budgets, counts)
         return masks
+
+
+def _check_flow(scores: Sequence[tf.Tensor]) -> None:
+    for score in scores:
+        if not bool(tf.reduce_any(score != 0)):
+            shape = "x".join(map(str, score.shape))
+            raise ValueError(
+                "Expected a flow through each weight. Received: none through one of shape "
+                f"{shape}: its output is not used, or is multiplied by zero (as by a norm "
+                "whose scale begins at zero), or the flow is too small for float32, as in "
+                "a very deep network with small weights"
+            )
