@@ -36,6 +36,7 @@ BASELINES = {
     "topkast_blocks": "single",
     "methods_digits": "static",
     "methods_text": "static",
+    "words_size": "dense_whole",
     "swat_ablations": "swat",
     "swat_structured": "channel_1",
 }
