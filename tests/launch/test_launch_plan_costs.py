@@ -80,6 +80,9 @@ def test_flops_and_exchange_of_one_layer_by_hand():
     flops = costs.flops_a_step(one_layer(), batch=4)
     assert flops.dense.training == 2 * 400 * 3
     assert flops.sparse.training == pytest.approx(2 * 400 * (0.1 + 0.1 + 0.2))
+    # Where exploration has ended, B is A.
+    later = costs.flops_a_step(one_layer(mean_products=(0.9, 0.9, 0.9)), batch=4)
+    assert later.run.training == pytest.approx(2 * 400 * 0.3)
     exchange = costs.exchange_of(one_layer(), workers=4)
     assert (exchange.dense, exchange.packed) == (440, 120)
     assert exchange.sent("here") == 2 * 3 / 4 * 440

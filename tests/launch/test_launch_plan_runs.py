@@ -135,8 +135,7 @@ def test_flops_of_a_run_include_the_end_of_exploration():
     stopped = planned("--steps=100", "--fwd=0.9", "--bwd=0.5", "--stop_exploring_at=40")
     masked = planned("--steps=100", "--fwd=0.9", "--bwd=0.9")
     expected = 0.4 * longer.flops_in_all[1] + 0.6 * masked.flops_in_all[1]
-    # An average over training is of the nominal sparsities, not of whole entries.
-    assert stopped.flops_in_all[1] == pytest.approx(expected, rel=2e-3)
+    assert stopped.flops_in_all[1] == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(

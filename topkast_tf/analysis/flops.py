@@ -145,7 +145,11 @@ def mean_products(weight: Any) -> tuple[float, float, float] | None:
         return method.mean_products(1.0 - float(density), weight.bwd)
     if method.has_constant_products:
         return None
-    is_found = method.finds_sparsity and weight.step
-    return method.mean_products(
-        weight.forward_sparsity if is_found else weight.fwd, weight.bwd
+    if method.finds_sparsity and weight.step:
+        return method.mean_products(weight.forward_sparsity, weight.bwd)
+    # Of whole entries or blocks, as the sets have them.
+    forward, backward = (
+        1.0 - kept / weight.units
+        for kept in (weight.kept_forward, weight.kept_backward)
     )
+    return method.mean_products(forward, backward)

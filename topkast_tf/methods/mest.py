@@ -95,8 +95,6 @@ class MEST(DropGrow):
             )
         end = round(self.stages[1] * self.total_steps)
         last = self.schedule.latest(self.total_steps - 1)
-        if self.schedule.last is not None and last is not None:
-            last = min(last, self.schedule.latest(self.schedule.last) or 0)
         if self.surplus and (last is None or last < end):
             raise ValueError(
                 f"Expected an update at or after step {end}, where `stages` end the "
